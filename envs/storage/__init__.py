@@ -1,0 +1,1 @@
+"""Storage targets: databases, key-value stores, indexes."""

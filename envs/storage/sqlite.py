@@ -1,0 +1,351 @@
+"""SQLite, through Python's own module: the default target.
+
+Guarantees, levels from SQLite's documentation (pragma.html#pragma_synchronous, wal.html, howtocorrupt.html):
+
+====== =============================================================== =========================================
+level  settings                                                        what a crash can do
+====== =============================================================== =========================================
+3      synchronous FULL or EXTRA with any journal on disk              nothing: committed data survive power loss
+2      WAL with synchronous NORMAL                                     a power cut may lose the last transactions
+1      rollback journal with NORMAL, or synchronous OFF                a power cut may corrupt the database
+0      journal_mode MEMORY or OFF                                      a crash of the program may corrupt it
+====== =============================================================== =========================================
+
+``sharing`` is 1 where other connections can use the database, 0 with locking_mode EXCLUSIVE.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import ConfigError, TargetError, unknown
+from tunewright.space import Choice, Config, Int, Space
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker
+
+_ROWS = 40_000
+_AIM_S = 1.0  # run time of the default after calibration
+_WORKLOADS = {
+    "write-heavy": "short transactions, each updating an indexed row and appending to a history",
+    "read-heavy": "95 % point and short range reads, 5 % writing transactions",
+    "mixed": "half short writing transactions, half point and short range reads",
+    "analytical": "scans with aggregates, sorts and a self-join over the whole table",
+}
+_SCHEMA = """
+CREATE TABLE account (id INTEGER PRIMARY KEY, owner INTEGER, branch INTEGER, balance REAL, note TEXT);
+CREATE TABLE history (id INTEGER PRIMARY KEY, account INTEGER, delta REAL, at REAL, note TEXT);
+"""
+_INDEXES = """
+CREATE INDEX account_owner ON account (owner);
+CREATE INDEX account_branch ON account (branch, balance);
+CREATE INDEX history_account ON history (account);
+"""
+_ANALYSES = (
+    "SELECT branch, count(*), avg(balance), max(length(note)) FROM account GROUP BY branch",
+    "SELECT owner, balance FROM account ORDER BY note, balance LIMIT 100",
+    "SELECT count(*) FROM account a JOIN account b ON b.owner = a.id % 9000 WHERE a.balance > b.balance",
+    "SELECT avg(x) FROM (SELECT DISTINCT substr(note, 1, 12) AS n, balance AS x FROM account)",
+)
+
+
+def open_target(argument: str, options: Mapping[str, str]) -> SQLiteTarget:
+    """Entry point; takes no argument and the option ``rows``."""
+    if argument:
+        raise ConfigError(f"target 'sqlite' takes no argument, not {argument!r}; it makes its own database")
+    for name in options:
+        if name != "rows":
+            raise unknown("option of target sqlite", name, ["rows"])
+    try:
+        rows = int(options.get("rows", _ROWS))
+    except ValueError:
+        raise ConfigError(f"option rows must be a whole number, not {options['rows']!r}") from None
+    if rows < 100:
+        raise ConfigError(f"option rows must be at least 100, not {rows}")
+    return SQLiteTarget(rows=rows)
+
+
+class SQLiteTarget(BaseTarget):
+    """A database file on the user's own disk, made fresh for every run.
+
+    Args:
+        rows: rows of the main table, about 250 bytes each with indexes.
+    """
+
+    name = "sqlite"
+    workloads = _WORKLOADS
+    metrics = (
+        Metric(name="throughput", direction="max", unit="operations/s", doc="fixed work over its wall time, final checkpoint included"),
+        Metric(name="latency_p95", direction="min", unit="ms", doc="95th percentile of one operation"),
+        Metric(name="durability", direction="max", unit="level", doc="what a crash can do; 3: committed data survive power loss"),
+    )  # fmt: skip
+    manual = "https://www.sqlite.org/pragma.html"
+
+    def __init__(self, *, rows: int = _ROWS) -> None:
+        self.rows = rows
+        self.facts = {"sqlite": sqlite3.sqlite_version, "rows": rows}
+        self.space = Space([
+            Choice(name="journal_mode", choices=("DELETE", "TRUNCATE", "PERSIST", "WAL", "MEMORY", "OFF"), default="DELETE",
+                   doc="How a transaction is made atomic; WAL appends to a log instead of rewriting pages."),
+            Choice(name="synchronous", choices=("OFF", "NORMAL", "FULL", "EXTRA"), default="FULL", ordered=True,
+                   doc="How often data are forced to disk."),
+            Choice(name="page_size", choices=(512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), default=4096, ordered=True,
+                   unit="bytes", restart="rebuild", doc="Size of a database page; changing it rewrites the file."),
+            Int(name="cache_size", low=64, high="max(RAM_MB * 1024 // 8, 4096)", default=2000, log=True, unit="KiB",
+                doc="Memory of the page cache of one connection."),
+            Int(name="mmap_size", low=1, high=4096, default=0, log=True, unit="MiB", special={0: "no memory mapping"},
+                doc="How much of the file is read through memory mapping."),
+            Choice(name="temp_store", choices=("DEFAULT", "FILE", "MEMORY"), default="DEFAULT", doc="Where temporary tables and sorts live."),
+            Int(name="wal_autocheckpoint", low=10, high=100_000, default=1000, log=True, unit="pages", when="journal_mode == 'WAL'",
+                doc="Pages in the log after which a commit writes them back."),
+            Choice(name="locking_mode", choices=("NORMAL", "EXCLUSIVE"), default="NORMAL", doc="EXCLUSIVE keeps every other connection out."),
+            Choice(name="auto_vacuum", choices=("NONE", "FULL", "INCREMENTAL"), default="NONE", restart="rebuild",
+                   doc="Whether freed pages are given back."),
+            Int(name="threads", low=0, high="min(8, CPU_COUNT)", default=0, unit="threads", doc="Helper threads for sorting."),
+        ])  # fmt: skip
+
+    # -- guarantees -------------------------------------------------------------------------------
+
+    def guarantee_names(self) -> tuple[str, ...]:
+        """Return the parameters that decide the guarantees."""
+        return ("journal_mode", "synchronous", "locking_mode")
+
+    def guarantees(self, config: Config) -> dict[str, float]:
+        """Return the levels of the table above."""
+        return {"durability": durability(config), "sharing": float(config["locking_mode"] == "NORMAL")}
+
+    def weaker(self, config: Config) -> list[Weaker]:
+        """Return the same settings with one guarantee less each."""
+        found = []
+        if config["journal_mode"] == "WAL" and config["synchronous"] in ("FULL", "EXTRA"):
+            found.append(Weaker(config={**config, "synchronous": "NORMAL"},
+                                loses="a power cut may lose the last transactions (never corrupts)"))  # fmt: skip
+        found.append(Weaker(config={**config, "synchronous": "OFF"}, loses="a power cut may corrupt the database"))
+        if config["locking_mode"] == "NORMAL":
+            found.append(Weaker(config={**config, "locking_mode": "EXCLUSIVE"}, loses="no other connection can open the database"))
+        return found
+
+    # -- measuring --------------------------------------------------------------------------------
+
+    def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
+        """Build the default's database and calibrate the amount of work, unless it is fixed already."""
+        operations = budget.prepared.get("operations")
+        if operations is None:
+            count = 4 if workload == "analytical" else 60
+            while True:
+                seconds, _ = self._run(self.space.default, workload, seed, budget.workdir, count)
+                if seconds > 0.1 or count > 1_000_000:
+                    break
+                count *= 3
+            operations = max(4, round(count * _AIM_S / seconds))
+        return {"operations": int(operations)}
+
+    def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
+        """Run the fixed number of operations on a fresh copy of the database."""
+        operations = int(budget.prepared["operations"])
+        try:
+            seconds, latencies = self._run(config, workload, seed, budget.workdir, operations)
+        except sqlite3.Error as error:
+            return Measurement(status="failed", reason=f"SQLite: {error}")
+        latencies.sort()
+        return Measurement(
+            values={
+                "throughput": operations / seconds,
+                "latency_p95": 1e3 * latencies[int(0.95 * (len(latencies) - 1))],
+                "durability": durability(config),
+            },
+            seconds=seconds,
+        )
+
+    def _template(self, config: Config, folder: Path) -> Path:
+        """Return the database with the data, built once for each page size and vacuum mode."""
+        path = folder / f"template-{self.rows}-{config['page_size']}-{config['auto_vacuum']}.db"
+        if path.exists():
+            return path
+        unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+        unfinished.unlink(missing_ok=True)
+        rng = random.Random(20_240_601)
+        db = sqlite3.connect(unfinished, isolation_level=None)
+        try:
+            db.execute(f"PRAGMA page_size = {int(config['page_size'])}")
+            db.execute(f"PRAGMA auto_vacuum = {config['auto_vacuum']}")
+            db.execute("PRAGMA synchronous = OFF")
+            db.executescript(_SCHEMA)
+            db.execute("BEGIN")
+            db.executemany(
+                "INSERT INTO account VALUES (?, ?, ?, ?, ?)",
+                ((i, rng.randrange(self.rows), rng.randrange(50), rng.random() * 1e4, rng.randbytes(50).hex()) for i in range(self.rows)),
+            )  # fmt: skip
+            db.execute("COMMIT")
+            db.executescript(_INDEXES)
+        finally:
+            db.close()
+        os.replace(unfinished, path)  # whole or not at all, also when two runs build it at once
+        return path
+
+    def _run(self, config: Config, workload: str, seed: int, folder: Path, operations: int) -> tuple[float, list[float]]:
+        path = folder / f"run-{os.getpid()}.db"
+        try:
+            shutil.copyfile(self._template(config, folder), path)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            db = _open(path, config)
+            try:
+                work = _WORK[workload]
+                work(db, random.Random(seed + 1), self.rows, _WARM_UP[workload], _WARM_UP_S)
+                if config["journal_mode"] == "WAL":
+                    db.execute("PRAGMA wal_checkpoint(RESTART)")
+                os.sync()
+                latencies = work(db, random.Random(seed), self.rows, operations, math.inf)
+                start = time.perf_counter()
+                if config["journal_mode"] == "WAL":
+                    db.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # work put off is charged, too
+                seconds = sum(latencies) + time.perf_counter() - start
+            finally:
+                db.close()
+        except OSError as error:
+            raise TargetError(f"the database {path} cannot be written: {error.strerror or error}") from error
+        finally:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                Path(f"{path}{suffix}").unlink(missing_ok=True)
+        return seconds, latencies
+
+    # -- using the result -------------------------------------------------------------------------
+
+    def render(self, config: Config) -> str:
+        """Return PRAGMA statements; the persistent ones first."""
+        return "\n".join(f"{text};" for text in _pragmas(config))
+
+    def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
+        """Set the persistent pragmas of a database file; the others belong to each connection."""
+        if to is None:
+            raise ConfigError("say which database: tunewright apply NAME --to FILE.db")
+        path = Path(to)
+        if not path.is_file():
+            raise ConfigError(f"there is no database file {to!r}")
+        try:
+            before = _persistent(path)
+            _rewrite(path, {n: config[n] for n in before})
+        except sqlite3.Error as error:
+            raise ConfigError(f"{to}: {error}; nothing was changed that a rerun would not put right") from None
+        return {"path": str(path.resolve()), "before": before}
+
+    def rollback(self, undo: Mapping[str, Any]) -> None:
+        """Put the persistent pragmas back."""
+        try:
+            _rewrite(Path(undo["path"]), undo["before"])
+        except sqlite3.Error as error:
+            raise ConfigError(f"{undo['path']}: {error}; close its other users and run rollback again") from None
+
+
+def durability(config: Mapping[str, Any]) -> float:
+    """Return the level of the module's table."""
+    journal, synchronous = config["journal_mode"], config["synchronous"]
+    if journal in ("MEMORY", "OFF"):
+        return 0.0
+    if synchronous in ("FULL", "EXTRA"):
+        return 3.0
+    return 2.0 if journal == "WAL" and synchronous == "NORMAL" else 1.0
+
+
+def _pragmas(config: Config) -> list[str]:
+    found = [f"PRAGMA {n} = {config[n]}" for n in ("page_size", "auto_vacuum", "journal_mode", "synchronous")]
+    found += [f"PRAGMA cache_size = -{config['cache_size']}", f"PRAGMA mmap_size = {config['mmap_size'] * 2**20}"]
+    found += [f"PRAGMA {n} = {config[n]}" for n in ("temp_store", "threads") if n in config]
+    if "wal_autocheckpoint" in config:
+        found.append(f"PRAGMA wal_autocheckpoint = {config['wal_autocheckpoint']}")
+    return [*found, f"PRAGMA locking_mode = {config['locking_mode']}"]
+
+
+def _open(path: Path, config: Config) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
+    for text in _pragmas(config):
+        db.execute(text).fetchone()
+    found = db.execute("PRAGMA journal_mode").fetchone()[0].upper()
+    if found != config["journal_mode"]:
+        db.close()
+        raise TargetError(f"SQLite kept journal_mode {found} instead of {config['journal_mode']}")
+    return db
+
+
+def _transact(share: float, db: sqlite3.Connection, rng: random.Random, rows: int, operations: int, most_s: float) -> list[float]:
+    """Run short transactions, a share of them writing, for at most the given time."""
+    note, clock, latencies = "n" * 80, time.perf_counter, []
+    hot = max(rows // 50, 1)
+    plan = [
+        # 70 % of the accesses follow a Pareto law over the rows, as accounts do; the rest are uniform
+        (min(int(rng.paretovariate(1.2) * hot), rows - 1) if rng.random() < 0.7 else rng.randrange(rows),
+         rng.random() < share, rng.random(), rng.randrange(50))
+        for _ in range(operations)
+    ]  # fmt: skip
+    end = clock() + most_s
+    for key, writes, fraction, branch in plan:
+        begun = clock()
+        if begun > end:
+            break
+        if writes:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("UPDATE account SET balance = balance + ?, branch = ? WHERE id = ?", (fraction, branch, key))
+            db.execute("INSERT INTO history (account, delta, at, note) VALUES (?, ?, ?, ?)", (key, fraction, begun, note))
+            db.execute("COMMIT")
+        elif fraction < 0.8:
+            db.execute("SELECT * FROM account WHERE id = ?", (key,)).fetchone()
+        else:
+            db.execute("SELECT sum(balance) FROM account WHERE id BETWEEN ? AND ?", (key, key + 50)).fetchone()
+        latencies.append(clock() - begun)
+    return latencies
+
+
+def _analyse(db: sqlite3.Connection, rng: random.Random, rows: int, operations: int, most_s: float) -> list[float]:
+    latencies = []
+    for number in range(operations):
+        begun = time.perf_counter()
+        db.execute(_ANALYSES[number % len(_ANALYSES)]).fetchall()
+        latencies.append(time.perf_counter() - begun)
+    return latencies
+
+
+_Work = Callable[[sqlite3.Connection, random.Random, int, int, float], list[float]]
+_WORK: dict[str, _Work] = {
+    "write-heavy": partial(_transact, 1.0),
+    "read-heavy": partial(_transact, 0.05),
+    "mixed": partial(_transact, 0.5),
+    "analytical": _analyse,
+}
+# enough to fill the log once: a database in use overwrites its log and journal instead of growing them
+_WARM_UP = {"write-heavy": 400, "read-heavy": 2000, "mixed": 600, "analytical": 4}
+_WARM_UP_S = 1.0  # on a slow disk it may be cut short
+
+
+def _persistent(path: Path) -> dict[str, Any]:
+    db = sqlite3.connect(path, isolation_level=None, timeout=5)
+    try:
+        vacuum = ("NONE", "FULL", "INCREMENTAL")[db.execute("PRAGMA auto_vacuum").fetchone()[0]]
+        return {
+            "journal_mode": db.execute("PRAGMA journal_mode").fetchone()[0].upper(),
+            "page_size": db.execute("PRAGMA page_size").fetchone()[0],
+            "auto_vacuum": vacuum,
+        }
+    finally:
+        db.close()
+
+
+def _rewrite(path: Path, wanted: Mapping[str, Any]) -> None:
+    now = _persistent(path)
+    db = sqlite3.connect(path, isolation_level=None, timeout=5)
+    try:
+        if (now["page_size"], now["auto_vacuum"]) != (wanted["page_size"], wanted["auto_vacuum"]):
+            db.execute("PRAGMA journal_mode = DELETE")  # a WAL database keeps its page size
+            db.execute(f"PRAGMA page_size = {int(wanted['page_size'])}")
+            db.execute(f"PRAGMA auto_vacuum = {wanted['auto_vacuum']}")
+            db.execute("VACUUM")
+        db.execute(f"PRAGMA journal_mode = {wanted['journal_mode']}")
+    finally:
+        db.close()

@@ -1,0 +1,1 @@
+"""What can be read: manuals, traces, and rules learned from sessions."""

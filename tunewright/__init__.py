@@ -1,0 +1,34 @@
+"""Autotuner for computer systems: measured, guarded, and honest about what it gained."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tunewright.plugins import open_target
+    from tunewright.session import Plan, Session
+    from tunewright.space import Choice, Constraint, Int, Real, Space
+    from tunewright.store import Store
+    from tunewright.target import BaseTarget, Budget, Measurement, Metric, Target
+    from tunewright.tuner import History, Problem, Suggestion, Trial, Tuner
+
+_HOME = {
+    "open_target": "plugins",
+    **dict.fromkeys(("Plan", "Session"), "session"),
+    **dict.fromkeys(("Choice", "Constraint", "Int", "Real", "Space"), "space"),
+    "Store": "store",
+    **dict.fromkeys(("BaseTarget", "Budget", "Measurement", "Metric", "Target"), "target"),
+    **dict.fromkeys(("History", "Problem", "Suggestion", "Trial", "Tuner"), "tuner"),
+}
+
+__all__ = [
+    "BaseTarget", "Budget", "Choice", "Constraint", "History", "Int", "Measurement", "Metric", "Plan", "Problem",
+    "Real", "Session", "Space", "Store", "Suggestion", "Target", "Trial", "Tuner", "open_target",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:  # lazily, so that the command line starts fast
+    if name not in _HOME:
+        raise AttributeError(f"module 'tunewright' has no attribute {name!r}")
+    return getattr(import_module(f"tunewright.{_HOME[name]}"), name)

@@ -1,0 +1,70 @@
+"""Every error a user can meet, in one tree.
+
+A message says what went wrong, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TunewrightError(Exception):
+    """Base of all errors this package raises on purpose."""
+
+
+class SpaceError(TunewrightError):
+    """A parameter space, or an expression in it, is not well formed."""
+
+
+class ConfigError(TunewrightError):
+    """A configuration, option or file given by the user is wrong."""
+
+
+class UnknownNameError(TunewrightError):
+    """No target, tuner, workload, metric or session has this name."""
+
+
+class MissingExtraError(TunewrightError):
+    """An optional package is not installed."""
+
+
+class TargetError(TunewrightError):
+    """A target cannot be prepared, measured or restored."""
+
+
+class RejectedConfigError(TargetError):
+    """The system refused this configuration; the message is its reason."""
+
+
+class StoreError(TunewrightError):
+    """The session store cannot be opened, read or written."""
+
+
+class TunerError(TunewrightError):
+    """A tuner cannot work on this space or cannot propose anything more."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, plural: str | None = None) -> UnknownNameError:
+    """Build the error for an unknown name, with the nearest match and what there is.
+
+    >>> str(unknown("target", "rocksbd", ["ann", "rocksdb"], plural="Installed"))
+    "no target named 'rocksbd'. Did you mean 'rocksdb'? Installed: ann, rocksdb."
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(names) if names else "none"
+    return UnknownNameError(f"no {kind} named {name!r}.{hint} {plural or 'Known'}: {listed}.")
+
+
+def missing_extra(package: str, extra: str, what: str) -> MissingExtraError:
+    """Build the error for an optional package that is not installed.
+
+    >>> print(missing_extra("faiss", "ann", "target 'ann'"))
+    target 'ann' needs the package 'faiss', which is not installed. Install it with: pip install 'tunewright[ann]'
+    """
+    return MissingExtraError(
+        f"{what} needs the package {package!r}, which is not installed. "
+        f"Install it with: pip install 'tunewright[{extra}]'"
+    )

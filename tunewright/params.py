@@ -1,0 +1,331 @@
+"""Tunable parameters: real, integer and categorical."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tunewright.errors import SpaceError
+from tunewright.expr import Expr, Scope, parse
+
+Value = Any
+Restart = Literal["none", "reload", "restart", "rebuild"]
+
+_SPECIAL_SHARE = 0.1  # of the unit interval, for each special value
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Number:
+    """What Real and Int share; see there.
+
+    Attributes:
+        name: identifier, as the system spells it.
+        low: lowest value, a number or an expression over machine facts and other parameters.
+        high: highest value, inclusive, likewise.
+        default: the system's own default; a special value is allowed.
+        log: search on a logarithmic scale.
+        unit: unit of the values, for people and for language models.
+        doc: one or two sentences on the effect.
+        special: values outside the range and what they mean, such as ``{-1: "all targets"}``.
+        when: expression that must hold for the parameter to be active.
+        restart: what applying a new value costs: ``none``, ``reload``, ``restart`` or ``rebuild``.
+    """
+
+    name: str
+    low: float | str
+    high: float | str
+    default: float
+    log: bool = False
+    unit: str = ""
+    doc: str = ""
+    special: Mapping[float, str] = field(default_factory=dict)
+    when: str | None = None
+    restart: Restart = "none"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SpaceError("a parameter needs a name")
+        if isinstance(self.low, (int, float)) and isinstance(self.high, (int, float)):
+            if not (math.isfinite(self.low) and math.isfinite(self.high)) or self.low > self.high:
+                raise SpaceError(f"{self.name}: low {self.low} and high {self.high} are not a range")
+            if self.default not in self.special and not self.low <= self.default <= self.high:
+                raise SpaceError(
+                    f"{self.name}: the default {self.default} is outside {self.low} to {self.high} "
+                    "and is not a special value"
+                )
+            if self.log and isinstance(self, Real) and self.low <= 0:
+                raise SpaceError(f"{self.name}: a logarithmic scale needs low > 0, not {self.low}")
+
+    @property
+    def expressions(self) -> list[Expr]:
+        return [parse(text) for text in (self.low, self.high, self.when) if isinstance(text, str)]
+
+    def bounds(self, scope: Scope) -> tuple[float, float]:
+        """Return (low, high) in the given scope of parameters and facts."""
+        low = parse(self.low)(scope) if isinstance(self.low, str) else self.low
+        high = parse(self.high)(scope) if isinstance(self.high, str) else self.high
+        return low, high
+
+    def problem(self, value: Value, scope: Scope) -> str | None:
+        """Say in words what is wrong with a value, or None."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return f"{self.name} must be a number, not {value!r}"
+        if value in self.special:
+            return None
+        if not math.isfinite(value):
+            return f"{self.name} must be finite, not {value}"
+        low, high = self.bounds(scope)
+        if low > high:
+            return f"{self.name} has no legal value here: its bounds are {low:g} to {high:g}"
+        if not low <= value <= high:
+            extra = f" (or one of {', '.join(f'{v:g}' for v in self.special)})" if self.special else ""
+            unit = f" {self.unit}" if self.unit else ""
+            return f"{self.name} = {value} is outside {low:g} to {high:g}{unit}{extra}"
+        return None
+
+    def _split(self, u: float) -> tuple[Value | None, float]:
+        """Map u in [0, 1] to a special value, or to the position in the range."""
+        if not self.special:
+            return None, u
+        share = min(_SPECIAL_SHARE, 0.5 / len(self.special))
+        cut = share * len(self.special)
+        if u < cut:
+            return list(self.special)[min(int(u / share), len(self.special) - 1)], 0.0
+        return None, (u - cut) / (1 - cut)
+
+    def _join(self, value: Value, position: float) -> float:
+        if not self.special:
+            return position
+        share = min(_SPECIAL_SHARE, 0.5 / len(self.special))
+        if value in self.special:
+            return (list(self.special).index(value) + 0.5) * share
+        cut = share * len(self.special)
+        return cut + position * (1 - cut)
+
+    def schema(self, scope: Scope) -> dict[str, Any]:
+        low, high = self.bounds(scope)
+        described = f" [{self.unit}]" if self.unit else ""
+        described = f"{self.doc}{described}"
+        if isinstance(self.low, str) or isinstance(self.high, str):
+            described += f" Range: {self.low} to {self.high}."
+        kind = {"type": "integer" if isinstance(self, Int) else "number"}
+        ranged = {**kind, "minimum": low, "maximum": high}
+        if self.special:
+            options = [{"const": value, "description": meaning} for value, meaning in self.special.items()]
+            return {"description": described, "anyOf": [ranged, *options], "default": self.default}
+        return {"description": described, **ranged, "default": self.default}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Real(_Number):
+    """A real parameter. Attributes as in the base: name, low, high, default, log, unit, doc, special, when."""
+
+    def decode(self, u: float, scope: Scope) -> Value:
+        """Map u in [0, 1] to a legal value; both ends are reached."""
+        special, t = self._split(u)
+        if special is not None:
+            return special
+        low, high = self.bounds(scope)
+        if low > high:
+            return self.default
+        if self.log and low > 0:
+            return min(max(math.exp(math.log(low) + t * (math.log(high) - math.log(low))), low), high)
+        return min(max(low + t * (high - low), low), high)
+
+    def encode(self, value: Value, scope: Scope) -> float:
+        """Map a value to [0, 1]; the inverse of decode up to rounding."""
+        low, high = self.bounds(scope)
+        if value in self.special or high <= low:
+            return self._join(value, 0.5)
+        if self.log and low > 0:
+            t = (math.log(max(value, low)) - math.log(low)) / (math.log(high) - math.log(low))
+        else:
+            t = (value - low) / (high - low)
+        return self._join(value, min(max(t, 0.0), 1.0))
+
+    def options(self, scope: Scope, limit: int) -> list[Value]:
+        """At most ``limit`` evenly spread values, special ones first."""
+        spread = max(limit - len(self.special), 2)
+        bare = Real(
+            name=self.name,
+            low=self.low,
+            high=self.high,
+            default=self.default,
+            log=self.log,
+            special=self.special,
+        )
+        cut = min(_SPECIAL_SHARE, 0.5 / len(self.special)) * len(self.special) if self.special else 0.0
+        found = [
+            *self.special,
+            *(bare.decode(cut + (1 - cut) * i / (spread - 1), scope) for i in range(spread)),
+        ]
+        return list(dict.fromkeys(found))
+
+    def count(self, scope: Scope) -> float:
+        """Return the number of values: infinite."""
+        low, high = self.bounds(scope)
+        return math.inf if high > low else 1 + len(self.special)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int(_Number):
+    """An integer parameter; ``step`` is counted from ``low``. Other attributes as for Real."""
+
+    default: int
+    step: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.step < 1:
+            raise SpaceError(f"{self.name}: step must be at least 1, not {self.step}")
+
+    def bounds(self, scope: Scope) -> tuple[int, int]:
+        """Return (low, high) as integers inside the expressions' range."""
+        low, high = super().bounds(scope)
+        return math.ceil(low), math.floor(high)
+
+    def problem(self, value: Value, scope: Scope) -> str | None:
+        """Say in words what is wrong with a value, or None."""
+        wrong = super().problem(value, scope)
+        if wrong or value in self.special:
+            return wrong
+        if value != int(value):
+            return f"{self.name} must be a whole number, not {value}"
+        low = self.bounds(scope)[0]
+        if (int(value) - low) % self.step and value != self.default:
+            return f"{self.name} = {value} is not {low} plus a multiple of {self.step}"
+        return None
+
+    def _cells(self, scope: Scope) -> tuple[int, int]:
+        low, high = self.bounds(scope)
+        return low, (high - low) // self.step + 1
+
+    def decode(self, u: float, scope: Scope) -> Value:
+        """Map u in [0, 1] to a legal value."""
+        special, t = self._split(u)
+        if special is not None:
+            return special
+        low, cells = self._cells(scope)
+        if cells < 1:
+            return self.default
+        if self.log and cells > 1:
+            # cell k covers [k + 1/2, k + 3/2) on a logarithmic axis that starts at max(low, 1)
+            base = max(low, 1) / self.step
+            position = math.exp(
+                math.log(base - 0.5 if base > 0.5 else 0.5) * (1 - t) + math.log(base + cells - 0.5) * t
+            )
+            index = round(position - base)
+        else:
+            index = int(t * cells)
+        return low + self.step * min(max(index, 0), cells - 1)
+
+    def encode(self, value: Value, scope: Scope) -> float:
+        """Map a value to the middle of its cell in [0, 1]."""
+        low, cells = self._cells(scope)
+        if value in self.special or cells <= 1:
+            return self._join(value, 0.5)
+        index = min(max(round((value - low) / self.step), 0), cells - 1)
+        if self.log:
+            base = max(low, 1) / self.step
+            start, end = math.log(base - 0.5 if base > 0.5 else 0.5), math.log(base + cells - 0.5)
+            t = (math.log(base + index) - start) / (end - start)
+        else:
+            t = (index + 0.5) / cells
+        return self._join(value, min(max(t, 0.0), 1.0))
+
+    def options(self, scope: Scope, limit: int) -> list[Value]:
+        """All values, or at most ``limit`` evenly spread ones, special ones first."""
+        low, cells = self._cells(scope)
+        if cells + len(self.special) <= limit:
+            return list(dict.fromkeys([*self.special, *(low + self.step * k for k in range(cells))]))
+        spread = max(limit - len(self.special), 2)
+        cut = min(_SPECIAL_SHARE, 0.5 / len(self.special)) * len(self.special) if self.special else 0.0
+        values = (self.decode(cut + (1 - cut) * i / (spread - 1), scope) for i in range(spread))
+        return list(dict.fromkeys([*self.special, *values]))
+
+    def count(self, scope: Scope) -> float:
+        """Return the number of values."""
+        low, cells = self._cells(scope)
+        inside = sum(1 for v in self.special if low <= v < low + cells * self.step)
+        return max(cells, 0) + len(self.special) - inside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A categorical parameter.
+
+    Attributes:
+        name: identifier, as the system spells it.
+        choices: the values, numbers, text or booleans.
+        default: one of them.
+        ordered: neighbours are alike (kept for tuners that can use it).
+        unit, doc, when, restart: as for Real.
+    """
+
+    name: str
+    choices: tuple[Value, ...]
+    default: Value
+    ordered: bool = False
+    unit: str = ""
+    doc: str = ""
+    when: str | None = None
+    restart: Restart = "none"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise SpaceError("a parameter needs a name")
+        object.__setattr__(self, "choices", tuple(self.choices))
+        if not self.choices or len(set(map(repr, self.choices))) != len(self.choices):
+            raise SpaceError(
+                f"{self.name}: choices must be at least one, all different, not {list(self.choices)}"
+            )
+        if self._index(self.default) is None:
+            raise SpaceError(f"{self.name}: the default {self.default!r} is not one of {list(self.choices)}")
+
+    def _index(self, value: Value) -> int | None:
+        # True == 1 in Python, yet they are different settings
+        return next(
+            (
+                i
+                for i, c in enumerate(self.choices)
+                if c == value and isinstance(c, bool) == isinstance(value, bool)
+            ),
+            None,
+        )
+
+    @property
+    def expressions(self) -> list[Expr]:
+        """Expressions this parameter depends on."""
+        return [parse(self.when)] if self.when else []
+
+    def problem(self, value: Value, scope: Scope) -> str | None:
+        """Say in words what is wrong with a value, or None."""
+        if self._index(value) is None:
+            return f"{self.name} = {value!r} is not one of {', '.join(map(str, self.choices))}"
+        return None
+
+    def decode(self, u: float, scope: Scope) -> Value:
+        """Map u in [0, 1] to a choice."""
+        return self.choices[min(max(int(u * len(self.choices)), 0), len(self.choices) - 1)]
+
+    def encode(self, value: Value, scope: Scope) -> float:
+        """Map a choice to the middle of its cell in [0, 1]."""
+        index = self._index(value)
+        return 0.5 if index is None else (index + 0.5) / len(self.choices)
+
+    def options(self, scope: Scope, limit: int) -> list[Value]:
+        """All choices, whatever the limit."""
+        return list(self.choices)
+
+    def count(self, scope: Scope) -> float:
+        """Return the number of choices."""
+        return len(self.choices)
+
+    def schema(self, scope: Scope) -> dict[str, Any]:
+        """Return the JSON schema of one value."""
+        return {"description": self.doc, "enum": list(self.choices), "default": self.default}
+
+
+Param = Real | Int | Choice

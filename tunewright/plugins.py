@@ -1,0 +1,110 @@
+"""Targets and tuners, found through entry points: the wings and third parties alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import ConfigError, MissingExtraError, unknown
+from tunewright.target import BaseTarget
+from tunewright.tuner import Problem, Tuner
+
+TARGETS, TUNERS = "tunewright.targets", "tunewright.tuners"
+
+# order in which ``auto`` looks for a tuner that works here: Optuna's GP needs torch, TPE nothing
+AUTO = ("gp", "tpe")
+AUTO_MULTI = ("tpe",)
+
+
+def installed(group: str) -> dict[str, EntryPoint]:
+    """Return the entry points of a group by name."""
+    return {point.name: point for point in sorted(entry_points(group=group), key=lambda p: p.name)}
+
+
+def split_spec(spec: str) -> tuple[str, str]:
+    """Split ``NAME`` or ``NAME:ARGUMENT``; a path to a TOML file means ``command:PATH``.
+
+    >>> split_spec("table:data/t.csv.gz"), split_spec("my.toml")
+    (('table', 'data/t.csv.gz'), ('command', 'my.toml'))
+    """
+    if spec.endswith(".toml") and not spec.startswith("command:"):
+        return "command", spec
+    name, _, argument = spec.partition(":")
+    return name, argument
+
+
+def open_target(spec: str, options: Mapping[str, str] | None = None) -> BaseTarget:
+    """Open a target by its spec.
+
+    Args:
+        spec: ``NAME``, ``NAME:ARGUMENT``, or the path of a command target's TOML file.
+        options: target options by name.
+
+    Raises:
+        UnknownNameError: no such target.
+        MissingExtraError: the target needs a package that is not installed.
+    """
+    name, argument = split_spec(spec)
+    points = installed(TARGETS)
+    if name not in points:
+        if Path(spec).exists():
+            raise ConfigError(
+                f"{spec!r} is a file; write table:{spec} for a table, or give a .toml file for a command"
+            )
+        raise unknown("target", name, points, plural="Installed")
+    target: BaseTarget = points[name].load()(argument, dict(options or {}))
+    return target
+
+
+def make_tuner(spec: str, problem: Problem) -> tuple[str, Tuner]:
+    """Build a tuner by its spec; ``auto`` becomes the best one that is installed.
+
+    Returns:
+        The spec in use and the tuner.
+
+    Raises:
+        UnknownNameError: no such tuner.
+        MissingExtraError: it needs a package that is not installed.
+    """
+    name, argument = split_spec(spec)
+    if name == "auto":
+        return _automatic(problem)
+    points = installed(TUNERS)
+    if name not in points:
+        raise unknown("tuner", name, ["auto", *points], plural="Installed")
+    factory: Callable[[Problem], Tuner] = points[name].load()
+    return spec, factory(_with_argument(problem, argument))
+
+
+def _with_argument(problem: Problem, argument: str) -> Problem:
+    from dataclasses import replace
+
+    return replace(problem, argument=argument)
+
+
+def _automatic(problem: Problem) -> tuple[str, Tuner]:
+    conditional = any(p.when for p in problem.space.params.values())
+    order = AUTO_MULTI if len(problem.objectives) > 1 or conditional else AUTO
+    for name in order:
+        try:
+            return make_tuner(name, problem)
+        except MissingExtraError:
+            continue
+    return make_tuner(order[-1], problem)
+
+
+def parse_options(pairs: list[str] | None) -> dict[str, Any]:
+    """Read ``key=value`` options.
+
+    Raises:
+        ConfigError: one has no ``=``.
+    """
+    found = {}
+    for text in pairs or []:
+        key, split, value = text.partition("=")
+        if not split or not key.strip():
+            raise ConfigError(f"cannot read the option {text!r}; write KEY=VALUE")
+        found[key.strip()] = value.strip()
+    return found

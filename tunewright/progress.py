@@ -1,0 +1,167 @@
+"""What a person sees while a session runs: one line a trial, and a live line with the best so far and the time left."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from tunewright.session import Session, Watcher
+from tunewright.space import Value
+from tunewright.tuner import Trial
+
+_MARKS = {"failed": "✗", "timed out": "⧖", "killed": "✗", "rejected": "⊘", "interrupted": "…"}
+
+
+def number(value: float) -> str:
+    """Show a number with four significant digits, thousands grouped."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    digits = max(0, 3 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(digits, 6)}f}"
+
+
+def duration(seconds: float) -> str:
+    """Show a time as people say it.
+
+    >>> duration(4.2), duration(125), duration(4000)
+    ('4 s', '2 min 05 s', '1 h 06 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def settings(config: Mapping[str, Value], limit: int = 0) -> str:
+    """Show a configuration in one line."""
+    shown = [f"{n}={_short(v)}" for n, v in config.items()]
+    if limit and len(shown) > limit:
+        shown = [*shown[:limit], f"and {len(shown) - limit} more"]
+    return ", ".join(shown) or "default"
+
+
+def _short(value: Value) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def spread(session: Session, trial: Trial) -> str:
+    """Show a trial's ratio with an approximate 95 % interval from the noise seen so far."""
+    if trial.ratio is None or trial.ratio <= 0:
+        return ""
+    runs = max(sum(r["of"] == "candidate" for r in trial.runs), 1)
+    half = 1.96 * session.noise() * math.sqrt(2 / runs)
+    if trial.step == 0 or session.target.exact:
+        return f"{trial.ratio:.2f}×"
+    return f"{trial.ratio:.2f}× (about {trial.ratio * math.exp(-half):.2f} to {trial.ratio * math.exp(half):.2f})"
+
+
+class Progress(Watcher):
+    """Live display on a terminal; plain lines elsewhere.
+
+    Args:
+        console: where to draw.
+        trials: planned number of decided trials in all, or None.
+        minutes: planned minutes, or None.
+        quiet: draw nothing.
+    """
+
+    def __init__(self, console: Console, *, trials: int | None, minutes: float | None, quiet: bool = False) -> None:
+        self.console, self.trials, self.minutes, self.quiet = console, trials, minutes, quiet
+        self.begun, self.first = time.monotonic(), 0
+        self.status = ""
+        self.session: Session | None = None
+        self.verify_started: float | None = None
+        self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Progress:
+        if not self.quiet and self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.live.stop()
+
+    def preparing(self, session: Session) -> None:
+        """Say so."""
+        self.session, self.first = session, len(session.decided)
+        self.status = "preparing data and calibrating the amount of work"
+        if self.first:
+            self._print(Text(f"resuming after {self.first} trials", style="dim"))
+
+    def began(self, session: Session, trial: Trial) -> None:
+        """Show what is tried and why."""
+        self.session = session
+        what = settings(session.space.changes(trial.config), 4)
+        self.status = f"trial {len(session.decided) + 1}{self._of()}: {what} — {trial.why}"
+
+    def ended(self, session: Session, trial: Trial) -> None:
+        """Print a line."""
+        self.session = session
+        metric = session.objectives[0]
+        line = Text(f"{len(session.decided) if trial.decided else '':>4}  ")
+        if trial.ok:
+            best = session.best
+            mark = "★" if best is not None and best.number == trial.number and trial.step > 0 else " "
+            style = "green" if mark == "★" else ("" if trial.feasible else "yellow")
+            ratio = f"{trial.ratio:6.2f}×" if trial.ratio is not None else " " * 7
+            line.append(f"{mark} {number(trial.scores[metric.name]):>10} {metric.unit:<12} {ratio}  ", style=style)
+            if not trial.feasible:
+                broken = ", ".join(n for n, v in trial.violations.items() if v > 0)
+                line.append(f"[misses {broken}] ", style="yellow")
+        else:
+            line.append(f"{_MARKS.get(trial.status, '?')} {trial.status}: {trial.reason}  ", style="red")
+        line.append(settings(session.space.changes(trial.config), 6), style="default" if trial.ok else "dim")
+        line.append(f"  · {trial.why}", style="dim")
+        self._print(line)
+
+    def verifying(self, session: Session, done: int, of: int, what: str) -> None:
+        """Show how far the verification is."""
+        if not self.status.startswith("verifying"):
+            self.verify_started = time.monotonic()
+            self._print(Text("verifying on fresh runs …", style="dim"))
+        self.status = f"verifying {what}: pair {min(done + 1, of)} of {of}"
+
+    def _of(self) -> str:
+        return f" of {self.trials}" if self.trials else ""
+
+    def _print(self, line: Text) -> None:
+        if not self.quiet:
+            line.no_wrap, line.overflow = True, "ellipsis"
+            self.console.print(line, soft_wrap=not self.console.is_terminal)
+
+    def _left(self) -> str:
+        session = self.session
+        if session is None:
+            return ""
+        spent, done = time.monotonic() - self.begun, len(session.decided) - self.first
+        if self.minutes is not None:
+            return f"up to {duration(max(60 * self.minutes - spent, 0))} left, then verification"
+        if not done or self.trials is None or self.verify_started is not None:
+            return ""
+        each = spent / done
+        pair = 2 * max((sum(float(r["seconds"]) for r in t.runs) / max(len(t.runs), 1) for t in session.decided[-5:]), default=0)
+        rest = each * max(self.trials - len(session.decided), 0) + pair * session.level.verify_least
+        return f"about {duration(rest)} left"
+
+    def _render(self) -> Any:
+        table = Table.grid(padding=(0, 1))
+        table.add_column(no_wrap=True, overflow="ellipsis")
+        table.add_row(Text.from_markup(f"[cyan]▶[/] {escape(self.status)}"))
+        session = self.session
+        best = session.best if session else None
+        if session is not None and best is not None:
+            name = session.objectives[0]
+            done = f"{len(session.decided)}{self._of()} trials"
+            text = f"  {done} · best so far {number(best.scores[name.name])} {name.unit} {spread(session, best)} · {self._left()}"
+            table.add_row(Text(text.rstrip(" ·"), style="bold"))
+        return table

@@ -1,0 +1,300 @@
+"""The measuring protocol: pairs with the default, racing, and the verdict with its interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from tunewright.errors import ConfigError, unknown
+from tunewright.space import Config
+from tunewright.target import Measurement, Metric, Status
+
+Run = Callable[[Config, int], Measurement]  # (configuration, seed) -> measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trust:
+    """How much is spent on knowing that a gain is real.
+
+    Attributes:
+        name: ``fast``, ``normal`` or ``strict``.
+        paired: measure the default beside every candidate.
+        least: runs (pairs) of every candidate.
+        most: runs (pairs) of a candidate that may be the best.
+        verify_least: pairs of the final verification; 6 is the fewest that carry a 95 % interval.
+        verify_most: pairs at which it ends even if the interval is wide.
+        width: the verification ends once the interval is narrower than this share of the ratio.
+    """
+
+    name: str
+    paired: bool
+    least: int
+    most: int
+    verify_least: int
+    verify_most: int
+    width: float
+
+
+TRUST = {
+    t.name: t
+    for t in (
+        Trust(name="fast", paired=False, least=1, most=1, verify_least=6, verify_most=6, width=1.0),
+        Trust(name="normal", paired=True, least=1, most=3, verify_least=6, verify_most=12, width=0.10),
+        Trust(name="strict", paired=True, least=3, most=7, verify_least=12, verify_most=30, width=0.04),
+    )
+}
+
+
+def trust(name: str) -> Trust:
+    """Return a trust level by name.
+
+    Raises:
+        UnknownNameError: no such level.
+    """
+    if name not in TRUST:
+        raise unknown("trust level", name, TRUST)
+    return TRUST[name]
+
+
+def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
+    """Return (median, low, high): the median with its distribution-free interval.
+
+    The interval lies between two order statistics, chosen by the binomial distribution so that it covers
+    the true median with at least the given confidence (Conover, Practical Nonparametric Statistics, 3.2).
+    With fewer values than such an interval needs (6 for 95 %) it is unbounded.
+
+    >>> median_interval([1, 2, 3, 4, 5, 6])
+    (3.5, 1.0, 6.0)
+    """
+    ordered = sorted(float(v) for v in values)
+    n = len(ordered)
+    if n == 0:
+        return math.nan, -math.inf, math.inf
+    middle = float(np.median(ordered))
+    tail, rank = 0.0, 0
+    for k in range(n // 2):  # tail = P(fewer than k + 1 values lie below the median)
+        tail += math.comb(n, k) / 2**n
+        if 2 * tail > 1 - confidence:
+            break
+        rank = k + 1
+    if rank == 0:
+        return middle, -math.inf, math.inf
+    return middle, ordered[rank - 1], ordered[n - rank]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Candidate against default over paired runs.
+
+    Attributes:
+        kind: ``ratio`` (above 1: candidate better), or ``difference`` in the metric's unit (above 0:
+            better) where values of zero or below make a ratio meaningless.
+        value: median over the pairs.
+        low: lower end of its 95 % interval.
+        high: upper end.
+        pairs: number of pairs.
+        improved: the interval lies wholly on the better side.
+    """
+
+    kind: str
+    value: float
+    low: float
+    high: float
+    pairs: int
+    improved: bool
+
+
+def improvement(metric: Metric, candidate: float, default: float) -> float | None:
+    """Log ratio of one pair, above 0 where the candidate is better; None if there is no ratio."""
+    if candidate <= 0 or default <= 0:
+        return None
+    gain = math.log(candidate / default)
+    return gain if metric.direction == "max" else -gain
+
+
+def compare_pairs(metric: Metric, pairs: Sequence[tuple[float, float]]) -> Comparison:
+    """Compare (candidate, default) pairs of one metric by the median of their log ratios."""
+    logs = [improvement(metric, c, d) for c, d in pairs]
+    if all(v is not None for v in logs):
+        value, low, high = (
+            math.exp(v) if v < 700 else math.inf for v in median_interval([v for v in logs if v is not None])
+        )
+        return Comparison(kind="ratio", value=value, low=low, high=high, pairs=len(pairs), improved=low > 1)
+    sign = 1.0 if metric.direction == "max" else -1.0
+    value, low, high = median_interval([sign * (c - d) for c, d in pairs])
+    return Comparison(kind="difference", value=value, low=low, high=high, pairs=len(pairs), improved=low > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """All runs of one trial and what follows from them; fields as in Trial."""
+
+    status: Status
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    ratio: float | None = None
+    runs: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline:
+    """What is known of the default so far.
+
+    Attributes:
+        values: its reference values, from the first trial.
+        noise: standard deviation of the log of the objective between its runs.
+        best: log ratio of the best feasible trial so far.
+    """
+
+    values: Mapping[str, float]
+    noise: float = 0.0
+    best: float = 0.0
+
+
+def evaluate(
+    run: Run, config: Config, default: Config, metrics: Sequence[Metric], objective: Metric, level: Trust,
+    baseline: Baseline | None, seed: int, exact: bool,
+) -> Evaluation:  # fmt: skip
+    """Measure one trial by the protocol.
+
+    Args:
+        run: measures a configuration once.
+        config: the candidate; equal to the default in the first trial.
+        default: the default configuration.
+        metrics: all metrics.
+        objective: the metric that decides the race.
+        level: how much to spend.
+        baseline: None in the first trial, which measures the default itself.
+        seed: seed of the first run; candidate and default of a pair share it.
+        exact: one run tells all.
+    """
+    runs: list[dict[str, Any]] = []
+
+    def once(of: str, tried: Config, number: int) -> Measurement:
+        found = run(tried, seed + number)
+        runs.append(
+            {
+                "of": of,
+                "values": dict(found.values),
+                "seconds": round(found.seconds, 6),
+                "status": found.status,
+            }
+        )
+        if found.traces:
+            runs[-1]["traces"] = dict(found.traces)
+        return found
+
+    pairs: list[tuple[Measurement, Measurement | None]] = []
+    own = baseline is None
+    most = 1 if exact else max(level.most if level.paired else level.least, 2 if own and level.paired else 1)
+    for number in range(most):
+        beside: Measurement | None = None
+        paired = level.paired and not own and not exact
+        if paired and number % 2:  # alternate the order, so that neither always runs on the warmer machine
+            beside = once("default", default, number)
+        found = once("candidate", config, number)
+        if not found.ok:
+            return Evaluation(status=found.status, reason=found.reason, runs=runs)
+        hopeless = baseline is not None and _hopeless(found, baseline, objective)
+        if paired and beside is None and not hopeless:
+            beside = once("default", default, number)
+        pairs.append((found, beside if beside is not None and beside.ok else None))
+        if hopeless or (
+            number + 1 >= level.least and baseline is not None and _beaten(pairs, baseline, objective)
+        ):
+            break
+    return _summary(pairs, metrics, objective, baseline, runs)
+
+
+def _log_ratios(
+    pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, metric: Metric
+) -> list[float]:
+    """Log ratios of the pairs; a run without a default beside it is held against the reference."""
+    found = []
+    for candidate, beside in pairs:
+        against = beside.values[metric.name] if beside else baseline.values[metric.name]
+        gain = improvement(metric, candidate.values[metric.name], against)
+        if gain is not None:
+            found.append(gain)
+    return found
+
+
+def _hopeless(found: Measurement, baseline: Baseline, objective: Metric) -> bool:
+    """So far behind the best that not even the default beside it is worth its time."""
+    gain = improvement(objective, found.values[objective.name], baseline.values[objective.name])
+    return gain is not None and gain < baseline.best - max(6 * baseline.noise, 0.3)
+
+
+def _beaten(
+    pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, objective: Metric
+) -> bool:
+    gains = _log_ratios(pairs, baseline, objective)
+    if not gains:
+        return True
+    margin = max(2 * math.sqrt(2 / len(gains)) * baseline.noise, 0.02)
+    return float(np.median(gains)) < baseline.best - margin
+
+
+def _summary(
+    pairs: Sequence[tuple[Measurement, Measurement | None]], metrics: Sequence[Metric], objective: Metric,
+    baseline: Baseline | None, runs: Sequence[Mapping[str, Any]],
+) -> Evaluation:  # fmt: skip
+    medians = {m.name: float(np.median([p.values[m.name] for p, _ in pairs])) for m in metrics}
+    scores, ratio = dict(medians), 1.0 if baseline is None else None
+    if baseline is not None:
+        for metric in metrics:
+            gains = _log_ratios(pairs, baseline, metric)
+            reference = baseline.values[metric.name]
+            if len(gains) < len(pairs) or reference <= 0:
+                continue
+            gain = float(np.median(gains))
+            if metric.name == objective.name:
+                ratio = math.exp(gain)
+            # a constraint is judged by what was measured; only scores are corrected for drift
+            if any(beside for _, beside in pairs):
+                scores[metric.name] = reference * math.exp(gain if metric.direction == "max" else -gain)
+    return Evaluation(status="ok", metrics=medians, scores=scores, ratio=ratio, runs=runs)
+
+
+def verify(
+    run: Run, config: Config, default: Config, objectives: Sequence[Metric], level: Trust, seed: int,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:  # fmt: skip
+    """Measure the winner afresh, alternating with the default.
+
+    Returns:
+        A comparison for each objective, and all runs.
+
+    Raises:
+        ConfigError: a run failed; the message says which and why.
+    """
+    runs: list[dict[str, Any]] = []
+    pairs: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
+    while len(pairs) < level.verify_most:
+        number = len(pairs)
+        progress(number, level.verify_least if number < level.verify_least else level.verify_most)
+        values: dict[str, Mapping[str, float]] = {}
+        order = [("candidate", config), ("default", default)]
+        for of, tried in order if number % 2 == 0 else reversed(order):
+            found = run(tried, seed + number)
+            if not found.ok:
+                raise ConfigError(f"the {of} failed while it was measured again: {found.reason}")
+            values[of] = found.values
+            runs.append(
+                {"of": of, "values": dict(found.values), "seconds": round(found.seconds, 6), "status": "ok"}
+            )
+        pairs.append((values["candidate"], values["default"]))
+        if len(pairs) >= level.verify_least:
+            compared = {
+                m.name: compare_pairs(m, [(c[m.name], d[m.name]) for c, d in pairs]) for m in objectives
+            }
+            first = compared[objectives[0].name]
+            if first.kind == "difference" or first.high - first.low <= level.width * abs(first.value):
+                break
+    progress(len(pairs), len(pairs))
+    return compared, runs

@@ -1,0 +1,505 @@
+"""The loop: ask, check, write down, measure, tell; then verify the winner and say what was shown."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import numpy as np
+
+from tunewright import measure, protocol
+from tunewright.errors import ConfigError, TargetError, TunerError, unknown
+from tunewright.facts import machine_facts, versions
+from tunewright.guard import guarded
+from tunewright.plugins import make_tuner, open_target
+from tunewright.protocol import Baseline, Evaluation
+from tunewright.space import Config, Space
+from tunewright.store import Store, home
+from tunewright.target import BaseTarget, Budget, Metric, with_requirements
+from tunewright.tuner import MAX_ASKS, History, Problem, Refusal, Suggestion, Trial, best_trial, untried
+from tunewright.verdict import Verdict, conclude
+
+_DEFAULT_TRIES = 3  # how often the default may be cut off by a dying session before we give up
+_LIMIT_FLOOR_S, _LIMIT_FACTOR = 20.0, 5.0  # a candidate may take this many times the default's run time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that defines a session; stored with it.
+
+    Attributes:
+        target: target spec, such as ``sqlite`` or ``table:FILE``.
+        workload: name of the workload; empty for the target's first.
+        tuner: tuner spec, such as ``tpe``; ``auto`` for the best installed.
+        objectives: metrics to optimise; empty for the target's first.
+        seed: fixes data, suggestions and the order of runs.
+        trust: ``fast``, ``normal`` or ``strict``.
+        require: constraints on metrics, such as ``recall>=0.9``.
+        allow: guarantees that may become weaker than the default's.
+        never: expressions that no configuration may satisfy.
+        options: target options.
+        tuner_options: tuner options.
+        limit_s: hard limit of one run; None derives it.
+        memory_mb: hard limit of memory; None for three quarters of the machine's.
+        repeats: measure a configuration again when the tuner proposes it again.
+        workdir: directory for the target's files; empty for one under the data directory.
+    """
+
+    target: str
+    workload: str = ""
+    tuner: str = "auto"
+    objectives: tuple[str, ...] = ()
+    seed: int = 0
+    trust: str = "normal"
+    require: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    tuner_options: Mapping[str, Any] = field(default_factory=dict)
+    limit_s: float | None = None
+    memory_mb: float | None = None
+    repeats: bool = False
+    workdir: str = ""
+
+
+class Watcher:
+    """What a session tells while it runs; does nothing by itself."""
+
+    def preparing(self, session: Session) -> None:
+        """The target's data are being built."""
+
+    def began(self, session: Session, trial: Trial) -> None:
+        """A trial is about to be measured."""
+
+    def ended(self, session: Session, trial: Trial) -> None:
+        """A trial was decided, rejected or interrupted."""
+
+    def verifying(self, session: Session, done: int, of: int, what: str) -> None:
+        """The winner is being measured against the default."""
+
+
+class _Inline(Executor):
+    """Runs a job where it is submitted; Ctrl-C comes through."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def _evaluate(job: bytes) -> Evaluation:
+    """Evaluate one trial; runs on any executor's worker."""
+    target, workload, budget, arguments = cloudpickle.loads(job)
+
+    def run(config: Config, seed: int) -> Any:
+        return measure.measure_once(target, config, workload=workload, seed=seed, budget=budget)
+
+    return protocol.evaluate(run, **arguments)
+
+
+class Session:
+    """One tuning session in a store.
+
+    Use :meth:`create` or :meth:`resume`, then :meth:`run`.
+
+    Example:
+        >>> import tempfile
+        >>> from tunewright.testing import Sphere
+        >>> folder = tempfile.mkdtemp()
+        >>> with Session.create(Plan(target="sphere", tuner="random"), "a", Store(f"sqlite:///{folder}/s.db"),
+        ...                     target=Sphere()) as session:
+        ...     verdict = session.run(trials=5)
+        >>> len(session.decided)
+        5
+    """
+
+    def __init__(
+        self, plan: Plan, name: str, store: Store, target: BaseTarget, *,
+        executor: Executor | None = None, workers: int = 1, watcher: Watcher | None = None,
+    ) -> None:  # fmt: skip
+        self.plan, self.name, self.store, self.target = plan, name, store, target
+        self.workers, self.watcher = max(workers, 1), watcher or Watcher()
+        if self.workers > 1 and not target.parallel_safe:
+            raise ConfigError(
+                f"target {target.name!r} cannot be measured in parallel: runs would disturb each other; leave out --workers"
+            )
+        self.executor: Executor = executor or _Inline()
+        self.metrics: list[Metric] = with_requirements(target.metrics, plan.require)
+        self.objectives: list[Metric] = [self._metric(o) for o in plan.objectives] or [self.metrics[0]]
+        if plan.workload and plan.workload not in target.workloads:
+            raise unknown(f"workload of {target.name}", plan.workload, target.workloads)
+        self.workload = plan.workload or next(iter(target.workloads))
+        self.level = protocol.trust(plan.trust)
+        self.space: Space = guarded(target, allow=plan.allow, never=plan.never)
+        self.problem = Problem(
+            space=self.space, metrics=self.metrics, objectives=[o.name for o in self.objectives], seed=plan.seed,
+            options=plan.tuner_options, facts={**machine_facts(), **target.facts}, workload=self.workload,
+        )  # fmt: skip
+        self.tuner_spec, self.tuner = make_tuner(plan.tuner, self.problem)
+        self.all: list[Trial] = []
+        self.prepared: dict[str, Any] = {}
+        self.started = time.monotonic()
+
+    def _metric(self, name: str) -> Metric:
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise unknown(f"metric of {self.target.name}", name, [m.name for m in self.metrics])
+
+    # -- opening ----------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls, plan: Plan, name: str, store: Store, *, target: BaseTarget | None = None, **how: Any
+    ) -> Session:
+        """Start a new session.
+
+        Args:
+            plan: what to do.
+            name: unique in the store.
+            store: where it is kept.
+            target: an open target; None to open ``plan.target``.
+            **how: ``executor``, ``workers``, ``watcher``.
+        """
+        target = target or open_target(plan.target, plan.options)
+        session = cls(plan, name, store, target, **how)
+        session.plan = replace(plan, tuner=session.tuner_spec, workload=session.workload,
+                               objectives=tuple(session.problem.objectives))  # fmt: skip
+        extra = getattr(target, "packages", ())
+        store.create(name, session.problem.directions, {
+            "plan": asdict(session.plan), "facts": session.problem.facts, "versions": versions(*extra),
+            "objectives": session.problem.objectives, "metrics": [asdict(m) for m in session.metrics],
+            "default": session.space.default, "status": "new",
+        })  # fmt: skip
+        return session
+
+    @classmethod
+    def resume(
+        cls, name: str, store: Store, *, target: BaseTarget | None = None, spec: str | None = None, **how: Any
+    ) -> Session:
+        """Open a stored session and replay its trials into the tuner.
+
+        Args:
+            name: its name.
+            store: where it is kept.
+            target: an open target; None to open the stored spec.
+            spec: target spec to use instead of the stored one, such as a DSN whose password was not stored.
+            **how: ``executor``, ``workers``, ``watcher``.
+        """
+        record = store.session(name)
+        stored = {k: tuple(v) if isinstance(v, list) else v for k, v in record["plan"].items()}
+        plan = Plan(**stored)
+        session = cls(plan, name, store, target or open_target(spec or plan.target, plan.options), **how)
+        session.prepared = dict(record.get("prepared") or {})
+        return session
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.store.close()
+
+    # -- state ------------------------------------------------------------------------------------
+
+    @property
+    def decided(self) -> list[Trial]:
+        """Trials that count: measured, or tried and failed."""
+        return [t for t in self.all if t.decided]
+
+    @property
+    def best(self) -> Trial | None:
+        """The best feasible trial by the first objective."""
+        return best_trial(self.decided, self.objectives[0])
+
+    @property
+    def default_trial(self) -> Trial | None:
+        """The trial of the default configuration."""
+        return next((t for t in self.all if t.step == 0 and t.ok), None)
+
+    def _workdir(self) -> Path:
+        base = Path(self.plan.workdir) if self.plan.workdir else home() / "work" / self.name
+        base.mkdir(parents=True, exist_ok=True)
+        return base
+
+    def budget(self) -> Budget:
+        """Limits of one run; from the default's run time where the user gave none."""
+        limit = self.plan.limit_s or self.target.limit_seconds
+        default = self.default_trial
+        if limit is None and default is not None:
+            slowest = max((float(r["seconds"]) for r in default.runs), default=0.0)
+            limit = max(_LIMIT_FLOOR_S, _LIMIT_FACTOR * slowest)
+        memory = int(self.plan.memory_mb * 2**20) if self.plan.memory_mb else self.target.memory_bytes
+        return Budget(
+            workdir=self._workdir(), seconds=limit or 600.0, memory_bytes=memory, prepared=self.prepared
+        )
+
+    def noise(self) -> float:
+        """Standard deviation of the log of the objective between runs of the default, robustly."""
+        name, runs = self.objectives[0].name, []
+        for trial in self.decided:
+            of = "candidate" if trial.step == 0 else "default"
+            runs += [math.log(r["values"][name]) for r in trial.runs
+                     if r["of"] == of and r.get("values", {}).get(name, 0) > 0]  # fmt: skip
+        if len(runs) < 2:
+            return 0.0
+        return float(1.4826 * np.median(np.abs(np.array(runs) - np.median(runs)))) or float(np.std(runs))
+
+    def _baseline(self) -> Baseline | None:
+        default, best = self.default_trial, self.best
+        if default is None:
+            return None
+        gain = math.log(best.ratio) if best and best.ratio and best.ratio > 0 else 0.0
+        return Baseline(values=default.metrics, noise=self.noise(), best=gain)
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def run(
+        self, *, trials: int | None = None, minutes: float | None = None, patience: int | None = None,
+        verify: bool = True,
+    ) -> Verdict | None:  # fmt: skip
+        """Run more trials, then verify the winner.
+
+        Args:
+            trials: how many more configurations to decide; None for no limit (then give ``minutes``).
+            minutes: start no trial after this time.
+            patience: stop after this many trials without a gain beyond noise.
+            verify: measure the winner afresh against the default.
+
+        Returns:
+            The verdict, or None without verification.
+
+        Raises:
+            TargetError: the default configuration cannot be measured.
+            KeyboardInterrupt: after everything was put back; the session can be resumed.
+        """
+        if trials is None and minutes is None:
+            raise ConfigError("say how long to tune: a number of trials or of minutes")
+        with self.store.lock(self.name):
+            self.store.update(self.name, status="running")
+            self._recover()
+            snapshot = self._protect()
+            status = "interrupted"
+            try:
+                self._prepare()
+                self._loop(len(self.decided) + trials if trials is not None else None, minutes, patience)
+                verdict = conclude(self) if verify else None
+                status = "done"
+                return verdict
+            finally:
+                self.target.restore(snapshot)
+                self.store.update(self.name, status=status, snapshot=None,
+                                  seconds=self._spent + time.monotonic() - self.started)  # fmt: skip
+
+    @property
+    def seconds(self) -> float:
+        """Wall time spent on this session so far, earlier runs included."""
+        return self._spent + time.monotonic() - self.started
+
+    _spent: float = 0.0
+
+    def _recover(self) -> None:
+        """Read the stored trials; one left running took its session down, and is told as failed."""
+        record = self.store.session(self.name)
+        self._spent = float(record.get("seconds") or 0.0)
+        if record.get("snapshot") is not None:  # the last run could not clean up
+            self.target.restore(record["snapshot"])
+        self.all = self.store.trials(self.name)
+        for i, trial in enumerate(self.all):
+            if trial.status == "running":
+                reason = "the session ended while this was being measured"
+                # the default has to work: that it was cut off is not held against it at once
+                status: Any = "interrupted" if trial.step == 0 else "failed"
+                self.all[i] = replace(trial, status=status, reason=reason)
+                self.store.finish(self.name, self.all[i], self.problem.objectives)
+        cut = sum(
+            t.step == 0 and t.status == "interrupted" and t.reason.startswith("the session") for t in self.all
+        )
+        if cut >= _DEFAULT_TRIES and self.default_trial is None:
+            raise TargetError(
+                f"the session died {cut} times while the default configuration was measured; "
+                f"run 'tunewright check {self.plan.target}' to see why"
+            )
+        if not self.tuner_fed:
+            for trial in self.decided:
+                self.tuner.tell(trial)
+            self.tuner_fed = True
+
+    tuner_fed: bool = False
+
+    def _protect(self) -> dict[str, Any]:
+        snapshot = self.target.snapshot(self._workdir())
+        self.store.update(self.name, snapshot=snapshot)
+        return snapshot
+
+    def _prepare(self) -> None:
+        self.watcher.preparing(self)
+        budget = replace(self.budget(), seconds=max(self.budget().seconds, 600.0))
+        self.prepared = measure.call_isolated(
+            self.target, "prepare", workload=self.workload, seed=self.plan.seed, budget=budget
+        )
+        self.store.update(self.name, prepared=self.prepared)
+
+    def _loop(self, total: int | None, minutes: float | None, patience: int | None) -> None:
+        deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+        pending: dict[Future[Evaluation], tuple[Trial, float]] = {}
+        exhausted = False
+        try:
+            while True:
+                while (
+                    not exhausted
+                    and len(pending) < (self.workers if self.default_trial else 1)
+                    and (total is None or len(self.decided) + len(pending) < total)
+                    and (time.monotonic() < deadline or not self.decided)
+                    and not self._stalled(patience)
+                ):
+                    try:
+                        trial = self._propose([t for t, _ in pending.values()], total)
+                    except TunerError:
+                        if not self.decided:
+                            raise
+                        exhausted = True
+                        break
+                    self._submit(trial, pending)
+                if not pending:
+                    return
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    trial, begun = pending.pop(future)
+                    self._finish(trial, future.result(), time.monotonic() - begun)
+        except BaseException:  # Ctrl-C above all
+            _stop_runners()
+            for future, (trial, _) in pending.items():
+                future.cancel()
+                if trial in self.all:
+                    self._interrupt(trial)
+            raise
+
+    def _submit(self, trial: Trial, pending: dict[Future[Evaluation], tuple[Trial, float]]) -> None:
+        trial = self.store.start(self.name, trial, self.space)
+        self.all.append(trial)
+        self.watcher.began(self, trial)
+        arguments = {
+            "config": trial.config, "default": self.space.default, "metrics": self.metrics,
+            "objective": self.objectives[0], "level": self.level, "baseline": self._baseline(),
+            "seed": self.plan.seed * 1_000_003 + 1000 * trial.step, "exact": self.target.exact,
+        }  # fmt: skip
+        begun = time.monotonic()
+        job = cloudpickle.dumps((self.target, self.workload, self.budget(), arguments))
+        try:
+            future = self.executor.submit(_evaluate, job)
+        except BaseException:
+            self._interrupt(trial)
+            raise
+        pending[future] = (trial, begun)
+
+    def _interrupt(self, trial: Trial) -> None:
+        stopped = replace(
+            trial, status="interrupted", reason="stopped by the user; it is measured again on resume"
+        )
+        self.replace(stopped)
+        with suppress(Exception):  # the store may be what failed
+            self.store.finish(self.name, stopped, self.problem.objectives)
+        self.watcher.ended(self, stopped)
+
+    def replace(self, trial: Trial) -> None:
+        """Put a trial in the place of the one with its number."""
+        self.all = [trial if t.number == trial.number else t for t in self.all]
+
+    def _finish(self, trial: Trial, result: Evaluation, seconds: float) -> None:
+        violations = {
+            m.name: m.violation(result.metrics[m.name])
+            for m in self.metrics
+            if m.constrained and result.metrics
+        }
+        done = replace(
+            trial, status=result.status, reason=result.reason, metrics=result.metrics, scores=result.scores,
+            ratio=result.ratio, runs=result.runs, seconds=round(seconds, 6), violations=violations,
+        )  # fmt: skip
+        self.replace(done)
+        self.store.finish(self.name, done, self.problem.objectives)
+        self.tuner.tell(done)
+        self.watcher.ended(self, done)
+        if done.step == 0 and not done.ok:
+            raise TargetError(
+                f"the default configuration cannot be measured, so there is nothing to compare with: "
+                f"{done.status}: {done.reason}"
+            )
+
+    def _propose(self, running: Sequence[Trial], total: int | None) -> Trial:
+        decided = self.decided
+        step = len(decided) + len(running)
+        if step == 0:
+            return Trial(number=-1, config=self.space.default, status="running",
+                         why="the default configuration, the yardstick", step=0)  # fmt: skip
+        tried = {self.space.key(t.config): t for t in [*decided, *running]}
+        repeats = self.plan.repeats or getattr(self.tuner, "repeats", False)
+        refused: list[Refusal] = []
+        suggestion: Suggestion | None = None
+        while len(refused) < MAX_ASKS:
+            remaining = None if total is None else total - step
+            history = History(
+                trials=tuple(decided),
+                step=step,
+                refused=tuple(refused),
+                running=tuple(t.config for t in running),
+                remaining=remaining,
+            )
+            suggestion = self.tuner.ask(history)
+            problems = self.space.problems(suggestion.config)
+            if problems:
+                self._reject(suggestion, "; ".join(problems), step, len(refused))
+                refused.append(Refusal(config=suggestion.config, reason="; ".join(problems)))
+                continue
+            before = tried.get(self.space.key(suggestion.config))
+            if before is not None and not repeats:
+                refused.append(
+                    Refusal(config=suggestion.config, reason=f"measured already, as trial {before.number}")
+                )
+                continue
+            return Trial(number=-1, config=dict(suggestion.config), status="running", why=suggestion.why,
+                         step=step, attempt=len(refused))  # fmt: skip
+        near = self.best or decided[0]
+        rng = self.problem.rng(History(step=step, refused=tuple(refused)))
+        config = untried(self.space, set(tried), near.config, rng)
+        why = f"{self.tuner_spec} proposed nothing new in {MAX_ASKS} attempts; an untried neighbour of the best instead"
+        return Trial(number=-1, config=config, status="running", why=why, step=step, attempt=len(refused))
+
+    def _reject(self, suggestion: Suggestion, reason: str, step: int, attempt: int) -> None:
+        trial = Trial(
+            number=-1,
+            config=dict(suggestion.config),
+            status="running",
+            why=suggestion.why,
+            step=step,
+            attempt=attempt,
+        )
+        trial = replace(self.store.start(self.name, trial, self.space), status="rejected", reason=reason)
+        self.store.finish(self.name, trial, self.problem.objectives)
+        self.all.append(trial)
+        self.watcher.ended(self, trial)
+
+    def _stalled(self, patience: int | None) -> bool:
+        decided = self.decided
+        if patience is None or len(decided) <= patience or len(self.objectives) > 1:
+            return False
+        metric, margin = self.objectives[0], max(0.01, self.noise())
+        now, before = best_trial(decided, metric), best_trial(decided[:-patience], metric)
+        if now is None or before is None:
+            return now is None and before is None
+        a, b = now.scores[metric.name], before.scores[metric.name]
+        return not metric.better(a, b) or abs(a - b) <= margin * abs(b)
+
+
+def _stop_runners() -> None:
+    import psutil
+
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if "tunewright.runner" in child.cmdline():
+                measure.kill_tree(child.pid)

@@ -1,0 +1,366 @@
+"""Sessions in an Optuna storage, so that optuna-dashboard and Optuna's plots open any of them.
+
+A session is a study; its trials are the study's trials, with natural parameter values. What Optuna has no
+field for lies in user attributes: ``session`` on the study, ``trial`` (written before the configuration is
+applied) and ``outcome`` on each trial.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunewright.errors import ConfigError, SpaceError, StoreError, unknown
+from tunewright.guard import finite, redact
+from tunewright.space import Choice, Int, Param, Space, Value
+from tunewright.tuner import Trial
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+SCHEMA = 1  # of the attributes this module writes
+_SESSION, _TRIAL, _OUTCOME, _VERDICT = "session", "trial", "outcome", "verdict"
+
+
+def home() -> Path:
+    """Return the directory for sessions and work files: ``TUNEWRIGHT_HOME`` or the user's data directory."""
+    import platformdirs
+
+    return Path(os.environ.get("TUNEWRIGHT_HOME") or platformdirs.user_data_dir("tunewright"))
+
+
+def default_url() -> str:
+    """Return the URL of the default store, an SQLite file."""
+    folder = home()
+    folder.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{folder / 'sessions.db'}"
+
+
+def distribution(param: Param, space: Space, value: Value | None = None) -> BaseDistribution:
+    """Return the Optuna distribution of a parameter, wide enough for its special values and ``value``."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(param, Choice):
+        return CategoricalDistribution(param.choices)
+    low, high = widest(param, space)
+    values = [low, high, *param.special, *([] if value is None else [value])]
+    low, high = min(values), max(values)
+    log = param.log and low > 0
+    if isinstance(param, Int):
+        step = 1 if log or param.special or (high - low) % param.step else param.step
+        if value is not None and (value - low) % step:
+            step = 1
+        return IntDistribution(int(low), int(high), log=log, step=step)
+    return FloatDistribution(float(low), float(high), log=log)
+
+
+def widest(param: Any, space: Space) -> tuple[float, float]:
+    """Return the widest range that bounds given as expressions can take over the other parameters."""
+    import itertools
+
+    names = [n for e in param.expressions if e.text != param.when for n in e.names if n in space.params]
+    scope = space.scope({})
+    corners = []
+    for name in names:
+        other = space.params[name]
+        if isinstance(other, Choice):
+            corners.append(list(other.choices))
+        else:
+            corners.append([*widest(other, space), other.default])
+    lows, highs = [], []
+    for values in itertools.islice(itertools.product(*corners), 4096):
+        try:
+            low, high = param.bounds({**scope, **dict(zip(names, values, strict=True))})
+        except SpaceError:
+            continue
+        if low <= high:
+            lows.append(low)
+            highs.append(high)
+    return (min(lows), max(highs)) if lows else (param.default, param.default)
+
+
+class Store:
+    """An open store.
+
+    Args:
+        url: SQLAlchemy URL such as ``sqlite:///sessions.db`` or ``postgresql://host/db``; None for the
+            default file.
+
+    Raises:
+        StoreError: it cannot be opened: locked, corrupt, not a store, or of a newer version.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        self.url = url or default_url()
+        self._ids: dict[str, int] = {}
+        with self._errors():
+            self._storage = self._open()
+
+    def _open(self) -> Any:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        if not self.url.startswith("sqlite:///"):
+            return optuna.storages.RDBStorage(self.url)
+        path = Path(self.url.removeprefix("sqlite:///"))
+        if not path.parent.is_dir():
+            raise StoreError(f"the store {path} cannot be made: the directory {path.parent} does not exist")
+        import sqlalchemy
+
+        # Write-ahead logging: readers such as a dashboard do not block the session, and a trial costs
+        # two short commits. A killed process loses nothing; only a power cut could take the last trial.
+        probe = sqlite3.connect(path, timeout=10)
+        try:
+            probe.execute("PRAGMA journal_mode=WAL")
+            probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        finally:
+            probe.close()
+
+        def tune(connection: Any, record: Any) -> None:
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+        storage = optuna.storages.RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": 10}})
+        sqlalchemy.event.listen(storage.engine, "connect", tune)
+        storage.engine.dispose()
+        return storage
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except StoreError:
+            raise
+        except Exception as error:
+            module = type(error).__module__.split(".")[0]
+            if module not in (
+                "optuna",
+                "sqlalchemy",
+                "sqlite3",
+                "alembic",
+                "psycopg",
+                "psycopg2",
+            ) and not isinstance(error, (OSError, RuntimeError, ImportError)):
+                raise
+            raise StoreError(f"the store {redact(self.url)} {_explain(error)}") from error
+
+    def close(self) -> None:
+        """Give the database connections back."""
+        engine = getattr(self._storage, "engine", None)
+        if engine is not None:
+            self._storage.remove_session()
+            engine.dispose()
+
+    # -- sessions ---------------------------------------------------------------------------------
+
+    def create(self, name: str, directions: list[str], session: Mapping[str, Any]) -> None:
+        """Create a session.
+
+        Args:
+            name: unique name.
+            directions: ``min`` or ``max`` for each objective.
+            session: JSON-able description; secrets in it are redacted.
+
+        Raises:
+            ConfigError: the name is taken.
+        """
+        import optuna
+
+        with self._errors():
+            sides = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
+            try:
+                study = self._storage.create_new_study([sides[d] for d in directions], name)
+            except optuna.exceptions.DuplicatedStudyError:
+                raise ConfigError(
+                    f"a session named {name!r} exists already; continue it with 'tunewright resume {name}', "
+                    "or choose another --name"
+                ) from None
+            record = {"schema": SCHEMA, "created": _now(), **redact(dict(session))}
+            self._storage.set_study_user_attr(study, _SESSION, record)
+            objectives = session.get("objectives")
+            if objectives:  # names of the objectives for Optuna's own plots
+                self._storage.set_study_system_attr(study, "study:metric_names", list(objectives))
+
+    def names(self) -> list[str]:
+        """Return the names of all sessions, oldest first."""
+        with self._errors():
+            return [s.study_name for s in self._storage.get_all_studies() if _SESSION in s.user_attrs]
+
+    def _study(self, name: str) -> int:
+        if name not in self._ids:
+            try:
+                self._ids[name] = int(self._storage.get_study_id_from_name(name))
+            except KeyError:
+                raise unknown("session", name, self.names()) from None
+        return self._ids[name]
+
+    def session(self, name: str) -> dict[str, Any]:
+        """Return the description of a session, with ``verdict`` if there is one.
+
+        Raises:
+            UnknownNameError: no such session.
+            StoreError: it was written by a newer tunewright, or is no session.
+        """
+        with self._errors():
+            attrs = self._storage.get_study_user_attrs(self._study(name))
+        if _SESSION not in attrs:
+            raise StoreError(f"{name!r} is an Optuna study, but not a session of tunewright")
+        found = dict(attrs[_SESSION])
+        if found.get("schema", 0) > SCHEMA:
+            raise StoreError(
+                f"the session {name!r} was written by a newer tunewright (format {found['schema']}, this one "
+                f"reads {SCHEMA}); upgrade with: pip install -U tunewright"
+            )
+        return {**found, "verdict": attrs.get(_VERDICT)}
+
+    def update(self, name: str, **changes: Any) -> None:
+        """Change entries of a session's description."""
+        with self._errors():
+            study = self._study(name)
+            record = dict(self._storage.get_study_user_attrs(study)[_SESSION])
+            self._storage.set_study_user_attr(study, _SESSION, {**record, **redact(changes)})
+
+    def set_verdict(self, name: str, verdict: Mapping[str, Any] | None) -> None:
+        """Write the verdict of a session."""
+        with self._errors():
+            self._storage.set_study_user_attr(
+                self._study(name), _VERDICT, None if verdict is None else dict(verdict)
+            )
+
+    # -- trials -----------------------------------------------------------------------------------
+
+    def start(self, name: str, trial: Trial, space: Space) -> Trial:
+        """Write a trial, before its configuration is applied; returns it with its number and start."""
+        import optuna
+
+        scope = space.scope(trial.config)
+        distributions, params = {}, {}
+        for n, v in trial.config.items():
+            # a rejected value outside its range lives in the attribute alone
+            if n in space.params and space.params[n].problem(v, scope) is None:
+                distributions[n], params[n] = distribution(space.params[n], space, v), v
+        head = {"config": dict(trial.config), "why": trial.why, "step": trial.step, "attempt": trial.attempt}
+        started = datetime.now()
+        template = optuna.trial.FrozenTrial(
+            number=-1, trial_id=-1, state=optuna.trial.TrialState.RUNNING, value=None, datetime_start=started,
+            datetime_complete=None, params=params, distributions=distributions, user_attrs={_TRIAL: redact(head)},
+            system_attrs={}, intermediate_values={},
+        )  # fmt: skip
+        with self._errors():
+            trial_id = self._storage.create_new_trial(self._study(name), template)
+            number = self._storage.get_trial_number_from_id(trial_id)
+        return replace(trial, number=number, started=started.isoformat())
+
+    def finish(self, name: str, trial: Trial, objectives: list[str]) -> None:
+        """Write what came of a started trial."""
+        import optuna
+
+        outcome = {
+            k: v
+            for k, v in asdict(trial).items()
+            if k not in ("number", "config", "why", "step", "attempt", "started")
+        }
+        states = optuna.trial.TrialState
+        with self._errors():
+            trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study(name), trial.number)
+            self._storage.set_trial_user_attr(trial_id, _OUTCOME, redact(finite(outcome)))
+            for (
+                metric,
+                amount,
+            ) in trial.violations.items():  # the form in which Optuna's plots know constraints
+                self._storage.set_trial_system_attr(trial_id, f"constraints:{metric}", amount)
+            values = [trial.scores[o] for o in objectives] if trial.ok else None
+            self._storage.set_trial_state_values(
+                trial_id, states.COMPLETE if trial.ok else states.FAIL, values
+            )
+
+    def retract(self, name: str, trial: Trial) -> None:
+        """Note on a finished trial that it failed when it was measured again; Optuna keeps its first value."""
+        with self._errors():
+            study = self._study(name)
+            record = dict(self._storage.get_study_user_attrs(study)[_SESSION])
+            retracted = {**record.get("retracted", {}), str(trial.number): trial.reason}
+            self._storage.set_study_user_attr(study, _SESSION, {**record, "retracted": retracted})
+
+    def trials(self, name: str) -> list[Trial]:
+        """Return all trials of a session in order of number, unfinished ones with status ``running``."""
+        import optuna
+
+        with self._errors():
+            frozen = self._storage.get_all_trials(self._study(name), deepcopy=False)
+        retracted = self.session(name).get("retracted", {})
+        found = []
+        for trial in sorted(frozen, key=lambda t: t.number):
+            head = trial.user_attrs.get(_TRIAL)
+            if head is None:
+                continue  # added to the study by other means
+            started = trial.datetime_start.isoformat() if trial.datetime_start else ""
+            done = trial.state not in (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
+            outcome = trial.user_attrs.get(_OUTCOME, {}) if done else {}
+            made = Trial(number=trial.number, started=started, **{"status": "running", **head, **outcome})
+            if str(made.number) in retracted:
+                made = replace(made, status="failed", reason=retracted[str(made.number)])
+            found.append(made)
+        return found
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a session, so that no second process on this machine runs it; a dead holder frees it.
+
+        Raises:
+            StoreError: another process holds it.
+        """
+        folder = home() / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        url = self.url
+        if url.startswith("sqlite:///"):
+            url = str(Path(url.removeprefix("sqlite:///")).resolve())
+        digest = hashlib.sha256(f"{url}\n{name}".encode()).hexdigest()[:24]
+        with open(folder / f"{digest}.lock", "a+", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise StoreError(
+                    f"the session {name!r} is being run by process {holder}; wait for it or stop it"
+                ) from None
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(part) for part in (error, error.__cause__, error.__context__) if part)
+    if "locked" in text:
+        return "is locked by another program; close it (or wait) and run the command again: nothing was lost"
+    if "not a database" in text or "malformed" in text:
+        return "is not a usable database (corrupt, or another kind of file); restore it from a backup or name another --store"
+    if "disk is full" in text or "No space left" in text or getattr(error, "errno", None) == 28:
+        return (
+            "cannot be written: the disk is full; make room and resume the session: finished trials are kept"
+        )
+    if (
+        "newer" in text
+        or "version of optuna" in text
+        or "runtime optuna version" in text
+        or "Can't locate revision" in text
+    ):
+        return f"was written by another version of Optuna; upgrade optuna, or name another --store ({error})"
+    if "unable to open" in text or "readonly" in text:
+        return f"cannot be opened for writing; check its directory and permissions ({error})"
+    first = str(error).strip().splitlines()
+    return f"cannot be used: {redact(first[0]) if first else type(error).__name__}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,235 @@
+"""Targets: anything that can be configured and measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from tunewright.errors import ConfigError, TargetError
+from tunewright.space import Config, Space
+
+Status = Literal["running", "ok", "failed", "timed out", "killed", "rejected", "interrupted"]
+Direction = Literal["min", "max"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One measured quantity.
+
+    Attributes:
+        name: identifier.
+        direction: ``max`` where more is better.
+        unit: unit of the values.
+        doc: one sentence for people.
+        at_least: constraint; a configuration with less is not feasible.
+        at_most: constraint; a configuration with more is not feasible.
+    """
+
+    name: str
+    direction: Direction
+    unit: str = ""
+    doc: str = ""
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.direction not in ("min", "max"):
+            raise ConfigError(f"metric {self.name!r}: direction must be min or max, not {self.direction!r}")
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether a is strictly better than b."""
+        return a > b if self.direction == "max" else a < b
+
+    def violation(self, value: float) -> float:
+        """By how much the constraints are missed, in the metric's unit; 0 or less where they hold."""
+        missed = [-math.inf]
+        if self.at_least is not None:
+            missed.append(self.at_least - value)
+        if self.at_most is not None:
+            missed.append(value - self.at_most)
+        return max(missed)
+
+    @property
+    def constrained(self) -> bool:
+        """Whether the metric has a bound."""
+        return self.at_least is not None or self.at_most is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What came of running one configuration once.
+
+    Attributes:
+        values: metric name to value; empty unless the status is ``ok``.
+        status: ``ok``, ``failed``, ``timed out``, ``killed`` (memory) or ``rejected`` (by the system).
+        reason: for people, where the status is not ``ok``.
+        seconds: wall time of the run, set-up included.
+        traces: what else was learned (counters, logs), JSON-able.
+    """
+
+    values: Mapping[str, float] = field(default_factory=dict)
+    status: Status = "ok"
+    reason: str = ""
+    seconds: float = 0.0
+    traces: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether the run gave values."""
+        return self.status == "ok"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What a measurement may use.
+
+    Attributes:
+        workdir: directory for files; prepared state lies here.
+        seconds: hard limit of one run.
+        memory_bytes: hard limit of resident memory of the whole process tree.
+        prepared: what ``prepare`` returned for this session, such as the calibrated amount of work.
+    """
+
+    workdir: Path
+    seconds: float = 600.0
+    memory_bytes: int | None = None
+    prepared: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weaker:
+    """A configuration with weaker guarantees, shown for information only."""
+
+    config: Config
+    loses: str
+
+
+@runtime_checkable
+class Target(Protocol):
+    """The seam between tunewright and a system; ``BaseTarget`` has defaults for all but the first part."""
+
+    name: str
+    space: Space
+    metrics: Sequence[Metric]
+    workloads: Mapping[str, str]
+    facts: Mapping[str, Any]
+    manual: str
+
+    def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
+        """Run the workload once under the configuration, from reset state, with a fixed amount of work."""
+        ...
+
+
+class BaseTarget:
+    """Defaults for everything a target may leave out.
+
+    Attributes:
+        isolated: measure in a process group of its own; False only for tables and simulators.
+        parallel_safe: several measurements may run at once without disturbing each other.
+        exact: a repeated measurement gives the same values, so that repeats are wasted.
+        extra: name of the pip extra the target needs, if any.
+        limit_seconds: hard limit of one run; None derives it from the default's run time.
+        memory_bytes: hard limit of memory; None means three quarters of the machine's.
+    """
+
+    name: str = ""
+    space: Space
+    metrics: Sequence[Metric] = ()
+    workloads: Mapping[str, str] = {"default": "the only workload"}
+    facts: Mapping[str, Any] = {}
+    manual: str = ""
+    isolated: bool = True
+    parallel_safe: bool = False
+    exact: bool = False
+    limit_seconds: float | None = None
+    memory_bytes: int | None = None
+
+    def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
+        """Run the workload once; see Target."""
+        raise TargetError(f"target {self.name!r} has no measure method")
+
+    def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
+        """Build what all measurements share, once a session; must be safe to repeat.
+
+        Args:
+            workload: name of the workload.
+            seed: seed of the data.
+            budget: its ``prepared`` holds an earlier result when a session is resumed; amounts of work
+                must then be kept.
+
+        Returns:
+            JSON-able facts that every measurement is given as ``budget.prepared``.
+        """
+        return dict(budget.prepared)
+
+    def guarantees(self, config: Config) -> dict[str, float]:
+        """Return guarantees known without measuring, such as ``{"durability": 3}``; higher is stronger."""
+        return {}
+
+    def guarantee_names(self) -> tuple[str, ...]:
+        """Return the parameters that ``guarantees`` reads."""
+        return tuple(self.space.params)
+
+    def weaker(self, config: Config) -> list[Weaker]:
+        """Return variants with weaker guarantees, to tell the user what these would give."""
+        return []
+
+    def render(self, config: Config) -> str:
+        """Return the configuration in the system's own form, ready to paste."""
+        return "\n".join(f"{name} = {value}" for name, value in config.items())
+
+    def snapshot(self, workdir: Path) -> dict[str, Any]:
+        """Save what ``restore`` needs to undo every change measuring makes; called before the first one.
+
+        Returns:
+            JSON-able references; contents that may hold secrets belong in files below ``workdir``.
+        """
+        return {}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Bring the system back to the snapshot; must be safe to repeat, also after a crash."""
+
+    def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
+        """Put a configuration into service.
+
+        Returns:
+            What ``rollback`` needs, JSON-able.
+        """
+        raise ConfigError(
+            f"target {self.name!r} has no running system to apply to; copy the settings that "
+            "'tunewright show' prints"
+        )
+
+    def rollback(self, undo: Mapping[str, Any]) -> None:
+        """Undo ``apply``."""
+        raise ConfigError(f"target {self.name!r} cannot roll back")
+
+
+def with_requirements(metrics: Sequence[Metric], requirements: Sequence[str]) -> list[Metric]:
+    """Return the metrics with user constraints such as ``recall>=0.9`` or ``memory<=512`` put in.
+
+    Raises:
+        ConfigError: a requirement cannot be read or names no metric.
+    """
+    found = {m.name: m for m in metrics}
+    for text in requirements:
+        for sign in (">=", "<="):
+            name, split, bound = text.partition(sign)
+            if split:
+                break
+        else:
+            raise ConfigError(f"cannot read the requirement {text!r}; write METRIC>=NUMBER or METRIC<=NUMBER")
+        name = name.strip()
+        if name not in found:
+            from tunewright.errors import unknown
+
+            raise unknown("metric", name, found)
+        try:
+            value = float(bound)
+        except ValueError:
+            raise ConfigError(f"cannot read the number in the requirement {text!r}") from None
+        found[name] = replace(found[name], **({"at_least": value} if sign == ">=" else {"at_most": value}))
+    return list(found.values())

@@ -1,0 +1,254 @@
+"""Tuners: anything that asks for a configuration and is told what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+
+from tunewright.errors import ConfigError, TunerError
+from tunewright.space import Config, Space
+from tunewright.target import Metric, Status
+
+MAX_ASKS = 12  # suggestions in a row that may be refused before an untried neighbour is taken instead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One configuration and what came of it.
+
+    Attributes:
+        number: position in the session, from 0.
+        config: the configuration, active parameters only.
+        status: see Measurement; ``interrupted`` trials are measured again on resume.
+        reason: why it is not ``ok``.
+        why: the tuner's reason for proposing it.
+        metrics: median of each metric over the trial's runs.
+        scores: the same, corrected for drift by the default measured beside it; what tuners learn from.
+        ratio: improvement of the first objective over the default, above 1 is better; None if unknown.
+        violations: constraint metric to the amount by which it misses its bound, in its unit.
+        runs: every single run: ``{"of": "candidate" | "default", "values": …, "seconds": …}``.
+        seconds: wall time of the trial.
+        step: how many trials were decided when it was proposed; with the seed it fixes the suggestion.
+        attempt: how many earlier suggestions at this step were refused.
+        started: time stamp, ISO 8601.
+    """
+
+    number: int
+    config: Config
+    status: Status
+    reason: str = ""
+    why: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    ratio: float | None = None
+    violations: Mapping[str, float] = field(default_factory=dict)
+    runs: Sequence[Mapping[str, Any]] = ()
+    seconds: float = 0.0
+    step: int = 0
+    attempt: int = 0
+    started: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was measured."""
+        return self.status == "ok"
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it was measured and meets every constraint."""
+        return self.ok and all(v <= 0 for v in self.violations.values())
+
+    @property
+    def decided(self) -> bool:
+        """Whether it counts as a trial of the budget: measured, or tried and failed."""
+        return self.status in ("ok", "failed", "timed out", "killed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A suggestion that was not measured, and why."""
+
+    config: Config
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """What a tuner is shown when asked.
+
+    Attributes:
+        trials: all decided trials in order.
+        step: number of trials decided or running; with the session seed it fixes the randomness.
+        refused: suggestions already refused at this step (illegal, or measured before).
+        running: configurations being measured by other workers.
+        remaining: trials left in the budget, or None.
+    """
+
+    trials: Sequence[Trial] = ()
+    step: int = 0
+    refused: Sequence[Refusal] = ()
+    running: Sequence[Config] = ()
+    remaining: int | None = None
+
+    @property
+    def attempt(self) -> int:
+        """How many suggestions were refused at this step."""
+        return len(self.refused)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """A configuration to try and the reason, which is shown to the user."""
+
+    config: Config
+    why: str
+
+
+class Tuner(Protocol):
+    """Asks and tells. Built as ``factory(problem)``; the same problem and history give the same suggestion."""
+
+    def ask(self, history: History) -> Suggestion:
+        """Propose a configuration.
+
+        Raises:
+            TunerError: nothing is left to propose.
+        """
+        ...
+
+    def tell(self, trial: Trial) -> None:
+        """Learn from a decided trial, or from one replayed out of the store."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What a tuner is built for.
+
+    Attributes:
+        space: the space, guards included.
+        metrics: all metrics of the target, constraints included.
+        objectives: names of the metrics to optimise, first the most important.
+        seed: session seed.
+        options: tuner options by name, such as ``{"startup": 3}``; unknown ones are an error.
+        argument: what follows the colon in ``policy:FILE``.
+        facts: facts of the machine and target.
+        workload: name of the workload.
+        trials: planned number of trials, or None.
+    """
+
+    space: Space
+    metrics: Sequence[Metric]
+    objectives: Sequence[str]
+    seed: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+    argument: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    workload: str = ""
+    trials: int | None = None
+
+    def metric(self, name: str) -> Metric:
+        """Return a metric by name."""
+        return next(m for m in self.metrics if m.name == name)
+
+    @property
+    def directions(self) -> list[str]:
+        """``min`` or ``max`` for each objective."""
+        return [self.metric(name).direction for name in self.objectives]
+
+    @property
+    def constrained(self) -> list[Metric]:
+        """Metrics that have a bound."""
+        return [m for m in self.metrics if m.constrained]
+
+    def rng(self, history: History) -> np.random.Generator:
+        """Return the generator of this ask: a function of seed, step and attempt alone."""
+        return np.random.default_rng([self.seed, history.step, history.attempt])
+
+    def option(self, name: str, default: int, *, low: int = 0) -> int:
+        """Return an integer option.
+
+        Raises:
+            ConfigError: it is not a whole number of at least ``low``.
+        """
+        value = self.options.get(name, default)
+        try:
+            number = int(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"tuner option {name} must be a whole number, not {value!r}") from None
+        if number < low:
+            raise ConfigError(f"tuner option {name} must be at least {low}, not {number}")
+        return number
+
+
+class BaseTuner:
+    """Shared by tuners that keep no state besides the problem: checks options, ignores ``tell``.
+
+    Attributes:
+        known: options it takes.
+    """
+
+    known: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        for name in problem.options:
+            if name not in self.known:
+                from tunewright.errors import unknown
+
+                raise unknown("tuner option", name, self.known)
+
+    def tell(self, trial: Trial) -> None:
+        """Learn nothing: ask sees the whole history."""
+
+
+def best_trial(trials: Sequence[Trial], metric: Metric) -> Trial | None:
+    """Return the feasible trial with the best score, the earliest among equals."""
+    best: Trial | None = None
+    for trial in trials:
+        if trial.feasible and (
+            best is None or metric.better(trial.scores[metric.name], best.scores[metric.name])
+        ):
+            best = trial
+    return best
+
+
+def pareto(trials: Sequence[Trial], metrics: Sequence[Metric]) -> list[Trial]:
+    """Return the feasible trials that no other one beats in every metric, in order of number."""
+
+    def vector(trial: Trial) -> list[float]:
+        return [trial.scores[m.name] * (1 if m.direction == "min" else -1) for m in metrics]
+
+    feasible = [(t, vector(t)) for t in trials if t.feasible]
+    return [
+        trial
+        for trial, mine in feasible
+        if not any(
+            all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for _, other in feasible
+        )
+    ]
+
+
+def untried(space: Space, tried: set[str], near: Config, rng: np.random.Generator) -> Config:
+    """Return an untried configuration close to ``near``: ever larger random moves, then a full listing.
+
+    Raises:
+        TunerError: every configuration was tried.
+    """
+    point = space.encode(near)
+    for i in range(200):
+        moved = point.copy()
+        count = 1 + rng.binomial(len(moved) - 1, min(0.05 + i / 200, 1.0)) if len(moved) > 1 else 1
+        chosen = rng.choice(len(moved), size=count, replace=False)
+        moved[chosen] = rng.random(count)
+        config = space.decode(moved)
+        if space.key(config) not in tried:
+            return config
+    if math.isfinite(space.size()) and space.size() <= 1_000_000:
+        for config in space.grid(int(space.size())):
+            if space.key(config) not in tried:
+                return config
+    raise TunerError("every configuration of the space was tried; there is nothing left to propose")
