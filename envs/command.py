@@ -1,0 +1,299 @@
+"""Any program, described by a TOML file: parameters, command line, files, hooks, metrics."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tunewright.envs.command_file import Description, load_description, read_json_path
+from tunewright.errors import ConfigError, TargetError, unknown
+from tunewright.space import Config
+from tunewright.target import BaseTarget, Budget, Measurement
+
+_OUTPUT_LIMIT = 16 * 2**20  # bytes of output that are searched for metrics
+_HOOK_LIMIT_S = 120.0
+_PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.\-]*)\}")
+
+
+def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget:
+    """Entry point: the argument is the path of the TOML file."""
+    if not argument:
+        raise ConfigError("say which file: command:FILE.toml, or just FILE.toml; 'tunewright init FILE.toml' writes one")
+    for name in options:
+        raise unknown("option of target command", name, [])
+    return CommandTarget(load_description(Path(argument)))
+
+
+class CommandTarget(BaseTarget):
+    """A user's program.
+
+    Args:
+        description: what the TOML file says.
+    """
+
+    def __init__(self, description: Description) -> None:
+        self.description = description
+        self.name, self.space, self.metrics = description.name, description.space, description.metrics
+        self.workloads = description.workloads
+        self.limit_seconds, self.memory_bytes = description.limit_s, description.memory_bytes
+        self.parallel_safe = description.parallel
+        self.manual = description.about
+        self.facts = {"file": description.path.name}
+
+    # -- measuring --------------------------------------------------------------------------------
+
+    def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
+        """Reset, write files, apply, run, and read the metrics."""
+        about = self.description
+        with tempfile.TemporaryDirectory(dir=budget.workdir, prefix="run-") as rundir:
+            names = self._names(config, workload=workload, seed=str(seed), workdir=str(budget.workdir), rundir=rundir)
+            self._hook("reset", names)
+            self._write_files(names)
+            self._hook("apply", names)
+            outputs = {}
+            begun = time.perf_counter()
+            with open(Path(rundir, ".stdout"), "w+b") as out, open(Path(rundir, ".stderr"), "w+b") as err:
+                code = self._start(about.command, names, out, err).wait()
+                seconds = time.perf_counter() - begun
+                for name, file in (("stdout", out), ("stderr", err)):
+                    outputs[name] = _tail(file)
+            reason = self._failure(code, outputs)
+            if reason:
+                return Measurement(status="failed", reason=reason, seconds=seconds)
+            values = {}
+            for metric in about.metrics:
+                values[metric.name] = self._value(metric.name, outputs, seconds, names)
+        return Measurement(values=values, seconds=seconds)
+
+    def _names(self, config: Config, **more: str) -> dict[str, str | None]:
+        """Values for placeholders; None for parameters that are not active."""
+        names: dict[str, str | None] = dict.fromkeys(self.space.params)
+        for name, value in config.items():
+            names[name] = str(value).lower() if isinstance(value, bool) else str(value)
+        return {**names, **more}
+
+    def _arguments(self, words: Sequence[str], names: Mapping[str, str | None]) -> list[str]:
+        return [filled for word in words if (filled := fill(word, names)) is not None]
+
+    def _start(self, words: Sequence[str], names: Mapping[str, str | None], out: Any, err: Any) -> subprocess.Popen[bytes]:
+        about = self.description
+        arguments = self._arguments(words, names)
+        environment = {**os.environ, **{k: fill(v, names) or "" for k, v in about.env.items()}}
+        try:
+            return subprocess.Popen(
+                arguments[0] if about.shell and len(arguments) == 1 else arguments,
+                shell=about.shell and len(arguments) == 1,
+                stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=about.cwd, env=environment,
+            )  # fmt: skip
+        except OSError as error:
+            raise TargetError(f"cannot start {arguments[0]!r} in {about.cwd}: {error.strerror or error}") from None
+
+    def _hook(self, hook: str, names: Mapping[str, str | None]) -> None:
+        words = self.description.hooks.get(hook)
+        if not words:
+            return
+        with tempfile.TemporaryFile() as output:
+            process = self._start(words, names, output, output)
+            try:
+                code = process.wait(_HOOK_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                raise TargetError(f"the {hook} command took more than {_HOOK_LIMIT_S:.0f} s and was killed") from None
+            if code != 0:
+                raise TargetError(f"the {hook} command {_exit(code)}{_said(_tail(output))}")
+
+    def _failure(self, code: int, outputs: Mapping[str, str]) -> str:
+        about = self.description
+        said = _said(outputs["stderr"] or outputs["stdout"])
+        if code not in about.exit_codes:
+            return f"the command {_exit(code)}{said}"
+        both = outputs["stdout"] + outputs["stderr"]
+        if about.contains is not None and about.contains not in both:
+            return f"the output does not contain {about.contains!r}{said}"
+        if about.forbids is not None and about.forbids in both:
+            return f"the output contains {about.forbids!r}{said}"
+        return ""
+
+    def _value(self, name: str, outputs: Mapping[str, str], seconds: float, names: Mapping[str, str | None]) -> float:
+        rule = self.description.rules[name]
+        if rule.wall_time:
+            return seconds
+        if rule.source in outputs:
+            text = outputs[rule.source]
+        else:
+            path = self.description.cwd / (fill(rule.source, names) or "")
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace")[-_OUTPUT_LIMIT:]
+            except OSError as error:
+                raise TargetError(f"metric {name!r}: cannot read {path}: {error.strerror}") from None
+        if rule.json is not None:
+            return read_json_path(name, rule.json, text)
+        found = None
+        assert rule.regex is not None
+        for found in rule.regex.finditer(text):  # the last match: programs print totals at the end
+            pass
+        if found is None:
+            raise TargetError(f"metric {name!r}: nothing in {rule.source} matches {rule.regex.pattern!r}{_said(text)}")
+        try:
+            return float(found[1].replace(",", ""))
+        except ValueError:
+            raise TargetError(f"metric {name!r}: {found[1]!r} is not a number") from None
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def _paths(self, names: Mapping[str, str | None]) -> list[Path]:
+        return [self.description.cwd / (fill(file.path, names) or "") for file in self.description.files]
+
+    def _own_files(self) -> list[Path]:
+        """Files outside the run's directory: the user's own, to be put back."""
+        inside = ("{rundir}", "{workdir}")
+        return [self.description.cwd / f.path for f in self.description.files if not f.path.startswith(inside)]
+
+    def _write_files(self, names: Mapping[str, str | None]) -> None:
+        for file, path in zip(self.description.files, self._paths(names), strict=True):
+            lines = [filled for line in file.text.splitlines() if (filled := fill(line, names)) is not None]
+            _replace(path, ("\n".join(lines) + "\n").encode())
+
+    def snapshot(self, workdir: Path) -> dict[str, Any]:
+        """Copy the user's files below workdir."""
+        own = self._own_files()
+        if not own and "rollback" not in self.description.hooks:
+            return {}
+        folder = workdir / "original"
+        folder.mkdir(parents=True, exist_ok=True)
+        saved = []
+        for number, path in enumerate(own):
+            copy = folder / str(number)
+            copy.unlink(missing_ok=True)
+            if path.exists():
+                shutil.copy2(path, copy)
+            saved.append({"path": str(path), "copy": str(copy) if path.exists() else None})
+        return {"files": saved, "workdir": str(workdir)}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Put the user's files back and run the rollback command."""
+        if not snapshot:
+            return
+        for saved in snapshot["files"]:
+            if saved["copy"] is None:
+                Path(saved["path"]).unlink(missing_ok=True)
+            else:
+                _replace(Path(saved["path"]), Path(saved["copy"]).read_bytes())
+        self._isolated_hook("rollback", self._service_names(self.space.default, Path(snapshot["workdir"])))
+
+    def _service_names(self, config: Config, workdir: Path) -> dict[str, str | None]:
+        first = next(iter(self.workloads))
+        return self._names(config, workload=first, seed="0", workdir=str(workdir), rundir=str(workdir))
+
+    def _isolated_hook(self, hook: str, names: Mapping[str, str | None]) -> None:
+        with contextlib.ExitStack() as stack:
+            # Ctrl-C while things are being put back must not leave them half done
+            if hook in self.description.hooks:
+                previous = signal.getsignal(signal.SIGINT)
+                with contextlib.suppress(ValueError):  # not in the main thread
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)
+                    stack.callback(signal.signal, signal.SIGINT, previous)
+            self._hook(hook, names)
+
+    def render(self, config: Config) -> str:
+        """Return the command line and the configuration files."""
+        import shlex
+
+        names = self._names(config, workload=next(iter(self.workloads)), seed="0", workdir="WORKDIR", rundir="RUNDIR")
+        parts = [shlex.join(w if len(w) < 200 else w[:60].strip() + "…" for w in self._arguments(self.description.command, names))]
+        if not self._mentioned():
+            parts = ["\n".join(f"{n} = {v}" for n, v in config.items())]
+        for file in self.description.files:
+            lines = [filled for line in file.text.splitlines() if (filled := fill(line, names)) is not None]
+            parts.append(f"# {file.path}\n" + "\n".join(lines))
+        return "\n\n".join(parts)
+
+    def _mentioned(self) -> bool:
+        return any(f"{{{name}}}" in word for name in self.space.params for word in self.description.command)
+
+    def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
+        """Write the configuration files for good and run the apply command."""
+        own = self._own_files()
+        if not own and "apply" not in self.description.hooks:
+            raise ConfigError(
+                f"{self.description.path} names neither a [[file]] of yours nor an apply command; use the settings shown by "
+                "'tunewright show'"
+            )
+        undo = [
+            {"path": str(path), "data": base64.b64encode(path.read_bytes()).decode() if path.exists() else None} for path in own
+        ]
+        names = self._service_names(config, Path(tempfile.gettempdir()))
+        try:
+            self._write_files(names)
+            self._hook("apply", names)
+        except BaseException:
+            self.rollback({"files": undo})
+            raise
+        return {"files": undo}
+
+    def rollback(self, undo: Mapping[str, Any]) -> None:
+        """Put back what ``apply`` replaced."""
+        for saved in undo["files"]:
+            if saved["data"] is None:
+                Path(saved["path"]).unlink(missing_ok=True)
+            else:
+                _replace(Path(saved["path"]), base64.b64decode(saved["data"]))
+        self._isolated_hook("rollback", self._service_names(self.space.default, Path(tempfile.gettempdir())))
+
+
+def fill(text: str, names: Mapping[str, str | None]) -> str | None:
+    """Put values into ``{name}`` placeholders; None if one of them is not active.
+
+    Braces around anything that is no known name stay as they are, so JSON and C files work.
+
+    >>> fill('{"cache": {cache}}', {"cache": "8"}), fill("--x={x}", {"x": None})
+    ('{"cache": 8}', None)
+    """
+    if any(names.get(name, "") is None for name in _PLACE.findall(text)):
+        return None
+    return _PLACE.sub(lambda match: str(names.get(match[1], match[0])), text)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Replace a file whole or not at all, keeping its mode."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(unfinished, path.stat().st_mode & 0o7777 if path.exists() else 0o644)
+            os.replace(unfinished, path)
+        except BaseException:
+            Path(unfinished).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise TargetError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _tail(file: Any) -> str:
+    file.seek(0, os.SEEK_END)
+    file.seek(max(0, file.tell() - _OUTPUT_LIMIT))
+    return str(file.read().decode("utf-8", errors="replace"))
+
+
+def _exit(code: int) -> str:
+    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+
+
+def _said(text: str) -> str:
+    lines = text.strip().splitlines()
+    return f"; it last said: {lines[-1][:300]}" if lines else "; it printed nothing"
