@@ -257,17 +257,30 @@ class Space:
             fixed = self.fill({**fixed, **dict(zip(names, near, strict=True))})
         if self._legal(fixed):
             return fixed
-        point = self.encode(fixed)
+        point, home = self.encode(fixed), self.encode(self.default)
+        loose = self._tied(fixed)
         rng = np.random.default_rng([int(v * 2**31) for v in point])
         for i in range(_TRIES):
-            moved = np.clip(point + rng.normal(0.0, 0.02 + 0.5 * i / _TRIES, len(point)), 0.0, 1.0)
-            if self._legal(near_config := self._raw(moved)):
+            moved = np.where(loose, point + rng.normal(0.0, 0.02 + 0.5 * i / _TRIES, len(point)), point)
+            if self._legal(near_config := self._raw(np.clip(moved, 0.0, 1.0))):
                 return near_config
-        target = self.encode(self.default)
-        for t in np.linspace(0.1, 0.9, 9):
-            if self._legal(near_config := self._raw((1 - t) * point + t * target)):
-                return near_config
+        for mask in (loose, np.ones(len(point), dtype=bool)):
+            for t in np.linspace(0.1, 1.0, 10):
+                if self._legal(near_config := self._raw(np.where(mask, (1 - t) * point + t * home, point))):
+                    return near_config
         return dict(self.default)
+
+    def _tied(self, config: Config) -> NDArray[np.bool_]:
+        """Mark the parameters of broken constraints and all that are tied to them, shape (parameters,)."""
+        scope = self.scope(config)
+        names = {n for c in self.constraints if not self._holds(c, config, scope) for n in c.names}
+        size = -1
+        while size != len(names):
+            size = len(names)
+            for constraint in self.constraints:
+                if names.intersection(constraint.names):
+                    names.update(constraint.names)
+        return np.array([n in names or not names for n in self.params])
 
     @cached_property
     def _groups(self) -> list[tuple[list[str], list[tuple[Value, ...]]]]:

