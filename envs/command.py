@@ -11,11 +11,13 @@ import signal
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tunewright.envs.command_file import Description, load_description, read_json_path
+
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.space import Config
 from tunewright.target import BaseTarget, Budget, Measurement
@@ -28,7 +30,9 @@ _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.\-]*)\}")
 def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget:
     """Entry point: the argument is the path of the TOML file."""
     if not argument:
-        raise ConfigError("say which file: command:FILE.toml, or just FILE.toml; 'tunewright init FILE.toml' writes one")
+        raise ConfigError(
+            "say which file: command:FILE.toml, or just FILE.toml; 'tunewright init FILE.toml' writes one"
+        )
     for name in options:
         raise unknown("option of target command", name, [])
     return CommandTarget(load_description(Path(argument)))
@@ -85,7 +89,9 @@ class CommandTarget(BaseTarget):
     def _arguments(self, words: Sequence[str], names: Mapping[str, str | None]) -> list[str]:
         return [filled for word in words if (filled := fill(word, names)) is not None]
 
-    def _start(self, words: Sequence[str], names: Mapping[str, str | None], out: Any, err: Any) -> subprocess.Popen[bytes]:
+    def _start(
+        self, words: Sequence[str], names: Mapping[str, str | None], out: Any, err: Any
+    ) -> subprocess.Popen[bytes]:
         about = self.description
         arguments = self._arguments(words, names)
         environment = {**os.environ, **{k: fill(v, names) or "" for k, v in about.env.items()}}
@@ -93,8 +99,12 @@ class CommandTarget(BaseTarget):
             return subprocess.Popen(
                 arguments[0] if about.shell and len(arguments) == 1 else arguments,
                 shell=about.shell and len(arguments) == 1,
-                stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=about.cwd, env=environment,
-            )  # fmt: skip
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=about.cwd,
+                env=environment,
+            )
         except OSError as error:
             raise TargetError(f"cannot start {arguments[0]!r} in {about.cwd}: {error.strerror or error}") from None
 
@@ -139,16 +149,14 @@ class CommandTarget(BaseTarget):
                 raise TargetError(f"metric {name!r}: cannot read {path}: {error.strerror}") from None
         if rule.json is not None:
             return read_json_path(name, rule.json, text)
-        found = None
         assert rule.regex is not None
-        for found in rule.regex.finditer(text):  # the last match: programs print totals at the end
-            pass
-        if found is None:
+        found = deque(rule.regex.finditer(text), maxlen=1)  # the last match: programs print totals at the end
+        if not found:
             raise TargetError(f"metric {name!r}: nothing in {rule.source} matches {rule.regex.pattern!r}{_said(text)}")
         try:
-            return float(found[1].replace(",", ""))
+            return float(found[0][1].replace(",", ""))
         except ValueError:
-            raise TargetError(f"metric {name!r}: {found[1]!r} is not a number") from None
+            raise TargetError(f"metric {name!r}: {found[0][1]!r} is not a number") from None
 
     # -- files ------------------------------------------------------------------------------------
 
@@ -211,7 +219,11 @@ class CommandTarget(BaseTarget):
         import shlex
 
         names = self._names(config, workload=next(iter(self.workloads)), seed="0", workdir="WORKDIR", rundir="RUNDIR")
-        parts = [shlex.join(w if len(w) < 200 else w[:60].strip() + "…" for w in self._arguments(self.description.command, names))]
+        parts = [
+            shlex.join(
+                w if len(w) < 200 else w[:60].strip() + "…" for w in self._arguments(self.description.command, names)
+            )
+        ]
         if not self._mentioned():
             parts = ["\n".join(f"{n} = {v}" for n, v in config.items())]
         for file in self.description.files:
@@ -227,11 +239,16 @@ class CommandTarget(BaseTarget):
         own = self._own_files()
         if not own and "apply" not in self.description.hooks:
             raise ConfigError(
-                f"{self.description.path} names neither a [[file]] of yours nor an apply command; use the settings shown by "
+                f"{self.description.path} names neither a [[file]] of yours nor an apply command; "
+                "use the settings shown by "
                 "'tunewright show'"
             )
         undo = [
-            {"path": str(path), "data": base64.b64encode(path.read_bytes()).decode() if path.exists() else None} for path in own
+            {
+                "path": str(path),
+                "data": base64.b64encode(path.read_bytes()).decode() if path.exists() else None,
+            }
+            for path in own
         ]
         names = self._service_names(config, Path(tempfile.gettempdir()))
         try:

@@ -18,7 +18,20 @@ from tunewright.target import Metric
 
 _TABLES = {"target", "parameter", "metric", "success", "file", "hooks", "workloads"}
 _TARGET = {"name", "about", "command", "limit", "memory_mb", "cwd", "env", "shell", "parallel", "constraints"}
-_NUMBER = {"name", "type", "low", "high", "default", "log", "unit", "doc", "special", "when", "restart", "step"}
+_NUMBER = {
+    "name",
+    "type",
+    "low",
+    "high",
+    "default",
+    "log",
+    "unit",
+    "doc",
+    "special",
+    "when",
+    "restart",
+    "step",
+}
 _CHOICE = {"name", "type", "choices", "default", "ordered", "unit", "doc", "when", "restart"}
 _METRIC = {"name", "direction", "unit", "doc", "regex", "json", "wall_time", "source", "at_least", "at_most"}
 _BUILT_IN = ("seed", "workload", "workdir", "rundir")
@@ -94,7 +107,14 @@ class _Table:
         return value
 
 
-_KINDS = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "a table", bool: "true or false"}
+_KINDS = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    list: "a list",
+    dict: "a table",
+    bool: "true or false",
+}
 
 
 def load_description(path: Path) -> Description:
@@ -143,13 +163,26 @@ def load_description(path: Path) -> Description:
     if not all(isinstance(v, str) for v in env.values()):
         raise ConfigError(f"{path}, [target]: every value of env must be a text")
     return Description(
-        path=path, name=target.get("name", str, path.stem), about=target.get("about", str, ""), command=command,
-        shell=shell, cwd=cwd, env=env, limit_s=limit, memory_bytes=int(memory * 2**20) if memory else None,
-        parallel=target.get("parallel", bool, False), space=space, metrics=metrics, rules=rules,
-        exit_codes=tuple(success.get("exit_codes", list, [0])), contains=success.get("contains", str),
-        forbids=success.get("forbids", str), files=_files(path, top.get("file", list, [])), hooks=made,
+        path=path,
+        name=target.get("name", str, path.stem),
+        about=target.get("about", str, ""),
+        command=command,
+        shell=shell,
+        cwd=cwd,
+        env=env,
+        limit_s=limit,
+        memory_bytes=int(memory * 2**20) if memory else None,
+        parallel=target.get("parallel", bool, False),
+        space=space,
+        metrics=metrics,
+        rules=rules,
+        exit_codes=tuple(success.get("exit_codes", list, [0])),
+        contains=success.get("contains", str),
+        forbids=success.get("forbids", str),
+        files=_files(path, top.get("file", list, [])),
+        hooks=made,
         workloads={str(k): str(v) for k, v in workloads.items()},
-    )  # fmt: skip
+    )
 
 
 def _texts(table: _Table, key: str) -> list[str]:
@@ -163,7 +196,9 @@ def _command(table: _Table, key: str, shell: bool) -> tuple[str, ...]:
     value = table.get(key, (list, str), needed=True)
     if isinstance(value, str):
         if not shell:
-            raise ConfigError(f"{table.where}: {key} must be a list of arguments; one string needs 'shell = true' in [target]")
+            raise ConfigError(
+                f"{table.where}: {key} must be a list of arguments; one string needs 'shell = true' in [target]"
+            )
         return (value,)
     words = _texts(table, key)
     if not words:
@@ -192,16 +227,23 @@ def _parameter(path: Path, number: int, data: Any) -> Param:
         raise ConfigError(f"{where}: type must be int, real or choice, not {kind!r}")
     table = _Table(where, data, _CHOICE if kind == "choice" else _NUMBER)
     common: dict[str, Any] = {
-        "name": table.get("name", str, needed=True), "unit": table.get("unit", str, ""), "doc": table.get("doc", str, ""),
-        "when": table.get("when", str), "restart": table.get("restart", str, "none"),
-    }  # fmt: skip
+        "name": table.get("name", str, needed=True),
+        "unit": table.get("unit", str, ""),
+        "doc": table.get("doc", str, ""),
+        "when": table.get("when", str),
+        "restart": table.get("restart", str, "none"),
+    }
     if common["name"] in _BUILT_IN:
         raise ConfigError(f"{where}: the names {', '.join(_BUILT_IN)} are taken")
     try:
         if kind == "choice":
             choices = table.get("choices", list, needed=True)
-            return Choice(choices=tuple(choices), default=table.get("default", (str, int, float, bool), needed=True),
-                          ordered=table.get("ordered", bool, False), **common)  # fmt: skip
+            return Choice(
+                choices=tuple(choices),
+                default=table.get("default", (str, int, float, bool), needed=True),
+                ordered=table.get("ordered", bool, False),
+                **common,
+            )
         number_kind: Any = (int, float)
         special = {}
         for text, meaning in table.get("special", dict, {}).items():
@@ -211,9 +253,12 @@ def _parameter(path: Path, number: int, data: Any) -> Param:
                 raise ConfigError(f"{where}: the special value {text!r} is not a number") from None
         default = table.get("default", int if kind == "int" else number_kind, needed=True)
         numeric: dict[str, Any] = {
-            "low": table.get("low", (int, float, str), needed=True), "high": table.get("high", (int, float, str), needed=True),
-            "log": table.get("log", bool, False), "special": special, **common,
-        }  # fmt: skip
+            "low": table.get("low", (int, float, str), needed=True),
+            "high": table.get("high", (int, float, str), needed=True),
+            "log": table.get("log", bool, False),
+            "special": special,
+            **common,
+        }
         if kind == "int":
             return Int(default=default, step=table.get("step", int, 1), **numeric)
         return Real(default=default, **numeric)
@@ -240,11 +285,23 @@ def _metrics(path: Path, entries: list[Any]) -> tuple[tuple[Metric, ...], dict[s
             raise ConfigError(f"{where}: the regex {pattern!r} is wrong: {error}") from None
         if regex is not None and regex.groups < 1:
             raise ConfigError(f"{where}: the regex {pattern!r} needs a group (...) around the number")
-        rules[name] = Rule(source=table.get("source", str, "stdout"), regex=regex, json=table.get("json", str),
-                           wall_time=table.get("wall_time", bool, False))  # fmt: skip
+        rules[name] = Rule(
+            source=table.get("source", str, "stdout"),
+            regex=regex,
+            json=table.get("json", str),
+            wall_time=table.get("wall_time", bool, False),
+        )
         bound: Any = (int, float)
-        metrics.append(Metric(name=name, direction=table.get("direction", str, needed=True), unit=table.get("unit", str, ""),
-                              doc=table.get("doc", str, ""), at_least=table.get("at_least", bound), at_most=table.get("at_most", bound)))  # fmt: skip
+        metrics.append(
+            Metric(
+                name=name,
+                direction=table.get("direction", str, needed=True),
+                unit=table.get("unit", str, ""),
+                doc=table.get("doc", str, ""),
+                at_least=table.get("at_least", bound),
+                at_most=table.get("at_most", bound),
+            )
+        )
     if not metrics:
         raise ConfigError(f"{path}: at least one [[metric]] is needed")
     return tuple(metrics), rules

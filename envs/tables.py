@@ -123,7 +123,11 @@ class PoolSpace(Space):
         self.rows = list(rows)
         self._keys: set[tuple[Value, ...]] = {tuple(row.values()) for row in self.rows}
         names = tuple(p.name for p in params)
-        rule = Constraint(words="only measured rows", names=names, holds=lambda scope: tuple(scope[n] for n in names) in self._keys)
+        rule = Constraint(
+            words="only measured rows",
+            names=names,
+            holds=lambda scope: tuple(scope[n] for n in names) in self._keys,
+        )
         super().__init__(params, [rule])
         self._points = np.array([self.encode(row) for row in self.rows])
         self._category = np.array([isinstance(p, Choice) and not p.ordered for p in params])
@@ -177,7 +181,14 @@ class TableTarget(BaseTarget):
     def __init__(self, path: Path, header: list[str], rows: list[list[str]], options: Mapping[str, Any]) -> None:
         self.path = path
         column, name, direction = _objective(path, header, options)
-        self.metrics = (Metric(name=name, direction=direction, unit=str(options.get("unit", "")), doc=f"column {header[column]!r} of {path.name}"),)
+        self.metrics = (
+            Metric(
+                name=name,
+                direction=direction,
+                unit=str(options.get("unit", "")),
+                doc=f"column {header[column]!r} of {path.name}",
+            ),
+        )
         self.censored_at = options.get("censored_at")
         self.noise = float(options.get("noise", 0.0))
         self.exact = self.noise == 0
@@ -185,7 +196,13 @@ class TableTarget(BaseTarget):
         columns = _parameters(path, header, rows, column, options.get("ignore", []))
         self._load(columns, y, str(options.get("mode", "")), options.get("default"))
 
-    def _load(self, columns: dict[str, list[Value]], y: NDArray[np.float64], mode: str, default: Mapping[str, Any] | None) -> None:
+    def _load(
+        self,
+        columns: dict[str, list[Value]],
+        y: NDArray[np.float64],
+        mode: str,
+        default: Mapping[str, Any] | None,
+    ) -> None:
         names = list(columns)
         keys = list(zip(*columns.values(), strict=True))
         groups: dict[tuple[Value, ...], list[float]] = {}
@@ -205,9 +222,14 @@ class TableTarget(BaseTarget):
         direction = self.metrics[0].direction
         ranked = sorted(self.values.values(), reverse=direction == "max")
         self.facts = {
-            "table": self.path.name, "rows": len(keys), "configurations": len(groups), "mode": mode,
-            "best": ranked[0], "median": float(np.median(ranked)), "worst": ranked[-1],
-        }  # fmt: skip
+            "table": self.path.name,
+            "rows": len(keys),
+            "configurations": len(groups),
+            "mode": mode,
+            "best": ranked[0],
+            "median": float(np.median(ranked)),
+            "worst": ranked[-1],
+        }
         self._model: Any = None
         if mode == "surrogate":
             params = [_range_param(n, c, d) for (n, c), d in zip(columns.items(), first, strict=True)]
@@ -219,7 +241,12 @@ class TableTarget(BaseTarget):
             self.space = Space(params) if mode == "grid" else PoolSpace(params, rows)
         self.names = names
 
-    def _default_key(self, names: list[str], groups: Mapping[tuple[Value, ...], list[float]], wanted: Mapping[str, Any] | None) -> tuple[Value, ...]:
+    def _default_key(
+        self,
+        names: list[str],
+        groups: Mapping[tuple[Value, ...], list[float]],
+        wanted: Mapping[str, Any] | None,
+    ) -> tuple[Value, ...]:
         if wanted is not None:
             for name in wanted:
                 if name not in names:
@@ -247,7 +274,11 @@ class TableTarget(BaseTarget):
         scores = cross_val_score(forest, x, y, groups=group, cv=GroupKFold(folds), scoring="r2")
         self._model = forest.fit(x, y)
         self._model.set_params(n_jobs=1)
-        self.facts = {**self.facts, "surrogate": "random forest, 60 trees", "cross_validated_r2": round(float(np.mean(scores)), 3)}
+        self.facts = {
+            **self.facts,
+            "surrogate": "random forest, 60 trees",
+            "cross_validated_r2": round(float(np.mean(scores)), 3),
+        }
 
     def _features(self, config: Config) -> list[float]:
         found: list[float] = []
@@ -314,7 +345,9 @@ def _floats(path: Path, name: str, texts: list[str]) -> NDArray[np.float64]:
     return values
 
 
-def _parameters(path: Path, header: list[str], rows: list[list[str]], objective: int, ignore: Sequence[str]) -> dict[str, list[Value]]:
+def _parameters(
+    path: Path, header: list[str], rows: list[list[str]], objective: int, ignore: Sequence[str]
+) -> dict[str, list[Value]]:
     for name in ignore:
         if name not in header:
             raise ConfigError(f"{path}: {unknown('column to ignore', name, header)}")

@@ -44,7 +44,7 @@ class _OptunaTuner(BaseTuner):
         if len(problem.objectives) > 1 and not self.multi_objective:
             raise TunerError(f"tuner {self.label!r} optimises one objective; for several use tpe or nsga2")
         self.n_startup = problem.option("startup", self.startup, low=1)
-        sides = ["minimize" if d == "min" else "maximize" for d in problem.directions]
+        sides: list[Any] = ["minimize" if d == "min" else "maximize" for d in problem.directions]
         self.study = optuna.create_study(directions=sides)
         self.open: dict[str, optuna.Trial] = {}
         self.told: list[Trial] = []
@@ -143,7 +143,11 @@ class _OptunaTuner(BaseTuner):
             return
         self.study.add_trial(
             optuna.trial.create_trial(
-                params=params, distributions=dists, values=values, system_attrs=system, constraints=constraints
+                params=params,
+                distributions=dists,
+                values=values,
+                system_attrs=system,
+                constraints=constraints,
             )
         )
 
@@ -207,6 +211,7 @@ class GPTuner(_OptunaTuner):
 
     label = "GP"
     startup = 2
+    asks = 3  # it maximises: asked again it mostly answers the same
 
     def __init__(self, problem: Problem) -> None:
         for package in ("torch", "scipy"):
@@ -220,9 +225,7 @@ class GPTuner(_OptunaTuner):
         """Return a fresh sampler."""
         import optuna
 
-        return optuna.samplers.GPSampler(
-            seed=seed, n_startup_trials=self.n_startup, warn_independent_sampling=False
-        )
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=self.n_startup, warn_independent_sampling=False)
 
 
 class CMAESTuner(_OptunaTuner):

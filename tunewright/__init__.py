@@ -23,9 +23,26 @@ _HOME = {
 }
 
 __all__ = [
-    "BaseTarget", "Budget", "Choice", "Constraint", "History", "Int", "Measurement", "Metric", "Plan", "Problem",
-    "Real", "Session", "Space", "Store", "Suggestion", "Target", "Trial", "Tuner", "open_target",
-]  # fmt: skip
+    "BaseTarget",
+    "Budget",
+    "Choice",
+    "Constraint",
+    "History",
+    "Int",
+    "Measurement",
+    "Metric",
+    "Plan",
+    "Problem",
+    "Real",
+    "Session",
+    "Space",
+    "Store",
+    "Suggestion",
+    "Target",
+    "Trial",
+    "Tuner",
+    "open_target",
+]
 
 
 def __getattr__(name: str) -> Any:  # lazily, so that the command line starts fast

@@ -6,8 +6,8 @@ import json
 import os
 import signal
 import sys
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,12 +30,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")
+]
 StoreUrl = Annotated[
     str | None,
     typer.Option("--store", metavar="URL", help="Where sessions are kept: sqlite:///FILE or postgresql://HOST/DB. Default: a file in your data directory.", envvar="TUNEWRIGHT_STORE"),
 ]  # fmt: skip
-TargetOption = Annotated[list[str] | None, typer.Option("--option", "-O", metavar="KEY=VALUE", help="Option of the target; repeatable. 'tunewright show TARGET' lists them.")]
+TargetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        "-O",
+        metavar="KEY=VALUE",
+        help="Option of the target; repeatable. 'tunewright show TARGET' lists them.",
+    ),
+]
 _GUIDE, _RUN, _LIMITS = "What to try", "How long", "Limits and guarantees"
 
 
@@ -195,7 +205,10 @@ def _run(session: Session, trials: int | None, minutes: float | None, patience: 
         with progress:
             verdict = session.run(trials=trials, minutes=minutes, patience=patience)
     except KeyboardInterrupt:
-        console.print(f"stopped. Everything is put back; continue with: tunewright resume {session.name}{_store_hint(session)}", markup=False)
+        console.print(
+            f"stopped. Everything is put back; continue with: tunewright resume {session.name}{_store_hint(session)}",
+            markup=False,
+        )
         raise SystemExit(130) from None
     if as_json:
         _emit(summary(session, verdict))
@@ -218,7 +231,14 @@ def _conclusion(session: Session, verdict: Verdict) -> None:
     from tunewright.progress import duration, number
 
     out = _out()
-    out.print(Panel(Text(verdict.sentence), title="verdict", border_style="green" if verdict.improved else "yellow", expand=False))
+    out.print(
+        Panel(
+            Text(verdict.sentence),
+            title="verdict",
+            border_style="green" if verdict.improved else "yellow",
+            expand=False,
+        )
+    )
     default = session.default_trial
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("metric", "default", "best found", "unit"):
@@ -242,7 +262,9 @@ def _conclusion(session: Session, verdict: Verdict) -> None:
         out.print(Text("\nNot used, for your information: what weaker guarantees would give on top", style="bold"))
         for entry in verdict.weaker:
             delta = ", ".join(f"{n}={v}" for n, v in entry["config"].items() if verdict.config.get(n) != v)
-            out.print(Text(f"  {entry['ratio']:.2f}× ({entry['low']:.2f} to {entry['high']:.2f})  {delta}: {entry['loses']}"))
+            out.print(
+                Text(f"  {entry['ratio']:.2f}× ({entry['low']:.2f} to {entry['high']:.2f})  {delta}: {entry['loses']}")
+            )
     if verdict.pareto:
         _pareto(out, session, verdict)
     failed = sum(not t.ok for t in session.decided)
@@ -307,7 +329,12 @@ def list_sessions(store: StoreUrl = None, as_json: Json = False) -> None:
         table.add_column(column, justify="right" if column in ("trials", "ratio") else "left")
     for row in rows:
         ratio = f"{row['ratio']:.2f}×" if row["ratio"] is not None else ""
-        table.add_row(*(Text(str(row[c])) for c in ("name", "target", "workload", "tuner", "trials")), ratio, row["status"], row["created"][:16])
+        table.add_row(
+            *(Text(str(row[c])) for c in ("name", "target", "workload", "tuner", "trials")),
+            ratio,
+            row["status"],
+            row["created"][:16],
+        )
     _out().print(table)
 
 
@@ -342,7 +369,9 @@ def show(
 @app.command()
 def export(
     name: Annotated[str, typer.Argument(help="Name of the session.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write; default: standard output.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; default: standard output.")
+    ] = None,
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
@@ -364,7 +393,9 @@ def export(
 @app.command()
 def report(
     name: Annotated[str, typer.Argument(help="Name of the session.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file to write; default: NAME.html.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file to write; default: NAME.html.")
+    ] = None,
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
@@ -401,14 +432,19 @@ def apply(
         _emit(document)
     else:
         out = _out()
-        out.print(f"applied trial {document['trial']} of session {name}; undo with: tunewright rollback {name}", markup=False)
+        out.print(
+            f"applied trial {document['trial']} of session {name}; undo with: tunewright rollback {name}",
+            markup=False,
+        )
         out.print(document["settings"], markup=False, style="cyan")
 
 
 @app.command()
 def rollback(
     name: Annotated[str, typer.Argument(help="Name of the session.")],
-    target: Annotated[str | None, typer.Option("--target", help="Target spec to use instead of the stored one.")] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="Target spec to use instead of the stored one.")
+    ] = None,
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
@@ -472,7 +508,9 @@ def init(
         raise ConfigError(f"{file} exists already; name another file, or add --force to overwrite it")
     if file.suffix != ".toml":
         raise ConfigError(f"{file} must end in .toml, so that 'tunewright tune {file}' knows what it is")
-    file.write_text(resources.files("tunewright").joinpath("starter.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    file.write_text(
+        resources.files("tunewright").joinpath("starter.toml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     if as_json:
         _emit({"file": str(file)})
     else:

@@ -57,21 +57,38 @@ def target_document(target: BaseTarget) -> dict[str, Any]:
     params = []
     for param in space.params.values():
         entry: dict[str, Any] = {
-            "name": param.name, "type": type(param).__name__.lower(), "default": param.default, "unit": param.unit,
-            "doc": param.doc, "when": param.when, "restart": param.restart,
-        }  # fmt: skip
+            "name": param.name,
+            "type": type(param).__name__.lower(),
+            "default": param.default,
+            "unit": param.unit,
+            "doc": param.doc,
+            "when": param.when,
+            "restart": param.restart,
+        }
         if isinstance(param, Choice):
             entry["choices"] = list(param.choices)
         else:
             low, high = param.bounds(scope)
-            entry |= {"low": low, "high": high, "log": param.log, "special": {f"{k:g}": v for k, v in param.special.items()}}
+            entry |= {
+                "low": low,
+                "high": high,
+                "log": param.log,
+                "special": {f"{k:g}": v for k, v in param.special.items()},
+            }
             entry |= {f"{k}_expression": v for k, v in (("low", param.low), ("high", param.high)) if isinstance(v, str)}
         params.append(entry)
     return {
         "name": target.name,
         "workloads": dict(target.workloads),
         "metrics": [
-            {"name": m.name, "direction": m.direction, "unit": m.unit, "doc": m.doc, "at_least": m.at_least, "at_most": m.at_most}
+            {
+                "name": m.name,
+                "direction": m.direction,
+                "unit": m.unit,
+                "doc": m.doc,
+                "at_least": m.at_least,
+                "at_most": m.at_most,
+            }
             for m in target.metrics
         ],
         "parameters": params,
@@ -82,7 +99,7 @@ def target_document(target: BaseTarget) -> dict[str, Any]:
         "facts": dict(target.facts),
         "manual": target.manual,
         "json_schema": space.json_schema(),
-    }  # fmt: skip
+    }
 
 
 def show_target(out: Console, target: BaseTarget) -> None:
@@ -97,7 +114,12 @@ def show_target(out: Console, target: BaseTarget) -> None:
     for metric in document["metrics"]:
         bound = "".join(f" (≥ {metric['at_least']:g})" if metric["at_least"] is not None else "")
         bound += f" (≤ {metric['at_most']:g})" if metric["at_most"] is not None else ""
-        table.add_row(Text(metric["name"] + bound, style="bold"), metric["direction"], metric["unit"], Text(metric["doc"]))
+        table.add_row(
+            Text(metric["name"] + bound, style="bold"),
+            metric["direction"],
+            metric["unit"],
+            Text(metric["doc"]),
+        )
     out.print(Text("\nMetrics (the first is the default objective)", style="dim"))
     out.print(table)
     out.print(Text("\nParameters", style="dim"))
@@ -109,8 +131,14 @@ def show_target(out: Console, target: BaseTarget) -> None:
             span = f"{param['low']:g} to {param['high']:g}" + (" log" if param["log"] else "")
             span += "".join(f"; {k}: {v}" for k, v in param["special"].items())
         doc = param["doc"] + (f" Only where {param['when']}." if param["when"] else "")
-        table.add_row(Text(param["name"], style="bold"), Text(str(param["default"])), Text(span), param["unit"],
-                      "" if param["restart"] == "none" else param["restart"], Text(doc))  # fmt: skip
+        table.add_row(
+            Text(param["name"], style="bold"),
+            Text(str(param["default"])),
+            Text(span),
+            param["unit"],
+            "" if param["restart"] == "none" else param["restart"],
+            Text(doc),
+        )
     out.print(table)
     for words in document["constraints"]:
         out.print(Text(f"must hold: {words}"))
@@ -121,19 +149,46 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
     plan, verdict = document["plan"], document.get("verdict")
     objective = document["objectives"][0]
     unit = next(m["unit"] for m in document["metrics"] if m["name"] == objective)
-    out.print(Text.assemble((document["name"], "bold cyan"), f" · {plan['target']} · {plan['workload']} · tuner {plan['tuner']}"
-                            f" · seed {plan['seed']} · trust {plan['trust']} · {document.get('status', '')}"))  # fmt: skip
-    table = _table("trial", "status", objective, "ratio", "changed from the default", "why", right=("trial", objective, "ratio"))
+    out.print(
+        Text.assemble(
+            (document["name"], "bold cyan"),
+            f" · {plan['target']} · {plan['workload']} · tuner {plan['tuner']}"
+            f" · seed {plan['seed']} · trust {plan['trust']} · {document.get('status', '')}",
+        )
+    )
+    table = _table(
+        "trial",
+        "status",
+        objective,
+        "ratio",
+        "changed from the default",
+        "why",
+        right=("trial", objective, "ratio"),
+    )
     default = document["default"]
     for trial in document["trials"]:
         changed = {n: v for n, v in trial["config"].items() if default.get(n) != v}
         value = f"{number(trial['scores'][objective])} {unit}" if trial["status"] == "ok" else ""
         ratio = f"{trial['ratio']:.2f}×" if trial["ratio"] is not None else ""
         note = trial["why"] if trial["status"] == "ok" else trial["reason"]
-        table.add_row(str(trial["number"]), trial["status"], value, ratio, Text(settings(changed, 5)), Text(note, style="dim"))
+        table.add_row(
+            str(trial["number"]),
+            trial["status"],
+            value,
+            ratio,
+            Text(settings(changed, 5)),
+            Text(note, style="dim"),
+        )
     out.print(table)
     if verdict:
-        out.print(Panel(Text(verdict["sentence"]), title="verdict", border_style="green" if verdict["improved"] else "yellow", expand=False))
+        out.print(
+            Panel(
+                Text(verdict["sentence"]),
+                title="verdict",
+                border_style="green" if verdict["improved"] else "yellow",
+                expand=False,
+            )
+        )
         out.print(Text(verdict["settings"], style="cyan"))
     out.print(Text(f"repeat it: {document['repeat']}", style="dim"))
 
@@ -141,8 +196,19 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
 def show_check(out: Console, document: dict[str, Any]) -> None:
     """Print what 'tunewright check' found."""
     runs, units = document["runs"], document["units"]
-    out.print(Text.assemble((document["target"], "bold cyan"), f" · workload {document['workload']} · {document['parameters']} parameters"))
-    table = _table("metric", *(f"run {i + 1}" for i in range(len(runs))), "unit", "spread", right=tuple(f"run {i + 1}" for i in range(len(runs))))
+    out.print(
+        Text.assemble(
+            (document["target"], "bold cyan"),
+            f" · workload {document['workload']} · {document['parameters']} parameters",
+        )
+    )
+    table = _table(
+        "metric",
+        *(f"run {i + 1}" for i in range(len(runs))),
+        "unit",
+        "spread",
+        right=tuple(f"run {i + 1}" for i in range(len(runs))),
+    )
     for name, noise in document["noise"].items():
         values = [number(r["values"][name]) for r in runs]
         table.add_row(Text(name, style="bold"), *values, units[name], "" if noise is None else f"{100 * noise:.1f} %")
@@ -154,7 +220,12 @@ def show_check(out: Console, document: dict[str, Any]) -> None:
     noise = document["noise"][document["objective"]]
     out.print(Text(f"one run takes {duration(runs[0]['seconds'])} ({runs[0]['seconds']:.2f} s)"))
     if noise is not None and noise > 0.2:
-        out.print(Text(f"The objective differs by {100 * noise:.0f} % between equal runs: only large gains can be seen. "
-                       "Fix the amount of work, reset state before each run, or use --trust strict.", style="yellow"))  # fmt: skip
+        out.print(
+            Text(
+                f"The objective differs by {100 * noise:.0f} % between equal runs: only large gains can be seen. "
+                "Fix the amount of work, reset state before each run, or use --trust strict.",
+                style="yellow",
+            )
+        )
     else:
         out.print(Text("The default works; tune it.", style="green"))

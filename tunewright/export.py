@@ -49,7 +49,12 @@ def repeat_command(plan: Mapping[str, Any], trials: int) -> str:
     """Return the command line that starts the same session again."""
     words = ["tunewright", "tune", plan["target"], "--workload", plan["workload"], "--tuner", plan["tuner"]]
     words += ["--seed", str(plan["seed"]), "--trust", plan["trust"], "--trials", str(trials)]
-    for flag, key in (("--objective", "objectives"), ("--require", "require"), ("--allow", "allow"), ("--never", "never")):
+    for flag, key in (
+        ("--objective", "objectives"),
+        ("--require", "require"),
+        ("--allow", "allow"),
+        ("--never", "never"),
+    ):
         for value in plan[key]:
             words += [flag, value]
     for flag, key in (("--option", "options"), ("--tuner-option", "tuner_options")):

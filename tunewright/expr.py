@@ -98,11 +98,7 @@ class _Parser:
         return SpaceError(f"cannot read the expression {self.text!r}: {why}")
 
     def peek(self) -> str | None:
-        return (
-            self.tokens[self.at][1]
-            if self.at < len(self.tokens) and self.tokens[self.at][0] == "op"
-            else None
-        )
+        return self.tokens[self.at][1] if self.at < len(self.tokens) and self.tokens[self.at][0] == "op" else None
 
     def take(self, *operators: str) -> str | None:
         found = self.peek()
@@ -246,11 +242,12 @@ def _power(base: float, exponent: float) -> float:
     if isinstance(base, int) and isinstance(exponent, int) and 0 <= exponent:
         if base.bit_length() * exponent > 1024:  # keeps nested powers from filling the memory
             raise ValueError("the power is too large")
-        return base**exponent
-    result = float(base) ** exponent
+        whole: int = base**exponent
+        return whole
+    result: Any = float(base) ** exponent
     if isinstance(result, complex):
         raise ValueError("a negative number has no such power")
-    return result
+    return float(result)
 
 
 _PRODUCTS: dict[str, Callable[[Any, Any], Any]] = {

@@ -12,9 +12,7 @@ from tunewright.expr import parse
 from tunewright.space import Constraint, Space, Value
 from tunewright.target import BaseTarget
 
-_PASSWORD = re.compile(
-    r"(?i)(\b\w*(?:password|passwd|pwd|secret|token|api_?key)\w*\s*[=:]\s*)('[^']*'|[^\s&;,'\"]+)"
-)
+_PASSWORD = re.compile(r"(?i)(\b\w*(?:password|passwd|pwd|secret|token|api_?key)\w*\s*[=:]\s*)('[^']*'|[^\s&;,'\"]+)")
 _URL_PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)([^\s@]+)(@)")
 
 

@@ -29,9 +29,7 @@ _OUTPUT_TAIL = 2000
 
 
 class _Outcome:
-    def __init__(
-        self, status: str, reason: str = "", result: Any = None, seconds: float = 0.0, left: int = 0
-    ) -> None:
+    def __init__(self, status: str, reason: str = "", result: Any = None, seconds: float = 0.0, left: int = 0) -> None:
         self.status, self.reason, self.result, self.seconds, self.left = status, reason, result, seconds, left
 
 
@@ -98,9 +96,7 @@ def run_isolated(target: BaseTarget, method: str, *, sync: bool = False, **kwarg
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.write(struct.pack("<Q", len(job)) + job)
                 child.stdin.flush()
-            status, reason, raw = _wait(
-                child, read_fd, start + budget.seconds, budget.seconds, limit_bytes, seen
-            )
+            status, reason, raw = _wait(child, read_fd, start + budget.seconds, budget.seconds, limit_bytes, seen)
         finally:  # also on Ctrl-C
             os.close(read_fd)
             if child.poll() is None or seen:
@@ -182,9 +178,7 @@ def call_isolated(target: BaseTarget, method: str, **kwargs: Any) -> Any:
     return outcome.result
 
 
-def measure_once(
-    target: BaseTarget, config: Config, *, workload: str, seed: int, budget: Budget
-) -> Measurement:
+def measure_once(target: BaseTarget, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
     """Run one configuration once; every way it can go wrong becomes the measurement's status and reason."""
     start = time.perf_counter()
     kwargs: dict[str, Any] = {"config": dict(config), "workload": workload, "seed": seed, "budget": budget}

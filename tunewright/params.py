@@ -278,20 +278,14 @@ class Choice:
             raise SpaceError("a parameter needs a name")
         object.__setattr__(self, "choices", tuple(self.choices))
         if not self.choices or len(set(map(repr, self.choices))) != len(self.choices):
-            raise SpaceError(
-                f"{self.name}: choices must be at least one, all different, not {list(self.choices)}"
-            )
+            raise SpaceError(f"{self.name}: choices must be at least one, all different, not {list(self.choices)}")
         if self._index(self.default) is None:
             raise SpaceError(f"{self.name}: the default {self.default!r} is not one of {list(self.choices)}")
 
     def _index(self, value: Value) -> int | None:
         # True == 1 in Python, yet they are different settings
         return next(
-            (
-                i
-                for i, c in enumerate(self.choices)
-                if c == value and isinstance(c, bool) == isinstance(value, bool)
-            ),
+            (i for i, c in enumerate(self.choices) if c == value and isinstance(c, bool) == isinstance(value, bool)),
             None,
         )
 

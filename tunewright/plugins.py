@@ -50,9 +50,7 @@ def open_target(spec: str, options: Mapping[str, str] | None = None) -> BaseTarg
     points = installed(TARGETS)
     if name not in points:
         if Path(spec).exists():
-            raise ConfigError(
-                f"{spec!r} is a file; write table:{spec} for a table, or give a .toml file for a command"
-            )
+            raise ConfigError(f"{spec!r} is a file; write table:{spec} for a table, or give a .toml file for a command")
         raise unknown("target", name, points, plural="Installed")
     target: BaseTarget = points[name].load()(argument, dict(options or {}))
     return target

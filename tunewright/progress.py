@@ -108,7 +108,7 @@ class Progress(Watcher):
         """Print a line."""
         self.session = session
         metric = session.objectives[0]
-        line = Text(f"{len(session.decided) if trial.decided else '':>4}  ")
+        line = Text(f"{trial.number:>4}  ")
         if trial.ok:
             best = session.best
             mark = "★" if best is not None and best.number == trial.number and trial.step > 0 else " "
@@ -149,7 +149,10 @@ class Progress(Watcher):
         if not done or self.trials is None or self.verify_started is not None:
             return ""
         each = spent / done
-        pair = 2 * max((sum(float(r["seconds"]) for r in t.runs) / max(len(t.runs), 1) for t in session.decided[-5:]), default=0)
+        pair = 2 * max(
+            (sum(float(r["seconds"]) for r in t.runs) / max(len(t.runs), 1) for t in session.decided[-5:]),
+            default=0,
+        )
         rest = each * max(self.trials - len(session.decided), 0) + pair * session.level.verify_least
         return f"about {duration(rest)} left"
 
@@ -162,6 +165,7 @@ class Progress(Watcher):
         if session is not None and best is not None:
             name = session.objectives[0]
             done = f"{len(session.decided)}{self._of()} trials"
-            text = f"  {done} · best so far {number(best.scores[name.name])} {name.unit} {spread(session, best)} · {self._left()}"
+            shown = f"{number(best.scores[name.name])} {name.unit} {spread(session, best)}"
+            text = f"  {done} · best so far {shown} · {self._left()}"
             table.add_row(Text(text.rstrip(" ·"), style="bold"))
         return table

@@ -157,9 +157,16 @@ class Baseline:
 
 
 def evaluate(
-    run: Run, config: Config, default: Config, metrics: Sequence[Metric], objective: Metric, level: Trust,
-    baseline: Baseline | None, seed: int, exact: bool,
-) -> Evaluation:  # fmt: skip
+    run: Run,
+    config: Config,
+    default: Config,
+    metrics: Sequence[Metric],
+    objective: Metric,
+    level: Trust,
+    baseline: Baseline | None,
+    seed: int,
+    exact: bool,
+) -> Evaluation:
     """Measure one trial by the protocol.
 
     Args:
@@ -204,9 +211,7 @@ def evaluate(
         if paired and beside is None and not hopeless:
             beside = once("default", default, number)
         pairs.append((found, beside if beside is not None and beside.ok else None))
-        if hopeless or (
-            number + 1 >= level.least and baseline is not None and _beaten(pairs, baseline, objective)
-        ):
+        if hopeless or (number + 1 >= level.least and baseline is not None and _beaten(pairs, baseline, objective)):
             break
     return _summary(pairs, metrics, objective, baseline, runs)
 
@@ -230,9 +235,7 @@ def _hopeless(found: Measurement, baseline: Baseline, objective: Metric) -> bool
     return gain is not None and gain < baseline.best - max(6 * baseline.noise, 0.3)
 
 
-def _beaten(
-    pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, objective: Metric
-) -> bool:
+def _beaten(pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, objective: Metric) -> bool:
     gains = _log_ratios(pairs, baseline, objective)
     if not gains:
         return True
@@ -241,9 +244,12 @@ def _beaten(
 
 
 def _summary(
-    pairs: Sequence[tuple[Measurement, Measurement | None]], metrics: Sequence[Metric], objective: Metric,
-    baseline: Baseline | None, runs: Sequence[Mapping[str, Any]],
-) -> Evaluation:  # fmt: skip
+    pairs: Sequence[tuple[Measurement, Measurement | None]],
+    metrics: Sequence[Metric],
+    objective: Metric,
+    baseline: Baseline | None,
+    runs: Sequence[Mapping[str, Any]],
+) -> Evaluation:
     medians = {m.name: float(np.median([p.values[m.name] for p, _ in pairs])) for m in metrics}
     scores, ratio = dict(medians), 1.0 if baseline is None else None
     if baseline is not None:
@@ -262,9 +268,14 @@ def _summary(
 
 
 def verify(
-    run: Run, config: Config, default: Config, objectives: Sequence[Metric], level: Trust, seed: int,
+    run: Run,
+    config: Config,
+    default: Config,
+    objectives: Sequence[Metric],
+    level: Trust,
+    seed: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:  # fmt: skip
+) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
     """Measure the winner afresh, alternating with the default.
 
     Returns:
@@ -285,14 +296,10 @@ def verify(
             if not found.ok:
                 raise ConfigError(f"the {of} failed while it was measured again: {found.reason}")
             values[of] = found.values
-            runs.append(
-                {"of": of, "values": dict(found.values), "seconds": round(found.seconds, 6), "status": "ok"}
-            )
+            runs.append({"of": of, "values": dict(found.values), "seconds": round(found.seconds, 6), "status": "ok"})
         pairs.append((values["candidate"], values["default"]))
         if len(pairs) >= level.verify_least:
-            compared = {
-                m.name: compare_pairs(m, [(c[m.name], d[m.name]) for c, d in pairs]) for m in objectives
-            }
+            compared = {m.name: compare_pairs(m, [(c[m.name], d[m.name]) for c, d in pairs]) for m in objectives}
             first = compared[objectives[0].name]
             if first.kind == "difference" or first.high - first.low <= level.width * abs(first.value):
                 break

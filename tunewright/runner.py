@@ -36,9 +36,7 @@ def kill_descendants() -> int:
 
     killed = 0
     for _ in range(20):  # children may still be forking
-        children = [
-            c for c in psutil.Process().children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE
-        ]
+        children = [c for c in psutil.Process().children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
         if not children:
             break
         killed += len(children)

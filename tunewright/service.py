@@ -14,6 +14,7 @@ from tunewright import measure
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.plugins import open_target
 from tunewright.protocol import improvement
+from tunewright.session import located
 from tunewright.space import Config
 from tunewright.store import Store, home
 from tunewright.target import BaseTarget, Budget
@@ -39,24 +40,30 @@ def apply_session(
     undo_file = _undo_file(name)
     if undo_file.exists():
         raise ConfigError(f"session {name!r} is applied already; first run: tunewright rollback {name}")
-    target = open_target(spec or record["plan"]["target"], record["plan"]["options"])
+    target = open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
     problems = target.space.problems(config)
     if problems:
         raise ConfigError(f"trial {number} is not legal on this machine: {'; '.join(problems)}")
     undo = target.apply(config, to)
     with open(undo_file, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         json.dump({"target": record["plan"]["target"], "undo": undo}, file)
-    return {"name": name, "trial": number, "config": config, "settings": target.render(config), "undo": str(undo_file)}
+    return {
+        "name": name,
+        "trial": number,
+        "config": config,
+        "settings": target.render(config),
+        "undo": str(undo_file),
+    }
 
 
-def _chosen(
-    store: Store, name: str, record: dict[str, Any], number: int | None, force: bool
-) -> tuple[Config, int]:
+def _chosen(store: Store, name: str, record: dict[str, Any], number: int | None, force: bool) -> tuple[Config, int]:
     if number is not None:
         for trial in store.trials(name):
             if trial.number == number:
                 if not trial.feasible and not force:
-                    raise ConfigError(f"trial {number} is {trial.status} or misses a constraint; --force applies it all the same")
+                    raise ConfigError(
+                        f"trial {number} is {trial.status} or misses a constraint; --force applies it all the same"
+                    )
                 return trial.config, number
         raise ConfigError(f"session {name!r} has no trial {number}")
     verdict = record.get("verdict")
@@ -79,13 +86,13 @@ def rollback_session(store: Store, name: str, *, spec: str | None) -> dict[str, 
     target: BaseTarget | None = None
     with store.lock(name):
         if record.get("snapshot"):
-            target = open_target(spec or record["plan"]["target"], record["plan"]["options"])
+            target = open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
             target.restore(record["snapshot"])
             store.update(name, snapshot=None)
             done.append("what the killed session left changed was put back")
         if undo_file.exists():
             undo = json.loads(undo_file.read_text(encoding="utf-8"))
-            target = target or open_target(spec or record["plan"]["target"], record["plan"]["options"])
+            target = target or open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
             target.rollback(undo["undo"])
             undo_file.unlink()
             done.append("the applied configuration was taken back")
@@ -115,7 +122,10 @@ def check_target(target: BaseTarget, *, workload: str, runs: int, limit_s: float
         try:
             prepared = measure.call_isolated(target, "prepare", workload=workload, seed=0, budget=budget)
             budget = Budget(
-                workdir=budget.workdir, seconds=budget.seconds, memory_bytes=budget.memory_bytes, prepared=prepared
+                workdir=budget.workdir,
+                seconds=budget.seconds,
+                memory_bytes=budget.memory_bytes,
+                prepared=prepared,
             )
             for _ in range(runs):
                 once = measure.measure_once(target, target.space.default, workload=workload, seed=0, budget=budget)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
@@ -18,7 +19,7 @@ from tunewright import measure, protocol
 from tunewright.errors import ConfigError, TargetError, TunerError, unknown
 from tunewright.facts import machine_facts, versions
 from tunewright.guard import guarded
-from tunewright.plugins import make_tuner, open_target
+from tunewright.plugins import make_tuner, open_target, split_spec
 from tunewright.protocol import Baseline, Evaluation
 from tunewright.space import Config, Space
 from tunewright.store import Store, home
@@ -121,14 +122,22 @@ class Session:
     """
 
     def __init__(
-        self, plan: Plan, name: str, store: Store, target: BaseTarget, *,
-        executor: Executor | None = None, workers: int = 1, watcher: Watcher | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        plan: Plan,
+        name: str,
+        store: Store,
+        target: BaseTarget,
+        *,
+        executor: Executor | None = None,
+        workers: int = 1,
+        watcher: Watcher | None = None,
+    ) -> None:
         self.plan, self.name, self.store, self.target = plan, name, store, target
         self.workers, self.watcher = max(workers, 1), watcher or Watcher()
         if self.workers > 1 and not target.parallel_safe:
             raise ConfigError(
-                f"target {target.name!r} cannot be measured in parallel: runs would disturb each other; leave out --workers"
+                f"target {target.name!r} cannot be measured in parallel: runs would disturb each other; "
+                "leave out --workers"
             )
         self.executor: Executor = executor or _Inline()
         self.metrics: list[Metric] = with_requirements(target.metrics, plan.require)
@@ -139,9 +148,15 @@ class Session:
         self.level = protocol.trust(plan.trust)
         self.space: Space = guarded(target, allow=plan.allow, never=plan.never)
         self.problem = Problem(
-            space=self.space, metrics=self.metrics, objectives=[o.name for o in self.objectives], seed=plan.seed,
-            options=plan.tuner_options, facts={**machine_facts(), **target.facts}, workload=self.workload,
-        )  # fmt: skip
+            space=self.space,
+            metrics=self.metrics,
+            objectives=[o.name for o in self.objectives],
+            seed=plan.seed,
+            options=plan.tuner_options,
+            facts={**machine_facts(), **target.facts},
+            workload=self.workload,
+            workloads=tuple(target.workloads),
+        )
         self.tuner_spec, self.tuner = make_tuner(plan.tuner, self.problem)
         self.all: list[Trial] = []
         self.prepared: dict[str, Any] = {}
@@ -156,9 +171,7 @@ class Session:
     # -- opening ----------------------------------------------------------------------------------
 
     @classmethod
-    def create(
-        cls, plan: Plan, name: str, store: Store, *, target: BaseTarget | None = None, **how: Any
-    ) -> Session:
+    def create(cls, plan: Plan, name: str, store: Store, *, target: BaseTarget | None = None, **how: Any) -> Session:
         """Start a new session.
 
         Args:
@@ -170,14 +183,24 @@ class Session:
         """
         target = target or open_target(plan.target, plan.options)
         session = cls(plan, name, store, target, **how)
-        session.plan = replace(plan, tuner=session.tuner_spec, workload=session.workload,
-                               objectives=tuple(session.problem.objectives))  # fmt: skip
+        session.plan = replace(
+            plan, tuner=session.tuner_spec, workload=session.workload, objectives=tuple(session.problem.objectives)
+        )
         extra = getattr(target, "packages", ())
-        store.create(name, session.problem.directions, {
-            "plan": asdict(session.plan), "facts": session.problem.facts, "versions": versions(*extra),
-            "objectives": session.problem.objectives, "metrics": [asdict(m) for m in session.metrics],
-            "default": session.space.default, "status": "new",
-        })  # fmt: skip
+        store.create(
+            name,
+            session.problem.directions,
+            {
+                "plan": asdict(session.plan),
+                "facts": session.problem.facts,
+                "versions": versions(*extra),
+                "objectives": session.problem.objectives,
+                "metrics": [asdict(m) for m in session.metrics],
+                "default": session.space.default,
+                "status": "new",
+                "cwd": os.getcwd(),
+            },
+        )
         return session
 
     @classmethod
@@ -194,9 +217,15 @@ class Session:
             **how: ``executor``, ``workers``, ``watcher``.
         """
         record = store.session(name)
-        stored = {k: tuple(v) if isinstance(v, list) else v for k, v in record["plan"].items()}
+        stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["plan"].items()}
         plan = Plan(**stored)
-        session = cls(plan, name, store, target or open_target(spec or plan.target, plan.options), **how)
+        session = cls(
+            plan,
+            name,
+            store,
+            target or open_target(spec or located(plan.target, record), plan.options),
+            **how,
+        )
         session.prepared = dict(record.get("prepared") or {})
         return session
 
@@ -236,17 +265,18 @@ class Session:
             slowest = max((float(r["seconds"]) for r in default.runs), default=0.0)
             limit = max(_LIMIT_FLOOR_S, _LIMIT_FACTOR * slowest)
         memory = int(self.plan.memory_mb * 2**20) if self.plan.memory_mb else self.target.memory_bytes
-        return Budget(
-            workdir=self._workdir(), seconds=limit or 600.0, memory_bytes=memory, prepared=self.prepared
-        )
+        return Budget(workdir=self._workdir(), seconds=limit or 600.0, memory_bytes=memory, prepared=self.prepared)
 
     def noise(self) -> float:
         """Standard deviation of the log of the objective between runs of the default, robustly."""
         name, runs = self.objectives[0].name, []
         for trial in self.decided:
             of = "candidate" if trial.step == 0 else "default"
-            runs += [math.log(r["values"][name]) for r in trial.runs
-                     if r["of"] == of and r.get("values", {}).get(name, 0) > 0]  # fmt: skip
+            runs += [
+                math.log(r["values"][name])
+                for r in trial.runs
+                if r["of"] == of and r.get("values", {}).get(name, 0) > 0
+            ]
         if len(runs) < 2:
             return 0.0
         return float(1.4826 * np.median(np.abs(np.array(runs) - np.median(runs)))) or float(np.std(runs))
@@ -261,9 +291,13 @@ class Session:
     # -- running ----------------------------------------------------------------------------------
 
     def run(
-        self, *, trials: int | None = None, minutes: float | None = None, patience: int | None = None,
+        self,
+        *,
+        trials: int | None = None,
+        minutes: float | None = None,
+        patience: int | None = None,
         verify: bool = True,
-    ) -> Verdict | None:  # fmt: skip
+    ) -> Verdict | None:
         """Run more trials, then verify the winner.
 
         Args:
@@ -294,8 +328,9 @@ class Session:
                 return verdict
             finally:
                 self.target.restore(snapshot)
-                self.store.update(self.name, status=status, snapshot=None,
-                                  seconds=self._spent + time.monotonic() - self.started)  # fmt: skip
+                self.store.update(
+                    self.name, status=status, snapshot=None, seconds=self._spent + time.monotonic() - self.started
+                )
 
     @property
     def seconds(self) -> float:
@@ -318,9 +353,7 @@ class Session:
                 status: Any = "interrupted" if trial.step == 0 else "failed"
                 self.all[i] = replace(trial, status=status, reason=reason)
                 self.store.finish(self.name, self.all[i], self.problem.objectives)
-        cut = sum(
-            t.step == 0 and t.status == "interrupted" and t.reason.startswith("the session") for t in self.all
-        )
+        cut = sum(t.step == 0 and t.status == "interrupted" and t.reason.startswith("the session") for t in self.all)
         if cut >= _DEFAULT_TRIES and self.default_trial is None:
             raise TargetError(
                 f"the session died {cut} times while the default configuration was measured; "
@@ -385,10 +418,15 @@ class Session:
         self.all.append(trial)
         self.watcher.began(self, trial)
         arguments = {
-            "config": trial.config, "default": self.space.default, "metrics": self.metrics,
-            "objective": self.objectives[0], "level": self.level, "baseline": self._baseline(),
-            "seed": self.plan.seed * 1_000_003 + 1000 * trial.step, "exact": self.target.exact,
-        }  # fmt: skip
+            "config": trial.config,
+            "default": self.space.default,
+            "metrics": self.metrics,
+            "objective": self.objectives[0],
+            "level": self.level,
+            "baseline": self._baseline(),
+            "seed": self.plan.seed * 1_000_003 + 1000 * trial.step,
+            "exact": self.target.exact,
+        }
         begun = time.monotonic()
         job = cloudpickle.dumps((self.target, self.workload, self.budget(), arguments))
         try:
@@ -399,9 +437,7 @@ class Session:
         pending[future] = (trial, begun)
 
     def _interrupt(self, trial: Trial) -> None:
-        stopped = replace(
-            trial, status="interrupted", reason="stopped by the user; it is measured again on resume"
-        )
+        stopped = replace(trial, status="interrupted", reason="stopped by the user; it is measured again on resume")
         self.replace(stopped)
         with suppress(Exception):  # the store may be what failed
             self.store.finish(self.name, stopped, self.problem.objectives)
@@ -413,14 +449,19 @@ class Session:
 
     def _finish(self, trial: Trial, result: Evaluation, seconds: float) -> None:
         violations = {
-            m.name: m.violation(result.metrics[m.name])
-            for m in self.metrics
-            if m.constrained and result.metrics
+            m.name: m.violation(result.metrics[m.name]) for m in self.metrics if m.constrained and result.metrics
         }
         done = replace(
-            trial, status=result.status, reason=result.reason, metrics=result.metrics, scores=result.scores,
-            ratio=result.ratio, runs=result.runs, seconds=round(seconds, 6), violations=violations,
-        )  # fmt: skip
+            trial,
+            status=result.status,
+            reason=result.reason,
+            metrics=result.metrics,
+            scores=result.scores,
+            ratio=result.ratio,
+            runs=result.runs,
+            seconds=round(seconds, 6),
+            violations=violations,
+        )
         self.replace(done)
         self.store.finish(self.name, done, self.problem.objectives)
         self.tuner.tell(done)
@@ -435,13 +476,18 @@ class Session:
         decided = self.decided
         step = len(decided) + len(running)
         if step == 0:
-            return Trial(number=-1, config=self.space.default, status="running",
-                         why="the default configuration, the yardstick", step=0)  # fmt: skip
+            return Trial(
+                number=-1,
+                config=self.space.default,
+                status="running",
+                why="the default configuration, the yardstick",
+                step=0,
+            )
         tried = {self.space.key(t.config): t for t in [*decided, *running]}
         repeats = self.plan.repeats or getattr(self.tuner, "repeats", False)
         refused: list[Refusal] = []
         suggestion: Suggestion | None = None
-        while len(refused) < MAX_ASKS:
+        while len(refused) < getattr(self.tuner, "asks", MAX_ASKS):
             remaining = None if total is None else total - step
             history = History(
                 trials=tuple(decided),
@@ -458,16 +504,20 @@ class Session:
                 continue
             before = tried.get(self.space.key(suggestion.config))
             if before is not None and not repeats:
-                refused.append(
-                    Refusal(config=suggestion.config, reason=f"measured already, as trial {before.number}")
-                )
+                refused.append(Refusal(config=suggestion.config, reason=f"measured already, as trial {before.number}"))
                 continue
-            return Trial(number=-1, config=dict(suggestion.config), status="running", why=suggestion.why,
-                         step=step, attempt=len(refused))  # fmt: skip
+            return Trial(
+                number=-1,
+                config=dict(suggestion.config),
+                status="running",
+                why=suggestion.why,
+                step=step,
+                attempt=len(refused),
+            )
         near = self.best or decided[0]
         rng = self.problem.rng(History(step=step, refused=tuple(refused)))
         config = untried(self.space, set(tried), near.config, rng)
-        why = f"{self.tuner_spec} proposed nothing new in {MAX_ASKS} attempts; an untried neighbour of the best instead"
+        why = f"{self.tuner_spec} proposed nothing new in {len(refused)} attempts; an untried neighbour instead"
         return Trial(number=-1, config=config, status="running", why=why, step=step, attempt=len(refused))
 
     def _reject(self, suggestion: Suggestion, reason: str, step: int, attempt: int) -> None:
@@ -494,6 +544,15 @@ class Session:
             return now is None and before is None
         a, b = now.scores[metric.name], before.scores[metric.name]
         return not metric.better(a, b) or abs(a - b) <= margin * abs(b)
+
+
+def located(spec: str, record: Mapping[str, Any]) -> str:
+    """Return a stored target spec with its file found again from where the session was started."""
+    kind, argument = split_spec(spec)
+    there = Path(record.get("cwd", ".")) / argument
+    if kind in ("table", "command") and not Path(argument).exists() and there.exists():
+        return f"{kind}:{there}"
+    return spec
 
 
 def _stop_runners() -> None:

@@ -18,7 +18,7 @@ from tunewright.expr import parse
 from tunewright.facts import machine_facts
 from tunewright.params import Choice, Int, Param, Real, Restart, Value
 
-__all__ = ["Choice", "Config", "Constraint", "Int", "Param", "Real", "Restart", "Space"]
+__all__ = ["Choice", "Config", "Constraint", "Cube", "Int", "Param", "Real", "Restart", "Space", "Value"]
 
 Config = dict[str, Value]
 Cube = NDArray[np.float64]
@@ -81,12 +81,9 @@ class Space:
         ]:
             for name in names:
                 if name not in self.params and name not in self.facts:
-                    raise SpaceError(
-                        f"{where}: {unknown('parameter or fact', name, [*self.params, *self.facts])}"
-                    )
+                    raise SpaceError(f"{where}: {unknown('parameter or fact', name, [*self.params, *self.facts])}")
         self.constraints = tuple(
-            Constraint(words=c.words, names=tuple(n for n in c.names if n in self.params), holds=c.holds)
-            for c in made
+            Constraint(words=c.words, names=tuple(n for n in c.names if n in self.params), holds=c.holds) for c in made
         )
         self._defaults = {p.name: p.default for p in self.params.values()}
         self.order = self._topological()
@@ -196,8 +193,7 @@ class Space:
         scope = self.scope(config)
         try:
             return all(
-                self.is_active(n, scope) and self.params[n].problem(v, scope) is None
-                for n, v in config.items()
+                self.is_active(n, scope) and self.params[n].problem(v, scope) is None for n, v in config.items()
             ) and all(self._holds(c, config, scope) for c in self.constraints)
         except SpaceError:
             return False
@@ -312,9 +308,7 @@ class Space:
                 chosen = dict(zip(names, values, strict=True))
                 here = {**scope, **chosen}
                 if all(self._holds(c, chosen, here) for c in related) and all(
-                    self.params[n].problem(v, here) is None
-                    for n, v in chosen.items()
-                    if self.is_active(n, here)
+                    self.params[n].problem(v, here) is None for n, v in chosen.items() if self.is_active(n, here)
                 ):
                     legal.append(values)
             if legal:
@@ -372,8 +366,6 @@ def _distance(
             continue
         param = params[name]
         # two different categories are one unit apart, whatever their order
-        moved += (
-            1.0 if isinstance(param, Choice) else abs(param.encode(scope[name], scope) - float(at[position]))
-        )
+        moved += 1.0 if isinstance(param, Choice) else abs(param.encode(scope[name], scope) - float(at[position]))
     tie = sum(abs(params[n].encode(scope[n], scope) - float(at[i])) for i, n in enumerate(names))
     return moved, tie

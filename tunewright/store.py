@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -230,9 +230,7 @@ class Store:
     def set_verdict(self, name: str, verdict: Mapping[str, Any] | None) -> None:
         """Write the verdict of a session."""
         with self._errors():
-            self._storage.set_study_user_attr(
-                self._study(name), _VERDICT, None if verdict is None else dict(verdict)
-            )
+            self._storage.set_study_user_attr(self._study(name), _VERDICT, None if verdict is None else dict(verdict))
 
     # -- trials -----------------------------------------------------------------------------------
 
@@ -249,23 +247,29 @@ class Store:
         head = {"config": dict(trial.config), "why": trial.why, "step": trial.step, "attempt": trial.attempt}
         started = datetime.now()
         template = optuna.trial.FrozenTrial(
-            number=-1, trial_id=-1, state=optuna.trial.TrialState.RUNNING, value=None, datetime_start=started,
-            datetime_complete=None, params=params, distributions=distributions, user_attrs={_TRIAL: redact(head)},
-            system_attrs={}, intermediate_values={},
-        )  # fmt: skip
+            number=-1,
+            trial_id=-1,
+            state=optuna.trial.TrialState.RUNNING,
+            value=None,
+            datetime_start=started,
+            datetime_complete=None,
+            params=params,
+            distributions=distributions,
+            user_attrs={_TRIAL: redact(head)},
+            system_attrs={},
+            intermediate_values={},
+        )
         with self._errors():
             trial_id = self._storage.create_new_trial(self._study(name), template)
             number = self._storage.get_trial_number_from_id(trial_id)
         return replace(trial, number=number, started=started.isoformat())
 
-    def finish(self, name: str, trial: Trial, objectives: list[str]) -> None:
+    def finish(self, name: str, trial: Trial, objectives: Sequence[str]) -> None:
         """Write what came of a started trial."""
         import optuna
 
         outcome = {
-            k: v
-            for k, v in asdict(trial).items()
-            if k not in ("number", "config", "why", "step", "attempt", "started")
+            k: v for k, v in asdict(trial).items() if k not in ("number", "config", "why", "step", "attempt", "started")
         }
         states = optuna.trial.TrialState
         with self._errors():
@@ -277,9 +281,7 @@ class Store:
             ) in trial.violations.items():  # the form in which Optuna's plots know constraints
                 self._storage.set_trial_system_attr(trial_id, f"constraints:{metric}", amount)
             values = [trial.scores[o] for o in objectives] if trial.ok else None
-            self._storage.set_trial_state_values(
-                trial_id, states.COMPLETE if trial.ok else states.FAIL, values
-            )
+            self._storage.set_trial_state_values(trial_id, states.COMPLETE if trial.ok else states.FAIL, values)
 
     def retract(self, name: str, trial: Trial) -> None:
         """Note on a finished trial that it failed when it was measured again; Optuna keeps its first value."""
@@ -344,11 +346,9 @@ def _explain(error: Exception) -> str:
     if "locked" in text:
         return "is locked by another program; close it (or wait) and run the command again: nothing was lost"
     if "not a database" in text or "malformed" in text:
-        return "is not a usable database (corrupt, or another kind of file); restore it from a backup or name another --store"
+        return "is not a usable database (corrupt, or another kind of file); restore a backup or name another --store"
     if "disk is full" in text or "No space left" in text or getattr(error, "errno", None) == 28:
-        return (
-            "cannot be written: the disk is full; make room and resume the session: finished trials are kept"
-        )
+        return "cannot be written: the disk is full; make room and resume the session: finished trials are kept"
     if (
         "newer" in text
         or "version of optuna" in text

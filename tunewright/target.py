@@ -199,8 +199,7 @@ class BaseTarget:
             What ``rollback`` needs, JSON-able.
         """
         raise ConfigError(
-            f"target {self.name!r} has no running system to apply to; copy the settings that "
-            "'tunewright show' prints"
+            f"target {self.name!r} has no running system to apply to; copy the settings that 'tunewright show' prints"
         )
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
@@ -231,5 +230,5 @@ def with_requirements(metrics: Sequence[Metric], requirements: Sequence[str]) ->
             value = float(bound)
         except ValueError:
             raise ConfigError(f"cannot read the number in the requirement {text!r}") from None
-        found[name] = replace(found[name], **({"at_least": value} if sign == ">=" else {"at_most": value}))
+        found[name] = replace(found[name], at_least=value) if sign == ">=" else replace(found[name], at_most=value)
     return list(found.values())

@@ -64,7 +64,11 @@ def check_space(space: Space, samples: int = 200, seed: int = 0) -> None:
         again = space.decode(point)
         for name, value in config.items():
             same = again.get(name)
-            close = isinstance(value, float) and isinstance(same, float) and math.isclose(same, value, rel_tol=1e-6, abs_tol=1e-9)
+            close = (
+                isinstance(value, float)
+                and isinstance(same, float)
+                and math.isclose(same, value, rel_tol=1e-6, abs_tol=1e-9)
+            )
             assert same == value or close, f"{name}: {value!r} became {same!r} on the way through the cube"
     json.dumps(space.json_schema(), allow_nan=False)
 
@@ -109,7 +113,9 @@ def check_target(target: BaseTarget, *, workload: str | None = None, seed: int =
             target.restore(snapshot)  # must be safe to repeat
 
 
-def run_tuner(make: Callable[[Problem], Tuner], target: BaseTarget, *, trials: int, seed: int = 0, **problem: Any) -> list[Trial]:
+def run_tuner(
+    make: Callable[[Problem], Tuner], target: BaseTarget, *, trials: int, seed: int = 0, **problem: Any
+) -> list[Trial]:
     """Drive a tuner on an in-process target without a store; for tests and benchmarks."""
     tuner = make(_problem(target, seed, **problem))
     return _drive(tuner, target, [], trials)
@@ -117,7 +123,16 @@ def run_tuner(make: Callable[[Problem], Tuner], target: BaseTarget, *, trials: i
 
 def _problem(target: BaseTarget, seed: int, **problem: Any) -> Problem:
     objectives = problem.pop("objectives", None) or [target.metrics[0].name]
-    return Problem(space=target.space, metrics=target.metrics, objectives=objectives, seed=seed, **problem)
+    workloads = tuple(target.workloads)
+    return Problem(
+        space=target.space,
+        metrics=target.metrics,
+        objectives=objectives,
+        seed=seed,
+        workload=workloads[0],
+        workloads=workloads,
+        **problem,
+    )
 
 
 def _drive(tuner: Tuner, target: BaseTarget, trials: list[Trial], more: int) -> list[Trial]:
@@ -133,16 +148,31 @@ def _drive(tuner: Tuner, target: BaseTarget, trials: list[Trial], more: int) -> 
             assert target.space.problems(config) == [], f"illegal suggestion: {target.space.problems(config)}"
         found = target.measure(config, workload=workload, seed=0, budget=budget)
         trial = Trial(
-            number=step, config=config, status=found.status, reason=found.reason, why=why, step=step,
-            metrics=found.values, scores=found.values,
-            violations={m.name: m.violation(found.values[m.name]) for m in target.metrics if m.constrained and found.ok},
-        )  # fmt: skip
+            number=step,
+            config=config,
+            status=found.status,
+            reason=found.reason,
+            why=why,
+            step=step,
+            metrics=found.values,
+            scores=found.values,
+            violations={
+                m.name: m.violation(found.values[m.name]) for m in target.metrics if m.constrained and found.ok
+            },
+        )
         trials = [*trials, trial]
         tuner.tell(trial)
     return trials
 
 
-def check_tuner(make: Callable[[Problem], Tuner], *, target: BaseTarget | None = None, trials: int = 12, seed: int = 3, **problem: Any) -> None:
+def check_tuner(
+    make: Callable[[Problem], Tuner],
+    *,
+    target: BaseTarget | None = None,
+    trials: int = 12,
+    seed: int = 3,
+    **problem: Any,
+) -> None:
     """Suggestions are legal, have a reason, survive failures, and depend on seed and history alone.
 
     Args:

@@ -137,6 +137,7 @@ class Problem:
         argument: what follows the colon in ``policy:FILE``.
         facts: facts of the machine and target.
         workload: name of the workload.
+        workloads: names of all workloads of the target, in order.
         trials: planned number of trials, or None.
     """
 
@@ -148,6 +149,7 @@ class Problem:
     argument: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     workload: str = ""
+    workloads: Sequence[str] = ()
     trials: int | None = None
 
     def metric(self, name: str) -> Metric:
@@ -209,9 +211,7 @@ def best_trial(trials: Sequence[Trial], metric: Metric) -> Trial | None:
     """Return the feasible trial with the best score, the earliest among equals."""
     best: Trial | None = None
     for trial in trials:
-        if trial.feasible and (
-            best is None or metric.better(trial.scores[metric.name], best.scores[metric.name])
-        ):
+        if trial.feasible and (best is None or metric.better(trial.scores[metric.name], best.scores[metric.name])):
             best = trial
     return best
 
@@ -226,9 +226,7 @@ def pareto(trials: Sequence[Trial], metrics: Sequence[Metric]) -> list[Trial]:
     return [
         trial
         for trial, mine in feasible
-        if not any(
-            all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for _, other in feasible
-        )
+        if not any(all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for _, other in feasible)
     ]
 
 

@@ -52,7 +52,7 @@ class Verdict:
 
 
 def _compare(
-    session: Session, config: Config, against: Config, what: str
+    session: Session, config: Config, against: Config, what: str, *, brief: bool = False
 ) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
     def run(tried: Config, number: int) -> Any:
         return measure.measure_once(
@@ -60,13 +60,20 @@ def _compare(
         )
 
     level = session.level
+    if brief:
+        level = replace(level, verify_most=level.verify_least)
     if session.target.exact:
         level = replace(level, verify_least=1, verify_most=1)
     seed = session.plan.seed * 1_000_003 + 999_000_000
     compared, runs = protocol.verify(
-        run, config, against, session.objectives, level, seed,
+        run,
+        config,
+        against,
+        session.objectives,
+        level,
+        seed,
         lambda done, of: session.watcher.verifying(session, done, of, what),
-    )  # fmt: skip
+    )
     if session.target.exact:  # one run tells all: the interval is a point
         compared = {
             n: replace(c, low=c.value, high=c.value, improved=c.value > (1 if c.kind == "ratio" else 0))
@@ -80,27 +87,28 @@ def conclude(session: Session) -> Verdict:
     for _ in range(3):
         best = session.best
         if best is None:
-            raise TargetError(
-                "no configuration met the constraints, not even the default; see 'tunewright show'"
-            )
+            raise TargetError("no configuration met the constraints, not even the default; see 'tunewright show'")
         if session.space.key(best.config) == session.space.key(session.space.default):
             verdict = _nothing_better(session, best)
             break
         try:
-            compared, runs = _compare(
-                session, best.config, session.space.default, "the winner against the default"
-            )
+            compared, runs = _compare(session, best.config, session.space.default, "the winner against the default")
         except ConfigError as error:
             failed = replace(best, status="failed", reason=str(error))
             session.replace(failed)
             session.store.retract(session.name, failed)
             continue
         verdict = Verdict(
-            number=best.number, config=best.config, metrics=best.metrics, comparisons=compared,
-            improved=compared[session.objectives[0].name].improved, runs=runs,
+            number=best.number,
+            config=best.config,
+            metrics=best.metrics,
+            comparisons=compared,
+            improved=compared[session.objectives[0].name].improved,
+            runs=runs,
             sentence=sentence(compared[session.objectives[0].name], session.objectives[0]),
-            weaker=_weaker(session, best), pareto=_front(session, best, compared),
-        )  # fmt: skip
+            weaker=_weaker(session, best),
+            pareto=_front(session, best, compared),
+        )
         break
     else:
         raise TargetError("the three best configurations all failed when they were measured again")
@@ -115,8 +123,16 @@ def _nothing_better(session: Session, best: Trial) -> Verdict:
         for o in session.objectives
     }
     text = "No improvement was shown: nothing that was tried beat the default configuration."
-    return Verdict(number=best.number, config=best.config, metrics=best.metrics, comparisons=same, improved=False,
-                   sentence=text, weaker=_weaker(session, best), pareto=_front(session, best, same))  # fmt: skip
+    return Verdict(
+        number=best.number,
+        config=best.config,
+        metrics=best.metrics,
+        comparisons=same,
+        improved=False,
+        sentence=text,
+        weaker=_weaker(session, best),
+        pareto=_front(session, best, same),
+    )
 
 
 def _weaker(session: Session, best: Trial) -> list[dict[str, Any]]:
@@ -125,7 +141,7 @@ def _weaker(session: Session, best: Trial) -> list[dict[str, Any]]:
     found = []
     for option in session.target.weaker(best.config):
         try:
-            compared, _ = _compare(session, option.config, best.config, "what weaker guarantees would give")
+            compared, _ = _compare(session, option.config, best.config, "what weaker guarantees would give", brief=True)
         except ConfigError:
             continue
         first = compared[session.objectives[0].name]
@@ -147,9 +163,7 @@ def _front(session: Session, best: Trial, compared: Mapping[str, Comparison]) ->
         return []
     first = session.objectives[0].name
     front = sorted(pareto(session.decided, session.objectives), key=lambda t: t.scores[first])
-    chosen = {front[round(i)].number for i in np.linspace(0, len(front) - 1, min(len(front), 5))} | {
-        best.number
-    }
+    chosen = {front[round(i)].number for i in np.linspace(0, len(front) - 1, min(len(front), 5))} | {best.number}
     found = []
     for trial in front:
         entry: dict[str, Any] = {
@@ -163,7 +177,11 @@ def _front(session: Session, best: Trial, compared: Mapping[str, Comparison]) ->
         elif trial.number in chosen:
             with suppress(ConfigError):
                 again, _ = _compare(
-                    session, trial.config, session.space.default, "the Pareto set against the default"
+                    session,
+                    trial.config,
+                    session.space.default,
+                    "the Pareto set against the default",
+                    brief=True,
                 )
                 entry["comparisons"] = {n: asdict(c) for n, c in again.items()}
         found.append(entry)
@@ -175,9 +193,7 @@ def sentence(compared: Comparison, metric: Metric) -> str:
     if compared.kind == "ratio":
         interval = f"{compared.value:.2f} times the default's {metric.name} performance"
         if metric.direction == "min":
-            interval = (
-                f"{compared.value:.2f} times better than the default in {metric.name} (lower is better)"
-            )
+            interval = f"{compared.value:.2f} times better than the default in {metric.name} (lower is better)"
         bounds = f"95 % interval {compared.low:.2f} to {compared.high:.2f}, {compared.pairs} fresh pairs"
         inside = compared.low <= 1 <= compared.high
     else:

@@ -60,9 +60,19 @@ class ANNTarget(BaseTarget):
     name = "ann"
     workloads = _WORKLOADS
     metrics = (
-        Metric(name="qps", direction="max", unit="queries/s", doc="batched search on all threads of the configuration"),
+        Metric(
+            name="qps",
+            direction="max",
+            unit="queries/s",
+            doc="batched search on all threads of the configuration",
+        ),
         Metric(name="memory", direction="min", unit="MiB", doc="size of the serialised index"),
-        Metric(name="recall_at_10", direction="max", doc="share of the true ten nearest that are found", at_least=0.95),
+        Metric(
+            name="recall_at_10",
+            direction="max",
+            doc="share of the true ten nearest that are found",
+            at_least=0.95,
+        ),
         Metric(name="build", direction="min", unit="s", doc="time to train and fill the index"),
     )
     manual = "https://github.com/facebookresearch/faiss/wiki/Guidelines-to-choose-an-index"
@@ -107,8 +117,8 @@ class ANNTarget(BaseTarget):
         if workload == "clustered":
             centres = rng.normal(size=(200, self.dimensions))
             points = centres[rng.integers(200, size=size)] + 0.8 * points
-        points = points.astype(np.float32)
-        return points[: self.vectors], points[self.vectors :]
+        single = points.astype(np.float32)
+        return single[: self.vectors], single[self.vectors :]
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Build the index, search all queries repeatedly, and count what was found."""

@@ -26,6 +26,7 @@ from typing import Any
 
 from tunewright.envs.storage import postgres_server as own
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
+
 from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
 from tunewright.facts import machine_facts
 from tunewright.space import Config, Space
@@ -42,9 +43,10 @@ _BENCH = "tunewright_bench"
 _AIM_S = 1.5
 _ANALYTICAL = """\
 SELECT bid, count(*), avg(abalance), max(aid) FROM pgbench_accounts GROUP BY bid;
-SELECT a.bid, count(*) FROM pgbench_accounts a JOIN pgbench_accounts b ON b.aid = a.aid + 1 WHERE a.aid % 7 = 0 GROUP BY a.bid;
-SELECT aid, abalance FROM pgbench_accounts ORDER BY abalance, filler, aid DESC LIMIT 50;
-SELECT count(DISTINCT md5(aid::text)) FROM pgbench_accounts WHERE aid % 5 = 0;
+SELECT a.bid, count(*) FROM pgbench_accounts a\
+  JOIN pgbench_accounts b ON b.aid = a.aid + 1 WHERE a.aid % 50 = 0 GROUP BY a.bid;
+SELECT aid, abalance FROM pgbench_accounts WHERE aid % 4 = 0 ORDER BY abalance, md5(filler), aid DESC LIMIT 50;
+SELECT count(DISTINCT md5(aid::text)) FROM pgbench_accounts WHERE aid % 20 = 0;
 """
 
 
@@ -83,7 +85,12 @@ class PostgresTarget(BaseTarget):
     name = "postgres"
     workloads = _WORKLOADS
     metrics = (
-        Metric(name="tps", direction="max", unit="transactions/s", doc="fixed number of transactions over their time"),
+        Metric(
+            name="tps",
+            direction="max",
+            unit="transactions/s",
+            doc="fixed number of transactions over their time",
+        ),
         Metric(name="latency", direction="min", unit="ms", doc="mean latency of a transaction"),
         Metric(name="durability", direction="max", unit="level", doc="3: commits survive a power cut"),
     )
@@ -96,7 +103,12 @@ class PostgresTarget(BaseTarget):
             rows = [r for r in rows if r["context"] != "postmaster"]
         ram = int(machine_facts()["RAM_BYTES"])
         self.version = version
-        self.facts = {"postgresql": version, "scale": scale, "clients": clients, "server": "foreign" if dsn else "embedded"}
+        self.facts = {
+            "postgresql": version,
+            "scale": scale,
+            "clients": clients,
+            "server": "foreign" if dsn else "embedded",
+        }
         names = {r["name"] for r in rows}
         rules = ["min_wal_size <= max_wal_size"] if {"min_wal_size", "max_wal_size"} <= names else []
         if {"max_parallel_workers", "max_worker_processes"} <= names:
@@ -113,7 +125,10 @@ class PostgresTarget(BaseTarget):
             os.chmod(folder, 0o711)
             cluster = Path(folder) / "cluster"
             own.make_cluster(cluster, {})
-            with own.Server(cluster, {}) as server, psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:
+            with (
+                own.Server(cluster, {}) as server,
+                psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection,
+            ):
                 return str(connection.info.parameter_status("server_version")), read_settings(connection)
 
     @contextmanager
@@ -141,7 +156,12 @@ class PostgresTarget(BaseTarget):
         """Return the same settings with synchronous_commit off."""
         if config.get("synchronous_commit") in (None, "off"):
             return []
-        return [Weaker(config={**config, "synchronous_commit": "off"}, loses="a crash may lose the last transactions (never corrupts)")]
+        return [
+            Weaker(
+                config={**config, "synchronous_commit": "off"},
+                loses="a crash may lose the last transactions (never corrupts)",
+            )
+        ]
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -187,7 +207,11 @@ class PostgresTarget(BaseTarget):
         bench = self._bench_conninfo()
         with self._connect(bench) as connection:
             present = connection.execute("SELECT to_regclass('pgbench_branches')").fetchone()
-            rows = connection.execute("SELECT count(*) FROM pgbench_branches").fetchone()[0] if present and present[0] else 0
+            rows = (
+                connection.execute("SELECT count(*) FROM pgbench_branches").fetchone()[0]
+                if present and present[0]
+                else 0
+            )
         if rows != self.scale:
             _pgbench(bench, ["-i", "-q", "-s", str(self.scale)], limit_s=600)
 
@@ -201,14 +225,29 @@ class PostgresTarget(BaseTarget):
         found = self._run(config, workload, seed, budget.prepared, warm=True)
         return Measurement(values={**found, "durability": _durability(config)})
 
-    def _run(self, config: Config, workload: str, seed: int, prepared: Mapping[str, Any], *, warm: bool) -> dict[str, float]:
+    def _run(
+        self, config: Config, workload: str, seed: int, prepared: Mapping[str, Any], *, warm: bool
+    ) -> dict[str, float]:
         with self._served(config, prepared) as conninfo, tempfile.TemporaryDirectory() as folder:
             script = Path(folder, "analytical.sql")
             script.write_text(_ANALYTICAL, encoding="utf-8")
-            kind = {"tpcb": ["-b", "tpcb-like"], "read-only": ["-b", "select-only"], "analytical": ["-f", str(script)]}[workload]
+            kind = {
+                "tpcb": ["-b", "tpcb-like"],
+                "read-only": ["-b", "select-only"],
+                "analytical": ["-f", str(script)],
+            }[workload]
             many = int(prepared["transactions"])
-            common = [*kind, "-c", str(self.clients), "-j", str(min(self.clients, int(machine_facts()["CPU_COUNT"]))),
-                      "--random-seed", str(seed % 2**31), "-M", "prepared"]  # fmt: skip
+            common = [
+                *kind,
+                "-c",
+                str(self.clients),
+                "-j",
+                str(min(self.clients, int(machine_facts()["CPU_COUNT"]))),
+                "--random-seed",
+                str(seed % 2**31),
+                "-M",
+                "prepared",
+            ]
             if warm:
                 _pgbench(conninfo, [*common, "-n", "-t", str(max(1, many // 4))])
             with self._connect(conninfo) as connection:
@@ -218,7 +257,10 @@ class PostgresTarget(BaseTarget):
         failed = re.search(r"number of failed transactions: (\d+)", text)
         if failed and int(failed[1]):
             raise TargetError(f"pgbench: {failed[1]} transactions failed")
-        tps, latency = re.search(r"^tps = ([0-9.]+)", text, re.M), re.search(r"^latency average = ([0-9.]+) ms", text, re.M)
+        tps, latency = (
+            re.search(r"^tps = ([0-9.]+)", text, re.M),
+            re.search(r"^latency average = ([0-9.]+) ms", text, re.M),
+        )
         if tps is None or latency is None:
             raise TargetError("pgbench printed no result")
         return {"tps": float(tps[1]), "latency": float(latency[1])}
@@ -257,9 +299,13 @@ class PostgresTarget(BaseTarget):
                     if value is None:
                         connection.execute(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
                     else:
-                        connection.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+                        connection.execute(
+                            sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
+                        )
                 except Exception as error:
-                    raise TargetError(f"the server refuses {name} = {value}: {str(error).strip().splitlines()[0]}") from None
+                    raise TargetError(
+                        f"the server refuses {name} = {value}: {str(error).strip().splitlines()[0]}"
+                    ) from None
             connection.execute("SELECT pg_reload_conf()")
             time.sleep(0.1)  # the postmaster handles the signal on its own time
             pending = connection.execute("SELECT name FROM pg_settings WHERE pending_restart").fetchall()
@@ -285,7 +331,8 @@ class PostgresTarget(BaseTarget):
         """What postgresql.auto.conf says now of every tuned setting; None where it says nothing."""
         with self._connect(self.dsn) as connection:
             rows = connection.execute(
-                "SELECT name, setting FROM pg_file_settings WHERE sourcefile LIKE '%%postgresql.auto.conf' AND name = ANY(%s)",
+                "SELECT name, setting FROM pg_file_settings "
+                "WHERE sourcefile LIKE '%%postgresql.auto.conf' AND name = ANY(%s)",
                 (list(NAMES),),
             ).fetchall()
         return {**dict.fromkeys(self.space.params), **dict(rows)}
@@ -316,7 +363,10 @@ class PostgresTarget(BaseTarget):
         if to:
             return PostgresTarget(dsn=to, restart=self.restart).apply(config)
         if not self.dsn:
-            raise ConfigError("say which server: tunewright apply NAME --to 'host=... user=...'; or paste the lines into postgresql.conf")
+            raise ConfigError(
+                "say which server: tunewright apply NAME --to 'host=... user=...'; "
+                "or paste the lines into postgresql.conf"
+            )
         before = self._own_settings()
         self._alter({n: _setting(v) for n, v in self.space.changes(config).items() if n in self.space.params})
         from tunewright.guard import redact
@@ -346,13 +396,26 @@ def _pgbench(conninfo: str, words: list[str], limit_s: float | None = None) -> s
     from psycopg.conninfo import conninfo_to_dict
 
     known = {k: str(v) for k, v in conninfo_to_dict(conninfo).items()}
-    flags = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "password": "PGPASSWORD", "sslmode": "PGSSLMODE"}
+    flags = {
+        "host": "PGHOST",
+        "port": "PGPORT",
+        "user": "PGUSER",
+        "password": "PGPASSWORD",
+        "sslmode": "PGSSLMODE",
+    }
     environment = {**os.environ, **{v: known[k] for k, v in flags.items() if k in known}}
     done = subprocess.run(
         [str(own.binaries() / "pgbench"), *words, known.get("dbname", own.DATABASE)],
-        capture_output=True, text=True, env=environment, timeout=limit_s, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=limit_s,
+        stdin=subprocess.DEVNULL,
+    )
     if done.returncode:
         said = [line for line in done.stderr.strip().splitlines() if "error" in line.lower() or "fatal" in line.lower()]
-        raise TargetError(f"pgbench exited with code {done.returncode}: {(said or done.stderr.strip().splitlines() or [''])[-1][:300]}")
+        raise TargetError(
+            f"pgbench exited with code {done.returncode}: "
+            f"{(said or done.stderr.strip().splitlines() or [''])[-1][:300]}"
+        )
     return done.stdout

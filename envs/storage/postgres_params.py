@@ -25,13 +25,20 @@ NAMES = (
     "checkpoint_flush_after", "random_page_cost", "seq_page_cost", "cpu_tuple_cost", "cpu_index_tuple_cost",
     "cpu_operator_cost", "parallel_tuple_cost", "parallel_setup_cost", "effective_io_concurrency",
     "max_parallel_workers_per_gather", "max_parallel_workers", "max_worker_processes", "min_parallel_table_scan_size",
-    "jit", "jit_above_cost", "enable_partitionwise_aggregate", "enable_hashagg", "enable_memoize", "geqo", "huge_pages",
+    "jit", "jit_above_cost", "enable_partitionwise_aggregate", "enable_hashagg", "enable_memoize", "geqo",
     "io_method", "io_workers", "autovacuum", "track_io_timing", "plan_cache_mode",
 )  # fmt: skip
 RESTART: dict[str, Restart] = {"postmaster": "restart", "sighup": "reload"}
 _MEMORY = {"B": 1, "kB": 2**10, "8kB": 2**13, "MB": 2**20, "GB": 2**30}
 # share of the machine's memory at which the search ends; the rest of the names with a memory unit: 1/16
-_SHARE = {"shared_buffers": 2, "effective_cache_size": 1, "max_wal_size": 2, "min_wal_size": 4, "work_mem": 32, "temp_buffers": 16}
+_SHARE = {
+    "shared_buffers": 2,
+    "effective_cache_size": 1,
+    "max_wal_size": 2,
+    "min_wal_size": 4,
+    "work_mem": 32,
+    "temp_buffers": 16,
+}
 _DECADES = 1e4
 
 
@@ -39,7 +46,17 @@ def read_settings(connection: Any, names: Sequence[str] = NAMES) -> list[dict[st
     """Return the rows of pg_settings as dictionaries of text and lists."""
     cursor = connection.execute(QUERY, (list(names),))
     columns = [c.name for c in cursor.description]
-    return [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+    rows = [dict(zip(columns, row, strict=True)) for row in cursor.fetchall()]
+    segment = connection.execute(
+        "SELECT setting::bigint / 1048576 FROM pg_settings WHERE name = 'wal_segment_size'"
+    ).fetchone()
+    for row in rows:
+        if row["name"] in (
+            "min_wal_size",
+            "max_wal_size",
+        ):  # the server wants at least two segments, says its manual
+            row["min_val"] = str(max(int(row["min_val"]), 2 * int(segment[0])))
+    return rows
 
 
 def parameter(row: Mapping[str, Any], ram_bytes: int) -> Param:

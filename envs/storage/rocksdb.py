@@ -183,7 +183,15 @@ class RocksDBTarget(BaseTarget):
             shutil.rmtree(folder, ignore_errors=True)
 
     def _work(
-        self, rocksdict: Any, db: Any, options: Any, config: Config, workload: str, seed: int, operations: int, folder: Path
+        self,
+        rocksdict: Any,
+        db: Any,
+        options: Any,
+        config: Config,
+        workload: str,
+        seed: int,
+        operations: int,
+        folder: Path,
     ) -> dict[str, Any]:
         rng = random.Random(seed)
         value = rng.randbytes(_VALUE_BYTES // 2).hex().encode()[:_VALUE_BYTES]
@@ -222,14 +230,27 @@ class RocksDBTarget(BaseTarget):
         mib, kib = 2**20, 2**10
         flag = {True: "true", False: "false"}
         style = {"level": "kCompactionStyleLevel", "universal": "kCompactionStyleUniversal"}
-        packing = {"none": "kNoCompression", "snappy": "kSnappyCompression", "lz4": "kLZ4Compression", "zstd": "kZSTD", "zlib": "kZlibCompression"}
+        packing = {
+            "none": "kNoCompression",
+            "snappy": "kSnappyCompression",
+            "lz4": "kLZ4Compression",
+            "zstd": "kZSTD",
+            "zlib": "kZlibCompression",
+        }
         index = {"binary_search": "kBinarySearch", "two_level": "kTwoLevelIndexSearch"}
         block = {"binary_search": "kDataBlockBinarySearch", "binary_and_hash": "kDataBlockBinaryAndHash"}
-        table = {"skiplist": "SkipListFactory", "vector": "VectorRepFactory", "hash_skiplist": "HashSkipListRepFactory"}
+        table = {
+            "skiplist": "SkipListFactory",
+            "vector": "VectorRepFactory",
+            "hash_skiplist": "HashSkipListRepFactory",
+        }
         lines = [
             "[DBOptions]",
             *(f"  {n}={config[n]}" for n in ("max_background_jobs", "max_subcompactions")),
-            *(f"  {n}={flag[config[n]]}" for n in ("enable_pipelined_write", "unordered_write", "allow_concurrent_memtable_write")),
+            *(
+                f"  {n}={flag[config[n]]}"
+                for n in ("enable_pipelined_write", "unordered_write", "allow_concurrent_memtable_write")
+            ),
             f"  use_direct_io_for_flush_and_compaction={flag[config['direct_io_for_flush']]}",
             *(f"  {n}={config[n] * kib}" for n in ("compaction_readahead_size", "bytes_per_sync")),
             '[CFOptions "default"]',
@@ -260,7 +281,11 @@ class RocksDBTarget(BaseTarget):
         return "\n".join(lines)
 
 
-_LEVEL0 = ("level0_file_num_compaction_trigger", "level0_slowdown_writes_trigger", "level0_stop_writes_trigger")
+_LEVEL0 = (
+    "level0_file_num_compaction_trigger",
+    "level0_slowdown_writes_trigger",
+    "level0_stop_writes_trigger",
+)
 
 
 def _durability(config: Config) -> float:
@@ -292,10 +317,21 @@ def _options(rocksdict: Any, config: Config, *, direct_reads: bool) -> Any:
     options.create_if_missing(True)
     options.enable_statistics()
     options.set_use_direct_reads(direct_reads)
-    for name in (*_LEVEL0, "max_write_buffer_number", "min_write_buffer_number_to_merge", "max_background_jobs", "max_subcompactions"):
+    for name in (
+        *_LEVEL0,
+        "max_write_buffer_number",
+        "min_write_buffer_number_to_merge",
+        "max_background_jobs",
+        "max_subcompactions",
+    ):
         set_ = "set_level_zero" + name.removeprefix("level0") if name in _LEVEL0 else f"set_{name}"
         getattr(options, set_)(config[name])
-    for name in ("enable_pipelined_write", "unordered_write", "allow_concurrent_memtable_write", "optimize_filters_for_hits"):
+    for name in (
+        "enable_pipelined_write",
+        "unordered_write",
+        "allow_concurrent_memtable_write",
+        "optimize_filters_for_hits",
+    ):
         getattr(options, f"set_{name}")(config[name])
     for name in ("write_buffer_size", "target_file_size_base"):
         getattr(options, f"set_{name}")(config[name] * mib)
@@ -312,7 +348,9 @@ def _options(rocksdict: Any, config: Config, *, direct_reads: bool) -> Any:
         options.set_memtable_factory(rocksdict.MemtableFactory.vector())
     elif config["memtable"] == "hash_skiplist":
         options.set_prefix_extractor(rocksdict.SliceTransform.create_fixed_prefix(6))
-        options.set_memtable_factory(rocksdict.MemtableFactory.hash_skip_list(bucket_count=100_000, height=4, branching_factor=4))
+        options.set_memtable_factory(
+            rocksdict.MemtableFactory.hash_skip_list(bucket_count=100_000, height=4, branching_factor=4)
+        )
     table = rocksdict.BlockBasedOptions()
     table.set_block_size(config["block_size"] * kib)
     table.set_block_restart_interval(config["block_restart_interval"])
@@ -332,7 +370,10 @@ def _settle(db: Any, most_s: float = 5.0) -> None:
     """Wait until the compactions that the load caused are done."""
     end = time.monotonic() + most_s
     while time.monotonic() < end:
-        busy = [db.property_int_value(f"rocksdb.{p}") or 0 for p in ("num-running-compactions", "compaction-pending", "num-running-flushes")]
+        busy = [
+            db.property_int_value(f"rocksdb.{p}") or 0
+            for p in ("num-running-compactions", "compaction-pending", "num-running-flushes")
+        ]
         if not any(busy):
             return
         time.sleep(0.005)

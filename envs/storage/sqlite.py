@@ -129,7 +129,12 @@ class SQLiteTarget(BaseTarget):
                                 loses="a power cut may lose the last transactions (never corrupts)"))  # fmt: skip
         found.append(Weaker(config={**config, "synchronous": "OFF"}, loses="a power cut may corrupt the database"))
         if config["locking_mode"] == "NORMAL":
-            found.append(Weaker(config={**config, "locking_mode": "EXCLUSIVE"}, loses="no other connection can open the database"))
+            found.append(
+                Weaker(
+                    config={**config, "locking_mode": "EXCLUSIVE"},
+                    loses="no other connection can open the database",
+                )
+            )
         return found
 
     # -- measuring --------------------------------------------------------------------------------
@@ -190,7 +195,9 @@ class SQLiteTarget(BaseTarget):
         os.replace(unfinished, path)  # whole or not at all, also when two runs build it at once
         return path
 
-    def _run(self, config: Config, workload: str, seed: int, folder: Path, operations: int) -> tuple[float, list[float]]:
+    def _run(
+        self, config: Config, workload: str, seed: int, folder: Path, operations: int
+    ) -> tuple[float, list[float]]:
         path = folder / f"run-{os.getpid()}.db"
         try:
             shutil.copyfile(self._template(config, folder), path)
@@ -257,7 +264,10 @@ def durability(config: Mapping[str, Any]) -> float:
 
 def _pragmas(config: Config) -> list[str]:
     found = [f"PRAGMA {n} = {config[n]}" for n in ("page_size", "auto_vacuum", "journal_mode", "synchronous")]
-    found += [f"PRAGMA cache_size = -{config['cache_size']}", f"PRAGMA mmap_size = {config['mmap_size'] * 2**20}"]
+    found += [
+        f"PRAGMA cache_size = -{config['cache_size']}",
+        f"PRAGMA mmap_size = {config['mmap_size'] * 2**20}",
+    ]
     found += [f"PRAGMA {n} = {config[n]}" for n in ("temp_store", "threads") if n in config]
     if "wal_autocheckpoint" in config:
         found.append(f"PRAGMA wal_autocheckpoint = {config['wal_autocheckpoint']}")
@@ -275,7 +285,9 @@ def _open(path: Path, config: Config) -> sqlite3.Connection:
     return db
 
 
-def _transact(share: float, db: sqlite3.Connection, rng: random.Random, rows: int, operations: int, most_s: float) -> list[float]:
+def _transact(
+    share: float, db: sqlite3.Connection, rng: random.Random, rows: int, operations: int, most_s: float
+) -> list[float]:
     """Run short transactions, a share of them writing, for at most the given time."""
     note, clock, latencies = "n" * 80, time.perf_counter, []
     hot = max(rows // 50, 1)
@@ -292,9 +304,15 @@ def _transact(share: float, db: sqlite3.Connection, rng: random.Random, rows: in
             break
         if writes:
             if fraction < 0.9:
-                db.execute("INSERT INTO history (account, delta, at, note) VALUES (?, ?, ?, ?)", (key, fraction, begun, note))
+                db.execute(
+                    "INSERT INTO history (account, delta, at, note) VALUES (?, ?, ?, ?)",
+                    (key, fraction, begun, note),
+                )
             else:
-                db.execute("UPDATE account SET balance = balance + ?, branch = ? WHERE id = ?", (fraction, branch, key))
+                db.execute(
+                    "UPDATE account SET balance = balance + ?, branch = ? WHERE id = ?",
+                    (fraction, branch, key),
+                )
         elif fraction < 0.8:
             db.execute("SELECT * FROM account WHERE id = ?", (key,)).fetchone()
         else:
