@@ -295,7 +295,7 @@ def _metrics(path: Path, entries: list[Any]) -> tuple[tuple[Metric, ...], dict[s
         metrics.append(
             Metric(
                 name=name,
-                direction=table.get("direction", str, needed=True),
+                direction=_direction(table),
                 unit=table.get("unit", str, ""),
                 doc=table.get("doc", str, ""),
                 at_least=table.get("at_least", bound),
@@ -305,6 +305,13 @@ def _metrics(path: Path, entries: list[Any]) -> tuple[tuple[Metric, ...], dict[s
     if not metrics:
         raise ConfigError(f"{path}: at least one [[metric]] is needed")
     return tuple(metrics), rules
+
+
+def _direction(table: _Table) -> Any:
+    direction = table.get("direction", str, needed=True)
+    if direction not in ("min", "max"):
+        raise ConfigError(f"{table.where}: direction must be min or max, not {direction!r}")
+    return direction
 
 
 def _files(path: Path, entries: list[Any]) -> tuple[File, ...]:

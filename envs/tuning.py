@@ -138,7 +138,9 @@ class TuningEnv(gymnasium.Env[Vector, Vector]):
         self.objective = self.metrics[0]
         self.space = guarded(self.target)
         self.action_space: spaces.Space[Any] = spaces.Box(0.0, 1.0, (len(self.space),), dtype=np.float32)
-        self.observation_space: spaces.Space[Any] = observation_space(len(self.space), len(self.metrics), len(self.workloads))
+        self.observation_space: spaces.Space[Any] = observation_space(
+            len(self.space), len(self.metrics), len(self.workloads)
+        )
         self._workdir, self._made = workdir, ""
         self._prepared: dict[tuple[str, int], Mapping[str, Any]] = {}
         self._data_seed = 0

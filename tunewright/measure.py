@@ -97,6 +97,9 @@ def run_isolated(target: BaseTarget, method: str, *, sync: bool = False, **kwarg
                 child.stdin.write(struct.pack("<Q", len(job)) + job)
                 child.stdin.flush()
             status, reason, raw = _wait(child, read_fd, start + budget.seconds, budget.seconds, limit_bytes, seen)
+            if not status:  # it closed its pipe, so it is about to end; its exit code tells how
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(5)
         finally:  # also on Ctrl-C
             os.close(read_fd)
             if child.poll() is None or seen:

@@ -407,10 +407,10 @@ class Session:
                     self._finish(trial, future.result(), time.monotonic() - begun)
         except BaseException:  # Ctrl-C above all
             _stop_runners()
-            for future, (trial, _) in pending.items():
+            for future in pending:
                 future.cancel()
-                if trial in self.all:
-                    self._interrupt(trial)
+            for trial in [t for t in self.all if t.status == "running"]:
+                self._interrupt(trial)
             raise
 
     def _submit(self, trial: Trial, pending: dict[Future[Evaluation], tuple[Trial, float]]) -> None:
@@ -429,11 +429,7 @@ class Session:
         }
         begun = time.monotonic()
         job = cloudpickle.dumps((self.target, self.workload, self.budget(), arguments))
-        try:
-            future = self.executor.submit(_evaluate, job)
-        except BaseException:
-            self._interrupt(trial)
-            raise
+        future = self.executor.submit(_evaluate, job)
         pending[future] = (trial, begun)
 
     def _interrupt(self, trial: Trial) -> None:

@@ -19,7 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ _WORKLOADS = {
     "read-only": "pgbench's point reads by primary key",
     "analytical": "aggregates, joins and sorts over the pgbench tables",
 }
-_OPTIONS = ("scale", "clients", "restart", "dsn")
+_OPTIONS = ("scale", "clients", "restart", "dsn", "parameters")
 _BENCH = "tunewright_bench"
 _AIM_S = 1.5
 _ANALYTICAL = """\
@@ -69,7 +69,8 @@ def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
         if numbers[name] < 1:
             raise ConfigError(f"option {name} must be at least 1, not {numbers[name]}")
     dsn = argument or options.get("dsn") or os.environ.get("TUNEWRIGHT_POSTGRES_DSN", "")
-    return PostgresTarget(dsn=dsn, restart=shlex.split(options.get("restart", "")), **numbers)
+    names = tuple(n.strip() for n in options["parameters"].split(",")) if "parameters" in options else NAMES
+    return PostgresTarget(dsn=dsn, restart=shlex.split(options.get("restart", "")), names=names, **numbers)
 
 
 class PostgresTarget(BaseTarget):
@@ -80,6 +81,7 @@ class PostgresTarget(BaseTarget):
         restart: command that restarts the foreign server; empty to leave restart settings alone.
         scale: pgbench's scale factor, about 15 MB each.
         clients: concurrent connections.
+        names: settings to tune, by their names in pg_settings.
     """
 
     name = "postgres"
@@ -96,12 +98,26 @@ class PostgresTarget(BaseTarget):
     )
     manual = "https://www.postgresql.org/docs/current/runtime-config.html"
 
-    def __init__(self, *, dsn: str = "", restart: list[str] | None = None, scale: int = 5, clients: int = 4) -> None:
-        self.dsn, self.restart, self.scale, self.clients = dsn, restart or [], scale, clients
+    def __init__(
+        self,
+        *,
+        dsn: str = "",
+        restart: list[str] | None = None,
+        scale: int = 5,
+        clients: int = 4,
+        names: Sequence[str] = NAMES,
+    ) -> None:
+        self.dsn, self.restart, self.scale, self.clients, self.names = dsn, restart or [], scale, clients, tuple(names)
         version, rows = self._read_settings()
+        known = {row["name"] for row in rows}
+        for name in self.names if self.names != NAMES else ():  # of our own list a version may lack some
+            if name not in known:
+                raise ConfigError(
+                    f"this server (PostgreSQL {version}) has no setting {name!r}; see its view pg_settings"
+                )
         if dsn and not self.restart:
             rows = [r for r in rows if r["context"] != "postmaster"]
-        ram = int(machine_facts()["RAM_BYTES"])
+        ram, cores = int(machine_facts()["RAM_BYTES"]), int(machine_facts()["CPU_COUNT"])
         self.version = version
         self.facts = {
             "postgresql": version,
@@ -113,14 +129,14 @@ class PostgresTarget(BaseTarget):
         rules = ["min_wal_size <= max_wal_size"] if {"min_wal_size", "max_wal_size"} <= names else []
         if {"max_parallel_workers", "max_worker_processes"} <= names:
             rules.append("max_parallel_workers <= max_worker_processes")
-        self.space = Space([parameter(row, ram) for row in rows], rules)
+        self.space = Space([parameter(row, ram, cores) for row in rows], rules)
 
     def _read_settings(self) -> tuple[str, list[dict[str, Any]]]:
         import psycopg
 
         if self.dsn:
             with self._connect(self.dsn) as connection:
-                return str(connection.info.parameter_status("server_version")), read_settings(connection)
+                return str(connection.info.parameter_status("server_version")), read_settings(connection, self.names)
         with tempfile.TemporaryDirectory(prefix="tw-pg-", dir="/var/tmp") as folder:
             os.chmod(folder, 0o711)
             cluster = Path(folder) / "cluster"
@@ -129,7 +145,7 @@ class PostgresTarget(BaseTarget):
                 own.Server(cluster, {}) as server,
                 psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection,
             ):
-                return str(connection.info.parameter_status("server_version")), read_settings(connection)
+                return str(connection.info.parameter_status("server_version")), read_settings(connection, self.names)
 
     @contextmanager
     def _connect(self, conninfo: str) -> Iterator[Any]:
@@ -333,7 +349,7 @@ class PostgresTarget(BaseTarget):
             rows = connection.execute(
                 "SELECT name, setting FROM pg_file_settings "
                 "WHERE sourcefile LIKE '%%postgresql.auto.conf' AND name = ANY(%s)",
-                (list(NAMES),),
+                (list(self.names),),
             ).fetchall()
         return {**dict.fromkeys(self.space.params), **dict(rows)}
 
@@ -361,7 +377,7 @@ class PostgresTarget(BaseTarget):
     def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
         """Set the configuration on the foreign server for good."""
         if to:
-            return PostgresTarget(dsn=to, restart=self.restart).apply(config)
+            return PostgresTarget(dsn=to, restart=self.restart, names=self.names).apply(config)
         if not self.dsn:
             raise ConfigError(
                 "say which server: tunewright apply NAME --to 'host=... user=...'; "

@@ -2,8 +2,8 @@
 
 Only the choice of names is ours: settings known to matter for performance. Types, units, bounds, defaults and
 restart need are the server's. Two things are added, since ``pg_settings`` knows only what is accepted, not what
-is sensible: memory settings end at a share of the machine's memory, and other ranges of more than four
-decades above the default end there.
+is sensible: memory settings end at a share of the machine's memory, worker counts at eight for each core,
+planner costs a factor of 16 around their default, and other numbers at a thousand times it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,11 @@ QUERY = (
     "FROM pg_settings WHERE name = ANY(%s) ORDER BY name"
 )
 NAMES = (
-    "shared_buffers", "work_mem", "maintenance_work_mem", "temp_buffers", "effective_cache_size", "hash_mem_multiplier",
-    "wal_buffers", "max_wal_size", "min_wal_size", "checkpoint_timeout", "checkpoint_completion_target", "wal_compression",
-    "wal_writer_delay", "wal_init_zero", "wal_recycle", "commit_delay", "commit_siblings", "synchronous_commit", "fsync",
-    "full_page_writes", "bgwriter_delay", "bgwriter_lru_maxpages", "bgwriter_lru_multiplier", "backend_flush_after",
-    "checkpoint_flush_after", "random_page_cost", "seq_page_cost", "cpu_tuple_cost", "cpu_index_tuple_cost",
-    "cpu_operator_cost", "parallel_tuple_cost", "parallel_setup_cost", "effective_io_concurrency",
-    "max_parallel_workers_per_gather", "max_parallel_workers", "max_worker_processes", "min_parallel_table_scan_size",
-    "jit", "jit_above_cost", "enable_partitionwise_aggregate", "enable_hashagg", "enable_memoize", "geqo",
-    "io_method", "io_workers", "autovacuum", "track_io_timing", "plan_cache_mode",
+    "shared_buffers", "work_mem", "hash_mem_multiplier", "effective_cache_size", "wal_buffers", "max_wal_size", "min_wal_size",
+    "checkpoint_timeout", "checkpoint_completion_target", "wal_compression", "wal_sync_method", "wal_writer_delay",
+    "wal_init_zero", "commit_delay", "commit_siblings", "synchronous_commit", "fsync", "full_page_writes",
+    "random_page_cost", "cpu_tuple_cost", "parallel_tuple_cost", "parallel_setup_cost", "effective_io_concurrency",
+    "max_parallel_workers_per_gather", "max_parallel_workers", "max_worker_processes", "jit", "io_method", "autovacuum",
 )  # fmt: skip
 RESTART: dict[str, Restart] = {"postmaster": "restart", "sighup": "reload"}
 _MEMORY = {"B": 1, "kB": 2**10, "8kB": 2**13, "MB": 2**20, "GB": 2**30}
@@ -39,7 +35,7 @@ _SHARE = {
     "work_mem": 32,
     "temp_buffers": 16,
 }
-_DECADES = 1e4
+_WORKERS_PER_CORE, _COST_FACTOR, _OTHER_FACTOR = 8, 16, 1000
 
 
 def read_settings(connection: Any, names: Sequence[str] = NAMES) -> list[dict[str, Any]]:
@@ -59,12 +55,13 @@ def read_settings(connection: Any, names: Sequence[str] = NAMES) -> list[dict[st
     return rows
 
 
-def parameter(row: Mapping[str, Any], ram_bytes: int) -> Param:
+def parameter(row: Mapping[str, Any], ram_bytes: int, cores: int) -> Param:
     """Make a parameter from a row of pg_settings.
 
     Args:
         row: see read_settings.
         ram_bytes: memory of the server's machine.
+        cores: its cores.
     """
     common: dict[str, Any] = {
         "name": row["name"],
@@ -84,8 +81,12 @@ def parameter(row: Mapping[str, Any], ram_bytes: int) -> Param:
     size = _MEMORY.get(row["unit"] or "")
     if size is not None:
         high = min(high, kind(ram_bytes / _SHARE.get(row["name"], 16) / size))
+    elif "worker" in row["name"] and kind is int:
+        high = min(high, _WORKERS_PER_CORE * cores)
+    elif row["name"].endswith("_cost") and default > 0:
+        low, high = max(low, default / _COST_FACTOR), min(high, default * _COST_FACTOR)
     else:
-        high = min(high, kind(max(abs(default), 1) * _DECADES))
+        high = min(high, kind(max(abs(default), 1) * _OTHER_FACTOR))
     high = max(high, default)
     special: dict[float, str] = {}
     if low == -1:
@@ -93,7 +94,7 @@ def parameter(row: Mapping[str, Any], ram_bytes: int) -> Param:
     log = high > 50 * max(low, 1)
     if log and low == 0:
         special = {**special, 0: "zero: off, or no limit"}
-        low = kind(1) if kind is int else kind(min(1.0, abs(default) or 1.0) / _DECADES)
+        low = kind(1) if kind is int else kind(min(1.0, abs(default) or 1.0) / _OTHER_FACTOR)
         if 0 < default < low:
             low = default
     if kind is int:

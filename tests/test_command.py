@@ -1,0 +1,294 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tunewright.envs.command import CommandTarget, fill, open_target
+from tunewright.envs.command_file import read_json_path
+from tunewright.errors import ConfigError, TargetError
+from tunewright.measure import measure_once
+from tunewright.session import Plan, Session
+from tunewright.target import Budget
+from tunewright.testing import check_target
+
+BENCH = """
+import json, sys, pathlib
+n, mode = int(sys.argv[1]), sys.argv[2]
+print("speed:", n * 10, "ops/s")
+print(json.dumps({"results": [{"mem": n}], "mode": mode}))
+"""
+BASE = """
+[target]
+name = "mine"
+command = ["{python}", "bench.py", "{n}", "{mode}"]
+limit = 20
+
+[[parameter]]
+name = "n"
+type = "int"
+low = 1
+high = 10
+default = 2
+
+[[parameter]]
+name = "mode"
+type = "choice"
+choices = ["slow", "quick"]
+default = "slow"
+
+[[metric]]
+name = "speed"
+direction = "max"
+regex = 'speed: ([0-9.]+)'
+
+[[metric]]
+name = "mem"
+direction = "min"
+json = "results.0.mem"
+at_most = 8
+"""
+
+
+@pytest.fixture
+def toml(tmp_path):
+    (tmp_path / "bench.py").write_text(BENCH)
+
+    def write(text=BASE, bench=None, **replace):
+        if bench is not None:
+            (tmp_path / "bench.py").write_text(bench)
+        path = tmp_path / "my.toml"
+        path.write_text(text.replace("{python}", sys.executable))
+        return str(path)
+
+    return write
+
+
+def once(path, tmp_path, **config):
+    target = open_target(path, {})
+    return measure_once(
+        target, target.space.fill(config), workload=next(iter(target.workloads)), seed=1,
+        budget=Budget(workdir=tmp_path, seconds=target.limit_seconds or 20),
+    )  # fmt: skip
+
+
+def test_contract(toml):
+    check_target(open_target(toml(), {}), others=2)
+
+
+def test_metrics_by_regex_and_json(toml, tmp_path):
+    assert once(toml(), tmp_path, n=3).values == {"speed": 30, "mem": 3}
+
+
+def test_starter_file_works_as_it_is(tmp_path, cli):
+    path = tmp_path / "my.toml"
+    cli("init", path)
+    found = json.loads(cli("check", path, "--json").stdout)
+    assert found["noise"]["ratio"] == 0
+    assert found["runs"][0]["values"]["throughput"] > 0
+
+
+def test_tune_finds_the_best_under_the_constraint(toml, store):
+    session = Session.create(Plan(target=toml(), tuner="grid", tuner_options={"points": 10}, trust="fast"), "a", store)
+    session.run(trials=20, verify=False)
+    assert session.best.config["n"] == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('name = "mine"', "name = "), r"my.toml is not valid TOML: .*line 3"),
+        (("limit = 20", "limt = 20"), "no key named 'limt'. Did you mean 'limit'"),
+        (("low = 1", 'low = "RAM_MB +"'), "cannot read the expression"),
+        (("low = 1", "low = 11"), "not a range"),
+        (("default = 2", "default = 22"), "outside 1 to 10"),
+        (("default = 2", 'default = "two"'), "default must be a whole number"),
+        (('type = "int"', 'type = "integer"'), "type must be int, real or choice"),
+        (('default = "slow"', 'default = "medium"'), "not one of"),
+        (('"{n}"', '"{m}"'), "no placeholder named 'm'"),
+        (("regex = 'speed: ([0-9.]+)'", "regex = 'speed: ([0-9.]+'"), "the regex .* is wrong"),
+        (("regex = 'speed: ([0-9.]+)'", "regex = 'speed'"), "needs a group"),
+        (("regex = 'speed: ([0-9.]+)'", ""), "exactly one of regex, json and wall_time"),
+        (('direction = "max"', 'direction = "up"'), "direction must be min or max"),
+        (('["{python}", "bench.py"', '["no-such-program-here"'), "no program 'no-such-program-here'"),
+        (('command = ["{python}", "bench.py", "{n}", "{mode}"]', 'command = "bench {n}"'), "shell = true"),
+        (("limit = 20", "limit = -1"), "above 0"),
+        (("limit = 20", 'cwd = "nowhere"'), "not a directory"),
+        (("limit = 20", 'constraints = ["n > 5"]'), "default configuration is not legal"),
+        (("[[metric]]", "[[metrics]]"), "Did you mean 'metric'"),
+    ],
+)
+def test_every_mistake_in_the_file_is_explained(toml, change, words):
+    with pytest.raises(ConfigError, match=words) as caught:
+        open_target(toml(BASE.replace(*change)), {})
+    assert "my.toml" in str(caught.value)
+
+
+def test_missing_file():
+    with pytest.raises(ConfigError, match="tunewright init"):
+        open_target("nowhere.toml", {})
+
+
+@pytest.mark.parametrize(
+    ("bench", "words"),
+    [
+        ("import sys; print('boom', file=sys.stderr); sys.exit(4)", "exited with code 4; it last said: boom"),
+        ("print('speed: fast')", "nothing in stdout matches"),
+        ("print('speed: 1')", "not JSON"),
+        ("print('speed: 1'); print('{\"results\": []}')", "nothing at 'results.0.mem'"),
+        ('print(\'speed: 1\'); print(\'{"results": [{"mem": "x"}]}\')', "not a number"),
+        ("print('speed: 1'); print('{\"results\": [{\"mem\": NaN}]}')", "not a finite number"),
+        ("import os; os.abort()", "SIGABRT"),
+    ],
+)
+def test_every_way_to_fail_has_a_reason(toml, tmp_path, bench, words):
+    found = once(toml(bench=bench), tmp_path)
+    assert found.status == "failed"
+    assert words in found.reason
+
+
+def test_success_conditions(toml, tmp_path):
+    extra = '\n[success]\nexit_codes = [0, 3]\ncontains = "speed"\nforbids = "WARN"\n'
+    assert once(toml(BASE + extra, bench=BENCH + "\nsys.exit(3)"), tmp_path).ok
+    assert "contains 'WARN'" in once(toml(BASE + extra, bench=BENCH + "\nprint('WARN')"), tmp_path).reason
+
+
+def test_a_hanging_benchmark_is_killed(toml, tmp_path):
+    found = once(toml(BASE.replace("limit = 20", "limit = 1"), bench="import time; time.sleep(60)"), tmp_path)
+    assert found.status == "timed out"
+
+
+def test_no_shell_unless_asked(toml, tmp_path):
+    text = BASE.replace('choices = ["slow", "quick"]', 'choices = ["slow", "; touch owned; $(touch owned)"]')
+    found = once(toml(text), tmp_path, mode="; touch owned; $(touch owned)")
+    assert found.ok
+    assert not (tmp_path / "owned").exists()
+    shell = BASE.replace('["{python}", "bench.py", "{n}", "{mode}"]', '"{python} bench.py {n} {mode} | cat"').replace(
+        "limit = 20", "shell = true"
+    )
+    assert once(toml(shell), tmp_path, n=4).values["speed"] == 40
+
+
+FILES = """
+[[file]]
+path = "server.conf"
+content = '''
+threads = {n}
+cache = { "json": "braces stay" }
+quick = {only_quick}
+'''
+
+[[parameter]]
+name = "only_quick"
+type = "int"
+low = 1
+high = 5
+default = 3
+when = "mode == 'quick'"
+
+[hooks]
+reset = ["sh", "-c", "echo reset >> hooks.log"]
+apply = ["sh", "-c", "echo apply >> hooks.log"]
+rollback = ["sh", "-c", "echo rollback >> hooks.log"]
+"""
+READS = """
+import json
+text = open("server.conf").read()
+n = int(text.split("threads = ")[1].split()[0])
+print("speed:", n * 10); print(json.dumps({"results": [{"mem": n}], "quick": "quick =" in text}))
+"""
+
+
+def test_files_are_written_and_put_back(toml, tmp_path, store):
+    conf = tmp_path / "server.conf"
+    conf.write_text("my own settings\n")
+    conf.chmod(0o640)
+    path = toml(BASE + FILES, bench=READS)
+    session = Session.create(Plan(target=path, tuner="random", trust="fast"), "a", store)
+    session.run(trials=3)
+    assert conf.read_text() == "my own settings\n"
+    assert conf.stat().st_mode & 0o777 == 0o640
+    log = (tmp_path / "hooks.log").read_text().split()
+    assert log[:2] == ["reset", "apply"]
+    assert log[-1] == "rollback"
+
+
+def test_a_file_that_did_not_exist_is_removed(toml, tmp_path, store):
+    session = Session.create(Plan(target=toml(BASE + FILES, bench=READS), tuner="random", trust="fast"), "a", store)
+    session.run(trials=2, verify=False)
+    assert not (tmp_path / "server.conf").exists()
+
+
+def test_inactive_parameters_take_their_lines_with_them(toml, tmp_path):
+    target = open_target(toml(BASE + FILES, bench=READS), {})
+    assert "quick" not in target.render(target.space.default).split("# server.conf")[1]
+    assert "quick = 3" in target.render(target.space.fill({"mode": "quick"}))
+    assert '{ "json": "braces stay" }' in target.render(target.space.default)
+
+
+def test_apply_and_rollback(toml, tmp_path, store, cli):
+    conf = tmp_path / "server.conf"
+    conf.write_text("my own settings\n")
+    path = toml(BASE + FILES, bench=READS)
+    with Session.create(Plan(target=path, tuner="grid", trust="fast"), "a", store) as session:
+        session.run(trials=8)
+    cli("apply", "a", "--store", store.url)
+    assert "threads = 7" in conf.read_text()
+    again = cli("apply", "a", "--store", store.url, code=1)
+    assert "applied already" in again.stderr
+    cli("rollback", "a", "--store", store.url)
+    assert conf.read_text() == "my own settings\n"
+    assert "nothing to roll back" in cli("rollback", "a", "--store", store.url, code=1).stderr
+
+
+def test_a_failing_apply_command_fails_the_trial_and_names_it(toml, tmp_path):
+    text = BASE + FILES.replace("echo apply >> hooks.log", "echo no such service >&2; exit 5")
+    assert "the apply command exited with code 5; it last said: no such service" in once(toml(text), tmp_path).reason
+
+
+def test_the_users_file_is_restored_after_kill_9(toml, tmp_path, store):
+    conf = tmp_path / "server.conf"
+    conf.write_text("my own settings\n")
+    path = toml(BASE + FILES, bench=READS + "\nimport time; time.sleep(0.5)")
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("tunewright")), "tune", path, "--store", store.url, "--name", "a", "-n", "50"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    import time
+
+    end = time.monotonic() + 30
+    while conf.read_text() == "my own settings\n" and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(process.pid, 9)
+    process.wait()
+    time.sleep(0.5)
+    assert conf.read_text() != "my own settings\n"
+    from tunewright.service import rollback_session
+
+    assert "put back" in rollback_session(store, "a", spec=None)["message"]
+    assert conf.read_text() == "my own settings\n"
+
+
+def test_fill():
+    assert fill("{a}{b}", {"a": "1", "b": "2"}) == "12"
+    assert fill("{unknown} {a}", {"a": "1"}) == "{unknown} 1"
+    assert fill("--x={a}", {"a": None}) is None
+
+
+@pytest.mark.parametrize("path", ["results.0.mem", "$.results[0].mem", "results[0].mem"])
+def test_json_paths(path):
+    assert read_json_path("m", path, 'noise\n{"results": [{"mem": 4}]}\n') == 4
+
+
+def test_json_path_without_json():
+    with pytest.raises(TargetError, match="not JSON"):
+        read_json_path("m", "a", "nothing")
+
+
+def test_facts_hold_no_environment(toml):
+    target = open_target(toml(BASE.replace("limit = 20", 'env = { TOKEN = "s3cret" }')), {})
+    assert isinstance(target, CommandTarget)
+    assert "s3cret" not in json.dumps(target.facts)
+    assert Path(target.facts["file"]).name == "my.toml"

@@ -1,0 +1,139 @@
+import math
+
+import numpy as np
+import pytest
+
+from tunewright.errors import ConfigError, UnknownNameError
+from tunewright.protocol import Baseline, compare_pairs, evaluate, median_interval, trust, verify
+from tunewright.target import Measurement, Metric
+
+SPEED = Metric(name="speed", direction="max")
+TIME = Metric(name="time", direction="min")
+
+
+@pytest.mark.parametrize("n", [6, 9, 12, 17])
+def test_interval_covers_the_median_as_often_as_it_says(n):
+    rng = np.random.default_rng(n)
+    hits = 0
+    for _ in range(2000):  # a skewed law whose median is known
+        _, low, high = median_interval(rng.exponential(size=n))
+        hits += low <= math.log(2) <= high
+    assert hits / 2000 >= 0.94
+
+
+def test_interval_matches_the_binomial_table():
+    # Conover, table of the quantile test: n = 12 gives the 3rd and 10th, n = 17 the 5th and 13th value
+    assert median_interval(range(1, 13))[1:] == (3, 10)
+    assert median_interval(range(1, 18))[1:] == (5, 13)
+
+
+def test_too_few_values_have_no_interval():
+    assert median_interval([1, 2, 3, 4, 5]) == (3, -math.inf, math.inf)
+
+
+def test_ratio_above_one_is_better_in_both_directions():
+    assert compare_pairs(SPEED, [(20, 10)] * 6).value == pytest.approx(2)
+    assert compare_pairs(TIME, [(10, 20)] * 6).value == pytest.approx(2)
+    assert compare_pairs(TIME, [(20, 10)] * 6).improved is False
+
+
+def test_values_of_zero_are_compared_by_difference():
+    found = compare_pairs(Metric(name="loss", direction="min"), [(-1.0, 0.0)] * 6)
+    assert (found.kind, found.value, found.improved) == ("difference", 1.0, True)
+
+
+class Bench:
+    """Runs with known speeds; counts them."""
+
+    def __init__(self, speeds, noise=0.0, seed=0):
+        self.speeds, self.noise, self.rng, self.runs = speeds, noise, np.random.default_rng(seed), []
+
+    def __call__(self, config, seed):
+        self.runs.append((config["name"], seed))
+        speed = self.speeds[config["name"]]
+        if speed is None:
+            return Measurement(status="failed", reason="it broke")
+        return Measurement(values={"speed": speed * math.exp(self.rng.normal(0, self.noise))}, seconds=1.0)
+
+
+def trial(bench, name, level="normal", best=0.0, noise=0.02):
+    baseline = None if name == "default" else Baseline(values={"speed": 100.0}, noise=noise, best=best)
+    return evaluate(
+        bench, {"name": name}, {"name": "default"}, [SPEED], SPEED, trust(level), baseline, seed=5, exact=False
+    )
+
+
+def test_pairs_share_a_seed_and_alternate_in_order():
+    bench = Bench({"default": 100, "good": 150})
+    found = trial(bench, "good")
+    assert bench.runs == [("good", 5), ("default", 5), ("default", 6), ("good", 6), ("good", 7), ("default", 7)]
+    assert found.ratio == pytest.approx(1.5)
+
+
+def test_a_clearly_worse_candidate_gets_one_run_and_no_default():
+    bench = Bench({"default": 100, "bad": 30})
+    assert trial(bench, "bad").ratio == pytest.approx(0.3)
+    assert bench.runs == [("bad", 5)]
+
+
+def test_a_slightly_worse_candidate_is_dropped_after_one_pair():
+    bench = Bench({"default": 100, "meh": 90})
+    trial(bench, "meh")
+    assert len(bench.runs) == 2
+
+
+def test_strict_spends_more_than_normal_than_fast():
+    counts = []
+    for level in ("fast", "normal", "strict"):
+        bench = Bench({"default": 100, "good": 150})
+        trial(bench, "good", level)
+        counts.append(len(bench.runs))
+    assert counts == [1, 6, 14]
+
+
+def test_scores_are_corrected_for_drift():
+    class Drifting(Bench):
+        def __call__(self, config, seed):
+            found = super().__call__(config, seed)
+            return Measurement(values={"speed": found.values["speed"] * 0.5})  # the machine became slow
+
+    found = trial(Drifting({"default": 100, "good": 150}), "good", best=-1.0)
+    assert found.metrics["speed"] == pytest.approx(75)
+    assert found.scores["speed"] == pytest.approx(150)
+
+
+def test_a_failing_candidate_is_not_repeated():
+    bench = Bench({"default": 100, "broken": None})
+    found = trial(bench, "broken")
+    assert (found.status, found.reason, len(bench.runs)) == ("failed", "it broke", 1)
+
+
+def test_verification_alternates_and_stops_once_narrow():
+    bench = Bench({"default": 100, "good": 150}, noise=0.001)
+    compared, runs = verify(bench, {"name": "good"}, {"name": "default"}, [SPEED], trust("normal"), 9)
+    assert len(runs) == 12
+    assert [r["of"] for r in runs[:4]] == ["candidate", "default", "default", "candidate"]
+    assert compared["speed"].improved
+    noisy = Bench({"default": 100, "good": 101}, noise=0.2)
+    compared, runs = verify(noisy, {"name": "good"}, {"name": "default"}, [SPEED], trust("normal"), 9)
+    assert len(runs) == 24
+    assert not compared["speed"].improved
+
+
+def test_no_gain_is_claimed_more_often_than_the_interval_allows():
+    false = 0
+    for seed in range(300):
+        bench = Bench({"default": 100, "same": 100}, noise=0.1, seed=seed)
+        compared, _ = verify(bench, {"name": "same"}, {"name": "default"}, [SPEED], trust("normal"), seed)
+        false += compared["speed"].improved
+    assert false / 300 <= 0.05  # one-sided share of a 95 % interval is 2.5 %
+
+
+def test_a_failure_during_verification_says_which():
+    with pytest.raises(ConfigError, match="candidate failed .* it broke"):
+        verify(Bench({"default": 1, "x": None}), {"name": "x"}, {"name": "default"}, [SPEED], trust("fast"), 0)
+
+
+def test_unknown_trust():
+    with pytest.raises(UnknownNameError, match="Did you mean 'strict'"):
+        trust("strct")
