@@ -296,13 +296,13 @@ class TableTarget(BaseTarget):
             if found is None:
                 return Measurement(status="failed", reason="this configuration was not measured")
             value = found
+        metric = self.metrics[0]
+        if self.censored_at is not None and not metric.better(value, self.censored_at):
+            return Measurement(status="timed out", reason=f"the source cut it off at {self.censored_at:g}")
         if self.noise:
             mixed = hashlib.blake2b(self.space.key(config).encode(), digest_size=4).digest()
             rng = np.random.default_rng([seed, int.from_bytes(mixed, "little")])
             value *= math.exp(rng.normal(0, self.noise))
-        metric = self.metrics[0]
-        if self.censored_at is not None and not metric.better(value, self.censored_at):
-            return Measurement(status="timed out", reason=f"the source cut it off at {self.censored_at:g}")
         return Measurement(values={metric.name: value})
 
 

@@ -86,3 +86,28 @@ class Guarded(BaseTarget):
                 "safety": float(config["mode"] == "safe"),
             }
         )
+
+
+class Logged(BaseTarget):
+    """Changes a file of the user's, and writes down every measurement outside the store."""
+
+    name = "logged"
+    metrics = (Metric(name="speed", direction="max"),)
+
+    def __init__(self, folder):
+        self.conf, self.log, self.saved = folder / "server.conf", folder / "measured.log", folder / "saved"
+        self.space = Space([Int(name="n", low=1, high=100_000, default=1)])
+
+    def snapshot(self, workdir):
+        self.saved.write_text(self.conf.read_text())
+        return {"saved": str(self.saved)}
+
+    def restore(self, snapshot):
+        self.conf.write_text(self.saved.read_text())
+
+    def measure(self, config, *, workload, seed, budget):
+        self.conf.write_text(f"n = {config['n']}\n")
+        with self.log.open("a") as file:
+            file.write(f"{config['n']}\n")
+        time.sleep(0.01)
+        return Measurement(values={"speed": float(config["n"])})

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tunewright.envs.command import CommandTarget, fill, open_target
 from tunewright.envs.command_file import read_json_path
+
 from tunewright.errors import ConfigError, TargetError
 from tunewright.measure import measure_once
 from tunewright.session import Plan, Session

@@ -1,4 +1,6 @@
 import pytest
+from tunewright.tuners.basic import GridTuner, RandomTuner
+from tunewright.tuners.optuna import CMAESTuner, GPTuner, NSGA2Tuner, TPETuner
 
 from tunewright.errors import ConfigError, MissingExtraError, TunerError, UnknownNameError
 from tunewright.plugins import TUNERS, installed, make_tuner
@@ -6,8 +8,6 @@ from tunewright.space import Choice, Int, Real, Space
 from tunewright.target import BaseTarget, Measurement, Metric
 from tunewright.testing import Sphere, check_tuner, run_tuner
 from tunewright.tuner import Problem
-from tunewright.tuners.basic import GridTuner, RandomTuner
-from tunewright.tuners.optuna import CMAESTuner, GPTuner, NSGA2Tuner, TPETuner
 
 LEARNERS = [TPETuner, CMAESTuner, NSGA2Tuner, pytest.param(GPTuner, marks=pytest.mark.slow)]
 

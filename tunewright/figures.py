@@ -18,8 +18,8 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 40
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
     """Return about ``count`` round numbers between low and high.
 
-    >>> ticks(0.0, 10.0)
-    [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    >>> ticks(0.0, 1.0)
+    [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]
     """
     if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
         return [low]

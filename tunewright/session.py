@@ -25,7 +25,7 @@ from tunewright.space import Config, Space
 from tunewright.store import Store, home
 from tunewright.target import BaseTarget, Budget, Metric, with_requirements
 from tunewright.tuner import MAX_ASKS, History, Problem, Refusal, Suggestion, Trial, best_trial, untried
-from tunewright.verdict import Verdict, conclude
+from tunewright.verdict import SEEDS, Verdict, conclude
 
 _DEFAULT_TRIES = 3  # how often the default may be cut off by a dying session before we give up
 _LIMIT_FLOOR_S, _LIMIT_FACTOR = 20.0, 5.0  # a candidate may take this many times the default's run time
@@ -424,7 +424,7 @@ class Session:
             "objective": self.objectives[0],
             "level": self.level,
             "baseline": self._baseline(),
-            "seed": self.plan.seed * 1_000_003 + 1000 * trial.step,
+            "seed": self.plan.seed * SEEDS + 1000 * trial.step,
             "exact": self.target.exact,
         }
         begun = time.monotonic()

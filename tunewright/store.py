@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunewright.errors import ConfigError, SpaceError, StoreError, unknown
+from tunewright.errors import ConfigError, SpaceError, StoreError, TunewrightError, missing_extra, unknown
 from tunewright.guard import finite, redact
 from tunewright.space import Choice, Int, Param, Space, Value
 from tunewright.tuner import Trial
@@ -109,7 +110,12 @@ class Store:
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         if not self.url.startswith("sqlite:///"):
-            return optuna.storages.RDBStorage(self.url)
+            scheme, _, rest = self.url.partition("://")
+            if scheme in ("postgresql", "postgres"):  # one driver for everything
+                if find_spec("psycopg") is None:
+                    raise missing_extra("psycopg", "cluster", "a store on PostgreSQL")
+                scheme = "postgresql+psycopg"
+            return optuna.storages.RDBStorage(f"{scheme}://{rest}")
         path = Path(self.url.removeprefix("sqlite:///"))
         if not path.parent.is_dir():
             raise StoreError(f"the store {path} cannot be made: the directory {path.parent} does not exist")
@@ -136,7 +142,7 @@ class Store:
     def _errors(self) -> Iterator[None]:
         try:
             yield
-        except StoreError:
+        except TunewrightError:
             raise
         except Exception as error:
             module = type(error).__module__.split(".")[0]

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from tunewright.session import Session
 
 
+SEEDS = 1_000_003  # seeds of runs: sessions lie this far apart, trials 1000, the verification beyond them all
+VERIFICATION = 999_000_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
     """What a session has shown.
@@ -64,7 +68,7 @@ def _compare(
         level = replace(level, verify_most=level.verify_least)
     if session.target.exact:
         level = replace(level, verify_least=1, verify_most=1)
-    seed = session.plan.seed * 1_000_003 + 999_000_000
+    seed = session.plan.seed * SEEDS + VERIFICATION
     compared, runs = protocol.verify(
         run,
         config,
@@ -74,11 +78,7 @@ def _compare(
         seed,
         lambda done, of: session.watcher.verifying(session, done, of, what),
     )
-    if session.target.exact:  # one run tells all: the interval is a point
-        compared = {
-            n: replace(c, low=c.value, high=c.value, improved=c.value > (1 if c.kind == "ratio" else 0))
-            for n, c in compared.items()
-        }
+    compared = {name: _point(session, c) for name, c in compared.items()}
     return compared, runs
 
 
@@ -136,25 +136,42 @@ def _nothing_better(session: Session, best: Trial) -> Verdict:
 
 
 def _weaker(session: Session, best: Trial) -> list[dict[str, Any]]:
+    """Measure the winner and its variants with weaker guarantees in turn; for information only."""
     if session.plan.allow or len(session.objectives) > 1:
         return []
-    found = []
-    for option in session.target.weaker(best.config):
-        try:
-            compared, _ = _compare(session, option.config, best.config, "what weaker guarantees would give", brief=True)
-        except ConfigError:
-            continue
-        first = compared[session.objectives[0].name]
-        found.append(
-            {
-                "config": option.config,
-                "loses": option.loses,
-                "ratio": first.value,
-                "low": first.low,
-                "high": first.high,
-            }
-        )
-    return found
+    options, objective = session.target.weaker(best.config), session.objectives[0]
+    rounds = 1 if session.target.exact else session.level.verify_least
+    values: dict[int, list[float]] = {i: [] for i in range(-1, len(options))}  # -1 is the winner
+    for number in range(rounds if options else 0):
+        session.watcher.verifying(session, number, rounds, "what weaker guarantees would give")
+        for i in list(values):
+            found = measure.measure_once(
+                session.target,
+                best.config if i < 0 else options[i].config,
+                workload=session.workload,
+                seed=session.plan.seed * SEEDS + VERIFICATION + number,
+                budget=session.budget(),
+            )
+            if found.ok:
+                values[i].append(found.values[objective.name])
+            elif i < 0:
+                return []
+            else:
+                del values[i]
+    told = []
+    for i in [i for i in values if i >= 0]:
+        compared = _point(session, protocol.compare_pairs(objective, list(zip(values[i], values[-1], strict=True))))
+        entry = {"config": options[i].config, "loses": options[i].loses}
+        told.append({**entry, "ratio": compared.value, "low": compared.low, "high": compared.high})
+    return told
+
+
+def _point(session: Session, compared: Comparison) -> Comparison:
+    """For exact targets one run tells all: the interval is a point."""
+    if not session.target.exact:
+        return compared
+    better = compared.value > (1 if compared.kind == "ratio" else 0)
+    return replace(compared, low=compared.value, high=compared.value, improved=better)
 
 
 def _front(session: Session, best: Trial, compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:

@@ -125,9 +125,9 @@ class PostgresTarget(BaseTarget):
             "clients": clients,
             "server": "foreign" if dsn else "embedded",
         }
-        names = {r["name"] for r in rows}
-        rules = ["min_wal_size <= max_wal_size"] if {"min_wal_size", "max_wal_size"} <= names else []
-        if {"max_parallel_workers", "max_worker_processes"} <= names:
+        present = {r["name"] for r in rows}
+        rules = ["min_wal_size <= max_wal_size"] if {"min_wal_size", "max_wal_size"} <= present else []
+        if {"max_parallel_workers", "max_worker_processes"} <= present:
             rules.append("max_parallel_workers <= max_worker_processes")
         self.space = Space([parameter(row, ram, cores) for row in rows], rules)
 

@@ -91,7 +91,7 @@ def parameter(row: Mapping[str, Any], ram_bytes: int, cores: int) -> Param:
     special: dict[float, str] = {}
     if low == -1:
         special, low = {-1: "the server decides"}, kind(0)
-    log = high > 50 * max(low, 1)
+    log = high > 50 * (low if low > 0 else 1)
     if log and low == 0:
         special = {**special, 0: "zero: off, or no limit"}
         low = kind(1) if kind is int else kind(min(1.0, abs(default) or 1.0) / _OTHER_FACTOR)

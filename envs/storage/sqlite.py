@@ -32,7 +32,7 @@ from tunewright.space import Choice, Config, Int, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker
 
 _ROWS = 40_000
-_AIM_S = 1.0  # run time of the default after calibration
+_AIM_S = 0.8  # run time of the default after calibration
 _WORKLOADS = {
     "write-heavy": "one-statement transactions: 90 % append to an indexed table, 10 % update an indexed row",
     "read-heavy": "95 % point and short range reads, 5 % such writes",

@@ -1,0 +1,28 @@
+"""What the benchmarks share: where the tables go, and how they look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from tunewright.facts import machine_facts, versions
+
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table."""
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def publish(name: str, title: str, command: str, body: str) -> None:
+    """Print a result and write it to docs/results."""
+    facts, used = machine_facts(), versions()
+    machine = f"{facts['processor']}, {facts['CPU_COUNT']} cores, {facts['RAM_MB'] // 1024} GiB, {facts['system']} {facts['kernel']}"
+    stamp = f"{datetime.now(UTC):%Y-%m-%d}, {machine}; " + ", ".join(f"{k} {v}" for k, v in used.items())
+    text = f"# {title}\n\nPrinted by `{command}`.\n\n{body}\n\n{stamp}\n"
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(text, encoding="utf-8")
+    print(text)

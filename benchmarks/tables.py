@@ -1,0 +1,110 @@
+"""Trials to within 5 % of the best on measured tables: python benchmarks/tables.py [--seeds 20] [--data DIR].
+
+The default configuration first; the threshold is best + 5 % of (median - best), as a share of the table's own
+spread. Every learner is shown with Optuna's own start-up trials and with few: ten random trials are a waste in
+a budget of thirty.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+from common import publish, table
+from tunewright.envs.tables import open_target
+
+from tunewright.errors import TunerError
+from tunewright.plugins import make_tuner
+from tunewright.target import Budget
+from tunewright.tuner import History, Problem, Trial, untried
+
+TABLES = {
+    "LLVM": ("moot_LLVM", {}),
+    "PostgreSQL": ("moot_PostgreSQL", {}),
+    "Storm": ("moot_storm_wc-6d-c1-obj1", {"direction": "max"}),
+}
+TUNERS = {
+    "random": ("random", {}), "TPE, 10 start-up": ("tpe", {"startup": 10}), "TPE, 3 start-up": ("tpe", {}),
+    "GP, 10 start-up": ("gp", {"startup": 10}), "GP, 2 start-up": ("gp", {}), "CMA-ES": ("cmaes", {}), "NSGA-II": ("nsga2", {}),
+}  # fmt: skip
+TRIALS = 30
+
+
+def trials_to_goal(target, tuner_name, options, seed, goal) -> int | None:
+    """Number of measured configurations until one is at least as good as the goal, or None."""
+    metric = target.metrics[0]
+    problem = Problem(
+        space=target.space,
+        metrics=target.metrics,
+        objectives=[metric.name],
+        seed=seed,
+        options=options,
+        workload="replay",
+        workloads=("replay",),
+    )
+    _, tuner = make_tuner(tuner_name, problem)
+    trials: list[Trial] = []
+    tried: set[str] = set()
+    for step in range(TRIALS):
+        refused: list = []
+        config = target.space.default
+        while step:
+            config = tuner.ask(History(trials=tuple(trials), step=step, refused=tuple(refused))).config
+            if target.space.key(config) not in tried:
+                break
+            refused.append(None)
+            if len(refused) >= getattr(tuner, "asks", 12):
+                try:
+                    config = untried(target.space, tried, config, np.random.default_rng([seed, step]))
+                except TunerError:
+                    return None
+                break
+        tried.add(target.space.key(config))
+        found = target.measure(config, workload="replay", seed=0, budget=Budget(workdir=Path(".")))
+        trial = Trial(
+            number=step,
+            config=config,
+            status=found.status,
+            step=step,
+            attempt=len(refused),
+            metrics=found.values,
+            scores=found.values,
+        )
+        trials.append(trial)
+        tuner.tell(trial)
+        value = found.values[metric.name]
+        if value == goal or metric.better(value, goal):
+            return step + 1
+    return None
+
+
+def quartiles(found: list[int | None]) -> str:
+    ordered = sorted(TRIALS + 1 if v is None else v for v in found)
+    picked = [ordered[int(q * (len(ordered) - 1) + 0.5)] for q in (0.25, 0.5, 0.75)]
+    return " / ".join(f">{TRIALS}" if v > TRIALS else str(v) for v in picked)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--data", type=Path, default=Path(os.environ.get("TUNEWRIGHT_DATA", "../shared/data")))
+    given = parser.parse_args()
+    targets = {n: open_target(str(given.data / "tables" / f"{f}.csv.gz"), o) for n, (f, o) in TABLES.items()}
+    rows = []
+    for label, (name, options) in TUNERS.items():
+        row = [label]
+        for target in targets.values():
+            goal = target.facts["best"] + 0.05 * (target.facts["median"] - target.facts["best"])
+            row.append(quartiles([trials_to_goal(target, name, options, seed, goal) for seed in range(given.seeds)]))
+        print(*row, sep=" | ", flush=True)
+        rows.append(row)
+    body = f"Quartiles over {given.seeds} seeds, budget {TRIALS} trials, default first.\n\n" + table(
+        ["tuner", *targets], rows
+    )
+    publish("tables", "Trials to within 5 % of the best on measured tables", "python benchmarks/tables.py", body)
+
+
+if __name__ == "__main__":
+    main()

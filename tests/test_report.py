@@ -1,0 +1,106 @@
+import re
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from targets import Guarded
+
+from tunewright.errors import ConfigError
+from tunewright.export import export
+from tunewright.figures import ticks
+from tunewright.report import importance, render_report, write_report
+from tunewright.session import Plan, Session
+from tunewright.target import Measurement
+from tunewright.testing import Sphere
+
+EVIL = '<script>alert("x")</script><img src=x onerror=alert(1)>'
+
+
+def page(store, target=None, name="a", trials=12, **plan):
+    session = Session.create(
+        Plan(target="test", tuner="tpe", **plan), name, store, target=target or Sphere(fail_above=0.95)
+    )
+    session.run(trials=trials)
+    return render_report(export(store, name))
+
+
+def test_it_has_every_part(store):
+    text = page(store)
+    for part in (
+        "History",
+        "Which parameters mattered",
+        "Parallel coordinates",
+        "Noise",
+        "All trials",
+        "Repeat it",
+        "What changes",
+        "Improved:",
+    ):
+        assert part in text
+    assert text.count("<svg") == 4
+
+
+def test_figures_are_well_formed_and_hold_every_trial(store):
+    text = page(store, target=Sphere(noise=0.05))
+    figures = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]
+    assert len(figures[0].findall("circle")) == 12
+    assert len(figures[2].findall("polyline")) == 12
+
+
+def test_everything_is_escaped(store):
+    class Evil(Guarded):
+        def measure(self, config, **how):
+            if config["n"] == 2:
+                return Measurement(status="failed", reason=EVIL)
+            return super().measure(config, **how)
+
+        def render(self, config):
+            return EVIL
+
+        workloads = {EVIL: "evil"}
+
+    text = page(store, target=Evil(), trials=5)
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_it_is_self_contained_and_runs_nothing(store):
+    text = page(store)
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+    assert "<script" not in text
+    assert "default-src 'none'" in text
+
+
+def test_sessions_without_verdict_or_gain_have_a_report(store):
+    session = Session.create(Plan(target="t", tuner="random"), "a", store, target=Sphere())
+    session.run(trials=2, verify=False)
+    assert "has no verdict yet" in render_report(export(store, "a"))
+    assert "No improvement was shown" in page(store, Sphere(optimum=0.9), "b", 3)
+
+
+def test_pareto_and_weaker_sections(store):
+    assert "what weaker guarantees would give" in page(store, Guarded(), trials=5)
+    assert "Pareto set" in page(store, Guarded(), "b", 5, objectives=("speed", "safety"), allow=("safety",))
+
+
+def test_importance_finds_the_parameter_that_matters(store):
+    class One(Sphere):
+        def measure(self, config, **how):
+            return Measurement(values={"loss": 1 + config["x1"] ** 2})
+
+    page(store, One(), trials=40)
+    assert importance(export(store, "a"))[0][0] == "x1"
+
+
+def test_a_directory_that_does_not_exist(store, tmp_path):
+    page(store, trials=2)
+    with pytest.raises(ConfigError, match="cannot write"):
+        write_report(export(store, "a"), tmp_path / "no" / "a.html")
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (-3, 1e9), (1e-9, 2e-9), (5, 5)])
+def test_ticks_are_few_and_inside(low, high):
+    found = ticks(low, high)
+    assert 1 <= len(found) <= 12
+    assert all(low - 1e-12 <= t <= high * (1 + 1e-12) + 1e-12 for t in found)

@@ -1,0 +1,174 @@
+import sqlite3
+
+import pytest
+from tunewright.envs.storage.sqlite import SQLiteTarget, durability, open_target
+
+from tunewright.errors import ConfigError, UnknownNameError
+from tunewright.guard import guarded
+from tunewright.measure import measure_once
+from tunewright.protocol import compare_pairs
+from tunewright.session import Plan, Session
+from tunewright.target import Budget
+from tunewright.testing import check_target
+
+SMALL = SQLiteTarget(rows=2000)
+
+
+@pytest.mark.parametrize("workload", list(SMALL.workloads))
+def test_contract(workload):
+    check_target(SMALL, workload=workload)
+
+
+@pytest.mark.parametrize(
+    ("journal", "synchronous", "level"),
+    [("DELETE", "FULL", 3), ("WAL", "FULL", 3), ("WAL", "EXTRA", 3), ("WAL", "NORMAL", 2), ("DELETE", "NORMAL", 1), ("WAL", "OFF", 1), ("OFF", "FULL", 0), ("MEMORY", "EXTRA", 0)],
+)  # fmt: skip
+def test_durability_levels(journal, synchronous, level):
+    assert durability({"journal_mode": journal, "synchronous": synchronous}) == level
+
+
+def test_nothing_weaker_than_the_default_is_ever_proposed():
+    import numpy as np
+
+    space, rng = guarded(SMALL), np.random.default_rng(0)
+    modes = set()
+    for _ in range(300):
+        config = space.decode(rng.random(len(space)))
+        assert durability(config) == 3
+        assert config["locking_mode"] == "NORMAL"
+        modes.add(config["journal_mode"])
+    assert modes == {"DELETE", "TRUNCATE", "PERSIST", "WAL"}
+
+
+def test_settings_really_arrive(tmp_path):
+    config = SMALL.space.fill(
+        {"journal_mode": "WAL", "page_size": 8192, "auto_vacuum": "FULL", "cache_size": 5000, "mmap_size": 3}
+    )
+    path = tmp_path / "x.db"
+    path.touch()
+    from tunewright.envs.storage.sqlite import _open
+
+    db = _open(path, config)
+    found = {
+        n: db.execute(f"PRAGMA {n}").fetchone()[0]
+        for n in ("journal_mode", "page_size", "cache_size", "mmap_size", "synchronous", "wal_autocheckpoint")
+    }
+    db.close()
+    assert found == {
+        "journal_mode": "wal",
+        "page_size": 8192,
+        "cache_size": -5000,
+        "mmap_size": 3 * 2**20,
+        "synchronous": 2,
+        "wal_autocheckpoint": 1000,
+    }
+
+
+def test_work_is_fixed_by_the_preparation(tmp_path):
+    budget = Budget(workdir=tmp_path)
+    first = SMALL.prepare(workload="mixed", seed=1, budget=budget)
+    again = SMALL.prepare(workload="mixed", seed=1, budget=Budget(workdir=tmp_path, prepared=first))
+    assert again == first
+
+
+def test_nothing_is_left_on_disk_but_templates(tmp_path):
+    prepared = SMALL.prepare(workload="mixed", seed=1, budget=Budget(workdir=tmp_path))
+    measure_once(
+        SMALL, SMALL.space.default, workload="mixed", seed=1, budget=Budget(workdir=tmp_path, prepared=prepared)
+    )
+    assert all(p.name.startswith("template-") for p in tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_wal_is_several_times_faster_at_equal_durability(tmp_path):
+    target = SQLiteTarget()
+    prepared = target.prepare(workload="write-heavy", seed=1, budget=Budget(workdir=tmp_path))
+    budget = Budget(workdir=tmp_path, prepared=prepared)
+    pairs = []
+    for seed in range(6):
+        values = [
+            measure_once(target, target.space.fill(c), workload="write-heavy", seed=seed, budget=budget).values[
+                "throughput"
+            ]
+            for c in ({"journal_mode": "WAL"}, {})
+        ]
+        pairs.append(tuple(values))
+    assert compare_pairs(target.metrics[0], pairs).low > 2.0
+
+
+@pytest.mark.slow
+def test_the_main_job(store):
+    session = Session.create(
+        Plan(target="sqlite", workload="write-heavy", tuner="tpe", seed=1, options={"rows": "5000"}), "a", store
+    )
+    verdict = session.run(trials=12)
+    assert verdict.improved
+    assert verdict.comparisons["throughput"].low > 1.5
+    assert durability(verdict.config) == 3
+    assert {w["loses"] for w in verdict.weaker} >= {"no other connection can open the database"}
+
+
+def test_a_full_disk_is_a_failure_with_its_reason(tmp_path):
+    import resource
+
+    class Cramped(SQLiteTarget):
+        def measure(self, config, **how):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+            import signal
+
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            return super().measure(config, **how)
+
+    found = measure_once(
+        Cramped(rows=2000),
+        SMALL.space.default,
+        workload="mixed",
+        seed=1,
+        budget=Budget(workdir=tmp_path, prepared={"operations": 50}),
+    )
+    assert found.status == "failed"
+    assert "too large" in found.reason or "full" in found.reason or "disk" in found.reason
+
+
+def test_render_is_what_sqlite_reads():
+    config = SMALL.space.fill({"journal_mode": "WAL", "wal_autocheckpoint": 500})
+    db = sqlite3.connect(":memory:")
+    db.executescript(SMALL.render(config))
+    db.close()
+
+
+def test_apply_and_rollback_on_a_real_file(tmp_path):
+    path = tmp_path / "app.db"
+    with sqlite3.connect(path) as db:
+        db.execute("CREATE TABLE t (x)")
+        db.executemany("INSERT INTO t VALUES (?)", [(i,) for i in range(1000)])
+    db.close()
+    config = SMALL.space.fill({"journal_mode": "WAL", "page_size": 1024, "auto_vacuum": "INCREMENTAL"})
+    undo = SMALL.apply(config, str(path))
+
+    def state():
+        db = sqlite3.connect(path)
+        found = [db.execute(f"PRAGMA {n}").fetchone()[0] for n in ("journal_mode", "page_size", "auto_vacuum")]
+        rows = db.execute("SELECT count(*), sum(x) FROM t").fetchone()
+        db.close()
+        return found, rows
+
+    assert state() == (["wal", 1024, 2], (1000, 499500))
+    SMALL.rollback(undo)
+    assert state() == (["delete", 4096, 0], (1000, 499500))
+
+
+def test_wrong_input(tmp_path):
+    with pytest.raises(ConfigError, match="--to FILE.db"):
+        SMALL.apply(SMALL.space.default)
+    with pytest.raises(ConfigError, match="no database file"):
+        SMALL.apply(SMALL.space.default, str(tmp_path / "none.db"))
+    (tmp_path / "junk.db").write_bytes(b"junk" * 1000)
+    with pytest.raises(ConfigError, match="not a database"):
+        SMALL.apply(SMALL.space.default, str(tmp_path / "junk.db"))
+    with pytest.raises(ConfigError, match="takes no argument"):
+        open_target("x", {})
+    with pytest.raises(UnknownNameError, match="Did you mean 'rows'"):
+        open_target("", {"row": "5"})
+    with pytest.raises(ConfigError, match="at least 100"):
+        open_target("", {"rows": "5"})
