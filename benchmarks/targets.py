@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -14,14 +15,12 @@ STARTER = "my.toml"
 RUNS = {
     "sqlite write-heavy": ["sqlite", "-w", "write-heavy", "-t", "tpe", "-n", "25"],
     "sqlite read-heavy": ["sqlite", "-w", "read-heavy", "-t", "tpe", "-n", "20"],
-    "sqlite mixed": ["sqlite", "-w", "mixed", "-t", "tpe", "-n", "20"],
     "sqlite analytical": ["sqlite", "-w", "analytical", "-t", "tpe", "-n", "20"],
     "rocksdb a": ["rocksdb", "-w", "a", "-t", "tpe", "-n", "25"],
-    "rocksdb c": ["rocksdb", "-w", "c", "-t", "tpe", "-n", "25"],
     "postgres tpcb": ["postgres", "-w", "tpcb", "-t", "tpe", "-n", "25"],
-    "postgres read-only": ["postgres", "-w", "read-only", "-t", "tpe", "-n", "20"],
     "postgres analytical": ["postgres", "-w", "analytical", "-t", "tpe", "-n", "20"],
     "ann clustered": ["ann", "-w", "clustered", "-t", "tpe", "-n", "30"],
+    "table LLVM (replayed)": ["table:../shared/data/tables/moot_LLVM.csv.gz", "-t", "tpe", "-n", "30"],
     "command (starter file)": [STARTER, "-t", "tpe", "-n", "20"],
 }
 
@@ -34,6 +33,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder:
         subprocess.run([tunewright, "init", STARTER], cwd=folder, check=True, stdout=subprocess.DEVNULL)
         for name, words in RUNS.items():
+            if words[0].startswith("table:"):
+                file = (
+                    Path(os.environ.get("TUNEWRIGHT_DATA", "../shared/data")).resolve() / "tables" / Path(words[0]).name
+                )
+                if not file.exists():
+                    continue
+                words = [f"table:{file}", *words[1:]]
             if sys.argv[1:] and not any(name.startswith(wanted) for wanted in sys.argv[1:]):
                 continue
             done = subprocess.run(

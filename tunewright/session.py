@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -95,9 +95,9 @@ class _Inline(Executor):
         return future
 
 
-def _evaluate(job: bytes) -> Evaluation:
-    """Evaluate one trial; runs on any executor's worker."""
-    target, workload, budget, arguments = cloudpickle.loads(job)
+def _evaluate(job: Any) -> Evaluation:
+    """Evaluate one trial; runs on any executor's worker, in another process from pickled bytes."""
+    target, workload, budget, arguments = cloudpickle.loads(job) if isinstance(job, bytes) else job
 
     def run(config: Config, seed: int) -> Any:
         return measure.measure_once(target, config, workload=workload, seed=seed, budget=budget)
@@ -159,6 +159,7 @@ class Session:
         )
         self.tuner_spec, self.tuner = make_tuner(plan.tuner, self.problem)
         self.all: list[Trial] = []
+        self._keys: dict[int, str] = {}  # of trials by number: one step must not cost the whole history again
         self.prepared: dict[str, Any] = {}
         self.started = time.monotonic()
 
@@ -428,7 +429,9 @@ class Session:
             "exact": self.target.exact,
         }
         begun = time.monotonic()
-        job = cloudpickle.dumps((self.target, self.workload, self.budget(), arguments))
+        job: Any = (self.target, self.workload, self.budget(), arguments)
+        if not isinstance(self.executor, (_Inline, ThreadPoolExecutor)):
+            job = cloudpickle.dumps(job)
         future = self.executor.submit(_evaluate, job)
         pending[future] = (trial, begun)
 
@@ -479,7 +482,7 @@ class Session:
                 why="the default configuration, the yardstick",
                 step=0,
             )
-        tried = {self.space.key(t.config): t for t in [*decided, *running]}
+        tried = {self._key(t): t for t in [*decided, *running]}
         repeats = self.plan.repeats or getattr(self.tuner, "repeats", False)
         refused: list[Refusal] = []
         suggestion: Suggestion | None = None
@@ -515,6 +518,11 @@ class Session:
         config = untried(self.space, set(tried), near.config, rng)
         why = f"{self.tuner_spec} proposed nothing new in {len(refused)} attempts; an untried neighbour instead"
         return Trial(number=-1, config=config, status="running", why=why, step=step, attempt=len(refused))
+
+    def _key(self, trial: Trial) -> str:
+        if trial.number not in self._keys:
+            self._keys[trial.number] = self.space.key(trial.config)
+        return self._keys[trial.number]
 
     def _reject(self, suggestion: Suggestion, reason: str, step: int, attempt: int) -> None:
         trial = Trial(
