@@ -11,7 +11,8 @@ from pathlib import Path
 
 from common import publish, table
 
-from tunewright.session import Plan, Session
+from tunewright.plan import Plan
+from tunewright.session import Session
 from tunewright.store import Store
 from tunewright.testing import Sphere
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from targets import Logged
 
 from tunewright.errors import UnknownNameError
-from tunewright.session import Plan, Session
+from tunewright.plan import Plan
+from tunewright.session import Session
 from tunewright.store import Store
 
 

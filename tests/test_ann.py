@@ -7,7 +7,8 @@ from tunewright.envs.storage.ann import ANNTarget, open_target
 
 from tunewright.errors import ConfigError
 from tunewright.measure import measure_once
-from tunewright.session import Plan, Session
+from tunewright.plan import Plan
+from tunewright.session import Session
 from tunewright.target import Budget
 from tunewright.testing import check_target
 

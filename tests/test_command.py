@@ -10,7 +10,8 @@ from tunewright.envs.command_file import read_json_path
 
 from tunewright.errors import ConfigError, TargetError
 from tunewright.measure import measure_once
-from tunewright.session import Plan, Session
+from tunewright.plan import Plan
+from tunewright.session import Session
 from tunewright.target import Budget
 from tunewright.testing import check_target
 
@@ -292,3 +293,10 @@ def test_facts_hold_no_environment(toml):
     assert isinstance(target, CommandTarget)
     assert "s3cret" not in json.dumps(target.facts)
     assert Path(target.facts["file"]).name == "my.toml"
+
+
+def test_the_program_gets_the_users_environment_and_no_input(toml, tmp_path):
+    bench = "import os, sys, json\nassert 'PYTHONPATH' not in os.environ or os.environ['PYTHONPATH'] == OUTER\nassert sys.stdin.read() == ''\n"
+    outer = f"OUTER = {os.environ.get('PYTHONPATH')!r}\n"
+    found = once(toml(bench=outer + bench + BENCH), tmp_path)
+    assert found.ok, found.reason

@@ -117,7 +117,8 @@ def test_an_agent_learns_and_then_tunes_a_session(tmp_path, store, cli):
     from tunewright.agents.policy import evaluate, train
     from tunewright.agents.policy import load as load_policy
 
-    from tunewright.session import Plan, Session
+    from tunewright.plan import Plan
+    from tunewright.session import Session
 
     def make_env():
         return make(Sphere(2), budget=5)

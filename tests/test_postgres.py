@@ -16,7 +16,8 @@ from tunewright.envs.storage.postgres import PostgresTarget, open_target
 
 from tunewright.errors import ConfigError, StoreError, TargetError
 from tunewright.measure import measure_once
-from tunewright.session import Plan, Session
+from tunewright.plan import Plan
+from tunewright.session import Session
 from tunewright.store import Store
 from tunewright.target import Budget
 from tunewright.testing import check_target

@@ -7,8 +7,9 @@ from targets import Guarded
 from tunewright.errors import ConfigError
 from tunewright.export import export
 from tunewright.figures import ticks
+from tunewright.plan import Plan
 from tunewright.report import importance, render_report, write_report
-from tunewright.session import Plan, Session
+from tunewright.session import Session
 from tunewright.target import Measurement
 from tunewright.testing import Sphere
 

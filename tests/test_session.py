@@ -1,11 +1,13 @@
 import math
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 
 import pytest
 from targets import Guarded, Misbehaving
 
 from tunewright.errors import ConfigError, TargetError, UnknownNameError
-from tunewright.session import Plan, Session, Watcher
+from tunewright.plan import Plan, Watcher
+from tunewright.session import Session
 from tunewright.space import Choice, Int, Space
 from tunewright.store import Store
 from tunewright.target import BaseTarget, Measurement, Metric
@@ -268,6 +270,28 @@ def test_a_real_measurement_goes_through_any_executor(store):
     assert status["eat"] == "killed"
     assert status["well"] == "ok"
     assert status["segfault"] == "failed"
+
+
+class Deadly(Sphere):
+    """Takes the worker down with it on its third configuration."""
+
+    def measure(self, config, **how):
+        import os
+
+        if config["x0"] != 0.9:
+            os._exit(7)
+        return super().measure(config, **how)
+
+
+def test_a_lost_worker_fails_the_trial_and_the_session_resumes(store):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        session = Session.create(Plan(target="t", tuner="random"), "a", store, target=Deadly(), executor=pool)
+        with pytest.raises(TargetError, match="takes no more work"):
+            session.run(trials=5, verify=False)
+    assert [t.status for t in store.trials("a")] == ["ok", "failed", "interrupted"]
+    assert "its worker was lost" in store.trials("a")[1].reason
+    Session.resume("a", store, target=Sphere()).run(trials=2, verify=False)
+    assert sum(t.ok for t in store.trials("a")) == 3
 
 
 @pytest.mark.slow

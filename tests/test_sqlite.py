@@ -6,8 +6,9 @@ from tunewright.envs.storage.sqlite import SQLiteTarget, durability, open_target
 from tunewright.errors import ConfigError, UnknownNameError
 from tunewright.guard import guarded
 from tunewright.measure import measure_once
+from tunewright.plan import Plan
 from tunewright.protocol import compare_pairs
-from tunewright.session import Plan, Session
+from tunewright.session import Session
 from tunewright.target import Budget
 from tunewright.testing import check_target
 

@@ -12,7 +12,8 @@ from targets import Guarded
 from tunewright.errors import ConfigError, StoreError, UnknownNameError
 from tunewright.export import export
 from tunewright.guard import redact
-from tunewright.session import Plan, Session
+from tunewright.plan import Plan
+from tunewright.session import Session
 from tunewright.store import Store
 from tunewright.testing import Sphere
 

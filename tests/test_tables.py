@@ -9,7 +9,8 @@ from tunewright.tuners.optuna import TPETuner
 
 from tunewright.errors import ConfigError, UnknownNameError
 from tunewright.measure import measure_once
-from tunewright.session import Plan, Session
+from tunewright.plan import Plan
+from tunewright.session import Session
 from tunewright.target import Budget
 from tunewright.testing import check_target, check_tuner
 

@@ -6,8 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tunewright.plan import Plan
     from tunewright.plugins import open_target
-    from tunewright.session import Plan, Session
+    from tunewright.session import Session
     from tunewright.space import Choice, Constraint, Int, Real, Space
     from tunewright.store import Store
     from tunewright.target import BaseTarget, Budget, Measurement, Metric, Target
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 _HOME = {
     "open_target": "plugins",
-    **dict.fromkeys(("Plan", "Session"), "session"),
+    "Plan": "plan",
+    "Session": "session",
     **dict.fromkeys(("Choice", "Constraint", "Int", "Real", "Space"), "space"),
     "Store": "store",
     **dict.fromkeys(("BaseTarget", "Budget", "Measurement", "Metric", "Target"), "target"),

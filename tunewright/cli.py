@@ -128,8 +128,9 @@ def tune(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Tune a target: measure its default, try configurations, verify the best one on fresh runs."""
+    from tunewright.plan import Plan
     from tunewright.plugins import parse_options
-    from tunewright.session import Plan, Session
+    from tunewright.session import Session
 
     options = parse_options(option)
     objectives = tuple(objective or ())

@@ -87,14 +87,14 @@ def run_isolated(target: BaseTarget, method: str, *, sync: bool = False, **kwarg
             stderr=output,
             pass_fds=(write_fd,),
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         )
         os.close(write_fd)
         seen: dict[int, psutil.Process] = {}
         try:
             assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                child.stdin.write(struct.pack("<Q", len(job)) + job)
+                for message in (json.dumps(sys.path).encode(), job):
+                    child.stdin.write(struct.pack("<Q", len(message)) + message)
                 child.stdin.flush()
             status, reason, raw = _wait(child, read_fd, start + budget.seconds, budget.seconds, limit_bytes, seen)
             if not status:  # it closed its pipe, so it is about to end; its exit code tells how

@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from tunewright.session import Session, Watcher
+from tunewright.plan import Watcher
+from tunewright.session import Session
 from tunewright.space import Value
 from tunewright.tuner import Trial
 

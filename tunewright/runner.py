@@ -30,6 +30,11 @@ def _read_exactly(count: int) -> bytes:
     return data
 
 
+def _message() -> bytes:
+    (length,) = struct.unpack("<Q", _read_exactly(8))
+    return _read_exactly(length)
+
+
 def kill_descendants() -> int:
     """Kill everything this process started, whatever group it moved to; return how many were left."""
     import psutil
@@ -47,8 +52,8 @@ def kill_descendants() -> int:
     return killed
 
 
-def _die_with_parent() -> None:
-    while os.read(0, 4096):
+def _die_with_parent(lifeline: int) -> None:
+    while os.read(lifeline, 4096):
         pass
     kill_descendants()
     os.killpg(0, signal.SIGKILL)
@@ -86,9 +91,13 @@ def _call(job: bytes) -> dict[str, Any]:
 def main() -> None:
     """Run the job and write its outcome as JSON to the file descriptor given as first argument."""
     _become_leader()
-    (length,) = struct.unpack("<Q", _read_exactly(8))
-    job = _read_exactly(length)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    # the parent's module path comes first: the job may need modules that only the parent was told about
+    sys.path[:] = json.loads(_message())
+    job = _message()
+    lifeline = os.dup(0)
+    with open(os.devnull, "rb") as nothing:  # the benchmark must not read from, or hold on to, the lifeline
+        os.dup2(nothing.fileno(), 0)
+    threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     outcome = _call(job)
     outcome["left"] = kill_descendants()
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:

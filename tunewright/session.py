@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ import cloudpickle
 import numpy as np
 
 from tunewright import measure, protocol
-from tunewright.errors import ConfigError, TargetError, TunerError, unknown
+from tunewright.errors import ConfigError, TargetError, TunerError, TunewrightError, unknown
 from tunewright.facts import machine_facts, versions
 from tunewright.guard import guarded
+from tunewright.plan import Plan, Watcher
 from tunewright.plugins import make_tuner, open_target, split_spec
 from tunewright.protocol import Baseline, Evaluation
 from tunewright.space import Config, Space
@@ -29,61 +30,6 @@ from tunewright.verdict import SEEDS, Verdict, conclude
 
 _DEFAULT_TRIES = 3  # how often the default may be cut off by a dying session before we give up
 _LIMIT_FLOOR_S, _LIMIT_FACTOR = 20.0, 5.0  # a candidate may take this many times the default's run time
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Everything that defines a session; stored with it.
-
-    Attributes:
-        target: target spec, such as ``sqlite`` or ``table:FILE``.
-        workload: name of the workload; empty for the target's first.
-        tuner: tuner spec, such as ``tpe``; ``auto`` for the best installed.
-        objectives: metrics to optimise; empty for the target's first.
-        seed: fixes data, suggestions and the order of runs.
-        trust: ``fast``, ``normal`` or ``strict``.
-        require: constraints on metrics, such as ``recall>=0.9``.
-        allow: guarantees that may become weaker than the default's.
-        never: expressions that no configuration may satisfy.
-        options: target options.
-        tuner_options: tuner options.
-        limit_s: hard limit of one run; None derives it.
-        memory_mb: hard limit of memory; None for three quarters of the machine's.
-        repeats: measure a configuration again when the tuner proposes it again.
-        workdir: directory for the target's files; empty for one under the data directory.
-    """
-
-    target: str
-    workload: str = ""
-    tuner: str = "auto"
-    objectives: tuple[str, ...] = ()
-    seed: int = 0
-    trust: str = "normal"
-    require: tuple[str, ...] = ()
-    allow: tuple[str, ...] = ()
-    never: tuple[str, ...] = ()
-    options: Mapping[str, str] = field(default_factory=dict)
-    tuner_options: Mapping[str, Any] = field(default_factory=dict)
-    limit_s: float | None = None
-    memory_mb: float | None = None
-    repeats: bool = False
-    workdir: str = ""
-
-
-class Watcher:
-    """What a session tells while it runs; does nothing by itself."""
-
-    def preparing(self, session: Session) -> None:
-        """The target's data are being built."""
-
-    def began(self, session: Session, trial: Trial) -> None:
-        """A trial is about to be measured."""
-
-    def ended(self, session: Session, trial: Trial) -> None:
-        """A trial was decided, rejected or interrupted."""
-
-    def verifying(self, session: Session, done: int, of: int, what: str) -> None:
-        """The winner is being measured against the default."""
 
 
 class _Inline(Executor):
@@ -317,8 +263,9 @@ class Session:
         if trials is None and minutes is None:
             raise ConfigError("say how long to tune: a number of trials or of minutes")
         with self.store.lock(self.name):
-            self.store.update(self.name, status="running")
+            self.started = time.monotonic()
             self._recover()
+            self.store.update(self.name, status="running")
             snapshot = self._protect()
             status = "interrupted"
             try:
@@ -350,8 +297,10 @@ class Session:
         for i, trial in enumerate(self.all):
             if trial.status == "running":
                 reason = "the session ended while this was being measured"
-                # the default has to work: that it was cut off is not held against it at once
-                status: Any = "interrupted" if trial.step == 0 else "failed"
+                # an orderly stop is not the configuration's fault; and the default has to work, so that it
+                # was cut off is not held against it at once
+                orderly = record.get("status") != "running"
+                status: Any = "interrupted" if orderly or trial.step == 0 else "failed"
                 self.all[i] = replace(trial, status=status, reason=reason)
                 self.store.finish(self.name, self.all[i], self.problem.objectives)
         cut = sum(t.step == 0 and t.status == "interrupted" and t.reason.startswith("the session") for t in self.all)
@@ -405,7 +354,7 @@ class Session:
                     return
                 for future in wait(pending, return_when=FIRST_COMPLETED).done:
                     trial, begun = pending.pop(future)
-                    self._finish(trial, future.result(), time.monotonic() - begun)
+                    self._finish(trial, _outcome(future), time.monotonic() - begun)
         except BaseException:  # Ctrl-C above all
             _stop_runners()
             for future in pending:
@@ -432,7 +381,12 @@ class Session:
         job: Any = (self.target, self.workload, self.budget(), arguments)
         if not isinstance(self.executor, (_Inline, ThreadPoolExecutor)):
             job = cloudpickle.dumps(job)
-        future = self.executor.submit(_evaluate, job)
+        try:
+            future = self.executor.submit(_evaluate, job)
+        except RuntimeError as error:  # a broken or closed pool
+            raise TargetError(
+                f"the executor takes no more work ({error}); resume the session with a new one"
+            ) from error
         pending[future] = (trial, begun)
 
     def _interrupt(self, trial: Trial) -> None:
@@ -548,6 +502,16 @@ class Session:
             return now is None and before is None
         a, b = now.scores[metric.name], before.scores[metric.name]
         return not metric.better(a, b) or abs(a - b) <= margin * abs(b)
+
+
+def _outcome(future: Future[Evaluation]) -> Evaluation:
+    """Return the evaluation; a worker that was lost with it makes the trial a failed one."""
+    try:
+        return future.result()
+    except TunewrightError:
+        raise
+    except Exception as error:
+        return Evaluation(status="failed", reason=f"its worker was lost: {type(error).__name__}: {error}")
 
 
 def located(spec: str, record: Mapping[str, Any]) -> str:
