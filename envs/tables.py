@@ -36,7 +36,16 @@ from tunewright.errors import ConfigError, missing_extra, unknown
 from tunewright.space import Choice, Config, Constraint, Cube, Int, Param, Real, Space, Value
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
 
-_OPTIONS = ("objective", "direction", "unit", "ignore", "censored_at", "noise", "mode", "default")
+_OPTIONS = {
+    "objective": "column to optimise (the last one)",
+    "direction": "min or max (a trailing - or + in the objective's header)",
+    "unit": "unit of the objective",
+    "ignore": "columns that are no parameters, separated by commas",
+    "censored_at": "values at or beyond it were cut off and count as timed out",
+    "noise": "standard deviation of the log of a measurement, added to replayed values",
+    "mode": "grid, pool or surrogate",
+    "default": "the default row, as NAME=VALUE,NAME=VALUE (the most repeated row, else the first)",
+}
 _LOG_SPAN = 50.0  # numeric columns that span more than this factor are searched on a log scale
 _MAX_ROWS = 2_000_000
 
@@ -176,6 +185,7 @@ class TableTarget(BaseTarget):
     name = "table"
     isolated = False
     parallel_safe = True
+    options = _OPTIONS
     workloads: Mapping[str, str] = {"replay": "values measured elsewhere, looked up"}
 
     def __init__(self, path: Path, header: list[str], rows: list[list[str]], options: Mapping[str, Any]) -> None:

@@ -181,6 +181,51 @@ def test_tuned_settings_can_be_chosen():
         open_target("", {"parameters": "wrok_mem"})
 
 
+@pytest.fixture
+def restartable(tmp_path):
+    """A foreign server under a service manager of sorts: a command that restarts it."""
+    folder = Path("/var/tmp") / f"tunewright-test-{os.getpid()}-{time.monotonic_ns()}"
+    folder.mkdir()
+    os.chmod(folder, 0o711)
+    cluster = folder / "cluster"
+    own.make_cluster(
+        cluster, {"unix_socket_directories": "/tmp", "listen_addresses": "", "port": str(20000 + os.getpid() % 20000)}
+    )
+    script = tmp_path / "service.py"
+    script.write_text(
+        "import subprocess, sys\nfrom tunewright.envs.storage import postgres_server as own\n"
+        f"words = [own.binaries() / 'pg_ctl', '-D', {str(cluster)!r}, '-w', '-t', '20', '-l', {str(cluster / 'log')!r}, sys.argv[1], *sys.argv[2:]]\n"
+        "sys.exit(subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd='/', **own._as_user()).returncode)\n"
+    )
+    subprocess.run([sys.executable, str(script), "start"], check=True)
+    yield (
+        f"host=/tmp port={20000 + os.getpid() % 20000} user=postgres dbname=postgres",
+        f"{sys.executable} {script} restart",
+    )
+    subprocess.run([sys.executable, str(script), "stop", "-m", "immediate"])
+    shutil.rmtree(folder)
+
+
+def test_settings_that_need_a_restart_get_one_and_are_taken_back(restartable):
+    dsn, restart = restartable
+    target = open_target(dsn, {"restart": restart, "parameters": "shared_buffers,work_mem", "scale": "1"})
+
+    def now():
+        with psycopg.connect(dsn) as connection:
+            return connection.execute(
+                "SELECT current_setting('shared_buffers'), current_setting('work_mem')"
+            ).fetchone()
+
+    before, snapshot = now(), target.snapshot(Path("/tmp"))
+    target._alter({"shared_buffers": "4096", "work_mem": "8192"})
+    assert now() == ("32MB", "8MB")
+    with pytest.raises(TargetError, match="brought back with its former ones"):
+        target._alter({"shared_buffers": "999999999"})
+    assert now() == ("32MB", "8MB"), "a server that will not start must not stay down"
+    target.restore(snapshot)
+    assert now() == before
+
+
 def test_a_store_on_postgresql(server):
     url = f"postgresql://postgres@/postgres?host={server.socket}"
     from tunewright.testing import Sphere

@@ -96,6 +96,7 @@ def target_document(target: BaseTarget) -> dict[str, Any]:
         "guarantees": target.guarantees(space.default),
         "parallel_safe": target.parallel_safe,
         "exact": target.exact,
+        "options": dict(target.options),
         "facts": dict(target.facts),
         "manual": target.manual,
         "json_schema": space.json_schema(),
@@ -142,6 +143,12 @@ def show_target(out: Console, target: BaseTarget) -> None:
     out.print(table)
     for words in document["constraints"]:
         out.print(Text(f"must hold: {words}"))
+    if document["options"]:
+        out.print(Text("\nOptions (--option NAME=VALUE)", style="dim"))
+        table = _table("option", "what it sets")
+        for name, text in document["options"].items():
+            table.add_row(Text(name, style="bold"), Text(text))
+        out.print(table)
 
 
 def show_session(out: Console, document: dict[str, Any]) -> None:

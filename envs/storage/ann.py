@@ -27,6 +27,7 @@ _WORKLOADS = {
 }
 _SIZES = {"vectors": 20_000, "dimensions": 64, "queries": 1000}
 _K, _REPEAT_S = 10, 0.5
+_OPTIONS = {name: f"number of {name} ({number})" for name, number in _SIZES.items()}
 
 
 def open_target(argument: str, options: Mapping[str, str]) -> ANNTarget:
@@ -59,6 +60,7 @@ class ANNTarget(BaseTarget):
 
     name = "ann"
     workloads = _WORKLOADS
+    options = _OPTIONS
     metrics = (
         Metric(
             name="qps",

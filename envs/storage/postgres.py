@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tunewright.envs.storage import postgres_server as own
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
@@ -38,7 +38,13 @@ _WORKLOADS = {
     "read-only": "pgbench's point reads by primary key",
     "analytical": "aggregates, joins and sorts over the pgbench tables",
 }
-_OPTIONS = ("scale", "clients", "restart", "dsn", "parameters")
+_OPTIONS = {
+    "scale": "pgbench's scale factor, about 15 MB each (5)",
+    "clients": "concurrent connections (4)",
+    "dsn": "connection string of a foreign server, as after postgres:",
+    "restart": "command that restarts the foreign server; without it restart settings are left alone",
+    "parameters": "settings to tune, separated by commas, by their names in pg_settings",
+}
 _BENCH = "tunewright_bench"
 _AIM_S = 1.5
 _ANALYTICAL = """\
@@ -86,6 +92,7 @@ class PostgresTarget(BaseTarget):
 
     name = "postgres"
     workloads = _WORKLOADS
+    options = _OPTIONS
     metrics = (
         Metric(
             name="tps",
@@ -310,6 +317,7 @@ class PostgresTarget(BaseTarget):
         from psycopg import sql
 
         with self._connect(self.dsn) as connection:
+            saved = _auto_conf(connection) if self.restart else None
             for name, value in settings.items():
                 try:
                     if value is None:
@@ -326,7 +334,23 @@ class PostgresTarget(BaseTarget):
             time.sleep(0.1)  # the postmaster handles the signal on its own time
             pending = connection.execute("SELECT name FROM pg_settings WHERE pending_restart").fetchall()
         if pending and self.restart:
-            self._restart()
+            try:
+                self._restart()
+            except TargetError as error:
+                self._rescue(saved, error)
+
+    def _rescue(self, saved: tuple[Path, str] | None, error: TargetError) -> NoReturn:
+        """Bring a server back that does not start under new settings, with the file it last started from."""
+        if saved is None or not os.access(saved[0], os.W_OK):
+            raise TargetError(
+                f"the server did not come back under these settings ({error}), and its postgresql.auto.conf cannot be "
+                "written from here: put the file right by hand, start the server, then run 'tunewright rollback'"
+            )
+        saved[0].write_text(saved[1], encoding="utf-8")
+        self._restart()
+        raise TargetError(
+            f"the server did not start under these settings and was brought back with its former ones: {error}"
+        )
 
     def _restart(self) -> None:
         done = subprocess.run(self.restart, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
@@ -394,6 +418,18 @@ class PostgresTarget(BaseTarget):
         if not self.dsn:
             raise ConfigError("say which server: tunewright rollback NAME --target 'postgres:host=... user=...'")
         self._alter(undo["settings"])
+
+
+def _auto_conf(connection: Any) -> tuple[Path, str] | None:
+    """Return path and text of postgresql.auto.conf; None where the role may not read it."""
+    import psycopg
+
+    query = "SELECT current_setting('data_directory'), pg_read_file('postgresql.auto.conf')"
+    try:
+        folder, text = connection.execute(query).fetchone()
+    except psycopg.Error:
+        return None
+    return Path(folder) / "postgresql.auto.conf", text
 
 
 def _setting(value: Any) -> str:

@@ -39,6 +39,7 @@ _WORKLOADS = {
 _ROWS, _VALUE_BYTES, _SCAN = 100_000, 400, 50
 _ZIPF = 0.99  # YCSB's constant (Cooper et al., Benchmarking Cloud Serving Systems with YCSB, SoCC 2010)
 _AIM_S, _STALL_SHARE = 1.0, 0.5
+_OPTIONS = {"rows": f"keys loaded before the run ({_ROWS})"}
 
 
 def open_target(argument: str, options: Mapping[str, str]) -> RocksDBTarget:
@@ -46,8 +47,8 @@ def open_target(argument: str, options: Mapping[str, str]) -> RocksDBTarget:
     if argument:
         raise ConfigError(f"target 'rocksdb' takes no argument, not {argument!r}")
     for name in options:
-        if name != "rows":
-            raise unknown("option of target rocksdb", name, ["rows"])
+        if name not in RocksDBTarget.options:
+            raise unknown("option of target rocksdb", name, RocksDBTarget.options)
     try:
         import rocksdict  # noqa: F401
     except ImportError:
@@ -67,6 +68,7 @@ class RocksDBTarget(BaseTarget):
 
     name = "rocksdb"
     workloads = _WORKLOADS
+    options = _OPTIONS
     metrics = (
         Metric(name="throughput", direction="max", unit="operations/s", doc="fixed work over its wall time"),
         Metric(name="latency_p99", direction="min", unit="ms", doc="99th percentile of one operation"),

@@ -54,6 +54,7 @@ _ANALYSES = (
     "SELECT count(*) FROM account a JOIN account b ON b.owner = a.id % 9000 WHERE a.balance > b.balance",
     "SELECT avg(x) FROM (SELECT DISTINCT substr(note, 1, 12) AS n, balance AS x FROM account)",
 )
+_OPTIONS = {"rows": f"rows of the main table ({_ROWS})"}
 
 
 def open_target(argument: str, options: Mapping[str, str]) -> SQLiteTarget:
@@ -61,8 +62,8 @@ def open_target(argument: str, options: Mapping[str, str]) -> SQLiteTarget:
     if argument:
         raise ConfigError(f"target 'sqlite' takes no argument, not {argument!r}; it makes its own database")
     for name in options:
-        if name != "rows":
-            raise unknown("option of target sqlite", name, ["rows"])
+        if name not in SQLiteTarget.options:
+            raise unknown("option of target sqlite", name, SQLiteTarget.options)
     try:
         rows = int(options.get("rows", _ROWS))
     except ValueError:
@@ -81,6 +82,7 @@ class SQLiteTarget(BaseTarget):
 
     name = "sqlite"
     workloads = _WORKLOADS
+    options = _OPTIONS
     metrics = (
         Metric(name="throughput", direction="max", unit="operations/s", doc="fixed work over its wall time, final checkpoint included"),
         Metric(name="latency_p95", direction="min", unit="ms", doc="95th percentile of one operation"),
