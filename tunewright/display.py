@@ -225,7 +225,7 @@ def show_check(out: Console, document: dict[str, Any]) -> None:
             if isinstance(text, str):
                 out.print(Text(text, style="yellow"))
     noise = document["noise"][document["objective"]]
-    out.print(Text(f"one run takes {duration(runs[0]['seconds'])} ({runs[0]['seconds']:.2f} s)"))
+    out.print(Text(f"one run takes {duration(runs[0]['seconds'])}"))
     if noise is not None and noise > 0.2:
         out.print(
             Text(

@@ -33,8 +33,10 @@ def duration(seconds: float) -> str:
     """Show a time as people say it.
 
     >>> duration(4.2), duration(125), duration(4000)
-    ('4 s', '2 min 05 s', '1 h 06 min')
+    ('4.2 s', '2 min 05 s', '1 h 06 min')
     """
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"
