@@ -139,8 +139,10 @@ class Progress(Watcher):
 
     def _print(self, line: Text) -> None:
         if not self.quiet:
-            line.no_wrap, line.overflow = True, "ellipsis"
-            self.console.print(line, soft_wrap=not self.console.is_terminal)
+            if self.console.is_terminal:
+                self.console.print(line, no_wrap=True, overflow="ellipsis")
+            else:
+                self.console.print(line, soft_wrap=True)
 
     def _left(self) -> str:
         session = self.session

@@ -208,7 +208,7 @@ def _front(session: Session, best: Trial, compared: Mapping[str, Comparison]) ->
 def sentence(compared: Comparison, metric: Metric) -> str:
     """Say in one sentence what a comparison shows."""
     if compared.kind == "ratio":
-        interval = f"{compared.value:.2f} times the default's {metric.name} performance"
+        interval = f"{compared.value:.2f} times the default's {metric.name}"
         if metric.direction == "min":
             interval = f"{compared.value:.2f} times better than the default in {metric.name} (lower is better)"
         bounds = f"95 % interval {compared.low:.2f} to {compared.high:.2f}, {compared.pairs} fresh pairs"
