@@ -134,7 +134,7 @@ def parallel(axes: Sequence[tuple[str, str, str]], lines: Sequence[dict[str, Any
     if len(axes) < 2 or not lines:
         return Markup("<p>Parallel coordinates need two parameters and a trial.</p>")
     height, bottom, top = 350, 100, 24
-    x = _scale(0, len(axes) - 1, 36, WIDTH - 36)
+    x = _scale(0, len(axes) - 1, 84, WIDTH - 36)
     y = _scale(0, 1, height - bottom, top)
     parts: list[Any] = []
     for line in sorted(lines, key=lambda item: item["shade"]):
