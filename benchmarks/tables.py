@@ -103,7 +103,12 @@ def main() -> None:
     body = f"Quartiles over {given.seeds} seeds, budget {TRIALS} trials, default first.\n\n" + table(
         ["tuner", *targets], rows
     )
-    publish("tables", "Trials to within 5 % of the best on measured tables", f"python benchmarks/tables.py --seeds {given.seeds}", body)
+    publish(
+        "tables",
+        "Trials to within 5 % of the best on measured tables",
+        f"python benchmarks/tables.py --seeds {given.seeds}",
+        body,
+    )
 
 
 if __name__ == "__main__":
