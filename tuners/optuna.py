@@ -211,14 +211,15 @@ class GPTuner(_OptunaTuner):
 
     label = "GP"
     startup = 2
+    needs: ClassVar[dict[str, str]] = {"torch": "rl", "scipy": "rl"}
     asks = 3  # it maximises: asked again it mostly answers the same
 
     def __init__(self, problem: Problem) -> None:
-        for package in ("torch", "scipy"):
+        for package, extra in self.needs.items():
             try:
                 __import__(package)
             except ImportError:
-                raise missing_extra(package, "rl", "tuner 'gp' (Optuna's Gaussian process)") from None
+                raise missing_extra(package, extra, "tuner 'gp' (Optuna's Gaussian process)") from None
         super().__init__(problem)
 
     def sampler(self, seed: int) -> optuna.samplers.BaseSampler:

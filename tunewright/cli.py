@@ -120,7 +120,7 @@ def tune(
     require: Annotated[list[str] | None, typer.Option("--require", metavar="METRIC>=X", help="Constraint on a metric; repeatable.", rich_help_panel=_LIMITS)] = None,
     allow: Annotated[list[str] | None, typer.Option("--allow", metavar="GUARANTEE", help="Accept less of a guarantee, such as durability.", rich_help_panel=_LIMITS)] = None,
     never: Annotated[list[str] | None, typer.Option("--never", metavar="EXPRESSION", help="Configurations never to try, such as \"cache_size > 100000\".", rich_help_panel=_LIMITS)] = None,
-    limit: Annotated[float | None, typer.Option("--limit", min=0.01, metavar="SECONDS", help="Hard limit of one run; default: 5 times the default's run time.", rich_help_panel=_LIMITS)] = None,
+    limit: Annotated[float | None, typer.Option("--limit", min=0.01, metavar="SECONDS", help="Hard limit of one run; default: 5 times the default's run time, at least 20 s.", rich_help_panel=_LIMITS)] = None,
     memory: Annotated[float | None, typer.Option("--memory", min=1, metavar="MB", help="Hard limit of memory of one run; default: three quarters of the machine's.", rich_help_panel=_LIMITS)] = None,
     directory: Annotated[str, typer.Option("--dir", metavar="DIR", help="Where the target keeps its files; should be on the disk you care about.", rich_help_panel=_LIMITS)] = "",
     name: Annotated[str | None, typer.Option("--name", help="Name of the session; default: made from the target.")] = None,
@@ -475,7 +475,13 @@ def tuners(as_json: Json = False) -> None:
     from tunewright import display
     from tunewright.plugins import TUNERS
 
-    _catalogue(display.catalogue(TUNERS), as_json)
+    auto = {
+        "name": "auto",
+        "available": True,
+        "install": "",
+        "description": "The best one installed that suits the space: gp or tpe.",
+    }
+    _catalogue([auto, *display.catalogue(TUNERS)], as_json)
 
 
 def _catalogue(rows: list[dict[str, Any]], as_json: bool) -> None:

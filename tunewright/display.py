@@ -38,7 +38,7 @@ def catalogue(group: str) -> list[dict[str, Any]]:
                 "name": name,
                 "available": not lacking,
                 "install": f"pip install 'tunewright[{','.join(lacking)}]'" if lacking else "",
-                "description": (text or "").split("\n")[0],
+                "description": (text or "").split("\n")[0].replace("``", ""),
             }
         )
     return rows
@@ -129,7 +129,7 @@ def show_target(out: Console, target: BaseTarget) -> None:
         if "choices" in param:
             span = ", ".join(map(str, param["choices"]))
         else:
-            span = f"{param['low']:g} to {param['high']:g}" + (" log" if param["log"] else "")
+            span = f"{param['low']:,.10g} to {param['high']:,.10g}" + (" log" if param["log"] else "")
             span += "".join(f"; {k}: {v}" for k, v in param["special"].items())
         doc = param["doc"] + (f" Only where {param['when']}." if param["when"] else "")
         table.add_row(
