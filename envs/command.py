@@ -189,6 +189,11 @@ class CommandTarget(BaseTarget):
             saved.append({"path": str(path), "copy": str(copy) if path.exists() else None})
         return {"files": saved, "workdir": str(workdir)}
 
+    def cleanup(self, workdir: Path) -> None:
+        """Remove what a killed run left; the rest of the directory is the user's, as {workdir}."""
+        for path in workdir.glob("run-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Put the user's files back and run the rollback command."""
         if not snapshot:

@@ -178,6 +178,8 @@ class TuningEnv(gymnasium.Env[Vector, Vector]):
 
     def close(self) -> None:
         """Remove temporary files."""
+        if self.target.isolated and self._prepared:
+            self.target.cleanup(self.workdir)
         if self._made:
             shutil.rmtree(self._made, ignore_errors=True)
             self._made = ""

@@ -29,6 +29,12 @@ def target():
 
 
 @pytest.fixture
+def workdir(target, tmp_path):
+    yield tmp_path
+    target.cleanup(tmp_path)
+
+
+@pytest.fixture
 def server(tmp_path):
     """A foreign server: somebody else's, reached by DSN, with settings of its own."""
     folder = Path("/var/tmp") / f"tunewright-test-{os.getpid()}-{time.monotonic_ns()}"
@@ -65,9 +71,9 @@ def test_contract(target, workload):
     assert servers() == []
 
 
-def test_settings_arrive_at_the_server(target, tmp_path):
+def test_settings_arrive_at_the_server(target, workdir):
     prepared = target.prepare(
-        workload="read-only", seed=1, budget=Budget(workdir=tmp_path, prepared={"transactions": 10})
+        workload="read-only", seed=1, budget=Budget(workdir=workdir, prepared={"transactions": 10})
     )
     config = target.space.fill({"shared_buffers": 4096, "work_mem": 8192, "jit": "off"})
     with target._served(config, prepared) as conninfo, psycopg.connect(conninfo) as connection:
@@ -80,23 +86,23 @@ def test_settings_arrive_at_the_server(target, tmp_path):
     assert servers() == []
 
 
-def test_settings_that_the_server_refuses_fail_with_its_words(target, tmp_path):
+def test_settings_that_the_server_refuses_fail_with_its_words(target, workdir):
     prepared = target.prepare(
-        workload="read-only", seed=1, budget=Budget(workdir=tmp_path, prepared={"transactions": 10})
+        workload="read-only", seed=1, budget=Budget(workdir=workdir, prepared={"transactions": 10})
     )
     config = {**target.space.default, "shared_buffers": 999999999}
     found = measure_once(
-        target, config, workload="read-only", seed=1, budget=Budget(workdir=tmp_path, prepared=prepared, seconds=60)
+        target, config, workload="read-only", seed=1, budget=Budget(workdir=workdir, prepared=prepared, seconds=60)
     )
     assert found.status == "failed"
     assert "the server refuses these settings" in found.reason
 
 
-def test_a_measurement_that_is_killed_leaves_no_server(target, tmp_path):
+def test_a_measurement_that_is_killed_leaves_no_server(target, workdir):
     prepared = target.prepare(
-        workload="tpcb", seed=1, budget=Budget(workdir=tmp_path, prepared={"transactions": 10_000_000})
+        workload="tpcb", seed=1, budget=Budget(workdir=workdir, prepared={"transactions": 10_000_000})
     )
-    budget = Budget(workdir=tmp_path, prepared=prepared, seconds=4)
+    budget = Budget(workdir=workdir, prepared=prepared, seconds=4)
     found = measure_once(target, target.space.default, workload="tpcb", seed=1, budget=budget)
     assert found.status == "timed out"
     assert servers() == []

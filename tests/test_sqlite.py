@@ -9,6 +9,7 @@ from tunewright.measure import measure_once
 from tunewright.plan import Plan
 from tunewright.protocol import compare_pairs
 from tunewright.session import Session
+from tunewright.store import home
 from tunewright.target import Budget
 from tunewright.testing import check_target
 
@@ -106,6 +107,7 @@ def test_the_main_job(store):
     assert verdict.improved
     assert verdict.comparisons["throughput"].low > 1.5
     assert durability(verdict.config) == 3
+    assert not (home() / "work" / "a").exists(), "a finished session leaves no databases behind"
     assert {w["loses"] for w in verdict.weaker} >= {"no other connection can open the database"}
 
 

@@ -134,6 +134,7 @@ def check_target(target: BaseTarget, *, workload: str, runs: int, limit_s: float
                 found.append(once)
         finally:
             target.restore(snapshot)
+            target.cleanup(Path(folder))
     noise: dict[str, float | None] = {}
     for metric in target.metrics:
         values = [m.values[metric.name] for m in found]

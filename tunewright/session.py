@@ -276,6 +276,9 @@ class Session:
                 return verdict
             finally:
                 self.target.restore(snapshot)
+                self.target.cleanup(self._workdir())
+                with suppress(OSError):  # unless the target keeps something there
+                    self._workdir().rmdir()
                 self.store.update(
                     self.name, status=status, snapshot=None, seconds=self._spent + time.monotonic() - self.started
                 )

@@ -193,6 +193,9 @@ class BaseTarget:
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Bring the system back to the snapshot; must be safe to repeat, also after a crash."""
 
+    def cleanup(self, workdir: Path) -> None:
+        """Remove what ``prepare`` built; a later ``prepare`` must be able to build it again."""
+
     def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
         """Put a configuration into service.
 

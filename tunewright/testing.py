@@ -111,6 +111,8 @@ def check_target(target: BaseTarget, *, workload: str | None = None, seed: int =
         finally:
             target.restore(snapshot)
             target.restore(snapshot)  # must be safe to repeat
+            target.cleanup(Path(folder))
+            target.cleanup(Path(folder))
 
 
 def run_tuner(

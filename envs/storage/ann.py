@@ -113,6 +113,11 @@ class ANNTarget(BaseTarget):
             os.replace(unfinished, path)
         return {"file": str(path)}
 
+    def cleanup(self, workdir: Path) -> None:
+        """Remove the vectors."""
+        for path in workdir.glob("ann-*.npz"):
+            path.unlink(missing_ok=True)
+
     def _draw(self, workload: str, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         rng, size = np.random.default_rng(seed), self.vectors + self.queries
         points = rng.normal(size=(size, self.dimensions))

@@ -388,6 +388,11 @@ class PostgresTarget(BaseTarget):
         for left in Path(snapshot["clusters"]).glob("run-*") if "clusters" in snapshot else []:
             shutil.rmtree(left, ignore_errors=True)
 
+    def cleanup(self, workdir: Path) -> None:
+        """Remove our own clusters."""
+        if not self.dsn:
+            shutil.rmtree(own.data_home(workdir), ignore_errors=True)
+
     def render(self, config: Config) -> str:
         """Return lines for postgresql.conf, with those that need a restart marked."""
         lines = []

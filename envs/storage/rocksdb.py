@@ -163,6 +163,11 @@ class RocksDBTarget(BaseTarget):
         }
         return Measurement(values=values, traces=found["counters"])
 
+    def cleanup(self, workdir: Path) -> None:
+        """Remove what a killed run left."""
+        for path in workdir.glob("rocksdb-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
     def _run(self, config: Config, workload: str, seed: int, workdir: Path, operations: int) -> dict[str, Any]:
         import rocksdict
 

@@ -171,6 +171,12 @@ class SQLiteTarget(BaseTarget):
             seconds=seconds,
         )
 
+    def cleanup(self, workdir: Path) -> None:
+        """Remove the prepared databases, and what a killed run left."""
+        for pattern in ("template-*", "run-*"):
+            for path in workdir.glob(pattern):
+                path.unlink(missing_ok=True)
+
     def _template(self, config: Config, folder: Path) -> Path:
         """Return the database with the data, built once for each page size and vacuum mode."""
         path = folder / f"template-{self.rows}-{config['page_size']}-{config['auto_vacuum']}.db"
