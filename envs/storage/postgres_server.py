@@ -151,7 +151,9 @@ class Server:
 
     def __init__(self, data: Path, settings: Mapping[str, str]) -> None:
         self.data = data
-        self.socket = tempfile.mkdtemp(prefix="tw-pg-", dir="/tmp")  # socket paths must be short
+        # beside the cluster, so that it goes with it; but the path of a socket may have 107 characters at most
+        near = str(data.parent) if len(str(data.parent)) < 80 else "/tmp"
+        self.socket = tempfile.mkdtemp(prefix="socket-", dir=near)
         if server_user() is not None:
             entry = pwd.getpwnam(str(server_user()))
             os.chown(self.socket, entry.pw_uid, entry.pw_gid)
