@@ -134,7 +134,7 @@ def test_an_agent_learns_and_then_tunes_a_session(tmp_path, store, cli):
     assert verdict.improved
     assert verdict.comparisons["loss"].value > 1.7, "the best possible is 1.98"
     assert "trained agent" in session.all[1].why
-    (tmp_path / "t.csv").write_text("a,b,y-\n1,1,4\n2,1,2\n1,2,3\n2,2,5\n")
+    (tmp_path / "t.csv").write_text("a,y-\n1,4\n2,2\n")
     done = cli("tune", f"table:{tmp_path / 't.csv'}", "-t", f"policy:{path}", "--store", store.url, code=1)
     assert "was trained for observations of shape" in done.stderr
 

@@ -217,6 +217,8 @@ def sentence(compared: Comparison, metric: Metric) -> str:
         interval = f"{compared.value:+.4g} {metric.unit} against the default in {metric.name}"
         bounds = f"95 % interval {compared.low:+.4g} to {compared.high:+.4g}, {compared.pairs} fresh pairs"
         inside = compared.low <= 0 <= compared.high
+    if compared.pairs == 1:  # only exact targets are verified by one
+        bounds = "values of this target repeat exactly"
     if compared.improved:
         return f"Improved: {interval} ({bounds})."
     if inside:
