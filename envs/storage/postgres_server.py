@@ -55,18 +55,21 @@ def _reachable(folder: Path) -> Path:
     """Return the folder, or a copy of it where the server's account can read it; permissions are never widened."""
     if server_user() is None or _open_to_all(folder):
         return folder
-    copy = Path(tempfile.gettempdir()) / f"tunewright-{folder.name}-{folder.stat().st_mtime_ns}"
-    if copy.is_dir():
-        if copy.stat().st_uid != os.geteuid():
-            raise TargetError(f"{copy} belongs to somebody else; remove it")
-        return copy
-    unfinished = Path(tempfile.mkdtemp(prefix="tunewright-pg-"))
-    shutil.copytree(folder, unfinished / "pg", symlinks=True)
-    os.chmod(unfinished, 0o755)
-    with contextlib.suppress(OSError):  # somebody was faster
-        os.rename(unfinished / "pg", copy)
-    shutil.rmtree(unfinished, ignore_errors=True)
-    return copy
+    package = folder.parent
+    copy = Path(tempfile.gettempdir()) / f"tunewright-{package.name}-{folder.stat().st_mtime_ns}"
+    if not copy.is_dir():
+        unfinished = Path(tempfile.mkdtemp(prefix="tunewright-pg-"))
+        # the binaries find the wheel's libraries by their place relative to the package
+        for part in (folder, package.with_name(f"{package.name}.libs")):
+            if part.is_dir():
+                shutil.copytree(part, unfinished / part.relative_to(package.parent), symlinks=True)
+        os.chmod(unfinished, 0o755)
+        with contextlib.suppress(OSError):  # somebody was faster
+            os.rename(unfinished, copy)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    if copy.stat().st_uid != os.geteuid():
+        raise TargetError(f"{copy} belongs to somebody else; remove it")
+    return copy / package.name / folder.name
 
 
 def data_home(workdir: Path) -> Path:
