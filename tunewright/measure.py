@@ -21,6 +21,7 @@ import psutil
 
 from tunewright.errors import TargetError, TunewrightError
 from tunewright.facts import machine_facts
+from tunewright.runner import alive
 from tunewright.space import Config
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
 
@@ -56,16 +57,16 @@ def _memory(processes: list[psutil.Process]) -> int:
 def kill_tree(pid: int, seen: Mapping[int, psutil.Process] | None = None) -> None:
     """Kill a process group with all descendants, also those that moved to a group of their own."""
     for _ in range(50):
-        alive = {p.pid: p for p in _tree(pid)}
-        alive.update({n: p for n, p in (seen or {}).items() if p.is_running()})
+        found = {p.pid: p for p in _tree(pid)}
+        found.update({n: p for n, p in (seen or {}).items() if alive(p)})
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(pid, signal.SIGKILL)
-        targets = [p for p in alive.values() if p.pid != os.getpid()]
+        targets = [p for p in found.values() if p.pid != os.getpid()]
         for process in targets:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         _, rest = psutil.wait_procs(targets, timeout=0.1)
-        if not [p for p in rest if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]:
+        if not any(alive(p) for p in rest):
             return
 
 

@@ -15,7 +15,10 @@ import struct
 import sys
 import threading
 from dataclasses import asdict, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -35,13 +38,23 @@ def _message() -> bytes:
     return _read_exactly(length)
 
 
+def alive(process: psutil.Process) -> bool:
+    """Whether a process runs; one that ends while it is looked at does not."""
+    import psutil
+
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
 def kill_descendants() -> int:
     """Kill everything this process started, whatever group it moved to; return how many were left."""
     import psutil
 
     killed = 0
     for _ in range(20):  # children may still be forking
-        children = [c for c in psutil.Process().children(recursive=True) if c.status() != psutil.STATUS_ZOMBIE]
+        children = [c for c in psutil.Process().children(recursive=True) if alive(c)]
         if not children:
             break
         killed += len(children)
