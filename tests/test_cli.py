@@ -205,6 +205,7 @@ def start(tmp_path, url, seconds=30):
     process = subprocess.Popen(
         [str(Path(sys.executable).with_name("tunewright")), "tune", str(tmp_path / "m.toml"), "-t", "random", "-n", "50", "--trust", "fast", "--store", url, "--name", "a"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits it ignored
     )  # fmt: skip
     from tunewright.store import Store
 
