@@ -156,6 +156,13 @@ def test_the_lock_of_a_dead_process_is_free(store):
         pass
 
 
+def test_two_processes_may_create_a_store_at_once(tmp_path):
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    code = "import sys; from tunewright.store import Store; Store(sys.argv[1]).names()"
+    both = [subprocess.Popen([sys.executable, "-c", code, url], stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    assert [p.communicate()[1] for p in both] == [""] * 4
+
+
 def test_readers_are_not_blocked_by_a_running_session(store):
     run(store, trials=3)
     seen = []

@@ -135,7 +135,9 @@ class Store:
         def tune(connection: Any, record: Any) -> None:
             connection.execute("PRAGMA synchronous=NORMAL")
 
-        storage = optuna.storages.RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": 10}})
+        with open(self._lock_file(""), "a", encoding="ascii") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # two processes must not create the tables at the same time
+            storage = optuna.storages.RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": 10}})
         sqlalchemy.event.listen(storage.engine, "connect", tune)
         storage.engine.dispose()
         return storage
@@ -348,6 +350,16 @@ class Store:
             found.append(made)
         return found
 
+    def _lock_file(self, name: str) -> Path:
+        """Return the lock file of a session, or with an empty name of the store itself."""
+        folder = home() / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        url = self.url
+        if url.startswith("sqlite:///"):
+            url = str(Path(url.removeprefix("sqlite:///")).resolve())
+        digest = hashlib.sha256(f"{url}\n{name}".encode()).hexdigest()[:24]
+        return folder / f"{digest}.lock"
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold a session, so that no second process on this machine runs it; a dead holder frees it.
@@ -355,13 +367,7 @@ class Store:
         Raises:
             StoreError: another process holds it.
         """
-        folder = home() / "locks"
-        folder.mkdir(parents=True, exist_ok=True)
-        url = self.url
-        if url.startswith("sqlite:///"):
-            url = str(Path(url.removeprefix("sqlite:///")).resolve())
-        digest = hashlib.sha256(f"{url}\n{name}".encode()).hexdigest()[:24]
-        with open(folder / f"{digest}.lock", "a+", encoding="ascii") as file:
+        with open(self._lock_file(name), "a+", encoding="ascii") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
