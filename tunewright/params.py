@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -87,22 +87,30 @@ class _Number:
 
     def _split(self, u: float) -> tuple[Value | None, float]:
         """Map u in [0, 1] to a special value, or to the position in the range."""
-        if not self.special:
-            return None, u
-        share = min(_SPECIAL_SHARE, 0.5 / len(self.special))
-        cut = share * len(self.special)
-        if u < cut:
-            return list(self.special)[min(int(u / share), len(self.special) - 1)], 0.0
-        return None, (u - cut) / (1 - cut)
+        if u < self._cut:
+            return list(self.special)[min(int(u / self._share), len(self.special) - 1)], 0.0
+        return None, (u - self._cut) / (1 - self._cut)
 
     def _join(self, value: Value, position: float) -> float:
-        if not self.special:
-            return position
-        share = min(_SPECIAL_SHARE, 0.5 / len(self.special))
         if value in self.special:
-            return (list(self.special).index(value) + 0.5) * share
-        cut = share * len(self.special)
-        return cut + position * (1 - cut)
+            return (list(self.special).index(value) + 0.5) * self._share
+        return self._cut + position * (1 - self._cut)
+
+    @property
+    def _share(self) -> float:
+        """Part of the unit interval that each special value takes."""
+        return min(_SPECIAL_SHARE, 0.5 / len(self.special)) if self.special else 0.0
+
+    @property
+    def _cut(self) -> float:
+        """Where the special values end and the range begins."""
+        return self._share * len(self.special)
+
+    def _spread(self, decode: Callable[[float, Scope], Value], scope: Scope, limit: int) -> list[Value]:
+        """Return at most ``limit`` values, the special ones and evenly spread ones of the range."""
+        count = max(limit - len(self.special), 2)
+        places = (self._cut + (1 - self._cut) * i / (count - 1) for i in range(count))
+        return list(dict.fromkeys([*self.special, *(decode(u, scope) for u in places)]))
 
     def schema(self, scope: Scope) -> dict[str, Any]:
         low, high = self.bounds(scope)
@@ -147,21 +155,7 @@ class Real(_Number):
 
     def options(self, scope: Scope, limit: int) -> list[Value]:
         """At most ``limit`` evenly spread values, special ones first."""
-        spread = max(limit - len(self.special), 2)
-        bare = Real(
-            name=self.name,
-            low=self.low,
-            high=self.high,
-            default=self.default,
-            log=self.log,
-            special=self.special,
-        )
-        cut = min(_SPECIAL_SHARE, 0.5 / len(self.special)) * len(self.special) if self.special else 0.0
-        found = [
-            *self.special,
-            *(bare.decode(cut + (1 - cut) * i / (spread - 1), scope) for i in range(spread)),
-        ]
-        return list(dict.fromkeys(found))
+        return self._spread(self.decode, scope, limit)
 
     def count(self, scope: Scope) -> float:
         """Return the number of values: infinite."""
@@ -202,6 +196,11 @@ class Int(_Number):
         low, high = self.bounds(scope)
         return low, (high - low) // self.step + 1
 
+    def _axis(self, low: int, cells: int) -> tuple[float, float, float]:
+        """Return (base, start, end): cell k covers base + k -+ 1/2 on a logarithmic axis from start to end."""
+        base = max(low, 1) / self.step
+        return base, math.log(base - 0.5 if base > 0.5 else 0.5), math.log(base + cells - 0.5)
+
     def decode(self, u: float, scope: Scope) -> Value:
         """Map u in [0, 1] to a legal value."""
         special, t = self._split(u)
@@ -211,12 +210,8 @@ class Int(_Number):
         if cells < 1:
             return self.default
         if self.log and cells > 1:
-            # cell k covers [k + 1/2, k + 3/2) on a logarithmic axis that starts at max(low, 1)
-            base = max(low, 1) / self.step
-            position = math.exp(
-                math.log(base - 0.5 if base > 0.5 else 0.5) * (1 - t) + math.log(base + cells - 0.5) * t
-            )
-            index = round(position - base)
+            base, start, end = self._axis(low, cells)
+            index = round(math.exp(start * (1 - t) + end * t) - base)
         else:
             index = int(t * cells)
         return low + self.step * min(max(index, 0), cells - 1)
@@ -228,8 +223,7 @@ class Int(_Number):
             return self._join(value, 0.5)
         index = min(max(round((value - low) / self.step), 0), cells - 1)
         if self.log:
-            base = max(low, 1) / self.step
-            start, end = math.log(base - 0.5 if base > 0.5 else 0.5), math.log(base + cells - 0.5)
+            base, start, end = self._axis(low, cells)
             t = (math.log(base + index) - start) / (end - start)
         else:
             t = (index + 0.5) / cells
@@ -240,10 +234,7 @@ class Int(_Number):
         low, cells = self._cells(scope)
         if cells + len(self.special) <= limit:
             return list(dict.fromkeys([*self.special, *(low + self.step * k for k in range(cells))]))
-        spread = max(limit - len(self.special), 2)
-        cut = min(_SPECIAL_SHARE, 0.5 / len(self.special)) * len(self.special) if self.special else 0.0
-        values = (self.decode(cut + (1 - cut) * i / (spread - 1), scope) for i in range(spread))
-        return list(dict.fromkeys([*self.special, *values]))
+        return self._spread(self.decode, scope, limit)
 
     def count(self, scope: Scope) -> float:
         """Return the number of values."""

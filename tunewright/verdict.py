@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from tunewright.errors import ConfigError, TargetError
 from tunewright.guard import redact
 from tunewright.protocol import Comparison
 from tunewright.space import Config
-from tunewright.target import Metric
+from tunewright.target import Measurement, Metric
 from tunewright.tuner import Trial, pareto
 
 if TYPE_CHECKING:
@@ -55,14 +56,13 @@ class Verdict:
     settings: str = ""
 
 
+def _once(session: Session, config: Config, seed: int) -> Measurement:
+    return measure.measure_once(session.target, config, workload=session.workload, seed=seed, budget=session.budget())
+
+
 def _compare(
     session: Session, config: Config, against: Config, what: str, *, brief: bool = False
 ) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
-    def run(tried: Config, number: int) -> Any:
-        return measure.measure_once(
-            session.target, tried, workload=session.workload, seed=number, budget=session.budget()
-        )
-
     level = session.level
     if brief:
         level = replace(level, verify_most=level.verify_least)
@@ -70,7 +70,7 @@ def _compare(
         level = replace(level, verify_least=1, verify_most=1)
     seed = session.plan.seed * SEEDS + VERIFICATION
     compared, runs = protocol.verify(
-        run,
+        partial(_once, session),
         config,
         against,
         session.objectives,
@@ -145,13 +145,8 @@ def _weaker(session: Session, best: Trial) -> list[dict[str, Any]]:
     for number in range(rounds if options else 0):
         session.watcher.verifying(session, number, rounds, "what weaker guarantees would give")
         for i in list(values):
-            found = measure.measure_once(
-                session.target,
-                best.config if i < 0 else options[i].config,
-                workload=session.workload,
-                seed=session.plan.seed * SEEDS + VERIFICATION + number,
-                budget=session.budget(),
-            )
+            tried = best.config if i < 0 else options[i].config
+            found = _once(session, tried, session.plan.seed * SEEDS + VERIFICATION + number)
             if found.ok:
                 values[i].append(found.values[objective.name])
             elif i < 0:
