@@ -1,0 +1,331 @@
+"""The hybrid-storage simulator, compiled: pages on two to four tiers, LRU lists, devices, background moves.
+
+State is in the records of ``state``; every function works on one ``SIM`` of a batch. ``reference`` says the same in
+plain Python, and tests hold the two together request by request: change both.
+
+One request is served so: background work that fits into the idle time before it, then the request itself, then what
+it causes (promotions, evictions). A device serves in order; an operation holds it for its occupancy and answers after
+its latency, so a device with internal parallelism takes the next one before the last has answered.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
+from __future__ import annotations
+
+import math
+
+from numba import njit
+
+from tunewright.envs.storage.hybrid.lowlevel import page, request
+from tunewright.envs.storage.hybrid.state import QUEUE
+
+#: without reference counting: every array belongs to a World that outlives the call, and counting halves the speed
+jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+
+
+@jit
+def submit(sim, tier, start, write, pages, address):
+    """Give one operation to a device; returns when it is done, in microseconds."""
+    begin = max(start, sim.busy[tier])
+    if sim.disk[tier]:
+        return _submit_disk(sim, tier, begin, write, pages, address)
+    if not write:
+        transfer = pages * sim.read_page[tier]
+        sim.busy[tier] = begin + max(sim.read_gap[tier], transfer)
+        return begin + sim.read_us[tier] + transfer
+    transfer = pages * sim.write_page[tier]
+    hold = max(sim.write_gap[tier], transfer)
+    drain = sim.drain[tier]
+    if drain > 0.0:  # a write buffer that flash empties
+        fill = max(0.0, sim.fill[tier] - (begin - sim.filled_at[tier]) * drain) + pages
+        if fill > sim.buffer[tier]:
+            begin += (fill - sim.buffer[tier]) / drain
+            fill = sim.buffer[tier]
+        sim.fill[tier] = fill
+        sim.filled_at[tier] = begin
+        sim.written[tier] += pages
+        if sim.written[tier] >= sim.gc_pages[tier]:
+            sim.written[tier] -= sim.gc_pages[tier]
+            hold += sim.gc_us[tier]
+    sim.busy[tier] = begin + hold
+    return begin + sim.write_us[tier] + transfer
+
+
+@jit
+def _submit_disk(sim, tier, begin, write, pages, address):
+    """Seek, wait for the sector to come round, transfer; what follows the last operation needs neither."""
+    wait = 0.0
+    if address != sim.position[tier]:
+        distance = abs(address - sim.position[tier]) / sim.span[tier]
+        wait = sim.seek_min[tier] + sim.seek_span[tier] * math.sqrt(min(distance, 1.0))
+        if write:
+            wait += sim.write_us[tier]
+        turn = (begin + wait) / sim.revolution[tier]
+        angle = address / sim.track[tier]
+        lag = (angle - math.floor(angle)) - (turn - math.floor(turn))
+        if lag < 0.0:
+            lag += 1.0
+        wait += lag * sim.revolution[tier]
+    sim.position[tier] = address + pages
+    done = begin + sim.read_us[tier] + wait + pages * sim.read_page[tier]
+    sim.busy[tier] = done
+    return done
+
+
+@jit
+def unlink(sim, table, at, tier):
+    """Take a page out of its tier's LRU list."""
+    before, after = page(table, at).prev, page(table, at).next
+    if before >= 0:
+        page(table, before).next = after
+    else:
+        sim.head[tier] = after
+    if after >= 0:
+        page(table, after).prev = before
+    else:
+        sim.tail[tier] = before
+
+
+@jit
+def push(sim, table, at, tier):
+    """Put a page at the recent end of a tier's LRU list."""
+    head = sim.head[tier]
+    page(table, at).prev = -1
+    page(table, at).next = head
+    if head >= 0:
+        page(table, head).prev = at
+    else:
+        sim.tail[tier] = at
+    sim.head[tier] = at
+
+
+@jit
+def settle(sim, table, at, tier):
+    """Make ``tier`` the home of a page, as its most recent one; the last tier keeps no list."""
+    record = page(table, at)
+    old = int(record.tier)
+    last = sim.tiers - 1
+    if old == tier:
+        if tier < last and sim.head[tier] != at:
+            unlink(sim, table, at, tier)
+            push(sim, table, at, tier)
+        return
+    if old < last:
+        unlink(sim, table, at, old)
+    sim.used[old] -= 1
+    sim.used[tier] += 1
+    record.tier = tier
+    record.moved = sim.clock
+    if tier < last:
+        push(sim, table, at, tier)
+
+
+@jit
+def evict(sim, table, victim, tier, pinned, pinned_end, start):
+    """Move a victim and its neighbours of one extent, as one operation, to the next tier; returns when it is done."""
+    first, stop = victim, victim + 1
+    if sim.extent > 1:
+        region = page(table, victim).address // sim.extent
+        while (
+            first > 0
+            and page(table, first - 1).tier == tier
+            and page(table, first - 1).address // sim.extent == region
+            and not pinned <= first - 1 < pinned_end
+        ):
+            first -= 1
+        while (
+            stop < sim.footprint
+            and page(table, stop).tier == tier
+            and page(table, stop).address // sim.extent == region
+            and not pinned <= stop < pinned_end
+        ):
+            stop += 1
+    pages = stop - first
+    where = page(table, first).address
+    done = submit(sim, tier, start, False, pages, where)
+    done = submit(sim, tier + 1, done, True, pages, where)
+    for at in range(first, stop):
+        settle(sim, table, at, tier + 1)
+    sim.evicted += pages
+    return done
+
+
+@jit
+def make_room(sim, table, tier, pinned, pinned_end, start):
+    """Evict from ``tier`` and, in turn, from those below it until each holds no more than it may.
+
+    Returns when the last eviction is done, or ``start`` if there was none.
+    """
+    done = start
+    for t in range(tier, sim.tiers - 1):
+        while sim.used[t] > sim.capacity[t]:
+            victim = sim.tail[t]
+            while pinned <= victim < pinned_end:
+                victim = int(page(table, victim).prev)
+            if victim < 0:
+                break
+            done = evict(sim, table, victim, t, pinned, pinned_end, start)
+    return done
+
+
+@jit
+def _idle_work(sim, table):
+    """Do background moves as long as all devices are idle; one that has begun is not broken off."""
+    last = sim.tiers - 1
+    while True:
+        free = sim.busy[0]
+        for t in range(1, sim.tiers):
+            free = max(free, sim.busy[t])
+        free += sim.idle
+        if free >= sim.now:
+            return
+        if sim.queued > 0:
+            slot = sim.queue_head
+            at, target = sim.queue[slot, 0], sim.queue[slot, 1]
+            sim.queue_head = (slot + 1) % QUEUE
+            sim.queued -= 1
+            source = int(page(table, at).tier)
+            if source != target and (target == last or sim.capacity[target] > 0):
+                where = page(table, at).address
+                done = submit(sim, source, free, False, 1, where)
+                submit(sim, target, done, True, 1, where)
+                settle(sim, table, at, target)
+                sim.migrated += 1
+                make_room(sim, table, target, at, at + 1, free)
+            continue
+        work = False
+        for t in range(last):
+            if sim.reserve > 0.0 and sim.used[t] > sim.capacity[t] * (1.0 - sim.reserve) and sim.tail[t] >= 0:
+                evict(sim, table, sim.tail[t], t, -1, -1, free)
+                make_room(sim, table, t + 1, -1, -1, free)
+                work = True
+                break
+        if not work:
+            return
+
+
+@jit
+def enqueue(sim, table, at, target):
+    """Ask for a page to be moved in idle time; a full queue refuses. Returns whether it was taken."""
+    if sim.queued >= sim.queue_limit or page(table, at).tier == target:
+        return False
+    slot = (sim.queue_head + sim.queued) % QUEUE
+    sim.queue[slot, 0] = at
+    sim.queue[slot, 1] = target
+    sim.queued += 1
+    return True
+
+
+@jit
+def arrive(sim):
+    """Bring time to the arrival of the next request, and do what fits into the idle time before it."""
+    if not sim.closed:
+        sim.now = request(sim.request_at, sim.clock).time_us * sim.scale
+    if sim.queued > 0 or sim.reserve > 0.0:
+        _idle_work(sim, sim.page_at)
+
+
+@jit
+def serve(sim, target, ahead):
+    """Serve the request that has arrived and leave its pages on ``target``.
+
+    Args:
+        sim: the system.
+        target: tier for its pages; -1 leaves the pages of a read where they are.
+        ahead: a promoted read also brings up to so many pages that follow it in its extent.
+
+    Returns:
+        Latency in us.
+    """
+    table = sim.page_at
+    asked = request(sim.request_at, sim.clock)
+    first, count, write = asked.first, asked.count, asked.write
+    now = sim.now
+    stop = first + count
+    last = sim.tiers - 1
+    while 0 <= target < last and sim.capacity[target] < count:
+        target += 1  # what cannot fit goes to the first tier that can hold it
+    promote = target >= 0
+    done = now
+    if write:
+        if not promote:
+            target = int(page(table, first).tier)
+            promote = True
+        if target == 0:
+            sim.hits += count
+        done = submit(sim, target, now, True, count, page(table, first).address)
+    else:
+        if promote and target < last:
+            late = 0.0
+            for tier in range(target + 1, sim.tiers):
+                late = max(late, sim.busy[tier] - now)
+            if late > sim.gate:
+                promote = False
+                sim.gated += 1
+        done = _read(sim, table, first, count)
+    moved = 0
+    source = -1
+    for at in range(first, stop):
+        record = page(table, at)
+        home = int(record.tier)
+        if promote and home != target:
+            moved += 1
+            source = home
+            home = target
+        settle(sim, table, at, home)
+        record.last = sim.clock
+        record.count = min(int(record.count) + 1, 65535)
+        if not write:
+            record.last_read = sim.clock
+    end = stop
+    if moved > 0 and not write:
+        if ahead > 0 and source > target:
+            end = _fetch(sim, table, stop, ahead, source, target, done)
+        submit(sim, target, done, True, moved + end - stop, page(table, first).address)
+        sim.promoted += moved
+    sim.spent = 0.0
+    if promote and target < last and sim.used[target] > sim.capacity[target]:
+        begin = now if write else done
+        sim.spent = make_room(sim, table, target, first, end, begin) - begin
+    sim.served += count
+    sim.clock += 1
+    sim.latency += done - now
+    if sim.closed:
+        sim.now = done
+    return done - now
+
+
+@jit
+def _read(sim, table, first, count):
+    """Read from every tier that holds pages of a request, side by side; returns when the last is done."""
+    done = sim.now
+    for tier in range(sim.tiers):
+        here = 0
+        where = -1
+        for at in range(first, first + count):
+            if page(table, at).tier == tier:
+                if here == 0:
+                    where = at
+                here += 1
+        if here > 0:
+            if tier == 0:
+                sim.hits += here
+            done = max(done, submit(sim, tier, sim.now, False, here, page(table, where).address))
+            if here == count:
+                break
+    return done
+
+
+@jit
+def _fetch(sim, table, at, ahead, source, target, start):
+    """Read on behind a request: bring the pages that follow it in its extent and on its tier. Returns their end."""
+    region = page(table, at - 1).address // sim.extent
+    limit = min(at + min(ahead, sim.capacity[target] // 8), sim.footprint)
+    end = at
+    while end < limit and page(table, end).tier == source and page(table, end).address // sim.extent == region:
+        end += 1
+    if end > at:
+        submit(sim, source, start, False, end - at, page(table, at).address)
+        for other in range(at, end):
+            settle(sim, table, other, target)
+        sim.fetched += end - at
+    return end

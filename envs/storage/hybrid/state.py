@@ -1,0 +1,98 @@
+"""The state of simulated storage systems as records: a page, a request, a system.
+
+A batch of n systems is one array of ``SIM`` records, shape (n,), next to their page tables, shape (n, footprint); see
+``world.World``, which owns both. Times are in microseconds, "per page" is microseconds a page.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+TIERS = 4
+QUEUE = 64
+
+#: one page of one system; request numbers are -1 where it never happened
+PAGE = np.dtype(
+    [
+        ("address", "i8"),  # page number on the disk it comes from
+        ("prev", "i4"),  # neighbour in its tier's LRU list, more recent; -1 at the end
+        ("next", "i4"),  # neighbour, less recent
+        ("last", "i4"),  # request that last touched it
+        ("last_read", "i4"),  # request that last read it
+        ("moved", "i4"),  # request at which it last changed its tier
+        ("count", "u2"),  # touches so far, at most 65535
+        ("tier", "u1"),
+        ("mark", "u1"),  # free for policies
+    ]
+)
+
+#: one request of a trace
+REQUEST = np.dtype([("time_us", "f8"), ("first", "i4"), ("count", "i4"), ("write", "i4"), ("spare", "i4")])
+
+_DEVICE = [
+    ("disk", "i8"),  # 1: moving head; 0: solid state
+    ("read_us", "f8"),  # latency of a read without its transfer; of a disk: controller overhead
+    ("write_us", "f8"),  # latency of a write; of a disk: extra settling of a write
+    ("read_page", "f8"),  # transfer per page
+    ("write_page", "f8"),
+    ("read_gap", "f8"),  # least time between two reads: one over the IOPS that internal parallelism allows
+    ("write_gap", "f8"),
+    ("buffer", "f8"),  # write buffer, pages
+    ("drain", "f8"),  # pages the buffer empties in a microsecond; 0: no buffer is modelled
+    ("gc_pages", "f8"),  # garbage collection after so many pages written
+    ("gc_us", "f8"),  # and how long it holds the device
+    ("seek_min", "f8"),  # track to track
+    ("seek_span", "f8"),  # more for a stroke over the whole disk; grows with the root of the distance
+    ("revolution", "f8"),
+    ("track", "f8"),  # pages a revolution
+    ("span", "f8"),  # pages of the whole disk
+]
+_DOING = [
+    ("busy", "f8"),  # when the device can take its next operation
+    ("fill", "f8"),  # pages in the write buffer at ``filled_at``
+    ("filled_at", "f8"),
+    ("written", "f8"),  # pages written since the last garbage collection
+    ("position", "f8"),  # page behind the head
+    ("capacity", "i8"),  # pages
+    ("used", "i8"),
+    ("head", "i8"),  # most recent page; -1: none
+    ("tail", "i8"),  # least recent page
+]
+
+#: one system. The first fields are addresses of its arrays, set by ``World``
+SIM = np.dtype(
+    [
+        ("request_at", "i8"),
+        ("page_at", "i8"),
+        ("requests", "i8"),
+        ("footprint", "i8"),
+        ("tiers", "i8"),
+        ("closed", "i8"),  # 1: a request arrives when the one before is done; 0: by the trace's clock
+        # mechanisms
+        ("extent", "i8"),  # pages that are evicted and fetched together; 1: single pages
+        ("gate", "f8"),  # no promotion while a slower device has more than this backlog
+        ("idle", "f8"),  # a system is idle when nothing was asked of it for so long
+        ("reserve", "f8"),  # share of each tier that idle time keeps free
+        ("queue_limit", "i8"),  # pages that may wait to be migrated
+        # the clock and what has happened
+        ("scale", "f8"),  # arrival times are multiplied by this
+        ("now", "f8"),
+        ("clock", "i8"),  # next request
+        ("latency", "f8"),  # sum over the requests served
+        ("spent", "f8"),  # evictions that the last request caused
+        ("queue_head", "i8"),
+        ("queued", "i8"),
+        ("evicted", "i8"),  # pages
+        ("promoted", "i8"),
+        ("fetched", "i8"),
+        ("migrated", "i8"),
+        ("gated", "i8"),  # promotions that the gate refused
+        ("hits", "i8"),  # pages served by tier 0
+        ("served", "i8"),  # pages served
+        *((name, kind, (TIERS,)) for name, kind in _DEVICE + _DOING),
+        ("queue", "i8", (QUEUE, 2)),  # ring of (page, target)
+    ],
+    align=True,
+)
+DEVICE_FIELDS = tuple(name for name, _ in _DEVICE)
+COUNTERS = ("evicted", "promoted", "fetched", "migrated", "gated", "hits", "served")

@@ -1,0 +1,138 @@
+"""A batch of simulated storage systems that replay one trace: its arrays, and how they are set up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tunewright.envs.storage.hybrid.devices import Devices
+from tunewright.envs.storage.hybrid.state import COUNTERS, PAGE, QUEUE, REQUEST, SIM
+from tunewright.errors import ConfigError
+from tunewright.knowledge.blocktrace import PagedTrace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanisms:
+    """What a storage system does beside the policy's choice; the defaults are the plainest.
+
+    Attributes:
+        extent: pages (of aligned runs) that are evicted, and may be fetched, together.
+        gate_us: no promotion while a slower device has more than this backlog.
+        reserve: share of each tier that idle time keeps free.
+        idle_us: idle time begins when all devices have been idle for so long.
+        queue: pages that may wait to be migrated in idle time.
+    """
+
+    extent: int = 1
+    gate_us: float = math.inf
+    reserve: float = 0.0
+    idle_us: float = 100.0
+    queue: int = 10
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not (self.extent >= 1 and self.gate_us >= 0 and 0 <= self.reserve < 1 and self.idle_us >= 0):
+            raise ConfigError(f"extent >= 1, gate_us >= 0, 0 <= reserve < 1 and idle_us >= 0 are needed, not {self}")
+        if not 0 <= self.queue <= QUEUE:
+            raise ConfigError(f"the migration queue holds 0 to {QUEUE} pages, not {self.queue}")
+
+
+PLAIN = Mechanisms()
+#: extent eviction, backlog gating, idle-time free reserve
+FULL = Mechanisms(extent=64, gate_us=0.0, reserve=0.05)
+
+
+class World:
+    """A batch of ``n`` systems; ``sims`` are the records that the kernel works on.
+
+    Args:
+        paged: the trace, in pages.
+        devices: the tiers.
+        fast: capacity of the first tier as a share of the footprint.
+        n: systems.
+        mechanisms: beside the policy.
+        scale: factor on the trace's inter-arrival times.
+        closed: each request arrives when the one before is done; the trace's times are not used.
+        all_fast: everything lies in the first tier, which holds it all (the floor that others are compared with).
+    """
+
+    def __init__(
+        self,
+        paged: PagedTrace,
+        devices: Devices,
+        *,
+        fast: float = 0.10,
+        n: int = 1,
+        mechanisms: Mechanisms = PLAIN,
+        scale: float = 1.0,
+        closed: bool = False,
+        all_fast: bool = False,
+    ) -> None:
+        if not 0 < fast <= 1:
+            raise ConfigError(f"the fast tier's share of the footprint must be in (0, 1], not {fast}")
+        if not 0 < scale < math.inf:
+            raise ConfigError(f"the factor on arrival times must be positive, not {scale}")
+        self.paged, self.devices, self.mechanisms = paged, devices, mechanisms
+        self.requests = np.zeros(len(paged.first), REQUEST)
+        self.requests["time_us"] = paged.trace.time_us
+        self.requests["first"], self.requests["count"] = paged.first, paged.count
+        self.requests["write"] = paged.trace.write
+        self.pages = np.zeros((n, paged.footprint), PAGE)
+        self.sims = np.zeros(n, SIM)
+        tiers = len(devices.tiers)
+        self.capacities = devices.capacities(paged.footprint, fast)
+        if all_fast:
+            self.capacities[0] = paged.footprint
+        self._start = 0 if all_fast else tiers - 1
+        fields: dict[str, Any] = {
+            "request_at": self.requests.ctypes.data,
+            "page_at": self.pages.ctypes.data + np.arange(n) * paged.footprint * PAGE.itemsize,
+            "requests": len(self.requests),
+            "footprint": paged.footprint,
+            "tiers": tiers,
+            "closed": closed,
+            "extent": mechanisms.extent,
+            "gate": mechanisms.gate_us,
+            "idle": mechanisms.idle_us,
+            "reserve": mechanisms.reserve,
+            "queue_limit": mechanisms.queue,
+            "scale": scale,
+        }
+        for name, value in fields.items():
+            self.sims[name] = value
+        for tier, device in enumerate(devices.tiers):
+            for name, value in device.kernel_fields().items():
+                self.sims[name][:, tier] = value
+        self.sims["capacity"][:, :tiers] = self.capacities
+        self.reset()
+
+    def __len__(self) -> int:
+        """Number of systems."""
+        return len(self.sims)
+
+    def reset(self, which: npt.NDArray[Any] | slice = slice(None)) -> None:
+        """Put systems back to the start of the trace, all pages on the tier they start on."""
+        fresh = np.zeros((), PAGE)
+        for name in ("prev", "next", "last", "last_read", "moved"):
+            fresh[name] = -1
+        fresh["tier"] = self._start
+        self.pages[which] = fresh
+        self.pages["address"][which] = self.paged.address
+        listed = self._start < len(self.devices.tiers) - 1  # the last tier keeps no list
+        if listed:
+            self.pages["prev"][which] = np.arange(-1, self.paged.footprint - 1)
+            self.pages["next"][which] = np.r_[1 : self.paged.footprint, -1]
+        sims = self.sims[which]
+        for name in ("now", "clock", "latency", "spent", "queue_head", "queued", *COUNTERS):
+            sims[name] = 0
+        for name in ("busy", "fill", "filled_at", "written", "position", "used"):
+            sims[name][:] = 0
+        sims["used"][:, self._start] = self.paged.footprint
+        sims["head"][:] = sims["tail"][:] = -1
+        if listed:
+            sims["head"][:, self._start], sims["tail"][:, self._start] = 0, self.paged.footprint - 1
+        self.sims[which] = sims

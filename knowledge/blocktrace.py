@@ -1,0 +1,260 @@
+"""Block I/O traces: what one is, how it is cut into pages, and how it is read from a file.
+
+A trace holds one entry a request: when it arrived, where it starts, how long it is, and whether it writes. The formats
+are in ``block_formats``; ``read_trace`` opens the file (plain, gzip or zstd), detects the format by content and checks
+what it read.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from array import array
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tunewright.errors import ConfigError
+from tunewright.knowledge import block_formats
+from tunewright.knowledge.block_formats import BadLineError, Untimed
+
+PAGE_BYTES = 4096
+SNIFFED_LINES = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trace:
+    """Requests in the order of their arrival.
+
+    Attributes:
+        name: file name without its endings, or the generator's kind.
+        time_us: arrival in microseconds since the first request, float64, shape (requests,).
+        offset: first byte, int64, shape (requests,); several disks lie one after another.
+        size: bytes, int64, shape (requests,), each at least 1.
+        write: whether the request writes, bool, shape (requests,).
+        info: where it came from: format, disks, skipped lines, generator and its parameters.
+    """
+
+    name: str
+    time_us: npt.NDArray[np.float64]
+    offset: npt.NDArray[np.int64]
+    size: npt.NDArray[np.int64]
+    write: npt.NDArray[np.bool_]
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of requests."""
+        return len(self.time_us)
+
+    def part(self, start: int, stop: int) -> Trace:
+        """Return the requests ``start`` to ``stop``; time starts anew at zero."""
+        rows = slice(start, stop)
+        time_us = self.time_us[rows]
+        return replace(
+            self,
+            time_us=time_us - (time_us[0] if len(time_us) else 0.0),
+            offset=self.offset[rows],
+            size=self.size[rows],
+            write=self.write[rows],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PagedTrace:
+    """A trace in pages, numbered without gaps in the order of their addresses, so that neighbours stay neighbours.
+
+    Attributes:
+        trace: the trace it was made from.
+        first: first page of each request, int32, shape (requests,).
+        count: pages of each request, int32, shape (requests,).
+        address: page number on the disk of every page, int64, shape (footprint,).
+        page_bytes: size of a page.
+    """
+
+    trace: Trace
+    first: npt.NDArray[np.int32]
+    count: npt.NDArray[np.int32]
+    address: npt.NDArray[np.int64]
+    page_bytes: int = PAGE_BYTES
+
+    @property
+    def footprint(self) -> int:
+        """Number of different pages touched."""
+        return len(self.address)
+
+
+def paged(trace: Trace, page_bytes: int = PAGE_BYTES) -> PagedTrace:
+    """Cut a trace into pages.
+
+    >>> t = Trace(name="t", time_us=np.zeros(2), offset=np.array([4000, 1 << 40]), size=np.array([200, 1]),
+    ...           write=np.zeros(2, bool))
+    >>> p = paged(t)
+    >>> p.first.tolist(), p.count.tolist(), p.footprint
+    ([0, 2], [2, 1], 3)
+    """
+    start = trace.offset // page_bytes
+    stop = (trace.offset + trace.size - 1) // page_bytes + 1
+    order = np.argsort(start, kind="stable")
+    low, high = start[order], np.maximum.accumulate(stop[order])
+    opens = np.r_[True, low[1:] > high[:-1]]  # a run of touched pages begins here
+    begin, end = low[opens], high[np.r_[np.flatnonzero(opens)[1:] - 1, len(low) - 1]]
+    base = np.r_[0, np.cumsum(end - begin)]
+    run = np.searchsorted(begin, start, side="right") - 1
+    if base[-1] >= 2**31:
+        raise ConfigError(f"trace {trace.name!r} touches {base[-1]:,} pages; more than 2^31 are not supported")
+    address = np.repeat(begin - base[:-1], np.diff(base)) + np.arange(base[-1])
+    return PagedTrace(
+        trace=trace,
+        first=(base[run] + start - begin[run]).astype(np.int32),
+        count=(stop - start).astype(np.int32),
+        address=address,
+        page_bytes=page_bytes,
+    )
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+    """Open a plain, gzip or zstd file as text, told apart by its first bytes.
+
+    Raises:
+        ConfigError: there is no such file, or its compressed content is damaged.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no trace file {path}")
+    with path.open("rb") as raw:
+        magic = raw.read(4)
+    try:
+        if magic[:2] == b"\x1f\x8b":
+            stream: Any = gzip.open(path, "rb")
+        elif magic == b"\x28\xb5\x2f\xfd":
+            stream = _zstd().open(path, "rb")
+        else:
+            stream = path.open("rb")
+        with stream, io.TextIOWrapper(stream, encoding="utf-8", errors="replace") as text:
+            yield text
+    except (gzip.BadGzipFile, EOFError, _zstd().ZstdError, OSError) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        raise ConfigError(f"{path} is damaged: {error}; fetch it again") from None
+
+
+def _zstd() -> Any:
+    try:
+        from compression import zstd  # Python 3.14 and later
+    except ImportError:
+        from backports import zstd
+    return zstd
+
+
+def read_trace(path: Path | str, *, skip_bad: int = 0, limit: int | None = None) -> Trace:
+    """Read a trace; its format is detected by content.
+
+    Args:
+        path: the file; plain, gzip or zstd.
+        skip_bad: tolerate so many bad lines; they are counted in ``info["skipped"]``.
+        limit: read no more than so many requests.
+
+    Raises:
+        ConfigError: no known format, a bad line (named with its number), a damaged file, or a trace that has no
+            usable time stamps or no read/write flag.
+    """
+    path = Path(path)
+    with open_text(path) as text:
+        head = [line for line, _ in zip(text, range(SNIFFED_LINES), strict=False)]
+    name, parse = block_formats.detect(head, path)
+    time_s, device = array("d"), array("q")
+    offset, size, write = array("q"), array("q"), array("b")
+    bad: list[str] = []
+    with open_text(path) as text:
+        for number, line in enumerate(text, 1):
+            try:
+                entry = parse(line)
+            except (BadLineError, ValueError, IndexError) as error:
+                bad.append(f"{path}:{number}: {_reason(error, line)}")
+                if len(bad) > skip_bad:
+                    raise ConfigError(_too_many(bad, skip_bad)) from None
+                continue
+            if entry is None:
+                continue
+            time_s.append(entry[0])
+            device.append(entry[1])
+            offset.append(entry[2])
+            size.append(entry[3])
+            write.append(entry[4])
+            if limit is not None and len(time_s) >= limit:
+                break
+    if not time_s:
+        raise ConfigError(f"{path} holds no read or write request (format {name})")
+    info = {"file": str(path), "format": name, "skipped": len(bad)}
+    columns = (np.array(c) for c in (time_s, device, offset, size, write))
+    return _assemble(path, info, *columns)
+
+
+def _reason(error: Exception, line: str) -> str:
+    shown = line.strip()
+    shown = shown if len(shown) <= 80 else shown[:79] + "…"
+    return f"{error if isinstance(error, BadLineError) else 'not a number where one is needed'}: {shown!r}"
+
+
+def _too_many(bad: list[str], allowed: int) -> str:
+    if allowed == 0:
+        return f"{bad[-1]}. Mend the file, or go on without such lines: --skip-bad N"
+    return f"{bad[-1]}. That is bad line number {len(bad)}; --skip-bad allows {allowed}"
+
+
+def _assemble(
+    path: Path,
+    info: dict[str, Any],
+    time_s: npt.NDArray[Any],
+    device: npt.NDArray[Any],
+    offset: npt.NDArray[Any],
+    size: npt.NDArray[Any],
+    write: npt.NDArray[Any],
+) -> Trace:
+    if info["format"] == "disksim" and _is_ramp(time_s, write):
+        raise Untimed(path, "its arrival times are a ramp of equal steps and its op column never changes")
+    order = np.argsort(time_s, kind="stable")
+    info["reordered"] = int(np.count_nonzero(np.diff(time_s) < 0))
+    time_s, device, offset, size, write = (c[order] for c in (time_s, device, offset, size, write))
+    if len(time_s) > 1 and np.all(time_s == np.floor(time_s)) and time_s[-1] > time_s[0]:
+        time_s = _spread_seconds(time_s)
+        info["spread_whole_seconds"] = True
+    disks, index = np.unique(device, return_inverse=True)
+    if len(disks) > 1:
+        ends = np.zeros(len(disks), np.int64)
+        np.maximum.at(ends, index, offset + size)
+        starts = np.r_[0, np.cumsum((ends >> 20) + 1)[:-1]] << 20
+        offset = offset + starts[index]
+    info["disks"] = len(disks)
+    name = path.name
+    for ending in (".gz", ".zst", ".csv", ".txt", ".trace"):
+        name = name.removesuffix(ending)
+    return Trace(
+        name=name,
+        time_us=(time_s - time_s[0]) * 1e6,
+        offset=offset.astype(np.int64),
+        size=size.astype(np.int64),
+        write=write.astype(np.bool_),
+        info=info,
+    )
+
+
+def _is_ramp(time_s: npt.NDArray[Any], write: npt.NDArray[Any]) -> bool:
+    """Whether times count lines rather than measure: every step a multiple of one, at a rate no device has."""
+    steps = np.rint(np.diff(time_s) * 1e9).astype(np.int64)
+    if len(steps) < 100 or write.min() != write.max() or time_s[-1] <= time_s[0]:
+        return False
+    unit = int(steps[steps > 0].min())
+    return bool(np.all(steps % unit == 0)) and len(steps) / (time_s[-1] - time_s[0]) > 1e7
+
+
+def _spread_seconds(time_s: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Spread requests stamped with one whole second evenly over that second."""
+    _, first, count = np.unique(time_s, return_index=True, return_counts=True)
+    rank = np.arange(len(time_s)) - np.repeat(first, count)
+    return time_s + rank / np.repeat(count, count)
