@@ -117,8 +117,24 @@ def _ascii(time_unit_s: float, address_unit: int) -> Parser:
 
 
 # column name -> unit of the value, in seconds or bytes
-_TIMES = {"time": 1.0, "time_s": 1.0, "timestamp": 1.0, "op_time": 1.0, "time_ms": 1e-3, "time_us": 1e-6, "time_ns": 1e-9}
-_STARTS = {"lbn": SECTOR, "lba": SECTOR, "sector": SECTOR, "offset": 1, "offset_bytes": 1, "io_offset": 1, "obj_id": 4096}
+_TIMES = {
+    "time": 1.0,
+    "time_s": 1.0,
+    "timestamp": 1.0,
+    "op_time": 1.0,
+    "time_ms": 1e-3,
+    "time_us": 1e-6,
+    "time_ns": 1e-9,
+}
+_STARTS = {
+    "lbn": SECTOR,
+    "lba": SECTOR,
+    "sector": SECTOR,
+    "offset": 1,
+    "offset_bytes": 1,
+    "io_offset": 1,
+    "obj_id": 4096,
+}
 _SIZES = {"size": 1, "size_bytes": 1, "obj_size": 1, "io_size": 1, "sectors": SECTOR}
 _OPS = ("op", "opcode", "op_name", "type", "rw")
 _DEVICES = ("dev", "device", "disk")
@@ -132,12 +148,16 @@ def _named(header: str, path: Path) -> Parser:
         for name in known:
             if name in names:
                 return names.index(name)
-        raise ConfigError(f"{path} has no column for the {what}; looked for: {', '.join(known)}; it has: {', '.join(names)}")
+        raise ConfigError(
+            f"{path} has no column for the {what}; looked for: {', '.join(known)}; it has: {', '.join(names)}"
+        )
 
     missing = [w for w, k in (("time stamps", _TIMES), ("read/write flag", _OPS)) if not any(n in names for n in k)]
     if missing:
         raise Untimed(path, f"it has no {' and no '.join(missing)}")
-    when, start, size, op = (find(list(k), w) for k, w in ((_TIMES, "time"), (_STARTS, "address"), (_SIZES, "size"), (_OPS, "operation")))
+    when, start, size, op = (
+        find(list(k), w) for k, w in ((_TIMES, "time"), (_STARTS, "address"), (_SIZES, "size"), (_OPS, "operation"))
+    )
     unit_s, start_unit, size_unit = _TIMES[names[when]], _STARTS[names[start]], _SIZES[names[size]]
     device = next((names.index(n) for n in _DEVICES if n in names), None)
     block = names.index("block_id") if "block_id" in names else None
@@ -177,7 +197,11 @@ def detect(head: Sequence[str], path: Path) -> tuple[str, Parser]:
     def common(test: Callable[[int], bool]) -> bool:
         return sum(test(i) for i in range(len(lines))) > most
 
-    if common(lambda i: len(commas[i]) == 7 and commas[i][0].strip().isdigit() and commas[i][3].strip().lower() in ("read", "write")):
+    if common(
+        lambda i: (
+            len(commas[i]) == 7 and commas[i][0].strip().isdigit() and commas[i][3].strip().lower() in ("read", "write")
+        )
+    ):
         return "msr", _msr
     if common(lambda i: _BLKPARSE.match(lines[i]) is not None):
         return "blkparse", _blkparse
@@ -188,7 +212,9 @@ def detect(head: Sequence[str], path: Path) -> tuple[str, Parser]:
         milliseconds = any("." in row[0] for row in rows)
         # 512-byte sectors are the rule; where every address and size is a multiple of 512, they are bytes
         in_bytes = all(float(row[2]) % SECTOR == 0 and float(row[3]) % SECTOR == 0 for row in rows)
-        return ("disksim-bytes" if in_bytes else "disksim"), _ascii(1e-3 if milliseconds else 1e-9, 1 if in_bytes else SECTOR)
+        return ("disksim-bytes" if in_bytes else "disksim"), _ascii(
+            1e-3 if milliseconds else 1e-9, 1 if in_bytes else SECTOR
+        )
     if "," in lines[0] and any(c.isalpha() for c in lines[0]):
         return "csv", _named(lines[0], path)
     raise ConfigError(

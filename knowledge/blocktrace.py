@@ -24,6 +24,7 @@ from tunewright.knowledge import block_formats
 from tunewright.knowledge.block_formats import BadLineError, Untimed
 
 PAGE_BYTES = 4096
+EXTENT = 64  # pages: 256 KiB
 SNIFFED_LINES = 200
 
 
@@ -68,11 +69,15 @@ class Trace:
 class PagedTrace:
     """A trace in pages, numbered without gaps in the order of their addresses, so that neighbours stay neighbours.
 
+    All pages of every aligned extent that is touched have a number, also those the trace never touches: a policy that
+    reads ahead must not be told by the numbering which of them will be needed.
+
     Attributes:
         trace: the trace it was made from.
         first: first page of each request, int32, shape (requests,).
         count: pages of each request, int32, shape (requests,).
-        address: page number on the disk of every page, int64, shape (footprint,).
+        address: page number on the disk of every page, int64, shape (pages,).
+        footprint: number of different pages touched.
         page_bytes: size of a page.
     """
 
@@ -80,39 +85,47 @@ class PagedTrace:
     first: npt.NDArray[np.int32]
     count: npt.NDArray[np.int32]
     address: npt.NDArray[np.int64]
+    footprint: int
     page_bytes: int = PAGE_BYTES
 
-    @property
-    def footprint(self) -> int:
-        """Number of different pages touched."""
-        return len(self.address)
+
+def _merged(start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> tuple[Any, Any]:
+    """Merge intervals; returns the begins and ends of those that remain, in order."""
+    order = np.argsort(start, kind="stable")
+    low, high = start[order], np.maximum.accumulate(stop[order])
+    opens = np.r_[True, low[1:] > high[:-1]]
+    return low[opens], high[np.r_[np.flatnonzero(opens)[1:] - 1, len(low) - 1]]
 
 
-def paged(trace: Trace, page_bytes: int = PAGE_BYTES) -> PagedTrace:
+def paged(trace: Trace, page_bytes: int = PAGE_BYTES, extent: int = EXTENT) -> PagedTrace:
     """Cut a trace into pages.
+
+    Args:
+        trace: the trace; not empty.
+        page_bytes: size of a page.
+        extent: pages of an aligned run that gets numbers as a whole.
 
     >>> t = Trace(name="t", time_us=np.zeros(2), offset=np.array([4000, 1 << 40]), size=np.array([200, 1]),
     ...           write=np.zeros(2, bool))
     >>> p = paged(t)
-    >>> p.first.tolist(), p.count.tolist(), p.footprint
-    ([0, 2], [2, 1], 3)
+    >>> p.first.tolist(), p.count.tolist(), p.footprint, len(p.address)
+    ([0, 64], [2, 1], 3, 128)
     """
     start = trace.offset // page_bytes
     stop = (trace.offset + trace.size - 1) // page_bytes + 1
-    order = np.argsort(start, kind="stable")
-    low, high = start[order], np.maximum.accumulate(stop[order])
-    opens = np.r_[True, low[1:] > high[:-1]]  # a run of touched pages begins here
-    begin, end = low[opens], high[np.r_[np.flatnonzero(opens)[1:] - 1, len(low) - 1]]
+    begin, end = _merged(start, stop)
+    footprint = int((end - begin).sum())
+    begin, end = _merged(start // extent * extent, -(-stop // extent) * extent)
     base = np.r_[0, np.cumsum(end - begin)]
-    run = np.searchsorted(begin, start, side="right") - 1
     if base[-1] >= 2**31:
-        raise ConfigError(f"trace {trace.name!r} touches {base[-1]:,} pages; more than 2^31 are not supported")
-    address = np.repeat(begin - base[:-1], np.diff(base)) + np.arange(base[-1])
+        raise ConfigError(f"trace {trace.name!r} needs {base[-1]:,} pages; more than 2^31 are not supported")
+    run = np.searchsorted(begin, start, side="right") - 1
     return PagedTrace(
         trace=trace,
         first=(base[run] + start - begin[run]).astype(np.int32),
         count=(stop - start).astype(np.int32),
-        address=address,
+        address=np.repeat(begin - base[:-1], np.diff(base)) + np.arange(base[-1]),
+        footprint=footprint,
         page_bytes=page_bytes,
     )
 

@@ -99,7 +99,7 @@ class Devices:
     shares: tuple[float | None, ...]
 
     def capacities(self, footprint: int, fast: float) -> list[int]:
-        """Return the pages each tier holds; the last one holds all."""
+        """Return the pages each tier holds; the last one, which holds all, is given as the footprint."""
         pages, share = [], fast
         for own in self.shares[:-1]:
             share = share if own is None else own

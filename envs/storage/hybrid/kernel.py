@@ -99,15 +99,35 @@ def push(sim, table, at, tier):
 
 
 @jit
-def settle(sim, table, at, tier):
-    """Make ``tier`` the home of a page, as its most recent one; the last tier keeps no list."""
+def append(sim, table, at, tier):
+    """Put a page at the old end of a tier's LRU list: it is the next victim."""
+    tail = sim.tail[tier]
+    page(table, at).prev = tail
+    page(table, at).next = -1
+    if tail >= 0:
+        page(table, tail).next = at
+    else:
+        sim.head[tier] = at
+    sim.tail[tier] = at
+
+
+@jit
+def settle(sim, table, at, tier, cold):
+    """Make ``tier`` the home of a page, as its most recent one or, if cold, as the next victim.
+
+    The last tier keeps no list.
+    """
     record = page(table, at)
     old = int(record.tier)
     last = sim.tiers - 1
+    record.hot = not cold
     if old == tier:
-        if tier < last and sim.head[tier] != at:
+        if tier < last and (cold or sim.head[tier] != at):
             unlink(sim, table, at, tier)
-            push(sim, table, at, tier)
+            if cold:
+                append(sim, table, at, tier)
+            else:
+                push(sim, table, at, tier)
         return
     if old < last:
         unlink(sim, table, at, old)
@@ -116,26 +136,35 @@ def settle(sim, table, at, tier):
     record.tier = tier
     record.moved = sim.clock
     if tier < last:
-        push(sim, table, at, tier)
+        if cold:
+            append(sim, table, at, tier)
+        else:
+            push(sim, table, at, tier)
 
 
 @jit
 def evict(sim, table, victim, tier, pinned, pinned_end, start):
-    """Move a victim and its neighbours of one extent, as one operation, to the next tier; returns when it is done."""
+    """Move a victim and its neighbours of one extent, as one operation, to the next tier; returns when it is done.
+
+    A cold victim takes no hot neighbours with it.
+    """
     first, stop = victim, victim + 1
+    hot = page(table, victim).hot
     if sim.extent > 1:
         region = page(table, victim).address // sim.extent
         while (
             first > 0
             and page(table, first - 1).tier == tier
             and page(table, first - 1).address // sim.extent == region
+            and page(table, first - 1).hot <= hot
             and not pinned <= first - 1 < pinned_end
         ):
             first -= 1
         while (
-            stop < sim.footprint
+            stop < sim.pages
             and page(table, stop).tier == tier
             and page(table, stop).address // sim.extent == region
+            and page(table, stop).hot <= hot
             and not pinned <= stop < pinned_end
         ):
             stop += 1
@@ -144,7 +173,7 @@ def evict(sim, table, victim, tier, pinned, pinned_end, start):
     done = submit(sim, tier, start, False, pages, where)
     done = submit(sim, tier + 1, done, True, pages, where)
     for at in range(first, stop):
-        settle(sim, table, at, tier + 1)
+        settle(sim, table, at, tier + 1, False)
     sim.evicted += pages
     return done
 
@@ -168,6 +197,21 @@ def make_room(sim, table, tier, pinned, pinned_end, start):
 
 
 @jit
+def move(sim, table, at, target, start):
+    """Migrate a page."""
+    source = int(page(table, at).tier)
+    if source == target:
+        return
+    where = page(table, at).address
+    done = submit(sim, source, start, False, 1, where)
+    submit(sim, target, done, True, 1, where)
+    settle(sim, table, at, target, False)
+    sim.migrated += 1
+    if target < sim.tiers - 1:
+        make_room(sim, table, target, at, at + 1, start)
+
+
+@jit
 def _idle_work(sim, table):
     """Do background moves as long as all devices are idle; one that has begun is not broken off."""
     last = sim.tiers - 1
@@ -180,17 +224,9 @@ def _idle_work(sim, table):
             return
         if sim.queued > 0:
             slot = sim.queue_head
-            at, target = sim.queue[slot, 0], sim.queue[slot, 1]
             sim.queue_head = (slot + 1) % QUEUE
             sim.queued -= 1
-            source = int(page(table, at).tier)
-            if source != target and (target == last or sim.capacity[target] > 0):
-                where = page(table, at).address
-                done = submit(sim, source, free, False, 1, where)
-                submit(sim, target, done, True, 1, where)
-                settle(sim, table, at, target)
-                sim.migrated += 1
-                make_room(sim, table, target, at, at + 1, free)
+            move(sim, table, sim.queue[slot, 0], sim.queue[slot, 1], free)
             continue
         work = False
         for t in range(last):
@@ -225,13 +261,14 @@ def arrive(sim):
 
 
 @jit
-def serve(sim, target, ahead):
+def serve(sim, target, ahead, cold):
     """Serve the request that has arrived and leave its pages on ``target``.
 
     Args:
         sim: the system.
         target: tier for its pages; -1 leaves the pages of a read where they are.
-        ahead: a promoted read also brings up to so many pages that follow it in its extent.
+        ahead: a promoted read also brings those of so many pages behind it that are in its extent.
+        cold: the pages are not expected to be needed again: they become the next victims of their tier.
 
     Returns:
         Latency in us.
@@ -271,17 +308,19 @@ def serve(sim, target, ahead):
             moved += 1
             source = home
             home = target
-        settle(sim, table, at, home)
+        settle(sim, table, at, home, cold)
         record.last = sim.clock
         record.count = min(int(record.count) + 1, 65535)
         if not write:
             record.last_read = sim.clock
     end = stop
     if moved > 0 and not write:
-        if ahead > 0 and source > target:
-            end = _fetch(sim, table, stop, ahead, source, target, done)
-        submit(sim, target, done, True, moved + end - stop, page(table, first).address)
         sim.promoted += moved
+        if ahead > 0 and source > target:
+            before = sim.fetched
+            end = _fetch(sim, table, stop, ahead, source, target, done)
+            moved += sim.fetched - before
+        submit(sim, target, done, True, moved, page(table, first).address)
     sim.spent = 0.0
     if promote and target < last and sim.used[target] > sim.capacity[target]:
         begin = now if write else done
@@ -319,13 +358,17 @@ def _read(sim, table, first, count):
 def _fetch(sim, table, at, ahead, source, target, start):
     """Read on behind a request: bring the pages that follow it in its extent and on its tier. Returns their end."""
     region = page(table, at - 1).address // sim.extent
-    limit = min(at + min(ahead, sim.capacity[target] // 8), sim.footprint)
-    end = at
-    while end < limit and page(table, end).tier == source and page(table, end).address // sim.extent == region:
-        end += 1
+    limit = min(at + min(ahead, sim.capacity[target] // 8), sim.pages)
+    end = other = at
+    while other < limit and page(table, other).address // sim.extent == region:
+        if page(table, other).tier == source:
+            end = other + 1
+        other += 1
     if end > at:
-        submit(sim, source, start, False, end - at, page(table, at).address)
+        where = page(table, at).address
+        submit(sim, source, start, False, page(table, end - 1).address - where + 1, where)
         for other in range(at, end):
-            settle(sim, table, other, target)
-        sim.fetched += end - at
+            if page(table, other).tier == source:
+                settle(sim, table, other, target, False)
+                sim.fetched += 1
     return end

@@ -71,14 +71,15 @@ class Reference:
             self.devices.append(Disk(figures) if device.kind == "disk" else Solid(figures))
         self.capacity = list(world.capacities)
         self.last = len(self.capacity) - 1
-        self.home = [world._start] * self.paged.footprint
+        self.home = [world._start] * len(self.paged.address)
         self.used = [0] * (self.last + 1)
-        self.used[world._start] = self.paged.footprint
+        self.used[world._start] = len(self.paged.address)
         self.lru: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(self.last)]  # last entry: most recent
         if world._start < self.last:
-            self.lru[world._start].update((p, None) for p in reversed(range(self.paged.footprint)))
-        self.touched, self.read_at = [-1] * self.paged.footprint, [-1] * self.paged.footprint
-        self.moved_at, self.count = [-1] * self.paged.footprint, [0] * self.paged.footprint
+            self.lru[world._start].update((p, None) for p in reversed(range(len(self.paged.address))))
+        self.touched, self.read_at = [-1] * len(self.paged.address), [-1] * len(self.paged.address)
+        self.moved_at, self.count = [-1] * len(self.paged.address), [0] * len(self.paged.address)
+        self.hot = [False] * len(self.paged.address)
         self.queue: deque[tuple[int, int]] = deque()
         self.now, self.clock, self.spent, self.latency = 0.0, 0, 0.0, 0.0
         self.tally: dict[str, int] = dict.fromkeys(
@@ -93,13 +94,16 @@ class Reference:
         """Extent that a page belongs to."""
         return self.address(page) // self.m.extent
 
-    def settle(self, page: int, tier: int) -> None:
-        """Make ``tier`` the home of a page, as its most recent one."""
+    def settle(self, page: int, tier: int, cold: bool = False) -> None:
+        """Make ``tier`` the home of a page, as its most recent one or, if cold, as the next victim."""
         old = self.home[page]
+        self.hot[page] = not cold
         if old < self.last:
             del self.lru[old][page]
         if tier < self.last:
             self.lru[tier][page] = None
+            if cold:
+                self.lru[tier].move_to_end(page, last=False)
         if old != tier:
             self.used[old] -= 1
             self.used[tier] += 1
@@ -113,9 +117,10 @@ class Reference:
 
             def goes(page: int) -> bool:
                 return (
-                    0 <= page < self.paged.footprint
+                    0 <= page < len(self.paged.address)
                     and self.home[page] == tier
                     and self.region(page) == self.region(victim)
+                    and self.hot[page] <= self.hot[victim]
                     and page not in pinned
                 )
 
@@ -183,7 +188,7 @@ class Reference:
         if self.queue or self.m.reserve > 0:
             self.idle_work()
 
-    def serve(self, target: int, ahead: int = 0) -> float:
+    def serve(self, target: int, ahead: int = 0, cold: bool = False) -> float:
         """Serve the request that has arrived; returns its latency in us."""
         first, count = int(self.paged.first[self.clock]), int(self.paged.count[self.clock])
         write, now = bool(self.paged.trace.write[self.clock]), self.now
@@ -198,7 +203,11 @@ class Reference:
                 self.tally["hits"] += count
             done = self.devices[target].submit(now, True, count, self.address(first))
         else:
-            if promote and target < self.last and max(d.busy - now for d in self.devices[target + 1 :]) > self.m.gate_us:
+            if (
+                promote
+                and target < self.last
+                and max(d.busy - now for d in self.devices[target + 1 :]) > self.m.gate_us
+            ):
                 promote = False
                 self.tally["gated"] += 1
             done = now
@@ -211,17 +220,19 @@ class Reference:
         away = [p for p in pages if promote and self.home[p] != target]
         source = self.home[away[-1]] if away else -1
         for page in pages:
-            self.settle(page, target if promote else self.home[page])
+            self.settle(page, target if promote else self.home[page], cold)
             self.touched[page] = self.clock
             self.count[page] = min(self.count[page] + 1, 65535)
             if not write:
                 self.read_at[page] = self.clock
         end = pages.stop
         if away and not write:
-            if ahead > 0 and source > target:
-                end = self.fetch(pages.stop, ahead, source, target, done)
-            self.devices[target].submit(done, True, len(away) + end - pages.stop, self.address(first))
             self.tally["promoted"] += len(away)
+            fetched: list[int] = []
+            if ahead > 0 and source > target:
+                fetched = self.fetch(pages.stop, ahead, source, target, done)
+                end = fetched[-1] + 1 if fetched else end
+            self.devices[target].submit(done, True, len(away) + len(fetched), self.address(first))
         self.spent = 0.0
         if promote and target < self.last and self.used[target] > self.capacity[target]:
             begin = now if write else done
@@ -233,17 +244,17 @@ class Reference:
             self.now = done
         return done - now
 
-    def fetch(self, page: int, ahead: int, source: int, target: int, start: float) -> int:
-        """Bring pages that follow a request in its extent; returns their end."""
-        end, limit = page, min(page + min(ahead, self.capacity[target] // 8), self.paged.footprint)
-        while end < limit and self.home[end] == source and self.region(end) == self.region(page - 1):
-            end += 1
-        if end > page:
-            self.devices[source].submit(start, False, end - page, self.address(page))
-            for other in range(page, end):
+    def fetch(self, page: int, ahead: int, source: int, target: int, start: float) -> list[int]:
+        """Bring the pages that follow a request in its extent and on its tier; returns them."""
+        limit = min(page + min(ahead, self.capacity[target] // 8), len(self.paged.address))
+        near = [p for p in range(page, limit) if self.region(p) == self.region(page - 1) and self.home[p] == source]
+        if near:
+            span = self.address(near[-1]) - self.address(page) + 1
+            self.devices[source].submit(start, False, span, self.address(page))
+            for other in near:
                 self.settle(other, target)
-            self.tally["fetched"] += end - page
-        return end
+            self.tally["fetched"] += len(near)
+        return near
 
     def state(self) -> dict[str, Any]:
         """Return what must agree with the kernel's record."""

@@ -1,6 +1,6 @@
 """The state of simulated storage systems as records: a page, a request, a system.
 
-A batch of n systems is one array of ``SIM`` records, shape (n,), next to their page tables, shape (n, footprint); see
+A batch of n systems is one array of ``SIM`` records, shape (n,), next to their page tables, shape (n, pages); see
 ``world.World``, which owns both. Times are in microseconds, "per page" is microseconds a page.
 """
 
@@ -22,7 +22,7 @@ PAGE = np.dtype(
         ("moved", "i4"),  # request at which it last changed its tier
         ("count", "u2"),  # touches so far, at most 65535
         ("tier", "u1"),
-        ("mark", "u1"),  # free for policies
+        ("hot", "u1"),  # 0: expected not to be needed again
     ]
 )
 
@@ -65,7 +65,7 @@ SIM = np.dtype(
         ("request_at", "i8"),
         ("page_at", "i8"),
         ("requests", "i8"),
-        ("footprint", "i8"),
+        ("pages", "i8"),
         ("tiers", "i8"),
         ("closed", "i8"),  # 1: a request arrives when the one before is done; 0: by the trace's clock
         # mechanisms

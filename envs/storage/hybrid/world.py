@@ -77,22 +77,23 @@ class World:
         if not 0 < scale < math.inf:
             raise ConfigError(f"the factor on arrival times must be positive, not {scale}")
         self.paged, self.devices, self.mechanisms = paged, devices, mechanisms
+        total = len(paged.address)
         self.requests = np.zeros(len(paged.first), REQUEST)
         self.requests["time_us"] = paged.trace.time_us
         self.requests["first"], self.requests["count"] = paged.first, paged.count
         self.requests["write"] = paged.trace.write
-        self.pages = np.zeros((n, paged.footprint), PAGE)
+        self.pages = np.zeros((n, total), PAGE)
         self.sims = np.zeros(n, SIM)
         tiers = len(devices.tiers)
         self.capacities = devices.capacities(paged.footprint, fast)
         if all_fast:
-            self.capacities[0] = paged.footprint
+            self.capacities[0] = total
         self._start = 0 if all_fast else tiers - 1
         fields: dict[str, Any] = {
             "request_at": self.requests.ctypes.data,
-            "page_at": self.pages.ctypes.data + np.arange(n) * paged.footprint * PAGE.itemsize,
+            "page_at": self.pages.ctypes.data + np.arange(n) * total * PAGE.itemsize,
             "requests": len(self.requests),
-            "footprint": paged.footprint,
+            "pages": total,
             "tiers": tiers,
             "closed": closed,
             "extent": mechanisms.extent,
@@ -124,15 +125,15 @@ class World:
         self.pages["address"][which] = self.paged.address
         listed = self._start < len(self.devices.tiers) - 1  # the last tier keeps no list
         if listed:
-            self.pages["prev"][which] = np.arange(-1, self.paged.footprint - 1)
-            self.pages["next"][which] = np.r_[1 : self.paged.footprint, -1]
+            self.pages["prev"][which] = np.arange(-1, len(self.paged.address) - 1)
+            self.pages["next"][which] = np.r_[1 : len(self.paged.address), -1]
         sims = self.sims[which]
         for name in ("now", "clock", "latency", "spent", "queue_head", "queued", *COUNTERS):
             sims[name] = 0
         for name in ("busy", "fill", "filled_at", "written", "position", "used"):
             sims[name][:] = 0
-        sims["used"][:, self._start] = self.paged.footprint
+        sims["used"][:, self._start] = len(self.paged.address)
         sims["head"][:] = sims["tail"][:] = -1
         if listed:
-            sims["head"][:, self._start], sims["tail"][:, self._start] = 0, self.paged.footprint - 1
+            sims["head"][:, self._start], sims["tail"][:, self._start] = 0, len(self.paged.address) - 1
         self.sims[which] = sims
