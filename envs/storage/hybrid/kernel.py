@@ -267,7 +267,8 @@ def serve(sim, target, ahead, cold):
     Args:
         sim: the system.
         target: tier for its pages; -1 leaves the pages of a read where they are.
-        ahead: a promoted read also brings those of so many pages behind it that are in its extent.
+        ahead: a read that promotes pages also brings those of so many pages behind it that lie on a slower tier; if
+            negative, any read does, if at least half of them do.
         cold: the pages are not expected to be needed again: they become the next victims of their tier.
 
     Returns:
@@ -300,13 +301,11 @@ def serve(sim, target, ahead, cold):
                 sim.gated += 1
         done = _read(sim, table, first, count)
     moved = 0
-    source = -1
     for at in range(first, stop):
         record = page(table, at)
         home = int(record.tier)
         if promote and home != target:
             moved += 1
-            source = home
             home = target
         settle(sim, table, at, home, cold)
         record.last = sim.clock
@@ -314,13 +313,15 @@ def serve(sim, target, ahead, cold):
         if not write:
             record.last_read = sim.clock
     end = stop
-    if moved > 0 and not write:
+    if promote and not write:
         sim.promoted += moved
-        if ahead > 0 and source > target:
+        if target < last and (ahead < 0 or (ahead > 0 and moved > 0)):
             before = sim.fetched
-            end = _fetch(sim, table, stop, ahead, source, target, done)
+            least = 1 if moved > 0 else abs(ahead) // 2
+            end = _fetch(sim, table, stop, abs(ahead), least, target, done)
             moved += sim.fetched - before
-        submit(sim, target, done, True, moved, page(table, first).address)
+        if moved > 0:
+            submit(sim, target, done, True, moved, page(table, first).address)
     sim.spent = 0.0
     if promote and target < last and sim.used[target] > sim.capacity[target]:
         begin = now if write else done
@@ -355,20 +356,31 @@ def _read(sim, table, first, count):
 
 
 @jit
-def _fetch(sim, table, at, ahead, source, target, start):
-    """Read on behind a request: bring the pages that follow it in its extent and on its tier. Returns their end."""
-    region = page(table, at - 1).address // sim.extent
+def _fetch(sim, table, at, ahead, least, target, start):
+    """Read on behind a request: bring those of the next pages on the disk that lie on one slower tier.
+
+    Fewer than ``least`` are not worth an operation. Returns their end; ``sim.fetched`` counts them.
+    """
     limit = min(at + min(ahead, sim.capacity[target] // 8), sim.pages)
-    end = other = at
-    while other < limit and page(table, other).address // sim.extent == region:
+    behind = page(table, at - 1).address + 1 - at
+    source = -1
+    missing = 0
+    begin = end = at
+    stop = at
+    while at < limit and page(table, at).address - at == behind:
+        tier = int(page(table, at).tier)
+        if source < 0 and tier > target:
+            source = tier
+            begin = at
+        if tier == source:
+            end = at + 1
+            missing += 1
+        at += 1
+    if source < 0 or missing < least:
+        return stop
+    submit(sim, source, start, False, end - begin, page(table, begin).address)
+    for other in range(begin, end):
         if page(table, other).tier == source:
-            end = other + 1
-        other += 1
-    if end > at:
-        where = page(table, at).address
-        submit(sim, source, start, False, page(table, end - 1).address - where + 1, where)
-        for other in range(at, end):
-            if page(table, other).tier == source:
-                settle(sim, table, other, target, False)
-                sim.fetched += 1
+            settle(sim, table, other, target, False)
+            sim.fetched += 1
     return end

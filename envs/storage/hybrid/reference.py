@@ -218,7 +218,6 @@ class Reference:
                     if tier == 0:
                         self.tally["hits"] += len(here)
         away = [p for p in pages if promote and self.home[p] != target]
-        source = self.home[away[-1]] if away else -1
         for page in pages:
             self.settle(page, target if promote else self.home[page], cold)
             self.touched[page] = self.clock
@@ -226,13 +225,14 @@ class Reference:
             if not write:
                 self.read_at[page] = self.clock
         end = pages.stop
-        if away and not write:
+        if promote and not write:
             self.tally["promoted"] += len(away)
             fetched: list[int] = []
-            if ahead > 0 and source > target:
-                fetched = self.fetch(pages.stop, ahead, source, target, done)
+            if target < self.last and (ahead < 0 or (ahead > 0 and away)):
+                fetched = self.fetch(pages.stop, abs(ahead), 1 if away else abs(ahead) // 2, target, done)
                 end = fetched[-1] + 1 if fetched else end
-            self.devices[target].submit(done, True, len(away) + len(fetched), self.address(first))
+            if away or fetched:
+                self.devices[target].submit(done, True, len(away) + len(fetched), self.address(first))
         self.spent = 0.0
         if promote and target < self.last and self.used[target] > self.capacity[target]:
             begin = now if write else done
@@ -244,16 +244,20 @@ class Reference:
             self.now = done
         return done - now
 
-    def fetch(self, page: int, ahead: int, source: int, target: int, start: float) -> list[int]:
-        """Bring the pages that follow a request in its extent and on its tier; returns them."""
+    def fetch(self, page: int, ahead: int, least: int, target: int, start: float) -> list[int]:
+        """Bring those of the next pages on the disk that lie on one slower tier; returns them."""
         limit = min(page + min(ahead, self.capacity[target] // 8), len(self.paged.address))
-        near = [p for p in range(page, limit) if self.region(p) == self.region(page - 1) and self.home[p] == source]
-        if near:
-            span = self.address(near[-1]) - self.address(page) + 1
-            self.devices[source].submit(start, False, span, self.address(page))
-            for other in near:
-                self.settle(other, target)
-            self.tally["fetched"] += len(near)
+        run = [p for p in range(page, limit) if self.address(p) - self.address(page - 1) == p - page + 1]
+        slower = [p for p in run if self.home[p] > target]
+        if not slower or sum(self.home[p] == self.home[slower[0]] for p in slower) < least:
+            return []
+        source = self.home[slower[0]]
+        near = [p for p in slower if self.home[p] == source]
+        span = self.address(near[-1]) - self.address(near[0]) + 1
+        self.devices[source].submit(start, False, span, self.address(near[0]))
+        for other in near:
+            self.settle(other, target)
+        self.tally["fetched"] += len(near)
         return near
 
     def state(self) -> dict[str, Any]:
