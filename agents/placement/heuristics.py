@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from numba import njit
 
+from tunewright.agents.placement.network import draw
 from tunewright.envs.storage.hybrid.kernel import arrive, move, serve
 from tunewright.envs.storage.hybrid.lowlevel import page, request
 
@@ -17,18 +18,9 @@ CDE_HOT = 4  # touches that make a page hot
 CDE_SMALL = 8  # pages; a request that small and not sequential is random
 HPS_EPOCH = 1000  # requests between two migrations
 HPS_HOT = 2  # touches within an epoch that make a page hot
+HPS_RUN = 64  # pages moved together
 
 jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
-
-
-@jit
-def draw(rng):
-    """Next 64 random bits (splitmix64) of the state in ``rng[0]``."""
-    rng[0] += 0x9E3779B97F4A7C15
-    z = rng[0]
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EB
-    return z ^ (z >> 31)
 
 
 @jit
@@ -56,22 +48,50 @@ def decide(sim, policy, rng, memory):
 
 
 @jit
-def hps_epoch(sim, touched, touches, epoch_count):
-    """Move the pages that were hot in the epoch to the first tier, and forget the epoch."""
-    size = epoch_count[0]
+def hps_epoch(sim, touched, touches, memory[1])
+                memory[1] = 0:
+    """Move the pages that were hot in the epoch to the first tier, as many as it holds, and forget the epoch."""
+    begin = moved = 0
+    while begin < size:
+        stop = begin
+        while (
+            stop < size
+            and stop - begin < HPS_RUN
+            and touches[touched[stop]] >= HPS_HOT
+            and page(sim.page_at, touched[stop]).tier > 0
+            and (stop == begin or joins(sim, touched[stop - 1], touched[stop]))
+        ):
+            stop += 1
+        if stop > begin and moved < sim.capacity[0]:
+            move(sim, sim.page_at, touched[begin], stop - begin, 0, sim.now)
+            moved += stop - begin
+        begin = max(stop, begin + 1)
     for k in range(size):
-        at = touched[k]
-        if touches[at] >= HPS_HOT and page(sim.page_at, at).tier > 0:
-            move(sim, sim.page_at, at, 0, sim.now)
-        touches[at] = 0
-    epoch_count[0] = 0
+        touches[touched[k]] = 0
 
 
 @jit
-def replay(sims, k, policy, rng, memory, touched, touches, latency, requests, ahead):
-    """Replay the next ``requests`` requests on system ``k`` and note the latency of each."""
+def joins(sim, before, at):
+    """Whether a page lies right behind another, on the same tier."""
+    first, second = page(sim.page_at, before), page(sim.page_at, at)
+    return at == before + 1 and first.tier == second.tier and second.address == first.address + 1
+
+
+@jit
+def replay(sims, k, policy, rng, memory, touched, touches, ahead, latency, requests):
+    """Replay requests under one policy.
+
+    Args:
+        sims, k: system ``k`` of a batch.
+        policy: one of the numbers above.
+        rng: state of the generator, uint64, (1,).
+        memory: int64, (2,), zero: end of the last request, pages touched in the epoch.
+        touched, touches: int64, (pages,), zero; only HPS needs them.
+        ahead: see ``kernel.serve``.
+        latency: filled in, us, float64, (requests,).
+        requests: how many to serve.
+    """
     sim = sims[k]
-    size = memory[1:]
     for n in range(requests):
         arrive(sim)
         target = decide(sim, policy, rng, memory)
@@ -79,9 +99,10 @@ def replay(sims, k, policy, rng, memory, touched, touches, latency, requests, ah
             asked = request(sim.request_at, sim.clock)
             for at in range(asked.first, asked.first + asked.count):
                 if touches[at] == 0:
-                    touched[size[0]] = at
-                    size[0] += 1
+                    touched[memory[1]] = at
+                    memory[1] += 1
                 touches[at] += 1
             if (sim.clock + 1) % HPS_EPOCH == 0:
-                hps_epoch(sim, touched, touches, size)
+                hps_epoch(sim, touched, touches, memory[1])
+                memory[1] = 0
         latency[n] = serve(sim, target, ahead, False)

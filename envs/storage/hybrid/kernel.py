@@ -197,18 +197,19 @@ def make_room(sim, table, tier, pinned, pinned_end, start):
 
 
 @jit
-def move(sim, table, at, target, start):
-    """Migrate a page."""
-    source = int(page(table, at).tier)
+def move(sim, table, first, count, target, start):
+    """Migrate ``count`` pages that follow each other and lie on one tier, as one operation."""
+    source = int(page(table, first).tier)
     if source == target:
         return
-    where = page(table, at).address
-    done = submit(sim, source, start, False, 1, where)
-    submit(sim, target, done, True, 1, where)
-    settle(sim, table, at, target, False)
-    sim.migrated += 1
+    where = page(table, first).address
+    done = submit(sim, source, start, False, count, where)
+    submit(sim, target, done, True, count, where)
+    for at in range(first, first + count):
+        settle(sim, table, at, target, False)
+    sim.migrated += count
     if target < sim.tiers - 1:
-        make_room(sim, table, target, at, at + 1, start)
+        make_room(sim, table, target, first, first + count, start)
 
 
 @jit
@@ -226,7 +227,7 @@ def _idle_work(sim, table):
             slot = sim.queue_head
             sim.queue_head = (slot + 1) % QUEUE
             sim.queued -= 1
-            move(sim, table, sim.queue[slot, 0], sim.queue[slot, 1], free)
+            move(sim, table, sim.queue[slot, 0], 1, sim.queue[slot, 1], free)
             continue
         work = False
         for t in range(last):

@@ -1,0 +1,278 @@
+"""Sibyl and Harmonia, learning online inside the compiled replay: no Python per request.
+
+What is fixed by the papers and what is not is said in ``SETTINGS``, each with its mark: [P] from the paper or its
+authors' code, [S] second-hand, [B] background knowledge, [ours] ours.
+"""
+
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from tunewright.agents.placement.network import Net, draw, make_net, uniform, update, values
+from tunewright.envs.storage.hybrid.features import SCALE, observe
+from tunewright.envs.storage.hybrid.kernel import arrive, enqueue, serve
+from tunewright.envs.storage.hybrid.lowlevel import page, request
+from tunewright.envs.storage.hybrid.world import World
+
+jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
+
+INVERSE, LOGARITHM = 0, 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentSettings:
+    """One agent: its network, its learning, and what it is rewarded for.
+
+    Attributes:
+        features: columns of ``features`` it sees (8: and whether the request follows the one before).
+        hidden: sizes of the hidden layers.
+        atoms: 51 for C51, 1 for DQN.
+        learning_rate, gamma, epsilon, batch, memory: of the learning.
+        train_every: requests between two trainings.
+        updates: batches a training.
+        sync_every: requests after which the inference network takes the training network's weights.
+        reward: 0: fastest possible latency over latency; 1: minus log2 of latency over the fastest possible.
+        penalty: taken off a placement reward per us spent on evictions; off a migration reward for ping-pong.
+        horizon: requests that a migration's reward averages over.
+        warmup: requests at the start with random actions.
+    """
+
+    features: int = 7
+    hidden: tuple[int, ...] = (10,)
+    atoms: int = 1
+    learning_rate: float
+    gamma: float
+    epsilon: float = 0.001
+    batch: int = 128
+    memory: int = 1000
+    train_every: int = 1000
+    updates: int = 8
+    sync_every: int = 1000
+    reward: int = INVERSE
+    penalty: float = 0.0
+    horizon: int = 50
+    warmup: int = 0
+
+
+SIBYL = AgentSettings(
+    features=6,  # [B]
+    hidden=(20, 30),  # [B]
+    atoms=51,  # [B]
+    learning_rate=1e-4,  # [B]
+    gamma=0.9,  # [B]
+    epsilon=0.001,  # [B]
+    penalty=0.001,  # [B]
+    batch=128,  # [B]
+    updates=8,  # [ours] batches a training; how many is not known
+    train_every=1000,  # [B]
+    sync_every=1000,  # [B]
+)
+#: the public code [P]: DQN by default, 8 observations, gamma 0.99, learning rate 2e-4; its eighth is ours
+SIBYL_CODE = replace(SIBYL, features=8, atoms=1, gamma=0.99, learning_rate=2e-4)
+HARMONIA_PLACEMENT = AgentSettings(hidden=(10,), learning_rate=1e-3, gamma=0.9, batch=128)  # [S]
+HARMONIA_MIGRATION = AgentSettings(
+    hidden=(10,), learning_rate=1e-2, gamma=0.1, batch=256, penalty=0.1
+)  # [S]; penalty [ours]
+
+
+def make_agent(settings: AgentSettings, tiers: int, seed: int) -> tuple[Net, Any]:
+    """Make an agent's learner and the numbers the replay needs: int64, (9,) of ``AgentSettings`` and its penalty."""
+    scale = np.r_[SCALE, np.float32(1)][: settings.features].copy()
+    scale[5] = 1.0 / (tiers - 1)
+    best = 1.0 / (1.0 - settings.gamma)
+    net = make_net(
+        scale=scale,
+        hidden=settings.hidden,
+        actions=tiers,
+        atoms=settings.atoms,
+        learning_rate=settings.learning_rate,
+        gamma=settings.gamma,
+        epsilon=settings.epsilon,
+        memory=settings.memory,
+        batch=settings.batch,
+        returns=(0.0, best) if settings.reward == INVERSE else (-16.0 * best, 0.0),
+        seed=seed,
+    )
+    numbers = np.array(
+        [
+            settings.train_every,
+            settings.updates,
+            settings.sync_every,
+            settings.reward,
+            settings.horizon,
+            settings.warmup,
+        ],
+        np.float64,
+    )
+    return net, np.r_[numbers, settings.penalty]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A placement agent and, for Harmonia, a migration agent; they go on learning with every replay.
+
+    Attributes:
+        policy: sibyl, sibyl-code or harmonia.
+        tiers: actions of each agent.
+        place, move: the learners; ``move`` is unused unless ``migrating``.
+        place_numbers, move_numbers: what the replay needs of their settings.
+        migrating: whether there is a migration agent.
+        horizon: requests that a migration's reward averages over.
+    """
+
+    policy: str
+    tiers: int
+    place: Net
+    place_numbers: Any
+    move: Net
+    move_numbers: Any
+    migrating: bool
+    horizon: int
+
+    def replay(self, world: World, latency: npt.NDArray[np.float64], index: int = 0) -> None:
+        """Replay as many requests as ``latency`` has room for on one system, learning on the way."""
+        bins, work = np.zeros(8, np.uint8), np.zeros((4, 256), np.float32)
+        ring = np.zeros((2, self.horizon))
+        replay(
+            world.sims, index, self.place, self.place_numbers, self.move, self.move_numbers, self.migrating,
+            bins, work, ring, latency, len(latency),
+        )  # fmt: skip
+
+    def memory_bytes(self) -> int:
+        """Bytes of the agents: weights, optimiser, replay memory (not the scratch space of a training step)."""
+        nets = (self.place, self.move) if self.migrating else (self.place,)
+        return sum(
+            a.nbytes
+            for net in nets
+            for a in (net.theta, net.adam, net.grad, net.bins, net.action, net.reward, net.scale)
+        )
+
+
+def make_pair(policy: str, tiers: int, seed: int, **changes: Any) -> Pair:
+    """Make the agents of a published design; ``changes`` are fields of ``AgentSettings`` for both of them."""
+    settings = {"sibyl": SIBYL, "sibyl-code": SIBYL_CODE, "harmonia": HARMONIA_PLACEMENT}[policy]
+    place, place_numbers = make_agent(replace(settings, **changes), tiers, seed)
+    migration = replace(HARMONIA_MIGRATION, **changes)
+    move, move_numbers = make_agent(migration, tiers, seed + 1_000_003)
+    return Pair(
+        policy=policy, tiers=tiers, place=place, place_numbers=place_numbers, move=move, move_numbers=move_numbers,
+        migrating=policy == "harmonia", horizon=migration.horizon,
+    )  # fmt: skip
+
+
+@jit
+def choose(net, numbers, state, entry, clock, q, scratch):
+    """Write the state into the replay memory and choose an action: greedy, or random for exploration."""
+    inputs, actions = net.sizes[0], net.sizes[4]
+    for i in range(inputs):
+        net.bins[entry, i] = state[i]
+    net.reward[entry] = np.float32(np.nan)
+    if clock < numbers[5] or uniform(net.rng) < net.setting[2]:
+        action = int(draw(net.rng) >> np.uint64(33)) % actions
+    else:
+        values(net.theta[1], net.sizes, net.setting, net.bins[entry], net.scale, scratch, q)
+        action = 0
+        for a in range(1, actions):
+            if q[a] > q[action]:
+                action = a
+    net.action[entry] = action
+    net.count[0] += 1
+    return action
+
+
+@jit
+def learn(net, numbers, clock):
+    """Train when it is time, and hand the weights over when it is time."""
+    if (clock + 1) % int(numbers[0]) == 0:
+        for _ in range(int(numbers[1])):
+            update(net)
+    if (clock + 1) % int(numbers[2]) == 0:
+        for k in range(net.theta.shape[1]):
+            net.theta[1, k] = net.theta[0, k]
+
+
+@jit
+def reward_of(kind, latency, fastest):
+    """Reward of a latency, given the fastest possible one."""
+    ratio = latency / fastest
+    return 1.0 / ratio if kind == 0 else -np.log2(max(ratio, 1e-9))
+
+
+@jit
+def fastest_latency(sim):
+    """Latency of the request that has arrived, had the fastest tier nothing else to do."""
+    asked = request(sim.request_at, sim.clock)
+    if asked.write:
+        return sim.write_us[0] + asked.count * sim.write_page[0]
+    return sim.read_us[0] + asked.count * sim.read_page[0]
+
+
+@jit
+def replay(sims, k, place, place_numbers, migrate, migrate_numbers, migrating, bins, work, ring, latency, requests):
+    """Replay requests with a placement agent and, if ``migrating``, a migration agent that both learn as they go.
+
+    Args:
+        sims, k: system ``k`` of a batch.
+        place, place_numbers: the placement agent, from ``make_agent``.
+        migrate, migrate_numbers: the migration agent.
+        migrating: whether there is one.
+        bins: scratch, uint8, (8,).
+        work: scratch, float32, (4, largest padded layer).
+        ring: latencies over fastest and ping-pong marks of the last requests, float64, (2, horizon).
+        latency: filled in, us, float64, (requests,).
+        requests: how many to serve.
+    """
+    sim = sims[k]
+    q, scratch = work[0], work[1:]
+    memory = len(place.action)
+    behind = -1
+    total = 0.0
+    horizon = ring.shape[1]
+    for n in range(requests):
+        arrive(sim)
+        clock = sim.clock
+        asked = request(sim.request_at, clock)
+        first, count = asked.first, asked.count
+        observe(sim, bins)
+        bins[7] = 1 if first == behind else 0
+        behind = first + count
+        fastest = fastest_latency(sim)
+        moved = page(sim.page_at, first).moved
+        entry = place.count[0] % memory
+        target = choose(place, place_numbers, bins, entry, clock, q, scratch)
+        where = (
+            choose(migrate, migrate_numbers, bins, migrate.count[0] % memory, clock, q, scratch) if migrating else -1
+        )
+        took = serve(sim, target, 0, False)
+        latency[n] = took
+        gain = reward_of(int(place_numbers[3]), took, fastest)
+        if place_numbers[6] > 0.0 and sim.spent > 0.0:
+            # the penalty is in units of 1 / us; rewards are ours times the fastest latency
+            gain = max(0.0, gain - place_numbers[6] * sim.spent * fastest)
+        place.reward[entry] = np.float32(gain)
+        learn(place, place_numbers, clock)
+        if migrating:
+            asks = False
+            for at in range(first, first + count):
+                if page(sim.page_at, at).tier != where:
+                    asks = True
+                    if not enqueue(sim, sim.page_at, at, where):
+                        break
+            slot = n % horizon
+            if n >= horizon:  # what followed the decision ``horizon`` requests ago is known now
+                total -= ring[0, slot]
+            total += took / fastest
+            if n >= horizon:
+                due = (migrate.count[0] - 1 - horizon) % memory
+                ratio = total / horizon
+                gain = 1.0 / ratio if int(migrate_numbers[3]) == 0 else -np.log2(max(ratio, 1e-9))
+                migrate.reward[due] = np.float32(gain - ring[1, slot])
+            ring[0, slot] = took / fastest
+            ring[1, slot] = migrate_numbers[6] if asks and moved >= 0 and clock - moved < horizon else 0.0
+            learn(migrate, migrate_numbers, clock)
