@@ -48,8 +48,7 @@ def decide(sim, policy, rng, memory):
 
 
 @jit
-def hps_epoch(sim, touched, touches, memory[1])
-                memory[1] = 0:
+def hps_epoch(sim, touched, touches, size):
     """Move the pages that were hot in the epoch to the first tier, as many as it holds, and forget the epoch."""
     begin = moved = 0
     while begin < size:
