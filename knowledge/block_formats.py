@@ -24,13 +24,13 @@ class BadLineError(ValueError):
     """A line does not hold what its format asks for."""
 
 
-class Untimed(ConfigError):  # noqa: N818 - a statement about the file, shown as an error
+class Untimed(ConfigError):
     """A file of addresses alone cannot be replayed in time."""
 
     def __init__(self, path: Path, why: str) -> None:
         super().__init__(
             f"{path} is no timed trace: {why}. Placement needs arrival times and a read/write flag; "
-            "take another trace, or generate one: --generate zipf"
+            "take another trace, or generate one: synthetic:zipf"
         )
 
 

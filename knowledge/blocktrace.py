@@ -18,10 +18,10 @@ from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-
-from tunewright.errors import ConfigError
 from tunewright.knowledge import block_formats
 from tunewright.knowledge.block_formats import BadLineError, Untimed
+
+from tunewright.errors import ConfigError
 
 PAGE_BYTES = 4096
 EXTENT = 64  # pages: 256 KiB

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tunewright.knowledge.blocktrace import PAGE_BYTES, Trace, read_trace
 
 from tunewright.errors import ConfigError, unknown
-from tunewright.knowledge.blocktrace import PAGE_BYTES, Trace
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -232,3 +232,25 @@ def generate(
         write=write,
         info=info,
     )
+
+
+def open_trace(
+    source: str, options: dict[str, str] | None = None, *, skip_bad: int = 0, limit: int | None = None
+) -> Trace:
+    """Read a trace file, or generate ``synthetic:KIND`` with options such as ``skew=1.1``.
+
+    Raises:
+        ConfigError, UnknownNameError: what is wrong with the file, the kind or the options.
+    """
+    if not source.startswith("synthetic:"):
+        if options:
+            raise ConfigError(f"options ({', '.join(options)}) are for synthetic workloads; {source} is a file")
+        return read_trace(source, skip_bad=skip_bad, limit=limit)
+    numbers: dict[str, Any] = {}
+    for name, text in (options or {}).items():
+        try:
+            numbers[name] = int(text) if text.lstrip("-").isdigit() else float(text)
+        except ValueError:
+            raise ConfigError(f"{name}={text}: a number is needed") from None
+    made = generate(source.removeprefix("synthetic:"), **numbers)
+    return made.part(0, limit) if limit is not None else made

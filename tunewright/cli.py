@@ -547,6 +547,102 @@ def check(
     show_check(_out(), document)
 
 
+_TRACE = typer.Argument(
+    metavar="TRACE",
+    help="A block trace (MSR Cambridge, blkparse, DiskSim/MQSim, CSV; plain, gzip, zstd), or synthetic:KIND (zipf, sequential, mixed, bursts, phases, ycsb, checkpoint, tenants).",
+)
+_TraceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option", "-O", metavar="KEY=VALUE", help="Parameter of a synthetic workload, such as skew=1.1; repeatable."
+    ),
+]
+_SkipBad = Annotated[
+    int, typer.Option("--skip-bad", min=0, metavar="N", help="Tolerate N bad lines in a trace; they are counted.")
+]
+_Limit = Annotated[int | None, typer.Option("--requests", min=1, metavar="N", help="Use the first N requests only.")]
+
+
+def _command(name: str) -> Any:
+    from tunewright.plugins import COMMANDS, installed
+
+    return installed(COMMANDS)[name].load()
+
+
+@app.command()
+def trace(
+    source: Annotated[str, _TRACE],
+    option: _TraceOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page with plots to write.")] = None,
+    skip_bad: _SkipBad = 0,
+    requests: _Limit = None,
+    as_json: Json = False,
+) -> None:
+    """Summarise a block trace: mix, sizes, sequentiality, reuse, bursts, hot pages, and what that means for placement."""
+    from tunewright.plugins import parse_options
+
+    module = _command("trace")
+    document = module.run(source, parse_options(option), skip_bad=skip_bad, limit=requests, page=output)
+    if as_json:
+        _emit(document)
+    else:
+        module.show(_out(), document)
+
+
+@app.command()
+def place(
+    source: Annotated[str, _TRACE],
+    devices: Annotated[str, typer.Option("--devices", "-d", help="performance, cost, triple, quad, or a TOML file.")] = "performance",
+    policy: Annotated[list[str] | None, typer.Option("--policy", "-p", help="all, or a policy's name; repeatable.")] = None,
+    fast: Annotated[float, typer.Option("--fast", help="Share of the trace's footprint that the fastest tier holds.")] = 0.10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of initial weights and random choices.")] = 0,
+    option: _TraceOption = None,
+    scale: Annotated[str, typer.Option("--time-scale", help="Factor on the trace's inter-arrival times; auto: as little as the slowest tier alone needs to keep up.")] = "auto",
+    load: Annotated[float, typer.Option("--load", min=0.001, help="Offered load against that: 4 is four times as fast.")] = 1.0,
+    mechanisms: Annotated[str, typer.Option("--mechanisms", help="own: each policy's own; full: extent eviction, backlog gating and idle reserve for all; plain: for none.")] = "own",
+    save: Annotated[Path | None, typer.Option("--save", help="Write the agent after the replay (one learning policy).")] = None,
+    saved: Annotated[Path | None, typer.Option("--load-agent", "--agent", help="Go on with a saved agent.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page with plots to write.")] = None,
+    skip_bad: _SkipBad = 0,
+    requests: _Limit = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Replay a block trace on simulated tiers under placement policies, and compare their latencies."""
+    from tunewright.plugins import parse_options
+
+    module = _command("place")
+    with _steps("placing") as tick:
+        document = module.run(
+            source, parse_options(option), devices=devices, policies=policy or ["all"], fast=fast, seed=seed,
+            scale=scale, load=load, mechanisms=mechanisms, save=save, agent=saved, page=output, skip_bad=skip_bad,
+            limit=requests, tick=tick,
+        )  # fmt: skip
+    if as_json:
+        _emit(document)
+    else:
+        module.show(_out(), document)
+
+
+@contextmanager
+def _steps(what: str) -> Iterator[Any]:
+    """Show a progress bar on the terminal; yields ``tick(done, total, words)``."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} {task.description}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=_console(), transient=True) as bar:
+        task = bar.add_task("", total=1)
+
+        def tick(done: int, total: int, words: str) -> None:
+            bar.update(task, completed=done, total=total, description=words)
+
+        yield tick
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="Show the version.", is_eager=True)] = False,

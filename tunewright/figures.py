@@ -30,16 +30,16 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [k * step for k in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _svg(parts: Sequence[Any], label: str, height: int = HEIGHT) -> Markup:
+def svg(parts: Sequence[Any], label: str, height: int = HEIGHT) -> Markup:
     body = Markup("").join(parts)
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(WIDTH, height, label, body)
 
 
-def _text(x: float, y: float, text: Any, anchor: str = "middle", kind: str = "") -> Markup:
+def text(x: float, y: float, text: Any, anchor: str = "middle", kind: str = "") -> Markup:
     return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, text)
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
+def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
     return Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>').format(x1, y1, x2, y2, kind)
 
 
@@ -49,7 +49,7 @@ def _dot(x: float, y: float, kind: str, title: str, radius: float = 4) -> Markup
     )
 
 
-def _scale(low: float, high: float, start: float, end: float) -> Any:
+def scale(low: float, high: float, start: float, end: float) -> Any:
     span = (high - low) or 1.0
     return lambda v: start + (v - low) / span * (end - start)
 
@@ -68,18 +68,18 @@ def history(points: Sequence[dict[str, Any]], label: str, direction: str) -> Mar
     low, high = min(values), max(values)
     pad = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
     low, high = low - pad, high + pad
-    x = _scale(0, max(len(points) - 1, 1), _LEFT + 8, WIDTH - _RIGHT - 8)
-    y = _scale(low, high, HEIGHT - _BOTTOM, _TOP)
+    x = scale(0, max(len(points) - 1, 1), _LEFT + 8, WIDTH - _RIGHT - 8)
+    y = scale(low, high, HEIGHT - _BOTTOM, _TOP)
     parts: list[Any] = []
     for tick in ticks(low, high):
         parts += [
-            _line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), "grid"),
-            _text(_LEFT - 6, y(tick) + 4, f"{tick:,.6g}", "end"),
+            line(_LEFT, y(tick), WIDTH - _RIGHT, y(tick), "grid"),
+            text(_LEFT - 6, y(tick) + 4, f"{tick:,.6g}", "end"),
         ]
     for tick in ticks(0, max(len(points) - 1, 1), 8):
         if tick == int(tick):
             parts.append(
-                _text(
+                text(
                     x(tick),
                     HEIGHT - _BOTTOM + 16,
                     points[int(tick)]["number"] if int(tick) < len(points) else int(tick),
@@ -102,8 +102,8 @@ def history(points: Sequence[dict[str, Any]], label: str, direction: str) -> Mar
             parts.append(_dot(x(i), HEIGHT - _BOTTOM, "failed", point["title"]))
         else:
             parts.append(_dot(x(i), y(point["value"]), "trial" if point["feasible"] else "infeasible", point["title"]))
-    parts += [_text((_LEFT + WIDTH) / 2, HEIGHT - 6, "trial"), _text(_LEFT, _TOP - 2, label, "start", "axis")]
-    return _svg(parts, f"history of {label}")
+    parts += [text((_LEFT + WIDTH) / 2, HEIGHT - 6, "trial"), text(_LEFT, _TOP - 2, label, "start", "axis")]
+    return svg(parts, f"history of {label}")
 
 
 def bars(rows: Sequence[tuple[str, float]], label: str) -> Markup:
@@ -116,12 +116,12 @@ def bars(rows: Sequence[tuple[str, float]], label: str) -> Markup:
     for i, (name, value) in enumerate(rows):
         y = 8 + 24 * i
         width = (WIDTH - left - 70) * value / top
-        parts.append(_text(left - 8, y + 13, name if len(name) <= 32 else name[:31] + "…", "end"))
+        parts.append(text(left - 8, y + 13, name if len(name) <= 32 else name[:31] + "…", "end"))
         parts.append(
             Markup('<rect x="{}" y="{}" width="{:.1f}" height="16" class="bar"/>').format(left, y, max(width, 1))
         )
-        parts.append(_text(left + width + 6, y + 13, f"{100 * value:.0f} %", "start"))
-    return _svg(parts, label, height)
+        parts.append(text(left + width + 6, y + 13, f"{100 * value:.0f} %", "start"))
+    return svg(parts, label, height)
 
 
 def parallel(axes: Sequence[tuple[str, str, str]], lines: Sequence[dict[str, Any]]) -> Markup:
@@ -134,8 +134,8 @@ def parallel(axes: Sequence[tuple[str, str, str]], lines: Sequence[dict[str, Any
     if len(axes) < 2 or not lines:
         return Markup("<p>Parallel coordinates need two parameters and a trial.</p>")
     height, bottom, top = 350, 100, 24
-    x = _scale(0, len(axes) - 1, 84, WIDTH - 36)
-    y = _scale(0, 1, height - bottom, top)
+    x = scale(0, len(axes) - 1, 84, WIDTH - 36)
+    y = scale(0, 1, height - bottom, top)
     parts: list[Any] = []
     for line in sorted(lines, key=lambda item: item["shade"]):
         points = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(line["points"]) if v is not None)
@@ -149,14 +149,14 @@ def parallel(axes: Sequence[tuple[str, str, str]], lines: Sequence[dict[str, Any
         )
     for i, (name, low, high) in enumerate(axes):
         short = name if len(name) <= 22 else name[:21] + "…"
-        parts.append(_line(x(i), top, x(i), height - bottom, "axisline"))
-        parts += [_text(x(i), top - 8, high[:11]), _text(x(i), height - bottom + 13, low[:11])]
+        parts.append(line(x(i), top, x(i), height - bottom, "axisline"))
+        parts += [text(x(i), top - 8, high[:11]), text(x(i), height - bottom + 13, low[:11])]
         parts.append(
             Markup('<text transform="translate({:.1f},{}) rotate(-35)" text-anchor="end">{}</text>').format(
                 x(i) + 4, height - bottom + 28, short
             )
         )
-    return _svg(parts, "parallel coordinates", height)
+    return svg(parts, "parallel coordinates", height)
 
 
 def strip(groups: Sequence[tuple[str, Sequence[float]]], label: str) -> Markup:
@@ -168,21 +168,21 @@ def strip(groups: Sequence[tuple[str, Sequence[float]]], label: str) -> Markup:
     low, high = min(values), max(values)
     pad = 0.05 * (high - low) or abs(high) * 0.05 or 1.0
     left, height = 170, 44 * len(groups) + 46
-    x = _scale(low - pad, high + pad, left, WIDTH - _RIGHT)
+    x = scale(low - pad, high + pad, left, WIDTH - _RIGHT)
     parts: list[Any] = []
     for tick in ticks(low - pad, high + pad, 6):
         parts += [
-            _line(x(tick), 8, x(tick), height - 36, "grid"),
-            _text(x(tick), height - 20, f"{tick:,.6g}"),
+            line(x(tick), 8, x(tick), height - 36, "grid"),
+            text(x(tick), height - 20, f"{tick:,.6g}"),
         ]
     for i, (name, vs) in enumerate(groups):
         y = 28 + 44 * i
-        parts.append(_text(left - 10, y + 4, name, "end"))
+        parts.append(text(left - 10, y + 4, name, "end"))
         parts += [_dot(x(v), y, "trial" if i % 2 else "infeasible", f"{v:,.6g}", 4.5) for v in vs]
         middle = sorted(vs)[len(vs) // 2] if len(vs) % 2 else sum(sorted(vs)[len(vs) // 2 - 1 : len(vs) // 2 + 1]) / 2
-        parts.append(_line(x(middle), y - 13, x(middle), y + 13, "best"))
-    parts.append(_text((left + WIDTH) / 2, height - 4, label))
-    return _svg(parts, label, height)
+        parts.append(line(x(middle), y - 13, x(middle), y + 13, "best"))
+    parts.append(text((left + WIDTH) / 2, height - 4, label))
+    return svg(parts, label, height)
 
 
 __all__ = ["bars", "escape", "history", "parallel", "strip", "ticks"]

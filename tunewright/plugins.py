@@ -11,7 +11,7 @@ from tunewright.errors import ConfigError, MissingExtraError, unknown
 from tunewright.target import BaseTarget
 from tunewright.tuner import Problem, Tuner
 
-TARGETS, TUNERS = "tunewright.targets", "tunewright.tuners"
+TARGETS, TUNERS, COMMANDS = "tunewright.targets", "tunewright.tuners", "tunewright.commands"
 
 # order in which ``auto`` looks for a tuner that works here: Optuna's GP needs torch, TPE nothing
 AUTO = ("gp", "tpe")

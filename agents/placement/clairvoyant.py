@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-
 from tunewright.envs.storage.hybrid.kernel import arrive, serve
 from tunewright.envs.storage.hybrid.lowlevel import page, request
 

@@ -7,7 +7,6 @@ Where the papers that used a baseline do not give its constants, the constant he
 from __future__ import annotations
 
 from numba import njit
-
 from tunewright.agents.placement.network import draw
 from tunewright.envs.storage.hybrid.kernel import arrive, move, serve
 from tunewright.envs.storage.hybrid.lowlevel import page, request

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-
 from tunewright.agents.placement.network import Net, draw, make_net, uniform, update, values
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, enqueue, serve

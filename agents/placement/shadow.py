@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-
 from tunewright.envs.storage.hybrid.kernel import arrive, serve
 from tunewright.envs.storage.hybrid.lowlevel import page, request
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-
 from tunewright.agents.placement.heuristics import joins
 from tunewright.agents.placement.network import Net, make_net, update, values
 from tunewright.envs.storage.hybrid.features import SCALE, observe

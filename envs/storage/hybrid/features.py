@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
-
 from tunewright.envs.storage.hybrid.lowlevel import page, request
 
 NAMES = ("type", "size", "access_interval", "access_count", "free_fast", "tier", "migration_interval")

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 
 from numba import njit
-
 from tunewright.envs.storage.hybrid.lowlevel import page, request
 from tunewright.envs.storage.hybrid.state import QUEUE
 

@@ -10,7 +10,6 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-
 from tunewright.envs.storage.hybrid.state import PAGE, REQUEST
 
 

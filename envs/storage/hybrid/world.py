@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from tunewright.envs.storage.hybrid.devices import Devices
 from tunewright.envs.storage.hybrid.state import COUNTERS, PAGE, QUEUE, REQUEST, SIM
-from tunewright.errors import ConfigError
 from tunewright.knowledge.blocktrace import PagedTrace
+
+from tunewright.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)

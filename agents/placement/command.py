@@ -1,0 +1,210 @@
+"""The command ``tunewright place``: policies on a trace, as a document, on the terminal, and as a page of plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tunewright.agents.placement import policies as P
+from tunewright.agents.placement.agentfile import load_agents, save_agents
+from tunewright.envs.storage.hybrid.devices import load_devices
+from tunewright.envs.storage.hybrid.world import FULL, PLAIN
+from tunewright.knowledge.blocktrace import PagedTrace, paged
+from tunewright.knowledge.synthetic import open_trace
+
+from tunewright.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Tick = Callable[[int, int, str], None]
+_MECHANISMS = {"own": None, "plain": PLAIN, "full": FULL}
+LEARNING = ("sibyl", "sibyl-code", "harmonia")
+
+
+def _names(given: Sequence[str]) -> list[str]:
+    names = [n for word in given for n in word.split(",") if n]
+    if "all" in names:
+        return list(P.POLICIES)
+    for name in names:
+        if name not in P.POLICIES:
+            raise unknown("placement policy", name, ["all", *P.POLICIES])
+    return list(dict.fromkeys(names))
+
+
+def _scale(text: str, cut: PagedTrace, devices: Any) -> float:
+    if text == "auto":
+        return P.time_scale(cut, devices)
+    try:
+        value = float(text)
+    except ValueError:
+        raise ConfigError(f"--time-scale is auto or a positive number, not {text!r}") from None
+    if not 0 < value < math.inf:
+        raise ConfigError(f"--time-scale must be positive, not {text}")
+    return value
+
+
+def run(
+    source: str,
+    options: dict[str, str],
+    *,
+    devices: str = "performance",
+    policies: Sequence[str] = ("all",),
+    fast: float = 0.10,
+    seed: int = 0,
+    scale: str = "auto",
+    load: float = 1.0,
+    mechanisms: str = "own",
+    save: Path | None = None,
+    agent: Path | None = None,
+    page: Path | None = None,
+    skip_bad: int = 0,
+    limit: int | None = None,
+    tick: Tick | None = None,
+) -> dict[str, Any]:
+    """Replay a trace under policies and return what they did; see ``tunewright place --help`` for the arguments."""
+    names = _names(policies)
+    if mechanisms not in _MECHANISMS:
+        raise unknown("set of mechanisms", mechanisms, _MECHANISMS)
+    if (save or agent) and (len(names) != 1 or names[0] not in LEARNING):
+        raise ConfigError(f"an agent is saved or loaded for one learning policy: --policy {', '.join(LEARNING)}")
+    tiers = load_devices(devices)
+    trained = load_agents(agent, names[0], len(tiers.tiers)) if agent else None
+    cut = paged(open_trace(source, options, skip_bad=skip_bad, limit=limit))
+    factor = _scale(scale, cut, tiers) / load
+    setup = P.Setup(paged=cut, devices=tiers, fast=fast, scale=factor, mechanisms=_MECHANISMS[mechanisms])
+    done: dict[str, P.Replay] = {}
+    # the floor and the ceiling are always needed; the oracle looks at all
+    wanted = list(P.POLICIES) if "oracle" in names else list(dict.fromkeys(["fast-only", "slow-only", *names]))
+    for number, name in enumerate(wanted):
+        if tick:
+            tick(number, len(wanted), name)
+        done[name] = P.replay(setup, name, seed=seed, agents=trained if name in LEARNING else None)
+    if "oracle" in done:
+        done["oracle"] = P.best_known(list(done.values()))
+    if save:
+        save_agents(save, done[names[0]].extra["agents"])
+    document = _document(cut, setup, devices, seed, load, [done[n] for n in names], done)
+    if page is not None:
+        _write_page(page, document, setup, [done[n] for n in names])
+        document["page"] = str(page)
+    return document
+
+
+def _document(
+    cut: PagedTrace,
+    setup: P.Setup,
+    devices: str,
+    seed: int,
+    load: float,
+    shown: list[P.Replay],
+    done: dict[str, P.Replay],
+) -> dict[str, Any]:
+    floor, slow = done["fast-only"].mean_us, done["slow-only"]
+    return {
+        "trace": cut.trace.name,
+        "devices": devices,
+        "fast": setup.fast,
+        "seed": seed,
+        "requests": len(cut.first),
+        "time_scale": setup.scale * load,
+        "load": load,
+        "footprint_pages": cut.footprint,
+        "info": cut.trace.info,
+        "policies": [_row(r, floor, slow) for r in shown],
+    }
+
+
+def _row(r: P.Replay, floor: float, slow: P.Replay) -> dict[str, Any]:
+    tail = slice(-max(1, len(r.latency_us) // 10), None)
+    moved = r.counters["promoted"] + r.counters["fetched"] + r.counters["migrated"]
+    row = {
+        "policy": r.policy,
+        "mean_latency_us": r.mean_us,
+        "p99_latency_us": float(np.percentile(r.latency_us, 99)),
+        "normalised": r.mean_us / floor,
+        "evictions": r.counters["evicted"],
+        "migrations": moved,
+        "fast_hit_ratio": r.counters["hits"] / max(r.counters["served"], 1),
+        "requests_per_s": len(r.latency_us) / max(r.seconds, 1e-9),
+        # a policy whose own traffic makes requests wait far longer than the slowest tier alone would
+        "saturated": bool(r.latency_us[tail].mean() > 5 * slow.latency_us[tail].mean()),
+    }
+    return row | {k: r.extra[k] for k in ("of",) if k in r.extra}
+
+
+def show(console: Console, document: dict[str, Any]) -> None:
+    """Print the comparison for a person."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from tunewright.progress import number
+
+    d = document
+    console.print(
+        Text.assemble(
+            ("trace ", "bold"), (d["trace"], "bold cyan"),
+            f" · {d['requests']:,} requests · devices {d['devices']} · fast tier {100 * d['fast']:g} % of"
+            f" {d['footprint_pages']:,} pages · inter-arrival times x{d['time_scale']:g}"
+            + (f" · load x{d['load']:g}" if d["load"] != 1 else ""),
+        )
+    )  # fmt: skip
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("policy")
+    for column in ("mean us", "p99 us", "x fast-only", "fast hits", "evicted", "moved", "requests/s"):
+        table.add_column(column, justify="right")
+    judged = [r for r in d["policies"] if r["policy"] not in ("fast-only", "oracle")]
+    best = min((r["mean_latency_us"] for r in judged), default=0.0)
+    for r in d["policies"]:
+        name = Text(r["policy"], style="bold green" if r["mean_latency_us"] == best and r in judged else "bold")
+        if "of" in r:
+            name.append(f" ({r['of'] if r['of'] != 'oracle' else 'clairvoyant'})", style="dim")
+        if r["saturated"]:
+            name.append(" saturated", style="yellow")
+        table.add_row(
+            name, number(r["mean_latency_us"]), number(r["p99_latency_us"]), number(r["normalised"]),
+            f"{100 * r['fast_hit_ratio']:.1f} %", f"{r['evictions']:,}", f"{r['migrations']:,}", f"{r['requests_per_s']:,.0f}",
+        )  # fmt: skip
+    console.print(table)
+    if "page" in d:
+        console.print(Text(f"wrote {d['page']}; open it in a browser", style="dim"))
+
+
+def _write_page(path: Path, document: dict[str, Any], setup: P.Setup, shown: list[P.Replay]) -> None:
+    from tunewright import charts
+
+    rows = [(r["policy"], r["normalised"], f"{r['normalised']:,.4g}") for r in document["policies"]]
+    best = sorted((r for r in shown if r.policy != "fast-only"), key=lambda r: r.mean_us)[: charts.COLOURS]
+    size = max(1, len(setup.paged.first) // 120)
+    series = []
+    for r in best:
+        whole = len(r.latency_us) // size * size
+        means = r.latency_us[:whole].reshape(-1, size).mean(axis=1)
+        series.append((r.policy, [size * (i + 0.5) for i in range(len(means))], means.tolist()))
+    touches = np.zeros(len(setup.paged.address) + 1, np.int64)
+    np.add.at(touches, setup.paged.first, 1)
+    np.subtract.at(touches, setup.paged.first + setup.paged.count, 1)
+    touches = np.cumsum(touches[:-1])
+    hot = np.argsort(-touches, kind="stable")[: max(1, setup.paged.footprint // 10)]
+    names = [t.name for t in setup.devices.tiers]
+    shares = [(r.policy, [float(np.mean(r.tier[hot] == t)) for t in range(len(names))]) for r in shown]
+    words = (
+        f"{document['requests']:,} requests · {setup.devices.title} · fast tier {100 * setup.fast:g} % of the footprint"
+    )
+    sections = [
+        ("Mean latency over fast-only", charts.bars(rows, "times fast-only, log scale; lower is better", log=True), ""),
+        (
+            "Latency over time",
+            charts.curves(series, "request", "mean latency in us", log_y=True, height=340),
+            f"Each point is the mean of {size:,} requests.",
+        ),
+        (
+            "Where the hot pages are at the end",
+            charts.stacks(shares, names, "share of the hottest tenth of the pages"),
+            "",
+        ),
+    ]
+    charts.write_page(path, f"placement on {document['trace']}", words, sections)
