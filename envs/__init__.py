@@ -3,3 +3,10 @@
 import gymnasium
 
 gymnasium.register(id="tunewright/Tuning-v0", entry_point="tunewright.envs.tuning:TuningEnv")
+_HYBRID = "tunewright.envs.storage.hybrid"
+gymnasium.register(
+    id="tunewright/HybridPlacement-v0",
+    entry_point=f"{_HYBRID}.env:PlacementEnv",
+    vector_entry_point=f"{_HYBRID}.vector:PlacementVectorEnv",
+)
+gymnasium.register(id="tunewright/HybridMigration-v0", entry_point=f"{_HYBRID}.env:MigrationEnv")

@@ -8,6 +8,7 @@ vectors. In training the batch is the contiguous axis. Replay states are stored 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
@@ -77,7 +78,7 @@ def make_net(
     rng = np.random.default_rng(seed)
     layers = []
     ends = (inputs, *hidden, outputs)
-    for a, b in zip(ends, ends[1:], strict=False):
+    for a, b in itertools.pairwise(ends):
         layer = np.zeros((a + 1, padded(b)), np.float32)
         layer[:, :b] = rng.uniform(-1, 1, (a + 1, b)) / math.sqrt(a)
         layers.append(layer.ravel())

@@ -1,9 +1,9 @@
 """The policy "tunewright": candidates run in simulation beside the real system, and the best one of late decides.
 
-Six candidates, from "writes only, nothing promoted" to reading far ahead, each have a simulated system of their own that
-sees the same requests. The one with the lowest exponentially weighted latency decides for the real system. One candidate
-is learned: it counts, per kind of request and region, how often what it could promote or read ahead was really read
-within the life of a page on the first tier (labels in hindsight), and acts where the share is worth it.
+Six candidates, from "writes only, nothing promoted" to reading far ahead, each have a simulated system of their own
+that sees the same requests. The one with the lowest exponentially weighted latency decides for the real system. One
+candidate is learned: it counts, per kind of request and region, how often what it could promote or read ahead was
+really read within the life of a page on the first tier (labels in hindsight), and acts where the share is worth it.
 
 The simulated systems need page tables of their own; that is the price, and it is stated in docs/hybrid.md.
 """

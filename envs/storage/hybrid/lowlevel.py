@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-from tunewright.envs.storage.hybrid.state import PAGE, REQUEST
+from tunewright.envs.storage.hybrid.state import PAGE, REQUEST, SIM
 
 
 def _record_at(dtype: np.dtype[Any]) -> Any:
@@ -32,6 +32,9 @@ def _record_at(dtype: np.dtype[Any]) -> Any:
 page = _record_at(PAGE)
 #: request(table, i): record ``i`` of the requests at address ``table``
 request = _record_at(REQUEST)
+
+#: system(batch, k): record ``k`` of the systems at address ``batch``
+system = _record_at(SIM)
 
 
 @intrinsic

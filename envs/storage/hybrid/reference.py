@@ -1,4 +1,4 @@
-"""The simulator in plain Python: slow, and the kernel's reference. ``kernel`` must give the same, request by request."""
+"""The simulator in plain Python, slow: the reference that ``kernel`` must agree with, request by request."""
 
 from __future__ import annotations
 

@@ -78,6 +78,7 @@ SIM = np.dtype(
         ("scale", "f8"),  # arrival times are multiplied by this
         ("now", "f8"),
         ("clock", "i8"),  # next request
+        ("stop", "i8"),  # request at which an episode ends
         ("latency", "f8"),  # sum over the requests served
         ("spent", "f8"),  # evictions that the last request caused
         ("queue_head", "i8"),
@@ -90,6 +91,8 @@ SIM = np.dtype(
         ("hits", "i8"),  # pages served by tier 0
         ("served", "i8"),  # pages served
         *((name, kind, (TIERS,)) for name, kind in _DEVICE + _DOING),
+        ("recent", "f8"),  # running mean of latency over fastest, of the environments' migration reward
+        ("bins", "u1", (8,)),  # what an agent sees, see ``features``
         ("queue", "i8", (QUEUE, 2)),  # ring of (page, target)
     ],
     align=True,

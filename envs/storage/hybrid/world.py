@@ -93,6 +93,7 @@ class World:
             "request_at": self.requests.ctypes.data,
             "page_at": self.pages.ctypes.data + np.arange(n) * total * PAGE.itemsize,
             "requests": len(self.requests),
+            "stop": len(self.requests),
             "pages": total,
             "tiers": tiers,
             "closed": closed,
@@ -128,7 +129,7 @@ class World:
             self.pages["prev"][which] = np.arange(-1, len(self.paged.address) - 1)
             self.pages["next"][which] = np.r_[1 : len(self.paged.address), -1]
         sims = self.sims[which]
-        for name in ("now", "clock", "latency", "spent", "queue_head", "queued", *COUNTERS):
+        for name in ("now", "clock", "latency", "spent", "recent", "queue_head", "queued", *COUNTERS):
             sims[name] = 0
         for name in ("busy", "fill", "filled_at", "written", "position", "used"):
             sims[name][:] = 0
