@@ -7,6 +7,7 @@ authors' code, [S] second-hand, [B] background knowledge, [ours] ours.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -136,11 +137,15 @@ class Pair:
 
     def replay(self, world: World, latency: npt.NDArray[np.float64], index: int = 0) -> None:
         """Replay as many requests as ``latency`` has room for on one system, learning on the way."""
+        self.stepper(world, index)(latency)
+
+    def stepper(self, world: World, index: int = 0) -> Callable[[npt.NDArray[np.float64]], None]:
+        """Return a function that replays as many requests as its argument has room for, and can be called again."""
         bins, work = np.zeros(8, np.uint8), np.zeros((4, 256), np.float32)
-        ring = np.zeros((2, self.horizon))
-        replay(
+        ring, carry = np.zeros((2, self.horizon)), np.array([-1.0, 0.0, 0.0])
+        return lambda latency: replay(
             world.sims, index, self.place, self.place_numbers, self.move, self.move_numbers, self.migrating,
-            bins, work, ring, latency, len(latency),
+            bins, work, ring, carry, latency, len(latency),
         )  # fmt: skip
 
     def memory_bytes(self) -> int:
@@ -213,7 +218,9 @@ def fastest_latency(sim):
 
 
 @jit
-def replay(sims, k, place, place_numbers, migrate, migrate_numbers, migrating, bins, work, ring, latency, requests):
+def replay(
+    sims, k, place, place_numbers, migrate, migrate_numbers, migrating, bins, work, ring, carry, latency, requests
+):
     """Replay requests with a placement agent and, if ``migrating``, a migration agent that both learn as they go.
 
     Args:
@@ -224,14 +231,13 @@ def replay(sims, k, place, place_numbers, migrate, migrate_numbers, migrating, b
         bins: scratch, uint8, (8,).
         work: scratch, float32, (4, largest padded layer).
         ring: latencies over fastest and ping-pong marks of the last requests, float64, (2, horizon).
+        carry: end of the last request, sum of ``ring[0]``, requests replayed so far; float64, (3,).
         latency: filled in, us, float64, (requests,).
-        requests: how many to serve.
+        requests: how many to serve; a replay in pieces does the same as one in one go.
     """
     sim = sims[k]
     q, scratch = work[0], work[1:]
     memory = len(place.action)
-    behind = -1
-    total = 0.0
     horizon = ring.shape[1]
     for n in range(requests):
         arrive(sim)
@@ -239,8 +245,8 @@ def replay(sims, k, place, place_numbers, migrate, migrate_numbers, migrating, b
         asked = request(sim.request_at, clock)
         first, count = asked.first, asked.count
         observe(sim, bins)
-        bins[7] = 1 if first == behind else 0
-        behind = first + count
+        bins[7] = 1 if first == carry[0] else 0
+        carry[0] = first + count
         fastest = fastest_latency(sim)
         moved = page(sim.page_at, first).moved
         entry = place.count[0] % memory
@@ -263,15 +269,17 @@ def replay(sims, k, place, place_numbers, migrate, migrate_numbers, migrating, b
                     asks = True
                     if not enqueue(sim, sim.page_at, at, where):
                         break
-            slot = n % horizon
-            if n >= horizon:  # what followed the decision ``horizon`` requests ago is known now
-                total -= ring[0, slot]
-            total += took / fastest
-            if n >= horizon:
+            done = int(carry[2])
+            slot = done % horizon
+            if done >= horizon:  # what followed the decision ``horizon`` requests ago is known now
+                carry[1] -= ring[0, slot]
+            carry[1] += took / fastest
+            if done >= horizon:
                 due = (migrate.count[0] - 1 - horizon) % memory
-                ratio = total / horizon
+                ratio = carry[1] / horizon
                 gain = 1.0 / ratio if int(migrate_numbers[3]) == 0 else -np.log2(max(ratio, 1e-9))
                 migrate.reward[due] = np.float32(gain - ring[1, slot])
             ring[0, slot] = took / fastest
             ring[1, slot] = migrate_numbers[6] if asks and moved >= 0 and clock - moved < horizon else 0.0
             learn(migrate, migrate_numbers, clock)
+        carry[2] += 1.0

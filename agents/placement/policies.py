@@ -105,60 +105,64 @@ def _done(policy: str, world: World, latency: npt.NDArray[np.float64], begun: fl
     )
 
 
-def _heuristic(setup: Setup, policy: str, seed: int) -> Replay:
+Step = Callable[[npt.NDArray[np.float64]], None]
+
+
+def _heuristic(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict[str, Any]]:
     world = setup.world(PLAIN, all_fast=policy == "fast-only")
-    requests, pages = len(setup.paged.first), len(setup.paged.address)
-    latency = np.zeros(requests)
     rng, memory = np.array([seed], np.uint64), np.zeros(2, np.int64)
-    counts = np.zeros((2, pages if policy == "hps" else 0), np.int64)
-    begun = time.perf_counter()
+    counts = np.zeros((2, len(setup.paged.address) if policy == "hps" else 0), np.int64)
     code = _HEURISTICS[policy]
-    heuristics.replay(world.sims, 0, code, rng, memory, counts[0], counts[1], setup.ahead, latency, requests)
-    return _done(policy, world, latency, begun)
+
+    def step(latency: npt.NDArray[np.float64]) -> None:
+        heuristics.replay(world.sims, 0, code, rng, memory, counts[0], counts[1], setup.ahead, latency, len(latency))
+
+    return world, step, {}
 
 
-def _archivist(setup: Setup, policy: str, seed: int) -> Replay:
+def _archivist(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict[str, Any]]:
     world = setup.world(PLAIN)
-    latency = np.zeros(len(setup.paged.first))
     net, touches = supervised.make_classifier(7, seed), np.zeros(len(setup.paged.address), np.int64)
     bins, work = np.zeros(8, np.uint8), np.zeros((4, 32), np.float32)
-    begun = time.perf_counter()
-    supervised.archivist(world.sims, 0, net, touches, bins, work, latency, len(latency))
-    return _done(policy, world, latency, begun)
+    return world, lambda t: supervised.archivist(world.sims, 0, net, touches, bins, work, t, len(t)), {}
 
 
-def _rnn_hss(setup: Setup, policy: str, seed: int) -> Replay:
+def _rnn_hss(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict[str, Any]]:
     world = setup.world(PLAIN)
     pages = len(setup.paged.address)
-    latency = np.zeros(len(setup.paged.first))
     net = supervised.make_classifier(supervised.HISTORY, seed)
     touched, touches = np.zeros((2, pages), np.int64), np.zeros(pages, np.int64)
     history, seen = np.zeros((pages, supervised.HISTORY), np.uint8), np.full(pages, -1, np.int64)
-    work = np.zeros((4, 32), np.float32)
-    begun = time.perf_counter()
-    supervised.history_network(world.sims, 0, net, touched, touches, history, seen, work, latency, len(latency))
-    return _done(policy, world, latency, begun)
+    work, carry = np.zeros((4, 32), np.float32), np.zeros(3, np.int64)
+
+    def step(latency: npt.NDArray[np.float64]) -> None:
+        supervised.history_network(
+            world.sims, 0, net, touched, touches, history, seen, work, carry, latency, len(latency)
+        )
+
+    return world, step, {}
 
 
-def _agents(setup: Setup, policy: str, seed: int, agents: learning.Pair | None = None) -> Replay:
+def _agents(
+    setup: Setup, policy: str, seed: int, agents: learning.Pair | None = None
+) -> tuple[World, Step, dict[str, Any]]:
     world = setup.world(PLAIN)
-    latency = np.zeros(len(setup.paged.first))
     agents = agents or learning.make_pair(policy, len(setup.devices.tiers), seed)
-    begun = time.perf_counter()
-    agents.replay(world, latency)
-    return _done(policy, world, latency, begun, agents=agents)
+    return world, agents.stepper(world), {"agents": agents}
 
 
-def _tunewright(setup: Setup, policy: str, seed: int) -> Replay:
+def _tunewright(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict[str, Any]]:
     candidates = np.array(shadow.CANDIDATES, np.int64)
     world = setup.world(FULL, n=len(candidates) + 1)
-    requests = len(setup.paged.first)
-    latency, chosen = np.zeros(requests), np.zeros(requests, np.int64)
-    score, share = np.zeros(len(candidates)), np.array([0.0, 0.0, 0.0, 1000.0])
+    score, share = np.zeros(len(candidates)), np.array([0.0, 0.0, 0.0, 1000.0, 0.0, 0.0])
     memory = shadow.make_memory(len(setup.paged.address))
-    begun = time.perf_counter()
-    shadow.replay(world.sims, candidates, *memory, score, share, chosen, latency, requests)
-    return _done(policy, world, latency, begun, chosen=chosen)
+    chosen: list[npt.NDArray[np.int64]] = []
+
+    def step(latency: npt.NDArray[np.float64]) -> None:
+        chosen.append(np.zeros(len(latency), np.int64))
+        shadow.replay(world.sims, candidates, *memory, score, share, chosen[-1], latency, len(latency))
+
+    return world, step, {"chosen": chosen}
 
 
 def clairvoyants(setup: Setup) -> list[Replay]:
@@ -177,7 +181,7 @@ def clairvoyants(setup: Setup) -> list[Replay]:
     return done
 
 
-_RUNNERS: dict[str, Callable[[Setup, str, int], Replay]] = {
+_MAKERS: dict[str, Callable[[Setup, str, int], tuple[World, Step, dict[str, Any]]]] = {
     **dict.fromkeys(_HEURISTICS, _heuristic),
     "archivist": _archivist,
     "rnn-hss": _rnn_hss,
@@ -188,27 +192,42 @@ _RUNNERS: dict[str, Callable[[Setup, str, int], Replay]] = {
 }
 
 
-def replay(setup: Setup, policy: str, *, seed: int = 0, agents: learning.Pair | None = None) -> Replay:
-    """Replay a trace under one policy.
+def prepare(
+    setup: Setup, policy: str, *, seed: int = 0, agents: learning.Pair | None = None
+) -> tuple[World, Step, dict[str, Any]]:
+    """Make the system and the function that replays the next requests on it, for those who drive it themselves.
 
     Args:
         setup: trace, devices and the rest.
-        policy: one of ``POLICIES``; "oracle" here is the best clairvoyant variant alone.
+        policy: one of ``POLICIES`` but "oracle".
         seed: of random choices and initial weights.
         agents: trained agents to go on with, for the learning policies.
 
+    Returns:
+        The world; a function that fills an array with the latencies of the next requests; what the policy adds.
+
     Raises:
         UnknownNameError: no such policy.
+        ConfigError: agents for a policy that has none.
     """
-    if policy == "oracle":
-        return min(clairvoyants(setup), key=lambda r: r.mean_us)
-    if policy not in _RUNNERS:
+    if policy not in _MAKERS:
         raise unknown("placement policy", policy, POLICIES)
     if agents is not None:
-        if _RUNNERS[policy] is not _agents:
+        if _MAKERS[policy] is not _agents:
             raise ConfigError(f"policy {policy!r} does not use a saved agent; sibyl, sibyl-code and harmonia do")
         return _agents(setup, policy, seed, agents)
-    return _RUNNERS[policy](setup, policy, seed)
+    return _MAKERS[policy](setup, policy, seed)
+
+
+def replay(setup: Setup, policy: str, *, seed: int = 0, agents: learning.Pair | None = None) -> Replay:
+    """Replay a trace under one policy; "oracle" here is the best clairvoyant variant alone. See ``prepare``."""
+    if policy == "oracle":
+        return min(clairvoyants(setup), key=lambda r: r.mean_us)
+    world, step, extra = prepare(setup, policy, seed=seed, agents=agents)
+    latency = np.zeros(len(setup.paged.first))
+    begun = time.perf_counter()
+    step(latency)
+    return _done(policy, world, latency, begun, **extra)
 
 
 def best_known(replays: Sequence[Replay]) -> Replay:
@@ -229,7 +248,7 @@ def time_scale(paged: PagedTrace, devices: Devices, *, limit: float = 2.0) -> fl
     top = 2.0 ** np.floor(np.log2(min(2.0**20, max(1e15 / longest, 1.0))))
 
     def mean(scale: float) -> float:
-        return _heuristic(Setup(paged=paged, devices=devices, scale=scale), "slow-only", 0).mean_us
+        return replay(Setup(paged=paged, devices=devices, scale=scale), "slow-only").mean_us
 
     calm, scale = mean(top), 1.0
     while scale < top and mean(scale) > limit * calm:

@@ -155,28 +155,31 @@ def replay(sims, candidates, regions, last, counts, score, share, chosen, latenc
         candidates: int64, (candidates, 2), from ``CANDIDATES``.
         regions, last, counts: from ``make_memory``.
         score: weighted sums of latencies, float64, (candidates,), zero.
-        share: scratch, float64, (4,); [3] keeps the life of a page on the first tier, in requests.
+        share: float64, (6,): scratch; [3] the life of a page on the first tier in requests, [4] who decides, [5] requests so
+            far.
         chosen: filled in: who decided, int64, (requests,).
         latency: filled in, us, float64, (requests,).
-        requests: how many to serve.
+        requests: how many to serve; a replay in pieces does the same as one in one go.
     """
     sim = sims[0]
-    deciding = 0
+    deciding = int(share[4])
     decay = 1.0 - 1.0 / WINDOW
     for n in range(requests):
-        if n % 64 == 0 and sim.used[0] >= 0.9 * sim.capacity[0] and sim.tail[0] >= 0:
+        done = int(share[5])
+        if done % 64 == 0 and sim.used[0] >= 0.9 * sim.capacity[0] and sim.tail[0] >= 0:
             share[3] = 0.9 * share[3] + 0.1 * (sim.clock - page(sim.page_at, sim.tail[0]).last)
         learn(sim, regions, last, counts, share, min(max(share[3], 200.0), 30000.0))
         for k in range(len(candidates)):
             shadow = sims[k + 1]
             arrive(shadow)
             score[k] = score[k] * decay + act(shadow, candidates[k, 0], candidates[k, 1], share)
-        if n > PATIENCE:
+        if done > PATIENCE:
             best = deciding
             for k in range(len(candidates)):
                 if score[k] < score[best] * (1.0 if best != deciding else MARGIN):
                     best = k
             deciding = best
         chosen[n] = deciding
+        share[4], share[5] = deciding, done + 1
         arrive(sim)
         latency[n] = act(sim, candidates[deciding, 0], candidates[deciding, 1], share)

@@ -49,7 +49,6 @@ def archivist(sims, k, net, touches, bins, work, latency, requests):
     """
     sim = sims[k]
     memory = len(net.action)
-    begun = sim.clock
     for n in range(requests):
         arrive(sim)
         asked = request(sim.request_at, sim.clock)
@@ -67,36 +66,36 @@ def archivist(sims, k, net, touches, bins, work, latency, requests):
             target = 0 if work[0, 0] >= 0.5 else sim.tiers - 1
         latency[n] = serve(sim, target, 0, False)
         if sim.clock % EPOCH == 0:
+            begun = max(0, sim.clock - EPOCH)
             for i in range(begun, sim.clock):
                 hot = touches[request(sim.request_at, i).first] >= HOT
                 net.reward[(net.count[0] - sim.clock + i) % memory] = np.float32(1.0) if hot else np.float32(0.0)
             for i in range(begun, sim.clock):
                 touches[request(sim.request_at, i).first] = 0
-            begun = sim.clock
             _teach(net)
 
 
 @jit
-def history_network(sims, k, net, touched, touches, history, seen, work, latency, requests):
+def history_network(sims, k, net, touched, touches, history, seen, work, carry, latency, requests):
     """Predict at the end of an epoch which of its pages will be hot in the next, and move those to the first tier.
 
     ``touched`` is int64, (2, pages); ``touches`` int64, (pages,); ``history`` uint8, (pages, HISTORY), the newest last;
-    ``seen`` int64, (pages,), the epoch of the newest entry, -1 for none; ``work`` float32, (4, 32).
+    ``seen`` int64, (pages,), the epoch of the newest entry, -1 for none; ``work`` float32, (4, 32);
+    ``carry`` int64, (3,): epoch, pages touched in it and in the one before.
     """
     sim = sims[k]
     memory = len(net.action)
-    sizes = np.int64(0), np.int64(0)
-    epoch = 0
     for n in range(requests):
+        epoch = carry[0]
         arrive(sim)
         asked = request(sim.request_at, sim.clock)
-        now, before = sizes
+        now, before = carry[1], carry[2]
         for at in range(asked.first, asked.first + asked.count):
             if touches[at] == 0:
                 touched[epoch % 2, now] = at
                 now += 1
             touches[at] += 1
-        sizes = now, before
+        carry[1] = now
         latency[n] = serve(sim, -1, 0, False)
         if sim.clock % EPOCH != 0:
             continue
@@ -131,5 +130,4 @@ def history_network(sims, k, net, touched, touches, history, seen, work, latency
             run += 1 if hot else 0
         if run > 0:
             move(sim, sim.page_at, touched[epoch % 2, now - run], run, 0, sim.now)
-        sizes = 0, now
-        epoch += 1
+        carry[0], carry[1], carry[2] = epoch + 1, 0, now

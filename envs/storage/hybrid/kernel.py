@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 
 from numba import njit
-from tunewright.envs.storage.hybrid.lowlevel import page, request
+from tunewright.envs.storage.hybrid.lowlevel import move_entry, page, request
 from tunewright.envs.storage.hybrid.state import QUEUE
 
 #: without reference counting: every array belongs to a World that outlives the call, and counting halves the speed
@@ -130,6 +130,10 @@ def settle(sim, table, at, tier, cold):
         return
     if old < last:
         unlink(sim, table, at, old)
+    if sim.journal_at != 0 and sim.journaled < sim.journal_room:
+        entry = move_entry(sim.journal_at, sim.journaled)
+        entry.page, entry.source, entry.target = at, old, tier
+        sim.journaled += 1
     sim.used[old] -= 1
     sim.used[tier] += 1
     record.tier = tier

@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-from tunewright.envs.storage.hybrid.state import PAGE, REQUEST, SIM
+from tunewright.envs.storage.hybrid.state import MOVE, PAGE, REQUEST, SIM
 
 
 def _record_at(dtype: np.dtype[Any]) -> Any:
@@ -33,6 +33,8 @@ page = _record_at(PAGE)
 #: request(table, i): record ``i`` of the requests at address ``table``
 request = _record_at(REQUEST)
 
+#: move_entry(journal, i): entry ``i`` of the journal at address ``journal``
+move_entry = _record_at(MOVE)
 #: system(batch, k): record ``k`` of the systems at address ``batch``
 system = _record_at(SIM)
 

@@ -29,6 +29,9 @@ PAGE = np.dtype(
 #: one request of a trace
 REQUEST = np.dtype([("time_us", "f8"), ("first", "i4"), ("count", "i4"), ("write", "i4"), ("spare", "i4")])
 
+#: a page that changed its tier
+MOVE = np.dtype([("page", "i4"), ("source", "i2"), ("target", "i2")])
+
 _DEVICE = [
     ("disk", "i8"),  # 1: moving head; 0: solid state
     ("read_us", "f8"),  # latency of a read without its transfer; of a disk: controller overhead
@@ -64,6 +67,9 @@ SIM = np.dtype(
     [
         ("request_at", "i8"),
         ("page_at", "i8"),
+        ("journal_at", "i8"),  # where pages that change their tier are written down; 0: nowhere
+        ("journal_room", "i8"),
+        ("journaled", "i8"),
         ("requests", "i8"),
         ("pages", "i8"),
         ("tiers", "i8"),
