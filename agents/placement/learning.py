@@ -148,6 +148,15 @@ class Pair:
             bins, work, ring, carry, latency, len(latency),
         )  # fmt: skip
 
+    def correct(self, world: World, request_number: int, latency_us: float) -> None:
+        """Replace the placement reward of a request by that of its measured latency, while it is in the memory."""
+        asked = world.requests[request_number]
+        kind = "write" if asked["write"] else "read"
+        sim = world.sims[0]
+        fastest = sim[f"{kind}_us"][0] + asked["count"] * sim[f"{kind}_page"][0]
+        entry = (int(self.place.count[0]) - (int(sim["clock"]) - request_number)) % len(self.place.action)
+        self.place.reward[entry] = reward_of(int(self.place_numbers[3]), latency_us, fastest)
+
     def memory_bytes(self) -> int:
         """Bytes of the agents: weights, optimiser, replay memory (not the scratch space of a training step)."""
         nets = (self.place, self.move) if self.migrating else (self.place,)

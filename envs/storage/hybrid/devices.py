@@ -14,6 +14,7 @@ from tunewright.errors import ConfigError, unknown
 PAGE_BYTES = 4096
 _SOLID = ("read_latency_us", "write_latency_us", "read_mb_s", "write_mb_s", "read_iops", "write_iops")
 _BUFFER = ("buffer_mb", "drain_mb_s", "gc_every_mb", "gc_ms")
+_HOLD = ("read_hold_us", "write_hold_us")
 _DISK = (
     "rpm",
     "average_seek_ms",
@@ -74,6 +75,8 @@ class Device:
             "write_page": write_page,
             "read_gap": 1e6 / f["read_iops"],
             "write_gap": 1e6 / f["write_iops"],
+            "read_hold": f.get("read_hold_us", 0.0),
+            "write_hold": f.get("write_hold_us", 0.0),
             "buffer": f.get("buffer_mb", 0.0) / page_mb,
             "drain": f.get("drain_mb_s", 0.0) / page_mb / 1e6,
             "gc_pages": f.get("gc_every_mb", 0.0) / page_mb,
@@ -115,7 +118,7 @@ def _device(name: str, table: Any, where: str) -> Device:
     if kind not in ("solid", "disk"):
         raise ConfigError(f"{where}: device {name!r} needs kind = 'solid' or kind = 'disk', not {kind!r}")
     needed = _DISK if kind == "disk" else _SOLID
-    optional = () if kind == "disk" else _BUFFER
+    optional = () if kind == "disk" else _BUFFER + _HOLD
     given = {k: v for k, v in table.items() if k not in ("kind", "title")}
     for key, value in given.items():
         if key not in needed + optional:
@@ -124,9 +127,9 @@ def _device(name: str, table: Any, where: str) -> Device:
             raise ConfigError(f"{where}: {key} of device {name!r} must be a positive number, not {value!r}")
     if lacking := [k for k in needed if k not in given]:
         raise ConfigError(f"{where}: device {name!r} lacks {', '.join(lacking)}")
-    if (some := [k for k in optional if k in given]) and len(some) < len(optional):
+    if (some := [k for k in _BUFFER if k in given]) and len(some) < len(_BUFFER):
         raise ConfigError(
-            f"{where}: device {name!r} has {', '.join(some)}; a write buffer needs all of {', '.join(optional)}"
+            f"{where}: device {name!r} has {', '.join(some)}; a write buffer needs all of {', '.join(_BUFFER)}"
         )
     made = Device(name=name, title=str(table.get("title", name)), kind=kind, figures=dict(given))
     for key in ("read_us", "write_us"):

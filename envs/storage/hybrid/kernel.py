@@ -5,7 +5,9 @@ plain Python, and tests hold the two together request by request: change both.
 
 One request is served so: background work that fits into the idle time before it, then the request itself, then what
 it causes (promotions, evictions). A device serves in order; an operation holds it for its occupancy and answers after
-its latency, so a device with internal parallelism takes the next one before the last has answered.
+its latency, so a device with internal parallelism takes the next one before the last has answered. Both halves of a
+background move, the read here and the write there, are charged when the move is decided: the write would come a little
+later, but a device must not stand idle in the meantime for those who come first.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
@@ -29,10 +31,10 @@ def submit(sim, tier, start, write, pages, address):
         return _submit_disk(sim, tier, begin, write, pages, address)
     if not write:
         transfer = pages * sim.read_page[tier]
-        sim.busy[tier] = begin + max(sim.read_gap[tier], transfer)
+        sim.busy[tier] = begin + max(sim.read_gap[tier], sim.read_hold[tier] + transfer)
         return begin + sim.read_us[tier] + transfer
     transfer = pages * sim.write_page[tier]
-    hold = max(sim.write_gap[tier], transfer)
+    hold = max(sim.write_gap[tier], sim.write_hold[tier] + transfer)
     drain = sim.drain[tier]
     if drain > 0.0:  # a write buffer that flash empties
         fill = max(0.0, sim.fill[tier] - (begin - sim.filled_at[tier]) * drain) + pages
@@ -132,7 +134,7 @@ def settle(sim, table, at, tier, cold):
         unlink(sim, table, at, old)
     if sim.journal_at != 0 and sim.journaled < sim.journal_room:
         entry = move_entry(sim.journal_at, sim.journaled)
-        entry.page, entry.source, entry.target = at, old, tier
+        entry.page, entry.source, entry.target, entry.operation = at, old, tier, sim.operation & 65535
         sim.journaled += 1
     sim.used[old] -= 1
     sim.used[tier] += 1
@@ -173,11 +175,12 @@ def evict(sim, table, victim, tier, pinned, pinned_end, start):
             stop += 1
     pages = stop - first
     where = page(table, first).address
-    done = submit(sim, tier, start, False, pages, where)
-    done = submit(sim, tier + 1, done, True, pages, where)
+    done = submit(sim, tier, start, False, pages, where) - start
+    done += submit(sim, tier + 1, start, True, pages, where)
     for at in range(first, stop):
         settle(sim, table, at, tier + 1, False)
     sim.evicted += pages
+    sim.operation += 1
     return done
 
 
@@ -206,11 +209,12 @@ def move(sim, table, first, count, target, start):
     if source == target:
         return
     where = page(table, first).address
-    done = submit(sim, source, start, False, count, where)
-    submit(sim, target, done, True, count, where)
+    submit(sim, source, start, False, count, where)
+    submit(sim, target, start, True, count, where)
     for at in range(first, first + count):
         settle(sim, table, at, target, False)
     sim.migrated += count
+    sim.operation += 1
     if target < sim.tiers - 1:
         make_room(sim, table, target, first, first + count, start)
 
@@ -317,19 +321,19 @@ def serve(sim, target, ahead, cold):
         if not write:
             record.last_read = sim.clock
     end = stop
+    sim.operation += 1
     if promote and not write:
         sim.promoted += moved
         if target < last and (ahead < 0 or (ahead > 0 and moved > 0)):
             before = sim.fetched
             least = 1 if moved > 0 else abs(ahead) // 2
-            end = _fetch(sim, table, stop, abs(ahead), least, target, done)
+            end = _fetch(sim, table, stop, abs(ahead), least, target, now)
             moved += sim.fetched - before
         if moved > 0:
-            submit(sim, target, done, True, moved, page(table, first).address)
+            submit(sim, target, now, True, moved, page(table, first).address)
     sim.spent = 0.0
     if promote and target < last and sim.used[target] > sim.capacity[target]:
-        begin = now if write else done
-        sim.spent = make_room(sim, table, target, first, end, begin) - begin
+        sim.spent = make_room(sim, table, target, first, end, now) - now
     sim.served += count
     sim.clock += 1
     sim.latency += done - now
@@ -387,4 +391,5 @@ def _fetch(sim, table, at, ahead, least, target, start):
         if page(table, other).tier == source:
             settle(sim, table, other, target, False)
             sim.fetched += 1
+    sim.operation += 1
     return end

@@ -41,10 +41,10 @@ class Solid:
         f, begin = self.f, max(start, self.busy)
         if not write:
             transfer = pages * f["read_page"]
-            self.busy = begin + max(f["read_gap"], transfer)
+            self.busy = begin + max(f["read_gap"], f["read_hold"] + transfer)
             return begin + f["read_us"] + transfer
         transfer = pages * f["write_page"]
-        hold = max(f["write_gap"], transfer)
+        hold = max(f["write_gap"], f["write_hold"] + transfer)
         if f["drain"] > 0:
             fill = max(0.0, self.fill - (begin - self.filled_at) * f["drain"]) + pages
             if fill > f["buffer"]:
@@ -129,8 +129,8 @@ class Reference:
             while goes(stop):
                 stop += 1
         where, pages = self.address(first), stop - first
-        done = self.devices[tier].submit(start, False, pages, where)
-        done = self.devices[tier + 1].submit(done, True, pages, where)
+        done = self.devices[tier].submit(start, False, pages, where) - start
+        done += self.devices[tier + 1].submit(start, True, pages, where)
         for page in range(first, stop):
             self.settle(page, tier + 1)
         self.tally["evicted"] += pages
@@ -158,8 +158,8 @@ class Reference:
                 page, target = self.queue.popleft()
                 source = self.home[page]
                 if source != target:
-                    done = self.devices[source].submit(free, False, 1, self.address(page))
-                    self.devices[target].submit(done, True, 1, self.address(page))
+                    self.devices[source].submit(free, False, 1, self.address(page))
+                    self.devices[target].submit(free, True, 1, self.address(page))
                     self.settle(page, target)
                     self.tally["migrated"] += 1
                     self.make_room(target, range(page, page + 1), free)
@@ -229,14 +229,13 @@ class Reference:
             self.tally["promoted"] += len(away)
             fetched: list[int] = []
             if target < self.last and (ahead < 0 or (ahead > 0 and away)):
-                fetched = self.fetch(pages.stop, abs(ahead), 1 if away else abs(ahead) // 2, target, done)
+                fetched = self.fetch(pages.stop, abs(ahead), 1 if away else abs(ahead) // 2, target, now)
                 end = fetched[-1] + 1 if fetched else end
             if away or fetched:
-                self.devices[target].submit(done, True, len(away) + len(fetched), self.address(first))
+                self.devices[target].submit(now, True, len(away) + len(fetched), self.address(first))
         self.spent = 0.0
         if promote and target < self.last and self.used[target] > self.capacity[target]:
-            begin = now if write else done
-            self.spent = self.make_room(target, range(first, end), begin) - begin
+            self.spent = self.make_room(target, range(first, end), now) - now
         self.tally["served"] += count
         self.clock += 1
         self.latency += done - now

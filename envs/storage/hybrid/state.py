@@ -29,8 +29,8 @@ PAGE = np.dtype(
 #: one request of a trace
 REQUEST = np.dtype([("time_us", "f8"), ("first", "i4"), ("count", "i4"), ("write", "i4"), ("spare", "i4")])
 
-#: a page that changed its tier
-MOVE = np.dtype([("page", "i4"), ("source", "i2"), ("target", "i2")])
+#: a page that changed its tier, and in which operation (its number modulo 65536)
+MOVE = np.dtype([("page", "i4"), ("source", "u1"), ("target", "u1"), ("operation", "u2")])
 
 _DEVICE = [
     ("disk", "i8"),  # 1: moving head; 0: solid state
@@ -40,6 +40,8 @@ _DEVICE = [
     ("write_page", "f8"),
     ("read_gap", "f8"),  # least time between two reads: one over the IOPS that internal parallelism allows
     ("write_gap", "f8"),
+    ("read_hold", "f8"),  # part of the latency in which the device cannot take another operation
+    ("write_hold", "f8"),
     ("buffer", "f8"),  # write buffer, pages
     ("drain", "f8"),  # pages the buffer empties in a microsecond; 0: no buffer is modelled
     ("gc_pages", "f8"),  # garbage collection after so many pages written
@@ -70,6 +72,7 @@ SIM = np.dtype(
         ("journal_at", "i8"),  # where pages that change their tier are written down; 0: nowhere
         ("journal_room", "i8"),
         ("journaled", "i8"),
+        ("operation", "i8"),  # number of background operations so far: pages with one number moved together
         ("requests", "i8"),
         ("pages", "i8"),
         ("tiers", "i8"),
