@@ -8,6 +8,7 @@ what it read.
 from __future__ import annotations
 
 import gzip
+import importlib
 import io
 from array import array
 from collections.abc import Iterator
@@ -158,10 +159,9 @@ def open_text(path: Path) -> Iterator[IO[str]]:
 
 def _zstd() -> Any:
     try:
-        from compression import zstd  # Python 3.14 and later
+        return importlib.import_module("compression.zstd")  # Python 3.14 and later
     except ImportError:
-        from backports import zstd
-    return zstd
+        return importlib.import_module("backports.zstd")
 
 
 def read_trace(path: Path | str, *, skip_bad: int = 0, limit: int | None = None) -> Trace:

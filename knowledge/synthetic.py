@@ -25,7 +25,8 @@ def _zipf_pages(rng: np.random.Generator, n: int, pages: int, skew: float) -> In
     """Draw pages with probability proportional to rank^-skew; ranks are scattered over the range."""
     weight = np.cumsum(np.arange(1, pages + 1, dtype=np.float64) ** -skew)
     rank = np.searchsorted(weight, rng.random(n) * weight[-1])
-    return rng.permutation(pages)[np.minimum(rank, pages - 1)]
+    scattered: Ints = rng.permutation(pages)[np.minimum(rank, pages - 1)]
+    return scattered
 
 
 def _zipf(

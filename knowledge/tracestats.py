@@ -19,7 +19,7 @@ PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
 _STREAMS = 16
 
 
-@njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+@njit(cache=True, nogil=True)
 def reuse_distances(first: Any, count: Any, pages: int, most: int) -> Any:
     """Number of different pages touched between two touches of a page (LRU stack distance).
 
@@ -178,7 +178,7 @@ def _write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
     touches = np.sort(touches[touches > 0])[::-1]
 
     def curve(values: npt.NDArray[Any], first: float = 0.0) -> tuple[list[float], list[float]]:
-        keep = np.unique(np.linspace(0, len(values) - 1, 200).astype(int)) if len(values) else []
+        keep: Any = np.unique(np.linspace(0, len(values) - 1, 200).astype(int)) if len(values) else []
         return [float(values[k]) for k in keep], [first + (1 - first) * (k + 1) / len(values) for k in keep]
 
     xs, ys = curve(again)

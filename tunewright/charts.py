@@ -67,7 +67,8 @@ def curves(
             low = 0.0
         if high <= low:
             low, high = (low / 2, high * 2) if log else (low - 0.5, high + 0.5)
-        inner = scale(*(map(math.log10, (low, high)) if log else (low, high)), start, end)
+        ends = (math.log10(low), math.log10(high)) if log else (low, high)
+        inner = scale(ends[0], ends[1], start, end)
         at = (lambda v, f=inner: f(math.log10(v))) if log else inner
         axes.append(at)
         for tick in _log_ticks(low, high) if log else ticks(low, high):
@@ -102,7 +103,8 @@ def bars(rows: Sequence[tuple[str, float, str]], label: str, *, log: bool = Fals
     height = step * len(rows) + 28
     low = min(r[1] for r in rows) / 1.5 if log else 0.0
     top = max(r[1] for r in rows) or 1.0
-    at = scale(*(map(math.log10, (low, top)) if log else (low, top)), 0, WIDTH - left - 110)
+    ends = (math.log10(low), math.log10(top)) if log else (low, top)
+    at = scale(ends[0], ends[1], 0, WIDTH - left - 110)
     parts: list[Any] = []
     for i, (name, value, said) in enumerate(rows):
         y, width = 6 + step * i, max(at(math.log10(value) if log else value), 1)

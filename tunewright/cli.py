@@ -598,10 +598,11 @@ def place(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of initial weights and random choices.")] = 0,
     option: _TraceOption = None,
     scale: Annotated[str, typer.Option("--time-scale", help="Factor on the trace's inter-arrival times; auto: as little as the slowest tier alone needs to keep up.")] = "auto",
-    load: Annotated[float, typer.Option("--load", min=0.001, help="Offered load against that: 4 is four times as fast.")] = 1.0,
+    speed: Annotated[float, typer.Option("--speed", min=0.001, help="Replay so many times as fast as that: 4 is four times the load.")] = 1.0,
     mechanisms: Annotated[str, typer.Option("--mechanisms", help="own: each policy's own; full: extent eviction, backlog gating and idle reserve for all; plain: for none.")] = "own",
+    real: Annotated[str | None, typer.Option("--real", metavar="TIERS", help="Replay on real directories instead, such as fast=/dev/shm/t,slow=DIR?delay=2ms; files are made there and deleted again.")] = None,
     save: Annotated[Path | None, typer.Option("--save", help="Write the agent after the replay (one learning policy).")] = None,
-    saved: Annotated[Path | None, typer.Option("--load-agent", "--agent", help="Go on with a saved agent.")] = None,
+    saved: Annotated[Path | None, typer.Option("--load", metavar="FILE", help="Go on with an agent that --save wrote.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page with plots to write.")] = None,
     skip_bad: _SkipBad = 0,
     requests: _Limit = None,
@@ -614,9 +615,41 @@ def place(
     with _steps("placing") as tick:
         document = module.run(
             source, parse_options(option), devices=devices, policies=policy or ["all"], fast=fast, seed=seed,
-            scale=scale, load=load, mechanisms=mechanisms, save=save, agent=saved, page=output, skip_bad=skip_bad,
+            scale=scale, load=speed, mechanisms=mechanisms, real=real, save=save, agent=saved, page=output, skip_bad=skip_bad,
             limit=requests, tick=tick,
         )  # fmt: skip
+    if as_json:
+        _emit(document)
+    else:
+        module.show(_out(), document)
+
+
+train_app = typer.Typer(help="Train agents; they are saved as a file.", no_args_is_help=True)
+app.add_typer(train_app, name="train")
+
+
+@train_app.command("placement")
+def train_placement(
+    source: Annotated[str, typer.Option("--trace", metavar="TRACE", help="A block trace, or synthetic:KIND.")],
+    algorithm: Annotated[str, typer.Option("--algo", help="dqn, ppo or a2c.")] = "dqn",
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Requests to learn from.")] = 100_000,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, ending in .zip.")] = Path("policy.zip"),
+    devices: Annotated[str, typer.Option("--devices", "-d", help="performance, cost, triple, quad, or a TOML file.")] = "performance",
+    fast: Annotated[float, typer.Option("--fast", help="Share of the footprint that the fastest tier holds.")] = 0.10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the agent.")] = 0,
+    option: _TraceOption = None,
+    skip_bad: _SkipBad = 0,
+    requests: _Limit = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train a Stable-Baselines3 agent on the placement environment, and say how it compares with simple policies."""
+    from tunewright.plugins import parse_options
+
+    module = _command("train-placement")
+    document = module.run(
+        source, parse_options(option), algorithm=algorithm, steps=steps, output=output, devices=devices, fast=fast,
+        seed=seed, skip_bad=skip_bad, limit=requests, progress=not as_json and sys.stderr.isatty(),
+    )  # fmt: skip
     if as_json:
         _emit(document)
     else:
@@ -634,7 +667,8 @@ def _steps(what: str) -> Iterator[Any]:
         TextColumn("{task.completed}/{task.total} {task.description}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=_console(), transient=True) as bar:
+    console = _console()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=1)
 
         def tick(done: int, total: int, words: str) -> None:

@@ -35,8 +35,8 @@ def svg(parts: Sequence[Any], label: str, height: int = HEIGHT) -> Markup:
     return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(WIDTH, height, label, body)
 
 
-def text(x: float, y: float, text: Any, anchor: str = "middle", kind: str = "") -> Markup:
-    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, text)
+def text(x: float, y: float, words: Any, anchor: str = "middle", kind: str = "") -> Markup:
+    return Markup('<text x="{:.1f}" y="{:.1f}" text-anchor="{}" class="{}">{}</text>').format(x, y, anchor, kind, words)
 
 
 def line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
@@ -137,15 +137,15 @@ def parallel(axes: Sequence[tuple[str, str, str]], lines: Sequence[dict[str, Any
     x = scale(0, len(axes) - 1, 84, WIDTH - 36)
     y = scale(0, 1, height - bottom, top)
     parts: list[Any] = []
-    for line in sorted(lines, key=lambda item: item["shade"]):
-        points = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(line["points"]) if v is not None)
-        hue = round(215 - 75 * line["shade"])  # blue is poor, green is good
-        opacity = 0.15 + 0.8 * line["shade"] ** 2
+    for one in sorted(lines, key=lambda item: item["shade"]):
+        points = " ".join(f"{x(i):.1f},{y(v):.1f}" for i, v in enumerate(one["points"]) if v is not None)
+        hue = round(215 - 75 * one["shade"])  # blue is poor, green is good
+        opacity = 0.15 + 0.8 * one["shade"] ** 2
         parts.append(
             Markup(
                 '<polyline points="{}" fill="none" stroke="hsl({} 65% 42%)" '
                 'stroke-opacity="{:.2f}" stroke-width="{:.1f}"><title>{}</title></polyline>'
-            ).format(points, hue, opacity, 1 + 1.6 * line["shade"] ** 2, line["title"])
+            ).format(points, hue, opacity, 1 + 1.6 * one["shade"] ** 2, one["title"])
         )
     for i, (name, low, high) in enumerate(axes):
         short = name if len(name) <= 22 else name[:21] + "…"

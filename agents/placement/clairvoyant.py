@@ -6,10 +6,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 from tunewright.envs.storage.hybrid.kernel import arrive, serve
-from tunewright.envs.storage.hybrid.lowlevel import page, request
+from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
 
 NEVER = 2**31 - 1
-jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 
 
 @njit(cache=True, nogil=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 Tick = Callable[[int, int, str], None]
 _MECHANISMS = {"own": None, "plain": PLAIN, "full": FULL}
+REAL_LIMIT_S = 1800.0
 LEARNING = ("sibyl", "sibyl-code", "harmonia")
 
 
@@ -35,9 +37,9 @@ def _names(given: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def _scale(text: str, cut: PagedTrace, devices: Any) -> float:
+def _scale(text: str, cut: PagedTrace, devices: Any, least: float = 1.0) -> float:
     if text == "auto":
-        return P.time_scale(cut, devices)
+        return P.time_scale(cut, devices, least=least)
     try:
         value = float(text)
     except ValueError:
@@ -58,6 +60,7 @@ def run(
     scale: str = "auto",
     load: float = 1.0,
     mechanisms: str = "own",
+    real: str | None = None,
     save: Path | None = None,
     agent: Path | None = None,
     page: Path | None = None,
@@ -71,6 +74,11 @@ def run(
         raise unknown("set of mechanisms", mechanisms, _MECHANISMS)
     if (save or agent) and (len(names) != 1 or names[0] not in LEARNING):
         raise ConfigError(f"an agent is saved or loaded for one learning policy: --policy {', '.join(LEARNING)}")
+    if real is not None:
+        if save or agent:
+            raise ConfigError("--save and --agent are for simulated tiers; leave out --real")
+        cut = paged(open_trace(source, options, skip_bad=skip_bad, limit=limit))
+        return _run_real(cut, real, names, fast, seed, scale, load, _MECHANISMS[mechanisms], tick)
     tiers = load_devices(devices)
     trained = load_agents(agent, names[0], len(tiers.tiers)) if agent else None
     cut = paged(open_trace(source, options, skip_bad=skip_bad, limit=limit))
@@ -92,6 +100,94 @@ def run(
         _write_page(page, document, setup, [done[n] for n in names])
         document["page"] = str(page)
     return document
+
+
+def _run_real(
+    cut: PagedTrace,
+    spec: str,
+    names: list[str],
+    fast: float,
+    seed: int,
+    scale: str,
+    load: float,
+    mechanisms: Any,
+    tick: Tick | None,
+) -> dict[str, Any]:
+    """Replay on real directories, after measuring what they are like."""
+    from tunewright.agents.placement import real as R
+    from tunewright.envs.storage.hybrid.pagestore import parse_places
+
+    places = parse_places(spec)
+    names = [n for n in names if n != "oracle"]  # the future is only known to a simulator
+    if tick:
+        tick(0, len(names), "measuring the tiers")
+    start = load_devices("performance")  # replaced by what is measured
+    setup = R.real_setup(P.Setup(paged=cut, devices=start, fast=fast, mechanisms=mechanisms), places)
+    factor = _scale(scale, cut, setup.devices, least=2.0**-30) / load
+    setup = replace(setup, scale=factor)
+    seconds = float(cut.trace.time_us[-1]) * factor / 1e6
+    if seconds > REAL_LIMIT_S:
+        raise ConfigError(
+            f"the replay would take {seconds:,.0f} s for each policy; use fewer requests (--requests N) or a smaller"
+            " --time-scale"
+        )
+    rows = []
+    for number, name in enumerate(names):
+
+        def inner(done: int, total: int, number: int = number, name: str = name) -> None:
+            if tick:
+                tick(number, len(names), f"{name}, request {done:,} of {total:,}")
+
+        r = R.replay_real(setup, name, places, seed=seed, tick=inner)
+        measured, simulated = float(r.latency_us.mean()), float(r.simulated_us.mean())
+        rows.append(
+            {
+                "policy": name,
+                "mean_latency_us": measured,
+                "p99_latency_us": float(np.percentile(r.latency_us, 99)),
+                "simulated_mean_us": simulated,
+                "simulated_over_measured": simulated / measured,
+                "late_us": float(r.late_us.mean()),
+                "pages_moved": r.moved,
+                "pages_checked": r.checked,
+            }
+        )
+    return {
+        "trace": cut.trace.name,
+        "real": spec,
+        "fast": fast,
+        "seed": seed,
+        "requests": len(cut.first),
+        "time_scale": factor * load,
+        "load": load,
+        "footprint_pages": cut.footprint,
+        "tiers": [{"name": t.name, **t.figures} for t in setup.devices.tiers],
+        "policies": rows,
+    }
+
+
+def _show_real(console: Console, d: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from tunewright.progress import number
+
+    console.print(Text(f"trace {d['trace']} · {d['requests']:,} requests on real tiers {d['real']}", style="bold"))
+    for t in d["tiers"]:
+        console.print(
+            f"  {t['name']}: 4 KiB read {number(t['read_latency_us'])} us, write {number(t['write_latency_us'])} us",
+            style="dim",
+        )
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("policy")
+    for column in ("mean us", "p99 us", "simulated us", "simulated/measured", "pages moved", "pages checked"):
+        table.add_column(column, justify="right")
+    for r in d["policies"]:
+        table.add_row(
+            r["policy"], number(r["mean_latency_us"]), number(r["p99_latency_us"]), number(r["simulated_mean_us"]),
+            f"{r['simulated_over_measured']:.3f}", f"{r['pages_moved']:,}", f"{r['pages_checked']:,}",
+        )  # fmt: skip
+    console.print(table)
 
 
 def _document(
@@ -138,6 +234,9 @@ def _row(r: P.Replay, floor: float, slow: P.Replay) -> dict[str, Any]:
 
 def show(console: Console, document: dict[str, Any]) -> None:
     """Print the comparison for a person."""
+    if "real" in document:
+        _show_real(console, document)
+        return
     from rich.table import Table
     from rich.text import Text
 

@@ -6,10 +6,9 @@ Where the papers that used a baseline do not give its constants, the constant he
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
 from __future__ import annotations
 
-from numba import njit
 from tunewright.agents.placement.network import draw
 from tunewright.envs.storage.hybrid.kernel import arrive, move, serve
-from tunewright.envs.storage.hybrid.lowlevel import page, request
+from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
 
 SLOW_ONLY, FAST_ONLY, RANDOM, LRU, LRU_WRITE, SECOND_TOUCH, CDE, HPS = range(8)
 
@@ -18,8 +17,6 @@ CDE_SMALL = 8  # pages; a request that small and not sequential is random
 HPS_EPOCH = 1000  # requests between two migrations
 HPS_HOT = 2  # touches within an epoch that make a page hot
 HPS_RUN = 64  # pages moved together
-
-jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 
 
 @jit

@@ -13,14 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from tunewright.agents.placement.network import Net, draw, make_net, uniform, update, values
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, enqueue, serve
-from tunewright.envs.storage.hybrid.lowlevel import page, request
+from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
 from tunewright.envs.storage.hybrid.world import World
-
-jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 
 INVERSE, LOGARITHM = 0, 1
 

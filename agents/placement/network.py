@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from tunewright.envs.storage.hybrid.lowlevel import fast_jit as jit
 
 LANES = 16
 ATOMS = 51  # of C51 (Bellemare et al. 2017), as Sibyl uses it
-
-jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False, fastmath=True)
 
 
 def padded(outputs: int) -> int:

@@ -238,11 +238,11 @@ def best_known(replays: Sequence[Replay]) -> Replay:
     return replace(best, policy="oracle", extra={**best.extra, "of": best.policy})
 
 
-def time_scale(paged: PagedTrace, devices: Devices, *, limit: float = 2.0) -> float:
+def time_scale(paged: PagedTrace, devices: Devices, *, limit: float = 2.0, least: float = 1.0) -> float:
     """Factor on inter-arrival times at which the slowest tier alone keeps up.
 
-    The smallest power of two, one or more, at which the mean latency of "slow-only" is at most ``limit`` times what it
-    is when requests come so slowly that only those with the same time stamp wait for each other.
+    The smallest power of two, ``least`` or more, at which the mean latency of "slow-only" is at most ``limit`` times
+    what it is when requests come so slowly that only those with the same time stamp wait for each other.
     """
     longest = max(float(paged.trace.time_us[-1]), 1.0)
     top = 2.0 ** np.floor(np.log2(min(2.0**20, max(1e15 / longest, 1.0))))
@@ -250,7 +250,7 @@ def time_scale(paged: PagedTrace, devices: Devices, *, limit: float = 2.0) -> fl
     def mean(scale: float) -> float:
         return replay(Setup(paged=paged, devices=devices, scale=scale), "slow-only").mean_us
 
-    calm, scale = mean(top), 1.0
+    calm, scale = mean(top), least
     while scale < top and mean(scale) > limit * calm:
         scale *= 2
     return scale

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from tunewright.agents.placement import policies as P
 from tunewright.envs.storage.hybrid.pagestore import TierPlace
 from tunewright.envs.storage.hybrid.real import RealTiers, calibrate, wait_until
 from tunewright.envs.storage.hybrid.state import MOVE
+
 from tunewright.errors import ConfigError
 
 MOST_PAGES = 2_000_000  # 8 GB

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 from tunewright.envs.storage.hybrid.kernel import arrive, serve
-from tunewright.envs.storage.hybrid.lowlevel import page, request
+from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
 
 WRITES, SECOND, ALL, LEARNED = range(4)
 #: candidate: what is promoted, and how many pages behind a read are fetched (see ``kernel.serve``)
@@ -43,8 +42,6 @@ REGION = np.dtype(
     ],
     align=True,
 )
-
-jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 
 
 def make_memory(pages: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
@@ -155,8 +152,8 @@ def replay(sims, candidates, regions, last, counts, score, share, chosen, latenc
         candidates: int64, (candidates, 2), from ``CANDIDATES``.
         regions, last, counts: from ``make_memory``.
         score: weighted sums of latencies, float64, (candidates,), zero.
-        share: float64, (6,): scratch; [3] the life of a page on the first tier in requests, [4] who decides, [5] requests so
-            far.
+        share: float64, (6,): scratch; [3] the life of a page on the first tier in requests, [4] who decides, [5]
+            requests so far.
         chosen: filled in: who decided, int64, (requests,).
         latency: filled in, us, float64, (requests,).
         requests: how many to serve; a replay in pieces does the same as one in one go.

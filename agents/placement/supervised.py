@@ -9,20 +9,17 @@ input, without recurrence; that is ours, and the reason that it is an equivalent
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 from tunewright.agents.placement.heuristics import joins
 from tunewright.agents.placement.network import Net, make_net, update, values
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, move, serve
-from tunewright.envs.storage.hybrid.lowlevel import page, request
+from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
 
 EPOCH = 1000  # requests; ours
 HOT = 2  # touches in an epoch that make a page hot; ours
 HISTORY = 8  # epochs that the equivalent of RNN-HSS sees; ours
 UPDATES = 30  # batches an epoch; ours
 RUN = 64  # pages moved together; ours
-
-jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 
 
 def make_classifier(inputs: int, seed: int) -> Net:

@@ -16,18 +16,18 @@ Observation (float32, each in [0, 1]; the bins and units are tabled in ``feature
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-
 from tunewright.envs.storage.hybrid import stepping
 from tunewright.envs.storage.hybrid.devices import Devices, load_devices
 from tunewright.envs.storage.hybrid.world import PLAIN, Mechanisms, World
-from tunewright.errors import ConfigError, unknown
 from tunewright.knowledge.blocktrace import PagedTrace, paged
 from tunewright.knowledge.synthetic import open_trace
+
+from tunewright.errors import ConfigError, unknown
 
 REWARDS = {"inverse": stepping.INVERSE, "log": stepping.LOGARITHM}
 Seen = npt.NDArray[np.float32]
@@ -80,7 +80,7 @@ class Scene:
 class _HybridEnv(gymnasium.Env[Seen, np.int64]):
     """What placement and migration share; keyword arguments are those of ``Scene``."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, *, render_mode: str | None = None, **scene: Any) -> None:
         if render_mode is not None:
@@ -135,8 +135,8 @@ class PlacementEnv(_HybridEnv):
 class MigrationEnv(_HybridEnv):
     """Choose where the page just requested should live (``tunewright/HybridMigration-v0``).
 
-    Writes go to the fastest tier and reads are served in place; the agent's wish is queued and carried out in idle time.
-    Reward: that of a running mean over the last requests, less 0.1 for moving a page that has moved within fifty.
+    Writes go to the fastest tier and reads are served in place; the agent's wish is queued and carried out in idle
+    time. Reward: that of a running mean over the last requests, less 0.1 for a page that has moved within fifty.
     """
 
     def step(self, action: np.int64) -> tuple[Seen, float, bool, bool, dict[str, Any]]:

@@ -18,15 +18,12 @@ Which features there are and how many bins each has is second-hand for Harmonia 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
-from tunewright.envs.storage.hybrid.lowlevel import page, request
+from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
 
 NAMES = ("type", "size", "access_interval", "access_count", "free_fast", "tier", "migration_interval")
 BINS = (2, 8, 64, 64, 8, 4, 64)
 #: bins to numbers in [0, 1]
 SCALE = (1.0 / (np.array(BINS) - 1)).astype(np.float32)
-
-jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 
 
 @jit

@@ -15,12 +15,8 @@ from __future__ import annotations
 
 import math
 
-from numba import njit
-from tunewright.envs.storage.hybrid.lowlevel import move_entry, page, request
+from tunewright.envs.storage.hybrid.lowlevel import jit, move_entry, page, request
 from tunewright.envs.storage.hybrid.state import QUEUE
-
-#: without reference counting: every array belongs to a World that outlives the call, and counting halves the speed
-jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 
 
 @jit

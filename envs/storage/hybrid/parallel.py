@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 import numpy.typing as npt
-
 from tunewright.envs.storage.hybrid import stepping
 from tunewright.envs.storage.hybrid.env import REWARDS, Scene
+
 from tunewright.errors import ConfigError, missing_extra
 
 try:
@@ -22,7 +22,7 @@ AGENTS = ("placement", "migration")
 
 
 class HybridParallelEnv(ParallelEnv[str, Seen, int]):  # type: ignore[misc, unused-ignore]
-    """Both agents see the same seven numbers (``env``) and choose a tier each, as in ``PlacementEnv`` and ``MigrationEnv``.
+    """Both agents see the same seven numbers and choose a tier each, as in ``PlacementEnv`` and ``MigrationEnv``.
 
     Args:
         **scene: see ``env.Scene``.

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from tunewright.envs.storage.hybrid.devices import Device, Devices
 from tunewright.envs.storage.hybrid.pagestore import PAYLOAD, PageStore, TierFile, TierPlace
+
 from tunewright.errors import TargetError
 
 SIZES = (1, 4, 16, 64)

@@ -10,11 +10,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
-
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, enqueue, serve
-from tunewright.envs.storage.hybrid.lowlevel import page, prefetch, request, system
+from tunewright.envs.storage.hybrid.lowlevel import jit, page, prefetch, request, system
 from tunewright.envs.storage.hybrid.state import PAGE
 
 INVERSE, LOGARITHM = 0, 1
@@ -28,8 +26,6 @@ RECENT = 0.9  # weight of the past in the migration agent's running mean
 
 PAGE_SIZE = PAGE.itemsize
 AHEAD = 8  # systems whose records are loaded early
-
-jit = njit(cache=True, nogil=True, error_model="numpy", _nrt=False)
 
 
 @jit

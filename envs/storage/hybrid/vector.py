@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-
 from tunewright.envs.storage.hybrid import stepping
 from tunewright.envs.storage.hybrid.env import REWARDS, Scene
+
 from tunewright.errors import ConfigError
 
 Seen = npt.NDArray[np.float32]
@@ -27,7 +27,7 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64],
         **scene: see ``env.Scene``.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
     def __init__(self, num_envs: int = 1, **scene: Any) -> None:
         if num_envs < 1:
@@ -35,7 +35,8 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64],
         self.scene, self.num_envs = Scene(**scene), num_envs
         self.world = self.scene.open(num_envs)
         self.single_observation_space = gymnasium.spaces.Box(0.0, 1.0, (7,), np.float32)
-        self.single_action_space = gymnasium.spaces.Discrete(len(self.world.devices.tiers))
+        self._tiers = len(self.world.devices.tiers)
+        self.single_action_space = gymnasium.spaces.Discrete(self._tiers)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self._kind, self._batch = REWARDS[self.scene.reward], int(self.world.sims.ctypes.data)
@@ -83,7 +84,7 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64],
         if actions.shape != (n,) or not stepping.step_all(
             self._batch, ~fresh, actions, self._kind, seen, reward, latency, over
         ):
-            raise ConfigError(f"actions are {n} tiers from 0 to {self.single_action_space.n - 1}, not {actions}")
+            raise ConfigError(f"actions are {n} tiers from 0 to {self._tiers - 1}, not {actions}")
         if fresh.any():
             self._begin(fresh, seen)
         self._over = over
