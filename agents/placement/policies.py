@@ -154,7 +154,8 @@ def _agents(
 def _tunewright(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict[str, Any]]:
     candidates = np.array(shadow.CANDIDATES, np.int64)
     world = setup.world(FULL, n=len(candidates) + 1)
-    score, share = np.zeros(len(candidates)), np.array([0.0, 0.0, 0.0, 1000.0, 0.0, 0.0])
+    begin = float(shadow.first_candidate(setup.devices.tiers[-1]))
+    score, share = np.zeros(len(candidates)), np.array([0.0, 0.0, 0.0, 1000.0, begin, 0.0])
     memory = shadow.make_memory(len(setup.paged.address))
     chosen: list[npt.NDArray[np.int64]] = []
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tunewright.envs.storage.hybrid.devices import Device
 from tunewright.envs.storage.hybrid.kernel import arrive, serve
 from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
 
@@ -25,10 +26,26 @@ FETCH_SHARE = 0.03  # share of read-ahead that must have been useful
 KEEP_SHARE = 0.1  # share of pages that must have been read again, or they are cold
 WINDOW = 1000.0  # requests that the comparison looks back on
 MARGIN = 0.98  # a candidate must be better than the deciding one by this factor
-PATIENCE = 20  # requests before the first change
+PATIENCE = 5  # requests before the first change
 CONTEXTS = 128
 MOST = 400.0  # counts are halved at this, so that old ones fade
 PRIOR = (0.3, 0.3, 0.1)  # chance before anything was seen: near read-ahead, far read-ahead, read again
+
+
+
+def first_candidate(device: Device) -> int:
+    """Candidate to begin with, before there is anything to compare: what a miss costs on the slowest device decides.
+
+    It is the one that reads furthest ahead among those whose read-ahead takes no longer than the random read it may
+    save: far on a disk, not at all on an SSD.
+    """
+    fields = device.kernel_fields()
+    miss = fields["read_us"] + fields["read_page"]
+    if device.kind == "disk":
+        miss += fields["seek_min"] + fields["seek_span"] / 3**0.5 + fields["revolution"] / 2
+    fitting = [k for k, (rule, ahead) in enumerate(CANDIDATES) if rule == ALL and -ahead * fields["read_page"] <= miss]
+    return max(fitting, key=lambda k: -CANDIDATES[k][1], default=0)
+
 
 #: what the learned candidate remembers of a region of 64 pages
 REGION = np.dtype(
