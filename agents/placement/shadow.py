@@ -42,7 +42,7 @@ def first_candidate(device: Device) -> int:
     fields = device.kernel_fields()
     miss = fields["read_us"] + fields["read_page"]
     if device.kind == "disk":
-        miss += fields["seek_min"] + fields["seek_span"] / 3**0.5 + fields["revolution"] / 2
+        miss += fields["seek_min"] + fields["seek_span"] * 8 / 15 + fields["revolution"] / 2
     fitting = [k for k, (rule, ahead) in enumerate(CANDIDATES) if rule == ALL and -ahead * fields["read_page"] <= miss]
     return max(fitting, key=lambda k: -CANDIDATES[k][1], default=0)
 

@@ -46,7 +46,7 @@ class Device:
         """Return the numbers that the kernel works with (see ``state.SIM``).
 
         A solid-state device's internal parallelism is its latency times its IOPS (Little's law). The seek time of a
-        disk is ``track_to_track + span * sqrt(distance)``, with the average taken at a third of the disk.
+    disk is ``track_to_track + span * sqrt(distance)``; for two random places the mean of that root is 8/15.
         """
         f = self.figures
         page_mb = PAGE_BYTES / 1e6
@@ -61,7 +61,7 @@ class Device:
                 "read_page": page_us,
                 "write_page": page_us,
                 "seek_min": seek_min,
-                "seek_span": (f["average_seek_ms"] * 1e3 - seek_min) * 3**0.5,
+                "seek_span": (f["average_seek_ms"] * 1e3 - seek_min) * 15 / 8,
                 "revolution": revolution,
                 "track": revolution / page_us,
                 "span": f["capacity_gb"] * 1e9 / PAGE_BYTES,
