@@ -1,5 +1,6 @@
 """Placement policies: learning, networks, saved agents, the command line."""
 
+import itertools
 import json
 import math
 from dataclasses import replace
@@ -68,7 +69,7 @@ def test_the_compiled_gradient_is_torchs(hidden, atoms):
 
     def run(theta, h):
         offset, ends = 0, (7, *hidden, 2 * atoms)
-        for k, (a, b) in enumerate(zip(ends, ends[1:], strict=False)):
+        for k, (a, b) in enumerate(itertools.pairwise(ends)):
             columns = network.padded(b)
             weight = theta[offset : offset + (a + 1) * columns].reshape(a + 1, columns)
             h = h @ weight[:a, :b] + weight[a, :b]
@@ -111,7 +112,7 @@ def known_best(requests=6000, seed=0):
 def test_the_compiled_agents_learn_a_known_best_policy(policy):
     """On a fast tier that holds all, tier 0 is best for every request; random choices cost several times as much."""
     setup = replace(known_best(20_000), fast=1.0)
-    better = {"epsilon": 0.05, "warmup": 500, "train_every": 50, "updates": 4, "sync_every": 100, "learning_rate": 1e-3}
+    better = {"epsilon": 0.05, "warmup": 500, "train_every": 50, "updates": 4, "sync_every": 100, "learning_rate": 1e-3, "gamma": 0.5}
     agents = learning.make_pair(policy, 2, 1, **better, penalty=0.0)
     done = P.replay(setup, policy, agents=agents)
     last = done.latency_us[-5000:].mean()

@@ -84,7 +84,9 @@ def test_kill_9_in_the_middle_of_migrations_loses_no_page(tmp_path):
         assert child.stdout.readline() == "ready\n"
         time.sleep(rng.uniform(0.01, 0.25))
         child.send_signal(signal.SIGKILL)
-        for line in child.stdout.read().splitlines():
+        with child.stdout as told:
+            lines = told.read().splitlines()
+        for line in lines:
             for pair in line.split()[1:]:
                 if pair.count(":") == 1 and line.startswith("wrote"):
                     page, version = map(int, pair.split(":"))

@@ -37,7 +37,7 @@ def load_agents(path: Path, policy: str, tiers: int) -> Pair:
     if not path.is_file():
         raise ConfigError(f"there is no agent file {path}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             held, width = str(archive["policy"]), int(archive["tiers"])
             if (held, width) != (policy, tiers):
                 raise ConfigError(f"{path} holds a {held} agent for {width} tiers, not {policy} for {tiers}")
