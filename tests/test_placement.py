@@ -39,6 +39,8 @@ def test_a_replay_in_pieces_is_the_replay(policy, devices):
     assert np.array_equal(np.concatenate(pieces), whole.latency_us)
     assert np.array_equal(whole.latency_us, again.latency_us)
     assert np.all(whole.latency_us > 0)
+    with pytest.raises(ConfigError, match="1 requests were asked for, 0 of the trace are left"):
+        step(np.zeros(1))
 
 
 def test_what_the_simple_policies_must_do():
@@ -103,6 +105,21 @@ def test_the_compiled_gradient_is_torchs(hidden, atoms):
     assert np.allclose(q, said.numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("tiers", [2, 3, 4])
+def test_the_vector_pass_is_the_plain_one(tiers):
+    net, _ = learning.make_agent(learning.HARMONIA_PLACEMENT, tiers, 0)
+    rng = np.random.default_rng(tiers)
+    net.bins[:] = rng.integers(0, 64, net.bins.shape)
+    work = np.zeros((4, 256), np.float32)
+    for spread in (0.1, 1.0, 5.0):
+        theta = (net.theta[1] * rng.uniform(0, spread, net.theta.shape[1])).astype(np.float32)
+        for row in net.bins:
+            fast, plain = np.zeros(tiers, np.float32), np.zeros(tiers, np.float32)
+            network.values(theta, net.sizes, net.setting, row, net.scale, work, fast)
+            network.plain_values(theta, net.sizes, net.setting, row, net.scale, work, plain)
+            assert np.allclose(fast, plain, rtol=1e-4, atol=1e-4 * np.abs(plain).max())
+
+
 def known_best(requests=6000, seed=0):
     """Hot pages that fit the fast tier, read and written over and over: the best policy puts everything there."""
     return setup_for("zipf", pages=400, skew=1.3, requests=requests, seed=seed)
@@ -112,7 +129,15 @@ def known_best(requests=6000, seed=0):
 def test_the_compiled_agents_learn_a_known_best_policy(policy):
     """On a fast tier that holds all, tier 0 is best for every request; random choices cost several times as much."""
     setup = replace(known_best(20_000), fast=1.0)
-    better = {"epsilon": 0.05, "warmup": 500, "train_every": 50, "updates": 4, "sync_every": 100, "learning_rate": 1e-3, "gamma": 0.5}
+    better = {
+        "epsilon": 0.05,
+        "warmup": 500,
+        "train_every": 50,
+        "updates": 4,
+        "sync_every": 100,
+        "learning_rate": 1e-3,
+        "gamma": 0.5,
+    }
     agents = learning.make_pair(policy, 2, 1, **better, penalty=0.0)
     done = P.replay(setup, policy, agents=agents)
     last = done.latency_us[-5000:].mean()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tunewright.agents.placement.network import draw
 from tunewright.envs.storage.hybrid.kernel import arrive, move, serve
-from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
+from tunewright.envs.storage.hybrid.lowlevel import inlined, jit, look_ahead, page, request
 
 SLOW_ONLY, FAST_ONLY, RANDOM, LRU, LRU_WRITE, SECOND_TOUCH, CDE, HPS = range(8)
 
@@ -19,7 +19,7 @@ HPS_HOT = 2  # touches within an epoch that make a page hot
 HPS_RUN = 64  # pages moved together
 
 
-@jit
+@inlined
 def decide(sim, policy, rng, memory):
     """Tier for the request that has arrived; -1 leaves the pages of a read where they are."""
     asked = request(sim.request_at, sim.clock)
@@ -88,6 +88,7 @@ def replay(sims, k, policy, rng, memory, touched, touches, ahead, latency, reque
     """
     sim = sims[k]
     for n in range(requests):
+        look_ahead(sim, 6, 16)
         arrive(sim)
         target = decide(sim, policy, rng, memory)
         if policy == HPS:

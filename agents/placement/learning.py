@@ -16,7 +16,7 @@ import numpy.typing as npt
 from tunewright.agents.placement.network import Net, draw, make_net, uniform, update, values
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, enqueue, serve
-from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
+from tunewright.envs.storage.hybrid.lowlevel import inlined, jit, look_ahead, page, request
 from tunewright.envs.storage.hybrid.world import World
 
 INVERSE, LOGARITHM = 0, 1
@@ -107,6 +107,7 @@ def make_agent(settings: AgentSettings, tiers: int, seed: int) -> tuple[Net, Any
         ],
         np.float64,
     )
+    net.count[3], net.count[4] = settings.train_every, settings.sync_every
     return net, np.r_[numbers, settings.penalty]
 
 
@@ -176,7 +177,7 @@ def make_pair(policy: str, tiers: int, seed: int, **changes: Any) -> Pair:
     )  # fmt: skip
 
 
-@jit
+@inlined
 def choose(net, numbers, state, entry, clock, q, scratch):
     """Write the state into the replay memory and choose an action: greedy, or random for exploration."""
     inputs, actions = net.sizes[0], net.sizes[4]
@@ -193,28 +194,31 @@ def choose(net, numbers, state, entry, clock, q, scratch):
                 action = a
     net.action[entry] = action
     net.count[0] += 1
+    net.count[2] = entry + 1 if entry + 1 < len(net.action) else 0
     return action
 
 
-@jit
-def learn(net, numbers, clock):
+@inlined
+def learn(net, numbers):
     """Train when it is time, and hand the weights over when it is time."""
-    if (clock + 1) % int(numbers[0]) == 0:
+    if net.count[0] >= net.count[3]:
+        net.count[3] = net.count[0] + int(numbers[0])
         for _ in range(int(numbers[1])):
             update(net)
-    if (clock + 1) % int(numbers[2]) == 0:
+    if net.count[0] >= net.count[4]:
+        net.count[4] = net.count[0] + int(numbers[2])
         for k in range(net.theta.shape[1]):
             net.theta[1, k] = net.theta[0, k]
 
 
-@jit
+@inlined
 def reward_of(kind, latency, fastest):
     """Reward of a latency, given the fastest possible one."""
     ratio = latency / fastest
     return 1.0 / ratio if kind == 0 else -np.log2(max(ratio, 1e-9))
 
 
-@jit
+@inlined
 def fastest_latency(sim):
     """Latency of the request that has arrived, had the fastest tier nothing else to do."""
     asked = request(sim.request_at, sim.clock)
@@ -246,6 +250,7 @@ def replay(
     memory = len(place.action)
     horizon = ring.shape[1]
     for n in range(requests):
+        look_ahead(sim, 6, 16)
         arrive(sim)
         clock = sim.clock
         asked = request(sim.request_at, clock)
@@ -255,11 +260,9 @@ def replay(
         carry[0] = first + count
         fastest = fastest_latency(sim)
         moved = page(sim.page_at, first).moved
-        entry = place.count[0] % memory
+        entry = place.count[2]
         target = choose(place, place_numbers, bins, entry, clock, q, scratch)
-        where = (
-            choose(migrate, migrate_numbers, bins, migrate.count[0] % memory, clock, q, scratch) if migrating else -1
-        )
+        where = choose(migrate, migrate_numbers, bins, migrate.count[2], clock, q, scratch) if migrating else -1
         took = serve(sim, target, 0, False)
         latency[n] = took
         gain = reward_of(int(place_numbers[3]), took, fastest)
@@ -267,7 +270,7 @@ def replay(
             # the penalty is in units of 1 / us; rewards are ours times the fastest latency
             gain = max(0.0, gain - place_numbers[6] * sim.spent * fastest)
         place.reward[entry] = np.float32(gain)
-        learn(place, place_numbers, clock)
+        learn(place, place_numbers)
         if migrating:
             asks = False
             for at in range(first, first + count):
@@ -287,5 +290,5 @@ def replay(
                 migrate.reward[due] = np.float32(gain - ring[1, slot])
             ring[0, slot] = took / fastest
             ring[1, slot] = migrate_numbers[6] if asks and moved >= 0 and clock - moved < horizon else 0.0
-            learn(migrate, migrate_numbers, clock)
+            learn(migrate, migrate_numbers)
         carry[2] += 1.0

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from tunewright.agents.placement.inference import HIDDEN, INPUTS, LANES, forward16
 from tunewright.envs.storage.hybrid.lowlevel import fast_jit as jit
 
-LANES = 16
 ATOMS = 51  # of C51 (Bellemare et al. 2017), as Sibyl uses it
 
 
@@ -38,7 +38,8 @@ class Net(NamedTuple):
         work: scratch, float32, (rows, batch).
         grad: float32, (parameters,).
         setting: learning rate, gamma, epsilon, lowest and highest return of C51; float64, (5,).
-        count: entries written, updates made; int64, (2,).
+        count: entries written, updates made, next row of the memory, entries at which to train and to hand the weights
+            over next; int64, (5,).
         rng: state of the generator, uint64, (1,).
     """
 
@@ -86,14 +87,14 @@ def make_net(
         sizes=np.array([inputs, h1, h2, outputs, actions, atoms], np.int64),
         theta=np.stack([theta, theta]),
         adam=np.zeros((2, len(theta)), np.float32),
-        bins=np.zeros((memory, inputs), np.uint8),
+        bins=np.zeros((memory + 2, inputs), np.uint8)[:memory],  # a vector reads a byte behind the last row
         action=np.zeros(memory, np.uint8),
         reward=np.full(memory, np.nan, np.float32),
-        scale=scale.astype(np.float32),
+        scale=np.r_[scale, np.zeros(8)].astype(np.float32)[: len(scale)],
         work=np.zeros((rows, batch), np.float32),
         grad=np.zeros(len(theta), np.float32),
         setting=np.array([learning_rate, gamma, epsilon, *returns]),
-        count=np.zeros(2, np.int64),
+        count=np.zeros(5, np.int64),
         rng=np.array([rng.integers(1, 2**63)], np.uint64),
     )
 
@@ -371,7 +372,10 @@ def update(net):
 
 @jit
 def values(theta, sizes, setting, bins, scale, scratch, q):
-    """Value of each action for one state, by plain loops; ``q`` is filled in.
+    """Value of each action for one state; ``q`` is filled in.
+
+    The placement network of Harmonia's shape goes through ``inference.forward16``, all others through plain loops. The
+    arrays must be those of a ``Net`` and the scratch as long as said: vectors read and write whole registers.
 
     Args:
         theta: parameters, (parameters,).
@@ -380,6 +384,17 @@ def values(theta, sizes, setting, bins, scale, scratch, q):
         scratch: float32, at least (3, padded(largest layer)).
         q: float32, (actions,).
     """
+    if sizes[0] == INPUTS and sizes[1] == HIDDEN and sizes[2] == 0 and sizes[5] == 1 and sizes[3] <= LANES:
+        forward16(theta.ctypes.data, bins.ctypes.data, scale.ctypes.data, scratch.ctypes.data)
+        for a in range(sizes[4]):
+            q[a] = scratch[0, a]
+        return
+    plain_values(theta, sizes, setting, bins, scale, scratch, q)
+
+
+@jit
+def plain_values(theta, sizes, setting, bins, scale, scratch, q):
+    """``values`` by plain loops."""
     inputs, h1, h2, outputs, actions, atoms = sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], sizes[5]
     for i in range(inputs):
         scratch[0, i] = bins[i] * scale[i]

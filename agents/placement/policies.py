@@ -216,8 +216,18 @@ def prepare(
     if agents is not None:
         if _MAKERS[policy] is not _agents:
             raise ConfigError(f"policy {policy!r} does not use a saved agent; sibyl, sibyl-code and harmonia do")
-        return _agents(setup, policy, seed, agents)
-    return _MAKERS[policy](setup, policy, seed)
+        made = _agents(setup, policy, seed, agents)
+    else:
+        made = _MAKERS[policy](setup, policy, seed)
+    world, inner, extra = made
+
+    def step(latency: npt.NDArray[np.float64]) -> None:
+        left = len(world.requests) - int(world.sims["clock"][0])
+        if len(latency) > left:  # compiled code does not look where its arrays end
+            raise ConfigError(f"{len(latency)} requests were asked for, {left} of the trace are left")
+        inner(latency)
+
+    return world, step, extra
 
 
 def replay(setup: Setup, policy: str, *, seed: int = 0, agents: learning.Pair | None = None) -> Replay:

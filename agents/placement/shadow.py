@@ -32,7 +32,6 @@ MOST = 400.0  # counts are halved at this, so that old ones fade
 PRIOR = (0.3, 0.3, 0.1)  # chance before anything was seen: near read-ahead, far read-ahead, read again
 
 
-
 def first_candidate(device: Device) -> int:
     """Candidate to begin with, before there is anything to compare: what a miss costs on the slowest device decides.
 

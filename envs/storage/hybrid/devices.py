@@ -45,8 +45,8 @@ class Device:
     def kernel_fields(self) -> dict[str, float]:
         """Return the numbers that the kernel works with (see ``state.SIM``).
 
-        A solid-state device's internal parallelism is its latency times its IOPS (Little's law). The seek time of a
-    disk is ``track_to_track + span * sqrt(distance)``; for two random places the mean of that root is 8/15.
+            A solid-state device's internal parallelism is its latency times its IOPS (Little's law). The seek time of a
+        disk is ``track_to_track + span * sqrt(distance)``; for two random places the mean of that root is 8/15.
         """
         f = self.figures
         page_mb = PAGE_BYTES / 1e6

@@ -18,7 +18,7 @@ Which features there are and how many bins each has is second-hand for Harmonia 
 from __future__ import annotations
 
 import numpy as np
-from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
+from tunewright.envs.storage.hybrid.lowlevel import inlined, page, request
 
 NAMES = ("type", "size", "access_interval", "access_count", "free_fast", "tier", "migration_interval")
 BINS = (2, 8, 64, 64, 8, 4, 64)
@@ -26,7 +26,7 @@ BINS = (2, 8, 64, 64, 8, 4, 64)
 SCALE = (1.0 / (np.array(BINS) - 1)).astype(np.float32)
 
 
-@jit
+@inlined
 def octave(value):
     """Quarter-octave bin of a whole number: 0 to 7 are their own, 63 is 122,880 and more.
 
@@ -37,7 +37,7 @@ def octave(value):
     return min((np.float64(value).view(np.int64) >> 50) - (1023 << 2) - 4, 63)
 
 
-@jit
+@inlined
 def observe(sim, bins):
     """Fill ``bins`` (uint8, (7,)) for the request that has arrived."""
     asked = request(sim.request_at, sim.clock)

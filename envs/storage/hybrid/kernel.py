@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import math
 
-from tunewright.envs.storage.hybrid.lowlevel import jit, move_entry, page, request
+from tunewright.envs.storage.hybrid.lowlevel import PAGE_SIZE, inlined, jit, move_entry, page, prefetch, request
 from tunewright.envs.storage.hybrid.state import QUEUE
 
 
-@jit
+@inlined
 def submit(sim, tier, start, write, pages, address):
     """Give one operation to a device; returns when it is done, in microseconds."""
     begin = max(start, sim.busy[tier])
@@ -68,7 +68,7 @@ def _submit_disk(sim, tier, begin, write, pages, address):
     return done
 
 
-@jit
+@inlined
 def unlink(sim, table, at, tier):
     """Take a page out of its tier's LRU list."""
     before, after = page(table, at).prev, page(table, at).next
@@ -82,7 +82,7 @@ def unlink(sim, table, at, tier):
         sim.tail[tier] = before
 
 
-@jit
+@inlined
 def push(sim, table, at, tier):
     """Put a page at the recent end of a tier's LRU list."""
     head = sim.head[tier]
@@ -95,7 +95,7 @@ def push(sim, table, at, tier):
     sim.head[tier] = at
 
 
-@jit
+@inlined
 def append(sim, table, at, tier):
     """Put a page at the old end of a tier's LRU list: it is the next victim."""
     tail = sim.tail[tier]
@@ -108,7 +108,7 @@ def append(sim, table, at, tier):
     sim.tail[tier] = at
 
 
-@jit
+@inlined
 def settle(sim, table, at, tier, cold):
     """Make ``tier`` the home of a page, as its most recent one or, if cold, as the next victim.
 
@@ -188,6 +188,9 @@ def make_room(sim, table, tier, pinned, pinned_end, start):
     """
     done = start
     for t in range(tier, sim.tiers - 1):
+        after = sim.tail[t]
+        if after >= 0:  # the victim of the next call
+            prefetch(table, int(page(table, after).prev), PAGE_SIZE)
         while sim.used[t] > sim.capacity[t]:
             victim = sim.tail[t]
             while pinned <= victim < pinned_end:
@@ -255,7 +258,7 @@ def enqueue(sim, table, at, target):
     return True
 
 
-@jit
+@inlined
 def arrive(sim):
     """Bring time to the arrival of the next request, and do what fits into the idle time before it."""
     if not sim.closed:
@@ -264,7 +267,7 @@ def arrive(sim):
         _idle_work(sim, sim.page_at)
 
 
-@jit
+@inlined
 def serve(sim, target, ahead, cold):
     """Serve the request that has arrived and leave its pages on ``target``.
 
@@ -338,10 +341,14 @@ def serve(sim, target, ahead, cold):
     return done - now
 
 
-@jit
+@inlined
 def _read(sim, table, first, count):
     """Read from every tier that holds pages of a request, side by side; returns when the last is done."""
     done = sim.now
+    if count == 1:
+        tier = int(page(table, first).tier)
+        sim.hits += tier == 0
+        return submit(sim, tier, done, False, 1, page(table, first).address)
     for tier in range(sim.tiers):
         here = 0
         where = -1

@@ -16,8 +16,13 @@ _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"
 #: compile for the kernel: no reference counting (every array belongs to an object that outlives the call, and counting
 #: takes three quarters of the speed), no exception for a division by zero, the interpreter's lock released
 jit: Any = numba.njit(**_OPTIONS)
+#: the same for small functions, which become part of their callers
+inlined: Any = numba.njit(**_OPTIONS, forceinline=True)
 #: the same for training, where sums may be taken in any order
 fast_jit: Any = numba.njit(**_OPTIONS, fastmath=True)
+
+
+PAGE_SIZE = PAGE.itemsize
 
 
 def _record_at(dtype: np.dtype[Any]) -> Any:
@@ -63,3 +68,20 @@ def _prefetch(typingctx, base, index, size):
 
 
 prefetch: Any = _prefetch
+
+
+@inlined
+def look_ahead(sim, near, far):
+    """Have the page records of coming requests loaded: those ``far`` ahead, and the neighbours of those ``near`` ahead.
+
+    A request waits for memory three times, for its page and for the pages beside it in the LRU list; asked for early,
+    they come while others are served.
+    """
+    clock = sim.clock
+    if clock + far < sim.requests:
+        prefetch(sim.page_at, int(request(sim.request_at, clock + far).first), PAGE_SIZE)
+        record = page(sim.page_at, request(sim.request_at, clock + near).first)
+        if record.prev >= 0:
+            prefetch(sim.page_at, int(record.prev), PAGE_SIZE)
+        if record.next >= 0:
+            prefetch(sim.page_at, int(record.next), PAGE_SIZE)
