@@ -13,7 +13,6 @@ from functools import partial
 import gymnasium
 import numpy as np
 from common import publish, table
-
 from tunewright.agents.placement import heuristics, learning, network
 from tunewright.agents.placement import policies as P
 from tunewright.envs.storage.hybrid import features
