@@ -33,14 +33,18 @@ def test_docstring_examples(name):
     assert failed == 0
 
 
-def blocks(kind):
-    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+PAGES = ("README.md", "docs/hybrid.md")
 
 
-def test_readme_python_examples(tmp_path, monkeypatch):
+def blocks(kind, page="README.md"):
+    return re.findall(rf"```{kind}\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_examples(tmp_path, monkeypatch, page):
     monkeypatch.chdir(tmp_path)
-    for text in blocks("python"):
-        exec(compile(text, "README.md", "exec"), {"__name__": "readme"})
+    for text in blocks("python", page):
+        exec(compile(text, page, "exec"), {"__name__": "documented"})
 
 
 def test_readme_toml_examples_are_legal(tmp_path, cli):
@@ -50,22 +54,33 @@ def test_readme_toml_examples_are_legal(tmp_path, cli):
         cli("check", path)
 
 
-def test_readme_names_only_real_commands_and_options(cli):
+def test_device_examples_are_legal(tmp_path):
+    from tunewright.envs.storage.hybrid.devices import load_devices
+
+    for number, text in enumerate(blocks("toml", "docs/hybrid.md")):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(text)
+        assert len(load_devices(str(path)).tiers) >= 2
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_only_real_commands_and_options_are_named(cli, page):
     known = {}
-    for text in blocks("sh"):
+    for text in blocks("sh", page):
         for line in text.splitlines():
             words = shlex.split(line, comments=True)
             if words[:1] != ["tunewright"] or len(words) < 2 or words[1].startswith("-"):
                 continue
-            if words[1] not in known:
-                known[words[1]] = cli(words[1], "--help").stdout
+            command = tuple(words[1:3] if words[1] == "train" else words[1:2])
+            if command not in known:
+                known[command] = cli(*command, "--help").stdout
             for word in words[2:]:
                 if word.startswith("--"):
-                    assert word in known[words[1]], f"README: {line}"
+                    assert word in known[command], f"{page}: {line}"
 
 
-def test_readme_links_exist():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
+@pytest.mark.parametrize("page", PAGES)
+def test_links_exist(page):
+    for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         if not link.startswith("http"):
-            assert (ROOT / link).exists(), link
+            assert (ROOT / page).parent.joinpath(link).exists(), link

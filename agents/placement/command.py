@@ -180,7 +180,7 @@ def _show_real(console: Console, d: dict[str, Any]) -> None:
         )
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("policy")
-    for column in ("mean us", "p99 us", "simulated us", "simulated/measured", "pages moved", "pages checked"):
+    for column in ("mean us", "p99 us", "simulated us", "over measured", "moved", "checked"):
         table.add_column(column, justify="right")
     for r in d["policies"]:
         table.add_row(
@@ -240,6 +240,7 @@ def show(console: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from tunewright.charts import short
     from tunewright.progress import number
 
     d = document
@@ -252,22 +253,26 @@ def show(console: Console, document: dict[str, Any]) -> None:
         )
     )  # fmt: skip
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("policy")
-    for column in ("mean us", "p99 us", "x fast-only", "fast hits", "evicted", "moved", "requests/s"):
-        table.add_column(column, justify="right")
+    table.add_column("policy", no_wrap=True)
+    for column in ("mean us", "p99 us", "× fast", "hits", "evicted", "moved", "replayed/s"):
+        table.add_column(column, justify="right", no_wrap=True)
     judged = [r for r in d["policies"] if r["policy"] not in ("fast-only", "oracle")]
     best = min((r["mean_latency_us"] for r in judged), default=0.0)
     for r in d["policies"]:
         name = Text(r["policy"], style="bold green" if r["mean_latency_us"] == best and r in judged else "bold")
-        if "of" in r:
-            name.append(f" ({r['of'] if r['of'] != 'oracle' else 'clairvoyant'})", style="dim")
         if r["saturated"]:
-            name.append(" saturated", style="yellow")
+            name.append(" !", style="yellow")
         table.add_row(
             name, number(r["mean_latency_us"]), number(r["p99_latency_us"]), number(r["normalised"]),
-            f"{100 * r['fast_hit_ratio']:.1f} %", f"{r['evictions']:,}", f"{r['migrations']:,}", f"{r['requests_per_s']:,.0f}",
+            f"{100 * r['fast_hit_ratio']:.1f} %", *(short(r[k]) for k in ("evictions", "migrations", "requests_per_s")),
         )  # fmt: skip
     console.print(table)
+    for r in d["policies"]:
+        if "of" in r:
+            whose = "a clairvoyant variant" if r["of"] == "oracle" else r["of"]
+            console.print(Text(f"oracle: the best of all, here {whose}", style="dim"))
+    if any(r["saturated"] for r in d["policies"]):
+        console.print(Text("!: its own traffic keeps a device busy; the latency grows with the trace", style="yellow"))
     if "page" in d:
         console.print(Text(f"wrote {d['page']}; open it in a browser", style="dim"))
 
@@ -276,7 +281,9 @@ def _write_page(path: Path, document: dict[str, Any], setup: P.Setup, shown: lis
     from tunewright import charts
 
     rows = [(r["policy"], r["normalised"], f"{r['normalised']:,.4g}") for r in document["policies"]]
-    best = sorted((r for r in shown if r.policy != "fast-only"), key=lambda r: r.mean_us)[: charts.COLOURS]
+    best = sorted((r for r in shown if r.policy not in ("fast-only", "oracle")), key=lambda r: r.mean_us)[
+        : charts.COLOURS
+    ]
     size = max(1, len(setup.paged.first) // 120)
     series = []
     for r in best:

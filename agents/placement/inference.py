@@ -1,4 +1,4 @@
-"""The placement network's forward pass as vector instructions: 7 inputs, one hidden layer of 10 with swish, up to 16 outputs.
+"""The placement network's forward pass as vector instructions: 7 inputs, 10 hidden units, up to 16 outputs.
 
 Numba does not turn the plain loops of ``network.values`` into whole vectors; emitted as LLVM vectors of sixteen, the
 layer is one register, and a pass takes a fraction of the time. Tests hold the two together.
