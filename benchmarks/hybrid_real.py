@@ -65,7 +65,16 @@ def main():
                      f"{ratio:.3f}" + ("" if 0.85 <= ratio <= 1.15 else " *"), f"{done[0].moved:,}"]
                 )  # fmt: skip
                 print(*rows[-1], file=sys.stderr)
-    header = ("tiers", "trace", "requests", "policy", "measured us", "simulated us", "simulated over measured", "pages moved")
+    header = (
+        "tiers",
+        "trace",
+        "requests",
+        "policy",
+        "measured us",
+        "simulated us",
+        "simulated over measured",
+        "pages moved",
+    )
     body = (
         table(header, rows)
         + f"\n\nMedians of {ROUNDS} replays; {inside} of {total} rows are within 15 %, the others are marked *."
