@@ -167,15 +167,14 @@ def ablations(works, quick):
     c = shadow.CANDIDATES
     variants = {
         "tunewright": (c, FULL),
-        "without the learned candidate": (tuple(x for x in c if x[0] != shadow.LEARNED), FULL),
-        "the learned candidate alone": (tuple(x for x in c if x[0] == shadow.LEARNED), FULL),
-        "without read-ahead candidates": (tuple(x for x in c if x[1] == 0), FULL),
-        "without single pages (writes only, second touch)": (tuple(x for x in c if x[1] != 0 or x[0] == shadow.LEARNED), FULL),
+        "without read-ahead (writes only, second touch)": (tuple(x for x in c if x[1] == 0), FULL),
+        "without single pages (read-ahead only)": (tuple(x for x in c if x[1] != 0), FULL),
+        "and promotion without read-ahead": ((*c, (shadow.ALL, 0)), FULL),
+        "and second touch with read-ahead": ((*c, (shadow.SECOND, -16)), FULL),
         "without extent eviction": (c, replace(FULL, extent=1)),
         "without backlog gating": (c, replace(FULL, gate_us=math.inf)),
         "without idle reserve": (c, replace(FULL, reserve=0.0)),
     }  # fmt: skip
-    h = learning.HARMONIA_PLACEMENT
     agents = {
         "harmonia as published": {},
         "reward -log2(L / L_fast)": {"reward": learning.LOGARITHM},
@@ -189,7 +188,6 @@ def ablations(works, quick):
         "six features (no migration interval)": {"features": 6},
         "no migration agent": {"migrating": False},
     }  # fmt: skip
-    del h
     body = []
     for config in ("performance", "cost"):
         devices = load_devices(config)
@@ -221,11 +219,8 @@ def run_shadow(setup, candidates):
     requests = len(setup.paged.first)
     begin = min(shadow.first_candidate(setup.devices.tiers[-1]), len(candidates) - 1)
     latency, chosen = np.zeros(requests), np.zeros(requests, np.int64)
-    share = np.array([0.0, 0.0, 0.0, 1000.0, float(begin), 0.0])
-    shadow.replay(
-        world.sims, candidates, *shadow.make_memory(len(setup.paged.address)), np.zeros(len(candidates)), share, chosen,
-        latency, requests,
-    )  # fmt: skip
+    carry = np.array([begin, 0], np.int64)
+    shadow.replay(world.sims, candidates, np.zeros(len(candidates)), carry, chosen, latency, requests)
     return latency.mean()
 
 

@@ -14,7 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from common import publish, table
-
 from tunewright.agents.placement import policies as P
 from tunewright.agents.placement.real import real_setup, replay_real
 from tunewright.envs.storage.hybrid.devices import load_devices

@@ -154,14 +154,13 @@ def _agents(
 def _tunewright(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict[str, Any]]:
     candidates = np.array(shadow.CANDIDATES, np.int64)
     world = setup.world(FULL, n=len(candidates) + 1)
-    begin = float(shadow.first_candidate(setup.devices.tiers[-1]))
-    score, share = np.zeros(len(candidates)), np.array([0.0, 0.0, 0.0, 1000.0, begin, 0.0])
-    memory = shadow.make_memory(len(setup.paged.address))
+    score = np.zeros(len(candidates))
+    carry = np.array([shadow.first_candidate(setup.devices.tiers[-1]), 0], np.int64)
     chosen: list[npt.NDArray[np.int64]] = []
 
     def step(latency: npt.NDArray[np.float64]) -> None:
         chosen.append(np.zeros(len(latency), np.int64))
-        shadow.replay(world.sims, candidates, *memory, score, share, chosen[-1], latency, len(latency))
+        shadow.replay(world.sims, candidates, score, carry, chosen[-1], latency, len(latency))
 
     return world, step, {"chosen": chosen}
 

@@ -18,7 +18,6 @@ import math
 from tunewright.envs.storage.hybrid.lowlevel import PAGE_SIZE, inlined, jit, move_entry, page, prefetch, request
 from tunewright.envs.storage.hybrid.state import QUEUE
 
-
 SCOUT_LEAD = 6  # pages between the tail and its scout
 SCOUT_LIFE = 255  # a power of two less one: evictions after which the scout starts anew
 
