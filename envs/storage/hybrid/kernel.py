@@ -18,9 +18,6 @@ import math
 from tunewright.envs.storage.hybrid.lowlevel import PAGE_SIZE, inlined, jit, move_entry, page, prefetch, request
 from tunewright.envs.storage.hybrid.state import QUEUE
 
-SCOUT_LEAD = 6  # pages between the tail and its scout
-SCOUT_LIFE = 255  # a power of two less one: evictions after which the scout starts anew
-
 
 @inlined
 def submit(sim, tier, start, write, pages, address):
@@ -183,29 +180,6 @@ def evict(sim, table, victim, tier, pinned, pinned_end, start):
     return done
 
 
-@inlined
-def _scout(sim, table, tier):
-    """Have the records of coming victims loaded: a scout walks some pages ahead of the tail.
-
-    A page under the scout may be touched and leave; then the hint is wrong until the scout starts anew.
-    """
-    at = sim.scout[tier]
-    steps = 1
-    if sim.scouted[tier] & SCOUT_LIFE == 0:
-        at = sim.tail[tier]
-        steps = SCOUT_LEAD
-    for _ in range(steps):
-        if at >= 0:
-            at = int(page(table, at).prev)
-    if at >= 0:
-        prefetch(table, at, PAGE_SIZE)
-        before = int(page(table, at).prev) if steps > 1 else -1
-        if before >= 0:
-            prefetch(table, before, PAGE_SIZE)
-    sim.scout[tier] = at
-    sim.scouted[tier] += 1
-
-
 @jit
 def make_room(sim, table, tier, pinned, pinned_end, start):
     """Evict from ``tier`` and, in turn, from those below it until each holds no more than it may.
@@ -214,7 +188,9 @@ def make_room(sim, table, tier, pinned, pinned_end, start):
     """
     done = start
     for t in range(tier, sim.tiers - 1):
-        _scout(sim, table, t)
+        after = sim.tail[t]
+        if after >= 0:  # the victim of the next call
+            prefetch(table, int(page(table, after).prev), PAGE_SIZE)
         while sim.used[t] > sim.capacity[t]:
             victim = sim.tail[t]
             while pinned <= victim < pinned_end:

@@ -62,8 +62,6 @@ _DOING = [
     ("used", "i8"),
     ("head", "i8"),  # most recent page; -1: none
     ("tail", "i8"),  # least recent page
-    ("scout", "i8"),  # a page some way up from the tail, whose record is loaded early; a hint that may be stale
-    ("scouted", "i8"),  # evictions since the scout was at the tail
 ]
 
 #: one system. The first fields are addresses of its arrays, set by ``World``

@@ -131,7 +131,7 @@ class World:
         sims = self.sims[which]
         for name in ("now", "clock", "latency", "spent", "recent", "queue_head", "queued", *COUNTERS):
             sims[name] = 0
-        for name in ("busy", "fill", "filled_at", "written", "position", "used", "scout", "scouted"):
+        for name in ("busy", "fill", "filled_at", "written", "position", "used"):
             sims[name][:] = 0
         sims["used"][:, self._start] = len(self.paged.address)
         sims["head"][:] = sims["tail"][:] = -1
