@@ -287,14 +287,13 @@ def serve(sim, target, ahead, cold):
     now = sim.now
     stop = first + count
     last = sim.tiers - 1
+    if write and target < 0:
+        target = int(page(table, first).tier)
     while 0 <= target < last and sim.capacity[target] < count:
         target += 1  # what cannot fit goes to the first tier that can hold it
     promote = target >= 0
     done = now
     if write:
-        if not promote:
-            target = int(page(table, first).tier)
-            promote = True
         if target == 0:
             sim.hits += count
         done = submit(sim, target, now, True, count, page(table, first).address)
@@ -326,7 +325,7 @@ def serve(sim, target, ahead, cold):
         if target < last and (ahead < 0 or (ahead > 0 and moved > 0)):
             before = sim.fetched
             least = 1 if moved > 0 else abs(ahead) // 2
-            end = _fetch(sim, table, stop, abs(ahead), least, target, now)
+            end = _fetch(sim, table, stop, min(abs(ahead), sim.capacity[target] - count), least, target, now)
             moved += sim.fetched - before
         if moved > 0:
             submit(sim, target, now, True, moved, page(table, first).address)

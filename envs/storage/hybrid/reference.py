@@ -193,12 +193,12 @@ class Reference:
         first, count = int(self.paged.first[self.clock]), int(self.paged.count[self.clock])
         write, now = bool(self.paged.trace.write[self.clock]), self.now
         pages = range(first, first + count)
+        if write and target < 0:
+            target = self.home[first]
         while 0 <= target < self.last and self.capacity[target] < count:
             target += 1
         promote = target >= 0
         if write:
-            if not promote:
-                target, promote = self.home[first], True
             if target == 0:
                 self.tally["hits"] += count
             done = self.devices[target].submit(now, True, count, self.address(first))
@@ -229,7 +229,8 @@ class Reference:
             self.tally["promoted"] += len(away)
             fetched: list[int] = []
             if target < self.last and (ahead < 0 or (ahead > 0 and away)):
-                fetched = self.fetch(pages.stop, abs(ahead), 1 if away else abs(ahead) // 2, target, now)
+                least, room = 1 if away else abs(ahead) // 2, self.capacity[target] - count
+                fetched = self.fetch(pages.stop, min(abs(ahead), room), least, target, now)
                 end = fetched[-1] + 1 if fetched else end
             if away or fetched:
                 self.devices[target].submit(now, True, len(away) + len(fetched), self.address(first))
