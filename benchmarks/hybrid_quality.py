@@ -22,6 +22,7 @@ from common import RESULTS, publish, table
 from tunewright.agents.placement import learning, shadow
 from tunewright.agents.placement import policies as P
 from tunewright.envs.storage.hybrid.devices import load_devices
+from tunewright.envs.storage.hybrid.reward import LOGARITHM
 from tunewright.envs.storage.hybrid.world import FULL
 from tunewright.knowledge.blocktrace import paged, read_trace
 from tunewright.knowledge.synthetic import generate
@@ -177,13 +178,13 @@ def ablations(works, quick):
     }  # fmt: skip
     agents = {
         "harmonia as published": {},
-        "reward -log2(L / L_fast)": {"reward": learning.LOGARITHM},
+        "reward -log2(L / L_fast)": {"reward": LOGARITHM},
         "epsilon 0.05": {"epsilon": 0.05},
         "500 random requests first": {"warmup": 500},
         "training every 100 requests": {"train_every": 100, "updates": 1, "sync_every": 100},
         "gamma 0": {"gamma": 0.0},
         "gamma 0.99": {"gamma": 0.99},
-        "all but gamma 0.99": {"reward": learning.LOGARITHM, "epsilon": 0.05, "warmup": 500, "train_every": 100,
+        "all but gamma 0.99": {"reward": LOGARITHM, "epsilon": 0.05, "warmup": 500, "train_every": 100,
                                "updates": 1, "sync_every": 100, "gamma": 0.0},
         "six features (no migration interval)": {"features": 6},
         "no migration agent": {"migrating": False},
@@ -284,7 +285,7 @@ def main():
             setup = P.Setup(paged=cut, devices=devices, scale=scale)
             results.setdefault(config, {})[name] = {"scale": scale, **measure(setup, seeds)}
             print(f"{config} {name} {time.perf_counter() - begun:.0f} s", file=sys.stderr)
-    once = [n for n, (_, cut) in works.items() if np.mean(touches(cut) == 1) > 0.9]
+    once = [n for n, (_, cut) in works.items() if once_share(cut) > 0.9]
     groups = {
         "real traces": [n for n in works if not n.startswith("~")],
         "real traces, without those touched once": [n for n in works if not n.startswith("~") and n not in once],
@@ -315,12 +316,9 @@ def main():
         (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
-def touches(cut):
-    count = np.zeros(len(cut.address) + 1, np.int64)
-    np.add.at(count, cut.first, 1)
-    np.subtract.at(count, cut.first + cut.count, 1)
-    count = np.cumsum(count[:-1])
-    return count[count > 0]
+def once_share(cut):
+    count = cut.touches()
+    return np.mean(count[count > 0] == 1)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def agent(cut, updates, requests=REQUESTS):
         migrating=False, horizon=50,
     )  # fmt: skip
     begun = time.perf_counter()
-    alone.replay(world, latency)
+    alone.stepper(world)(latency)
     return requests / (time.perf_counter() - begun)
 
 

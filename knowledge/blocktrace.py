@@ -89,6 +89,13 @@ class PagedTrace:
     footprint: int
     page_bytes: int = PAGE_BYTES
 
+    def touches(self) -> npt.NDArray[np.int64]:
+        """Return how often each page is touched, int64, shape (pages,)."""
+        change = np.zeros(len(self.address) + 1, np.int64)
+        np.add.at(change, self.first, 1)
+        np.subtract.at(change, self.first + self.count, 1)
+        return np.cumsum(change[:-1])
+
 
 def _merged(start: npt.NDArray[np.int64], stop: npt.NDArray[np.int64]) -> tuple[Any, Any]:
     """Merge intervals; returns the begins and ends of those that remain, in order."""

@@ -84,10 +84,7 @@ def _sequential(trace: PagedTrace) -> tuple[float, float]:
 def measure(trace: PagedTrace) -> dict[str, Any]:
     """Return the features of a trace; sizes in bytes, times in microseconds, distances in pages."""
     raw = trace.trace
-    touches = np.zeros(len(trace.address) + 1, np.int64)
-    np.add.at(touches, trace.first, 1)
-    np.subtract.at(touches, trace.first + trace.count, 1)
-    touches = np.cumsum(touches[:-1])
+    touches = trace.touches()
     hot = np.sort(touches[touches > 0])[::-1]
     share = np.cumsum(hot) / hot.sum()
     distance = reuse_distances(trace.first, trace.count, len(trace.address), MOST_TOUCHES)

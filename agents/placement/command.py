@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tunewright.agents.placement import policies as P
 from tunewright.agents.placement.agentfile import load_agents, save_agents
+from tunewright.agents.placement.learning import DESIGNS
 from tunewright.envs.storage.hybrid.devices import load_devices
 from tunewright.envs.storage.hybrid.world import FULL, PLAIN
 from tunewright.knowledge.blocktrace import PagedTrace, paged
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 Tick = Callable[[int, int, str], None]
 _MECHANISMS = {"own": None, "plain": PLAIN, "full": FULL}
 REAL_LIMIT_S = 1800.0
-LEARNING = ("sibyl", "sibyl-code", "harmonia")
+LEARNING = tuple(DESIGNS)
 
 
 def _names(given: Sequence[str]) -> list[str]:
@@ -76,7 +77,7 @@ def run(
         raise ConfigError(f"an agent is saved or loaded for one learning policy: --policy {', '.join(LEARNING)}")
     if real is not None:
         if save or agent:
-            raise ConfigError("--save and --agent are for simulated tiers; leave out --real")
+            raise ConfigError("--save and --load are for simulated tiers; leave out --real")
         cut = paged(open_trace(source, options, skip_bad=skip_bad, limit=limit))
         return _run_real(cut, real, names, fast, seed, scale, load, _MECHANISMS[mechanisms], tick)
     tiers = load_devices(devices)
@@ -290,11 +291,7 @@ def _write_page(path: Path, document: dict[str, Any], setup: P.Setup, shown: lis
         whole = len(r.latency_us) // size * size
         means = r.latency_us[:whole].reshape(-1, size).mean(axis=1)
         series.append((r.policy, [size * (i + 0.5) for i in range(len(means))], means.tolist()))
-    touches = np.zeros(len(setup.paged.address) + 1, np.int64)
-    np.add.at(touches, setup.paged.first, 1)
-    np.subtract.at(touches, setup.paged.first + setup.paged.count, 1)
-    touches = np.cumsum(touches[:-1])
-    hot = np.argsort(-touches, kind="stable")[: max(1, setup.paged.footprint // 10)]
+    hot = np.argsort(-setup.paged.touches(), kind="stable")[: max(1, setup.paged.footprint // 10)]
     names = [t.name for t in setup.devices.tiers]
     shares = [(r.policy, [float(np.mean(r.tier[hot] == t)) for t in range(len(names))]) for r in shown]
     words = (

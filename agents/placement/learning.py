@@ -1,6 +1,6 @@
 """Sibyl and Harmonia, learning online inside the compiled replay: no Python per request.
 
-What is fixed by the papers and what is not is said in ``SETTINGS``, each with its mark: [P] from the paper or its
+What is fixed by the papers and what is not is said beside each setting, with its mark: [P] from the paper or its
 authors' code, [S] second-hand, [B] background knowledge, [ours] ours.
 """
 
@@ -13,13 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tunewright.agents.placement.network import Net, draw, make_net, uniform, update, values
+from tunewright.agents.placement.network import ATOMS, Net, draw, hand_over, make_net, uniform, update, values
 from tunewright.envs.storage.hybrid.features import SCALE, observe
-from tunewright.envs.storage.hybrid.kernel import arrive, enqueue, serve
+from tunewright.envs.storage.hybrid.kernel import arrive, ask_for, serve
 from tunewright.envs.storage.hybrid.lowlevel import inlined, jit, look_ahead, page, request
+from tunewright.envs.storage.hybrid.reward import INVERSE, fastest_latency, reward_of
 from tunewright.envs.storage.hybrid.world import World
-
-INVERSE, LOGARITHM = 0, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class AgentSettings:
 SIBYL = AgentSettings(
     features=6,  # [B]
     hidden=(20, 30),  # [B]
-    atoms=51,  # [B]
+    atoms=ATOMS,  # [B]
     learning_rate=1e-4,  # [B]
     gamma=0.9,  # [B]
     epsilon=0.001,  # [B]
@@ -79,7 +78,7 @@ HARMONIA_MIGRATION = AgentSettings(
 
 
 def make_agent(settings: AgentSettings, tiers: int, seed: int) -> tuple[Net, Any]:
-    """Make an agent's learner and the numbers the replay needs: int64, (9,) of ``AgentSettings`` and its penalty."""
+    """Make an agent's learner and the numbers of ``AgentSettings`` that the replay needs, float64, (7,)."""
     scale = np.r_[SCALE, np.float32(1)][: settings.features].copy()
     scale[5] = 1.0 / (tiers - 1)
     best = 1.0 / (1.0 - settings.gamma)
@@ -104,11 +103,12 @@ def make_agent(settings: AgentSettings, tiers: int, seed: int) -> tuple[Net, Any
             settings.reward,
             settings.horizon,
             settings.warmup,
+            settings.penalty,
         ],
         np.float64,
     )
     net.count[3], net.count[4] = settings.train_every, settings.sync_every
-    return net, np.r_[numbers, settings.penalty]
+    return net, numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,16 +133,12 @@ class Pair:
     migrating: bool
     horizon: int
 
-    def replay(self, world: World, latency: npt.NDArray[np.float64], index: int = 0) -> None:
-        """Replay as many requests as ``latency`` has room for on one system, learning on the way."""
-        self.stepper(world, index)(latency)
-
-    def stepper(self, world: World, index: int = 0) -> Callable[[npt.NDArray[np.float64]], None]:
-        """Return a function that replays as many requests as its argument has room for, and can be called again."""
+    def stepper(self, world: World) -> Callable[[npt.NDArray[np.float64]], None]:
+        """Return a function that replays as many requests as its argument has room for, learning on the way."""
         bins, work = np.zeros(8, np.uint8), np.zeros((4, 256), np.float32)
         ring, carry = np.zeros((2, self.horizon)), np.array([-1.0, 0.0, 0.0])
         return lambda latency: replay(
-            world.sims, index, self.place, self.place_numbers, self.move, self.move_numbers, self.migrating,
+            world.sims, 0, self.place, self.place_numbers, self.move, self.move_numbers, self.migrating,
             bins, work, ring, carry, latency, len(latency),
         )  # fmt: skip
 
@@ -153,7 +149,7 @@ class Pair:
         sim = world.sims[0]
         fastest = sim[f"{kind}_us"][0] + asked["count"] * sim[f"{kind}_page"][0]
         entry = (int(self.place.count[0]) - (int(sim["clock"]) - request_number)) % len(self.place.action)
-        self.place.reward[entry] = reward_of(int(self.place_numbers[3]), latency_us, fastest)
+        self.place.reward[entry] = reward_of(int(self.place_numbers[3]), latency_us / fastest)
 
     def memory_bytes(self) -> int:
         """Bytes of the agents: weights, optimiser, replay memory (not the scratch space of a training step)."""
@@ -165,10 +161,13 @@ class Pair:
         )
 
 
+#: placement agent of each published design
+DESIGNS = {"sibyl": SIBYL, "sibyl-code": SIBYL_CODE, "harmonia": HARMONIA_PLACEMENT}
+
+
 def make_pair(policy: str, tiers: int, seed: int, **changes: Any) -> Pair:
     """Make the agents of a published design; ``changes`` are fields of ``AgentSettings`` for both of them."""
-    settings = {"sibyl": SIBYL, "sibyl-code": SIBYL_CODE, "harmonia": HARMONIA_PLACEMENT}[policy]
-    place, place_numbers = make_agent(replace(settings, **changes), tiers, seed)
+    place, place_numbers = make_agent(replace(DESIGNS[policy], **changes), tiers, seed)
     migration = replace(HARMONIA_MIGRATION, **changes)
     move, move_numbers = make_agent(migration, tiers, seed + 1_000_003)
     return Pair(
@@ -207,24 +206,7 @@ def learn(net, numbers):
             update(net)
     if net.count[0] >= net.count[4]:
         net.count[4] = net.count[0] + int(numbers[2])
-        for k in range(net.theta.shape[1]):
-            net.theta[1, k] = net.theta[0, k]
-
-
-@inlined
-def reward_of(kind, latency, fastest):
-    """Reward of a latency, given the fastest possible one."""
-    ratio = latency / fastest
-    return 1.0 / ratio if kind == 0 else -np.log2(max(ratio, 1e-9))
-
-
-@inlined
-def fastest_latency(sim):
-    """Latency of the request that has arrived, had the fastest tier nothing else to do."""
-    asked = request(sim.request_at, sim.clock)
-    if asked.write:
-        return sim.write_us[0] + asked.count * sim.write_page[0]
-    return sim.read_us[0] + asked.count * sim.read_page[0]
+        hand_over(net)
 
 
 @jit
@@ -265,19 +247,14 @@ def replay(
         where = choose(migrate, migrate_numbers, bins, migrate.count[2], clock, q, scratch) if migrating else -1
         took = serve(sim, target, 0, False)
         latency[n] = took
-        gain = reward_of(int(place_numbers[3]), took, fastest)
+        gain = reward_of(int(place_numbers[3]), took / fastest)
         if place_numbers[6] > 0.0 and sim.spent > 0.0:
             # the penalty is in units of 1 / us; rewards are ours times the fastest latency
             gain = max(0.0, gain - place_numbers[6] * sim.spent * fastest)
         place.reward[entry] = np.float32(gain)
         learn(place, place_numbers)
         if migrating:
-            asks = False
-            for at in range(first, first + count):
-                if page(sim.page_at, at).tier != where:
-                    asks = True
-                    if not enqueue(sim, sim.page_at, at, where):
-                        break
+            asks = ask_for(sim, first, count, where)
             done = int(carry[2])
             slot = done % horizon
             if done >= horizon:  # what followed the decision ``horizon`` requests ago is known now
@@ -285,8 +262,7 @@ def replay(
             carry[1] += took / fastest
             if done >= horizon:
                 due = (migrate.count[0] - 1 - horizon) % memory
-                ratio = carry[1] / horizon
-                gain = 1.0 / ratio if int(migrate_numbers[3]) == 0 else -np.log2(max(ratio, 1e-9))
+                gain = reward_of(int(migrate_numbers[3]), carry[1] / horizon)
                 migrate.reward[due] = np.float32(gain - ring[1, slot])
             ring[0, slot] = took / fastest
             ring[1, slot] = migrate_numbers[6] if asks and moved >= 0 and clock - moved < horizon else 0.0

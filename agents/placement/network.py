@@ -371,6 +371,13 @@ def update(net):
 
 
 @jit
+def hand_over(net):
+    """Give the training network's weights to the inference network."""
+    for k in range(net.theta.shape[1]):
+        net.theta[1, k] = net.theta[0, k]
+
+
+@jit
 def values(theta, sizes, setting, bins, scale, scratch, q):
     """Value of each action for one state; ``q`` is filled in.
 

@@ -185,9 +185,7 @@ _MAKERS: dict[str, Callable[[Setup, str, int], tuple[World, Step, dict[str, Any]
     **dict.fromkeys(_HEURISTICS, _heuristic),
     "archivist": _archivist,
     "rnn-hss": _rnn_hss,
-    "sibyl": _agents,
-    "sibyl-code": _agents,
-    "harmonia": _agents,
+    **dict.fromkeys(learning.DESIGNS, _agents),
     "tunewright": _tunewright,
 }
 

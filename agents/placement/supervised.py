@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 from tunewright.agents.placement.heuristics import joins
-from tunewright.agents.placement.network import Net, make_net, update, values
+from tunewright.agents.placement.network import Net, hand_over, make_net, update, values
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, move, serve
 from tunewright.envs.storage.hybrid.lowlevel import jit, page, request
@@ -34,8 +34,7 @@ def make_classifier(inputs: int, seed: int) -> Net:
 def _teach(net):
     for _ in range(UPDATES):
         update(net)
-    for k in range(net.theta.shape[1]):
-        net.theta[1, k] = net.theta[0, k]
+    hand_over(net)
 
 
 @jit

@@ -23,13 +23,14 @@ import numpy as np
 import numpy.typing as npt
 from tunewright.envs.storage.hybrid import stepping
 from tunewright.envs.storage.hybrid.devices import Devices, load_devices
+from tunewright.envs.storage.hybrid.reward import INVERSE, LOGARITHM
 from tunewright.envs.storage.hybrid.world import PLAIN, Mechanisms, World
 from tunewright.knowledge.blocktrace import PagedTrace, paged
 from tunewright.knowledge.synthetic import open_trace
 
 from tunewright.errors import ConfigError, unknown
 
-REWARDS = {"inverse": stepping.INVERSE, "log": stepping.LOGARITHM}
+REWARDS = {"inverse": INVERSE, "log": LOGARITHM}
 Seen = npt.NDArray[np.float32]
 
 

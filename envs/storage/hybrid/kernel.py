@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 
-from tunewright.envs.storage.hybrid.lowlevel import PAGE_SIZE, inlined, jit, move_entry, page, prefetch, request
+from tunewright.envs.storage.hybrid.lowlevel import inlined, jit, load_page, move_entry, page, request
 from tunewright.envs.storage.hybrid.state import QUEUE
 
 
@@ -109,6 +109,14 @@ def append(sim, table, at, tier):
 
 
 @inlined
+def _enlist(sim, table, at, tier, cold):
+    if cold:
+        append(sim, table, at, tier)
+    else:
+        push(sim, table, at, tier)
+
+
+@inlined
 def settle(sim, table, at, tier, cold):
     """Make ``tier`` the home of a page, as its most recent one or, if cold, as the next victim.
 
@@ -121,10 +129,7 @@ def settle(sim, table, at, tier, cold):
     if old == tier:
         if tier < last and (cold or sim.head[tier] != at):
             unlink(sim, table, at, tier)
-            if cold:
-                append(sim, table, at, tier)
-            else:
-                push(sim, table, at, tier)
+            _enlist(sim, table, at, tier, cold)
         return
     if old < last:
         unlink(sim, table, at, old)
@@ -137,10 +142,7 @@ def settle(sim, table, at, tier, cold):
     record.tier = tier
     record.moved = sim.clock
     if tier < last:
-        if cold:
-            append(sim, table, at, tier)
-        else:
-            push(sim, table, at, tier)
+        _enlist(sim, table, at, tier, cold)
 
 
 @jit
@@ -190,7 +192,7 @@ def make_room(sim, table, tier, pinned, pinned_end, start):
     for t in range(tier, sim.tiers - 1):
         after = sim.tail[t]
         if after >= 0:  # the victim of the next call
-            prefetch(table, int(page(table, after).prev), PAGE_SIZE)
+            load_page(table, int(page(table, after).prev))
         while sim.used[t] > sim.capacity[t]:
             victim = sim.tail[t]
             while pinned <= victim < pinned_end:
@@ -259,6 +261,18 @@ def enqueue(sim, table, at, target):
 
 
 @inlined
+def ask_for(sim, first, count, target):
+    """Ask for the pages of a request to be moved, until the queue is full; returns whether any lies elsewhere."""
+    asks = False
+    for at in range(first, first + count):
+        if page(sim.page_at, at).tier != target:
+            asks = True
+            if not enqueue(sim, sim.page_at, at, target):
+                break
+    return asks
+
+
+@inlined
 def arrive(sim):
     """Bring time to the arrival of the next request, and do what fits into the idle time before it."""
     if not sim.closed:
@@ -316,8 +330,6 @@ def serve(sim, target, ahead, cold):
         settle(sim, table, at, home, cold)
         record.last = sim.clock
         record.count = min(int(record.count) + 1, 65535)
-        if not write:
-            record.last_read = sim.clock
     end = stop
     sim.operation += 1
     if promote and not write:
@@ -334,7 +346,6 @@ def serve(sim, target, ahead, cold):
         sim.spent = make_room(sim, table, target, first, end, now) - now
     sim.served += count
     sim.clock += 1
-    sim.latency += done - now
     if sim.closed:
         sim.now = done
     return done - now

@@ -67,7 +67,22 @@ def _prefetch(typingctx, base, index, size):
     return types.none(types.int64, types.int64, types.int64), codegen
 
 
-prefetch: Any = _prefetch
+_load: Any = _prefetch
+
+
+@inlined
+def load_page(table, at):
+    """Have a page's record loaded; -1, which ends a list, is no page."""
+    if at >= 0:
+        _load(table, at, PAGE_SIZE)
+
+
+@inlined
+def load_neighbours(table, at):
+    """Have the records loaded that lie beside a page in its LRU list."""
+    record = page(table, at)
+    load_page(table, int(record.prev))
+    load_page(table, int(record.next))
 
 
 @inlined
@@ -79,9 +94,5 @@ def look_ahead(sim, near, far):
     """
     clock = sim.clock
     if clock + far < sim.requests:
-        prefetch(sim.page_at, int(request(sim.request_at, clock + far).first), PAGE_SIZE)
-        record = page(sim.page_at, request(sim.request_at, clock + near).first)
-        if record.prev >= 0:
-            prefetch(sim.page_at, int(record.prev), PAGE_SIZE)
-        if record.next >= 0:
-            prefetch(sim.page_at, int(record.next), PAGE_SIZE)
+        load_page(sim.page_at, int(request(sim.request_at, clock + far).first))
+        load_neighbours(sim.page_at, request(sim.request_at, clock + near).first)

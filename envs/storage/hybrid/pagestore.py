@@ -18,10 +18,10 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tunewright.errors import ConfigError, TargetError
 
@@ -229,7 +229,9 @@ class PageStore:
             size = os.path.getsize(file.path) // PAGE
             for begin in range(0, size, _RUN):
                 slots = list(range(begin, min(begin + _RUN, size)))
-                for slot, block in zip(slots, _plain_read(file, slots), strict=True):
+                with undelayed(file):
+                    blocks = file.read(slots)
+                for slot, block in zip(slots, blocks, strict=True):
                     held = decode(block)
                     if held is None:
                         self.damaged += block[:8] == _MAGIC
@@ -314,10 +316,11 @@ class PageStore:
             file.remove()
 
 
-def _plain_read(file: TierFile, slots: Sequence[int]) -> list[Any]:
-    """Read without the tier's delay."""
-    place, file.place = file.place, TierPlace(name=file.place.name, directory=file.place.directory)
+@contextmanager
+def undelayed(file: TierFile) -> Iterator[None]:
+    """Leave out a tier's added delay for a while."""
+    place, file.place = file.place, replace(file.place, delay_s=0.0)
     try:
-        return file.read(slots)
+        yield
     finally:
         file.place = place

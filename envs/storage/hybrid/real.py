@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tunewright.envs.storage.hybrid.devices import Device, Devices
-from tunewright.envs.storage.hybrid.pagestore import PAYLOAD, PageStore, TierFile, TierPlace
+from tunewright.envs.storage.hybrid.pagestore import PAYLOAD, PageStore, TierFile, TierPlace, undelayed
 
 from tunewright.errors import TargetError
 
@@ -37,7 +37,6 @@ class RealTiers:
         places: the tiers, fastest first.
         pages: pages of the trace; all are written to the last tier first.
         capacities: pages each tier holds.
-        tick: called with (done, total) while the pages are written.
     """
 
     def __init__(
@@ -45,7 +44,6 @@ class RealTiers:
         places: Sequence[TierPlace],
         pages: Sequence[int],
         capacities: Sequence[int],
-        tick: Callable[[int, int], None] | None = None,
     ) -> None:
         files = []
         try:
@@ -58,16 +56,10 @@ class RealTiers:
         self.store = PageStore(files)
         self.last = len(files) - 1
         self.fault: BaseException | None = None
-        slow, files[self.last].place = (
-            files[self.last].place,
-            TierPlace(name=places[-1].name, directory=places[-1].directory),
-        )
-        for begin in range(0, len(pages), 256):  # without the tier's delay
-            some = list(pages[begin : begin + 256])
-            self.store.write(some, [payload(p, 1) for p in some], self.last)
-            if tick:
-                tick(begin, len(pages))
-        files[self.last].place = slow
+        with undelayed(files[self.last]):
+            for begin in range(0, len(pages), 256):
+                some = list(pages[begin : begin + 256])
+                self.store.write(some, [payload(p, 1) for p in some], self.last)
         self._queues: list[queue.SimpleQueue[Callable[[], None] | None]] = [queue.SimpleQueue() for _ in files]
         self.service_s = [0.0] * len(files)  # time the workers have spent
         self._open = 0

@@ -71,17 +71,17 @@ class Reference:
             self.devices.append(Disk(figures) if device.kind == "disk" else Solid(figures))
         self.capacity = list(world.capacities)
         self.last = len(self.capacity) - 1
-        self.home = [world._start] * len(self.paged.address)
+        self.home = [world.start] * len(self.paged.address)
         self.used = [0] * (self.last + 1)
-        self.used[world._start] = len(self.paged.address)
+        self.used[world.start] = len(self.paged.address)
         self.lru: list[OrderedDict[int, None]] = [OrderedDict() for _ in range(self.last)]  # last entry: most recent
-        if world._start < self.last:
-            self.lru[world._start].update((p, None) for p in reversed(range(len(self.paged.address))))
-        self.touched, self.read_at = [-1] * len(self.paged.address), [-1] * len(self.paged.address)
+        if world.start < self.last:
+            self.lru[world.start].update((p, None) for p in reversed(range(len(self.paged.address))))
+        self.touched = [-1] * len(self.paged.address)
         self.moved_at, self.count = [-1] * len(self.paged.address), [0] * len(self.paged.address)
         self.hot = [False] * len(self.paged.address)
         self.queue: deque[tuple[int, int]] = deque()
-        self.now, self.clock, self.spent, self.latency = 0.0, 0, 0.0, 0.0
+        self.now, self.clock, self.spent = 0.0, 0, 0.0
         self.tally: dict[str, int] = dict.fromkeys(
             ("evicted", "promoted", "fetched", "migrated", "gated", "hits", "served"), 0
         )
@@ -222,8 +222,6 @@ class Reference:
             self.settle(page, target if promote else self.home[page], cold)
             self.touched[page] = self.clock
             self.count[page] = min(self.count[page] + 1, 65535)
-            if not write:
-                self.read_at[page] = self.clock
         end = pages.stop
         if promote and not write:
             self.tally["promoted"] += len(away)
@@ -239,7 +237,6 @@ class Reference:
             self.spent = self.make_room(target, range(first, end), now) - now
         self.tally["served"] += count
         self.clock += 1
-        self.latency += done - now
         if self.closed:
             self.now = done
         return done - now

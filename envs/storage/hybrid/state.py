@@ -18,7 +18,7 @@ PAGE = np.dtype(
         ("prev", "i4"),  # neighbour in its tier's LRU list, more recent; -1 at the end
         ("next", "i4"),  # neighbour, less recent
         ("last", "i4"),  # request that last touched it
-        ("last_read", "i4"),  # request that last read it
+        ("spare", "i4"),  # keeps a record at half a cache line
         ("moved", "i4"),  # request at which it last changed its tier
         ("count", "u2"),  # touches so far, at most 65535
         ("tier", "u1"),
@@ -88,7 +88,6 @@ SIM = np.dtype(
         ("now", "f8"),
         ("clock", "i8"),  # next request
         ("stop", "i8"),  # request at which an episode ends
-        ("latency", "f8"),  # sum over the requests served
         ("spent", "f8"),  # evictions that the last request caused
         ("queue_head", "i8"),
         ("queued", "i8"),

@@ -7,15 +7,12 @@ sees then.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from tunewright.envs.storage.hybrid.features import SCALE, observe
-from tunewright.envs.storage.hybrid.kernel import arrive, enqueue, serve
-from tunewright.envs.storage.hybrid.lowlevel import jit, page, prefetch, request, system
-from tunewright.envs.storage.hybrid.state import PAGE
+from tunewright.envs.storage.hybrid.kernel import arrive, ask_for, serve
+from tunewright.envs.storage.hybrid.lowlevel import jit, load_neighbours, load_page, page, request, system
+from tunewright.envs.storage.hybrid.reward import fastest_latency, reward_of
 
-INVERSE, LOGARITHM = 0, 1
 #: placement that a migration environment has beside it: writes to the fastest tier, reads where they are
 WRITES_FAST = -2
 #: no wish of the migration agent
@@ -24,7 +21,6 @@ PONG_REQUESTS = 50  # a page that moves again so soon is played ping-pong with
 PONG_PENALTY = 0.1
 RECENT = 0.9  # weight of the past in the migration agent's running mean
 
-PAGE_SIZE = PAGE.itemsize
 AHEAD = 8  # systems whose records are loaded early
 
 
@@ -46,27 +42,15 @@ def _step(sim, place, migrate, kind, seen):
     """Serve a request; returns (placement reward, migration reward, latency in us, whether the episode is over)."""
     asked = request(sim.request_at, sim.clock)
     first, count = asked.first, asked.count
-    if asked.write:
-        fastest = sim.write_us[0] + count * sim.write_page[0]
-    else:
-        fastest = sim.read_us[0] + count * sim.read_page[0]
+    fastest = fastest_latency(sim)
     if place == WRITES_FAST:
         place = 0 if asked.write else -1
     clock, moved = sim.clock, page(sim.page_at, first).moved
     took = serve(sim, place, 0, False)
-    asks = False
-    if migrate >= 0:
-        for at in range(first, first + count):
-            if page(sim.page_at, at).tier != migrate:
-                asks = True
-                if not enqueue(sim, sim.page_at, at, migrate):
-                    break
+    asks = migrate >= 0 and ask_for(sim, first, count, migrate)
     ratio = took / fastest
     sim.recent = ratio if sim.recent == 0.0 else RECENT * sim.recent + (1.0 - RECENT) * ratio
-    if kind == INVERSE:
-        reward, slow = 1.0 / ratio, 1.0 / sim.recent
-    else:
-        reward, slow = -math.log2(ratio), -math.log2(sim.recent)
+    reward, slow = reward_of(kind, ratio), reward_of(kind, sim.recent)
     if asks and moved >= 0 and clock - moved < PONG_REQUESTS:
         slow -= PONG_PENALTY
     _see(sim, seen)
@@ -91,25 +75,19 @@ def step(batch, place, migrate, kind, seen):
 @jit
 def _load_early(sim):
     """Have the records that the next steps of a system need brought into the cache."""
-    coming = request(sim.request_at, sim.clock)
-    prefetch(sim.page_at, int(coming.first), PAGE_SIZE)
+    load_page(sim.page_at, int(request(sim.request_at, sim.clock).first))
     if sim.clock + 1 < sim.stop:
-        prefetch(sim.page_at, int(request(sim.request_at, sim.clock + 1).first), PAGE_SIZE)
-    if sim.tail[0] >= 0:
-        prefetch(sim.page_at, sim.tail[0], PAGE_SIZE)
-        prefetch(sim.page_at, sim.head[0], PAGE_SIZE)
+        load_page(sim.page_at, int(request(sim.request_at, sim.clock + 1).first))
+    load_page(sim.page_at, sim.tail[0])
+    load_page(sim.page_at, sim.head[0])
 
 
 @jit
 def _load_neighbours(sim):
     """The same for the pages beside them in the LRU lists; the records themselves are there by now."""
-    record = page(sim.page_at, request(sim.request_at, sim.clock).first)
-    if record.prev >= 0:
-        prefetch(sim.page_at, int(record.prev), PAGE_SIZE)
-    if record.next >= 0:
-        prefetch(sim.page_at, int(record.next), PAGE_SIZE)
-    if sim.tail[0] >= 0 and page(sim.page_at, sim.tail[0]).prev >= 0:
-        prefetch(sim.page_at, int(page(sim.page_at, sim.tail[0]).prev), PAGE_SIZE)
+    load_neighbours(sim.page_at, request(sim.request_at, sim.clock).first)
+    if sim.tail[0] >= 0:
+        load_page(sim.page_at, int(page(sim.page_at, sim.tail[0]).prev))
 
 
 @jit

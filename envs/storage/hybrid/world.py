@@ -88,7 +88,7 @@ class World:
         self.capacities = devices.capacities(paged.footprint, fast)
         if all_fast:
             self.capacities[0] = total
-        self._start = 0 if all_fast else tiers - 1
+        self.start = 0 if all_fast else tiers - 1
         fields: dict[str, Any] = {
             "request_at": self.requests.ctypes.data,
             "page_at": self.pages.ctypes.data + np.arange(n) * total * PAGE.itemsize,
@@ -119,22 +119,22 @@ class World:
     def reset(self, which: npt.NDArray[Any] | slice = slice(None)) -> None:
         """Put systems back to the start of the trace, all pages on the tier they start on."""
         fresh = np.zeros((), PAGE)
-        for name in ("prev", "next", "last", "last_read", "moved"):
+        for name in ("prev", "next", "last", "moved"):
             fresh[name] = -1
-        fresh["tier"] = self._start
+        fresh["tier"] = self.start
         self.pages[which] = fresh
         self.pages["address"][which] = self.paged.address
-        listed = self._start < len(self.devices.tiers) - 1  # the last tier keeps no list
+        listed = self.start < len(self.devices.tiers) - 1  # the last tier keeps no list
         if listed:
             self.pages["prev"][which] = np.arange(-1, len(self.paged.address) - 1)
             self.pages["next"][which] = np.r_[1 : len(self.paged.address), -1]
         sims = self.sims[which]
-        for name in ("now", "clock", "latency", "spent", "recent", "queue_head", "queued", *COUNTERS):
+        for name in ("now", "clock", "spent", "recent", "queue_head", "queued", *COUNTERS):
             sims[name] = 0
         for name in ("busy", "fill", "filled_at", "written", "position", "used"):
             sims[name][:] = 0
-        sims["used"][:, self._start] = len(self.paged.address)
+        sims["used"][:, self.start] = len(self.paged.address)
         sims["head"][:] = sims["tail"][:] = -1
         if listed:
-            sims["head"][:, self._start], sims["tail"][:, self._start] = 0, len(self.paged.address) - 1
+            sims["head"][:, self.start], sims["tail"][:, self.start] = 0, len(self.paged.address) - 1
         self.sims[which] = sims
