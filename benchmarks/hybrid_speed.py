@@ -45,7 +45,7 @@ SMALL, LARGE = trace(8000, 1.0), trace(8_500_000, 0.6)
 
 
 def heuristic(cut, policy):
-    world, latency = World(cut, DEVICES, closed=True), np.zeros(REQUESTS)
+    world, latency = World(cut, DEVICES, closed=True), np.ones(REQUESTS)  # not zeros: memory that is there
     rest = (np.zeros(1, np.uint64), np.zeros(2, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), 0)
     begun = time.perf_counter()
     heuristics.replay(world.sims, 0, P._HEURISTICS[policy], *rest, latency, REQUESTS)
@@ -54,7 +54,7 @@ def heuristic(cut, policy):
 
 def agent(cut, updates, requests=REQUESTS):
     """Harmonia's placement agent alone in the loop, with so many updates of 128 for each 1,000 requests."""
-    world, latency = World(cut, DEVICES, closed=True), np.zeros(requests)
+    world, latency = World(cut, DEVICES, closed=True), np.ones(requests)
     pair = learning.make_pair("sibyl-code", 2, 0)
     place, numbers = learning.make_agent(
         learning.replace(learning.HARMONIA_PLACEMENT, updates=updates, epsilon=0.01), 2, 0

@@ -72,6 +72,27 @@ def test_the_kernel_does_what_the_reference_does(seed, config):
     assert world.sims[0]["clock"] == 0  # the other system of the batch was left alone
 
 
+@pytest.mark.parametrize("cold", [False, True])
+def test_an_lru_queue_that_is_full_of_empty_seats_is_packed(cold):
+    """Pages that are touched again and again without an eviction leave seats behind, until none is free."""
+    rng, requests = np.random.default_rng(1), 4000
+    cut = paged(
+        Trace(
+            name="again", time_us=np.arange(requests) * 50.0, offset=rng.integers(0, 40, requests) * 4096,
+            size=rng.integers(1, 4 * 4096, requests), write=rng.random(requests) < 0.5,
+        )
+    )  # fmt: skip
+    world = World(cut, load_devices("performance"), fast=0.8)
+    reference = Reference(world)
+    for i in range(requests):
+        latency, _ = one_step(world.sims, 0, 0, 0, cold and i % 3 > 0, 0, 1)
+        reference.arrive()
+        assert latency == reference.serve(0, 0, cold and i % 3 > 0), i
+    sim = world.sims[0]
+    assert int(cut.count.sum()) > 4 * (int(sim["mask"][0]) + 1) >= 4 * (sim["newest"][0] - sim["oldest"][0])
+    assert world.pages[0]["tier"].tolist() == reference.home
+
+
 def poisson_reads(rng, requests, gap_us, spread=1):
     pages = rng.integers(0, 1_000_000, requests) * spread
     return paged(

@@ -88,7 +88,7 @@ def replay(sims, k, policy, rng, memory, touched, touches, ahead, latency, reque
     """
     sim = sims[k]
     for n in range(requests):
-        look_ahead(sim, 6, 16)
+        look_ahead(sim, 12)
         arrive(sim)
         target = decide(sim, policy, rng, memory)
         if policy == HPS:

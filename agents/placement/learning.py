@@ -232,7 +232,7 @@ def replay(
     memory = len(place.action)
     horizon = ring.shape[1]
     for n in range(requests):
-        look_ahead(sim, 6, 16)
+        look_ahead(sim, 6)
         arrive(sim)
         clock = sim.clock
         asked = request(sim.request_at, clock)

@@ -69,7 +69,7 @@ def replay(sims, candidates, score, carry, chosen, latency, requests):
     for n in range(requests):
         for k in range(len(candidates)):
             shadow = sims[k + 1]
-            look_ahead(shadow, 1, 2)
+            look_ahead(shadow, 2)
             arrive(shadow)
             score[k] = score[k] * decay + act(shadow, candidates[k, 0], candidates[k, 1])
         if carry[1] > PATIENCE:

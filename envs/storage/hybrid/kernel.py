@@ -15,8 +15,19 @@ from __future__ import annotations
 
 import math
 
-from tunewright.envs.storage.hybrid.lowlevel import inlined, jit, load_page, move_entry, page, request
+from tunewright.envs.storage.hybrid.lowlevel import (
+    inlined,
+    jit,
+    load_page,
+    move_entry,
+    page,
+    read_number,
+    request,
+    write_number,
+)
 from tunewright.envs.storage.hybrid.state import QUEUE
+
+LOOK_AHEAD = 8
 
 
 @inlined
@@ -35,7 +46,7 @@ def submit(sim, tier, start, write, pages, address):
     if drain > 0.0:  # a write buffer that flash empties
         fill = max(0.0, sim.fill[tier] - (begin - sim.filled_at[tier]) * drain) + pages
         if fill > sim.buffer[tier]:
-            begin += (fill - sim.buffer[tier]) / drain
+            begin += (fill - sim.buffer[tier]) * sim.drain_page[tier]
             fill = sim.buffer[tier]
         sim.fill[tier] = fill
         sim.filled_at[tier] = begin
@@ -68,52 +79,64 @@ def _submit_disk(sim, tier, begin, write, pages, address):
     return done
 
 
-@inlined
-def unlink(sim, table, at, tier):
-    """Take a page out of its tier's LRU list."""
-    before, after = page(table, at).prev, page(table, at).next
-    if before >= 0:
-        page(table, before).next = after
-    else:
-        sim.head[tier] = after
-    if after >= 0:
-        page(table, after).prev = before
-    else:
-        sim.tail[tier] = before
+@jit
+def pack(sim, table, tier):
+    """Close the gaps that pages have left in a tier's LRU queue."""
+    seat = sim.oldest[tier]
+    for old in range(sim.oldest[tier], sim.newest[tier]):
+        at = read_number(sim.queue_at[tier], old & sim.mask[tier])
+        record = page(table, at)
+        if record.seat == old and record.tier == tier:
+            write_number(sim.queue_at[tier], seat & sim.mask[tier], at)
+            record.seat = seat
+            seat += 1
+    sim.newest[tier] = seat
 
 
 @inlined
-def push(sim, table, at, tier):
-    """Put a page at the recent end of a tier's LRU list."""
-    head = sim.head[tier]
-    page(table, at).prev = -1
-    page(table, at).next = head
-    if head >= 0:
-        page(table, head).prev = at
-    else:
-        sim.tail[tier] = at
-    sim.head[tier] = at
+def enlist(sim, table, at, tier, cold):
+    """Give a page the most recent seat of a tier's LRU queue or, if cold, the oldest: it is the next victim.
 
-
-@inlined
-def append(sim, table, at, tier):
-    """Put a page at the old end of a tier's LRU list: it is the next victim."""
-    tail = sim.tail[tier]
-    page(table, at).prev = tail
-    page(table, at).next = -1
-    if tail >= 0:
-        page(table, tail).next = at
-    else:
-        sim.head[tier] = at
-    sim.tail[tier] = at
-
-
-@inlined
-def _enlist(sim, table, at, tier, cold):
+    The seat that it had before stays behind, empty, until it comes up or the queue is packed. So a touch writes to the
+    page and to the end of the queue, and not to the pages beside it, which would have to be waited for.
+    """
+    if sim.newest[tier] - sim.oldest[tier] > sim.mask[tier]:
+        pack(sim, table, tier)
     if cold:
-        append(sim, table, at, tier)
+        sim.oldest[tier] -= 1
+        seat = sim.oldest[tier]
     else:
-        push(sim, table, at, tier)
+        seat = sim.newest[tier]
+        sim.newest[tier] = seat + 1
+    write_number(sim.queue_at[tier], seat & sim.mask[tier], at)
+    page(table, at).seat = seat
+
+
+@inlined
+def oldest(sim, table, tier):
+    """Return the least recent page of a tier; -1 if there is none."""
+    seat = sim.oldest[tier]
+    ring, mask = sim.queue_at[tier], sim.mask[tier]
+    found = -1
+    while seat < sim.newest[tier]:
+        at = read_number(ring, seat & mask)
+        if page(table, at).seat == seat and page(table, at).tier == tier:
+            found = at
+            break
+        load_page(table, read_number(ring, (seat + LOOK_AHEAD) & mask))
+        seat += 1
+    sim.oldest[tier] = seat
+    return found
+
+
+@jit
+def _oldest_but(sim, table, tier, pinned, pinned_end):
+    """Return the least recent page of a tier that is not pinned; -1 if there is none."""
+    for seat in range(sim.oldest[tier], sim.newest[tier]):
+        at = read_number(sim.queue_at[tier], seat & sim.mask[tier])
+        if page(table, at).seat == seat and page(table, at).tier == tier and not pinned <= at < pinned_end:
+            return at
+    return -1
 
 
 @inlined
@@ -127,12 +150,9 @@ def settle(sim, table, at, tier, cold):
     last = sim.tiers - 1
     record.hot = not cold
     if old == tier:
-        if tier < last and (cold or sim.head[tier] != at):
-            unlink(sim, table, at, tier)
-            _enlist(sim, table, at, tier, cold)
+        if tier < last and (cold or record.seat != sim.newest[tier] - 1):
+            enlist(sim, table, at, tier, cold)
         return
-    if old < last:
-        unlink(sim, table, at, old)
     if sim.journal_at != 0 and sim.journaled < sim.journal_room:
         entry = move_entry(sim.journal_at, sim.journaled)
         entry.page, entry.source, entry.target, entry.operation = at, old, tier, sim.operation & 65535
@@ -142,7 +162,7 @@ def settle(sim, table, at, tier, cold):
     record.tier = tier
     record.moved = sim.clock
     if tier < last:
-        _enlist(sim, table, at, tier, cold)
+        enlist(sim, table, at, tier, cold)
 
 
 @jit
@@ -190,13 +210,10 @@ def make_room(sim, table, tier, pinned, pinned_end, start):
     """
     done = start
     for t in range(tier, sim.tiers - 1):
-        after = sim.tail[t]
-        if after >= 0:  # the victim of the next call
-            load_page(table, int(page(table, after).prev))
         while sim.used[t] > sim.capacity[t]:
-            victim = sim.tail[t]
-            while pinned <= victim < pinned_end:
-                victim = int(page(table, victim).prev)
+            victim = oldest(sim, table, t)
+            if pinned <= victim < pinned_end:
+                victim = _oldest_but(sim, table, t, pinned, pinned_end)
             if victim < 0:
                 break
             done = evict(sim, table, victim, t, pinned, pinned_end, start)
@@ -239,8 +256,8 @@ def _idle_work(sim, table):
             continue
         work = False
         for t in range(last):
-            if sim.reserve > 0.0 and sim.used[t] > sim.capacity[t] * (1.0 - sim.reserve) and sim.tail[t] >= 0:
-                evict(sim, table, sim.tail[t], t, -1, -1, free)
+            if sim.reserve > 0.0 and sim.used[t] > sim.capacity[t] * (1.0 - sim.reserve) and sim.used[t] > 0:
+                evict(sim, table, oldest(sim, table, t), t, -1, -1, free)
                 make_room(sim, table, t + 1, -1, -1, free)
                 work = True
                 break

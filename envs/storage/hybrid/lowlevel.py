@@ -70,29 +70,48 @@ def _prefetch(typingctx, base, index, size):
 _load: Any = _prefetch
 
 
+@intrinsic
+def _read_number(typingctx, base, index):
+    """Return int32 number ``index`` at an address."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.IntType(32)
+        place = builder.inttoptr(
+            builder.add(args[0], builder.shl(args[1], ir.Constant(ir.IntType(64), 2))), kind.as_pointer()
+        )
+        return builder.sext(builder.load(place), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64), codegen
+
+
+@intrinsic
+def _write_number(typingctx, base, index, value):
+    """Set int32 number ``index`` at an address."""
+
+    def codegen(context, builder, signature, args):
+        kind = ir.IntType(32)
+        place = builder.inttoptr(
+            builder.add(args[0], builder.shl(args[1], ir.Constant(ir.IntType(64), 2))), kind.as_pointer()
+        )
+        builder.store(builder.trunc(args[2], kind), place)
+        return context.get_dummy_value()
+
+    return types.none(types.int64, types.int64, types.int64), codegen
+
+
+read_number: Any = _read_number
+write_number: Any = _write_number
+
+
 @inlined
 def load_page(table, at):
-    """Have a page's record loaded; -1, which ends a list, is no page."""
-    if at >= 0:
-        _load(table, at, PAGE_SIZE)
+    """Have a page's record loaded."""
+    _load(table, int(at), PAGE_SIZE)
 
 
 @inlined
-def load_neighbours(table, at):
-    """Have the records loaded that lie beside a page in its LRU list."""
-    record = page(table, at)
-    load_page(table, int(record.prev))
-    load_page(table, int(record.next))
-
-
-@inlined
-def look_ahead(sim, near, far):
-    """Have the page records of coming requests loaded: those ``far`` ahead, and the neighbours of those ``near`` ahead.
-
-    A request waits for memory three times, for its page and for the pages beside it in the LRU list; asked for early,
-    they come while others are served.
-    """
-    clock = sim.clock
-    if clock + far < sim.requests:
-        load_page(sim.page_at, int(request(sim.request_at, clock + far).first))
-        load_neighbours(sim.page_at, request(sim.request_at, clock + near).first)
+def look_ahead(sim, far):
+    """Have the page record loaded of the request that is ``far`` ahead, so that it need not be waited for."""
+    ahead = sim.clock + far
+    if ahead < sim.requests:
+        load_page(sim.page_at, request(sim.request_at, ahead).first)

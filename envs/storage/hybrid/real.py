@@ -1,4 +1,4 @@
-"""Tiers on real directories that serve requests in order, one worker a tier, and what their devices are like.
+"""Tiers on real directories that serve requests in order, one worker a tier.
 
 The same order as in the simulator holds: each tier serves what is asked of it first come, first served, background
 moves among it. What a move has read is written on the other tier when that tier comes to it; until then the page is
@@ -11,16 +11,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from tunewright.envs.storage.hybrid.devices import Device, Devices
 from tunewright.envs.storage.hybrid.pagestore import PAYLOAD, PageStore, TierFile, TierPlace, undelayed
 
 from tunewright.errors import TargetError
 
-SIZES = (1, 4, 16, 64)
 Done = Callable[[], None]
 
 
@@ -155,74 +150,3 @@ def wait_until(due: float) -> None:
     """Sleep until a moment of ``time.perf_counter``; the system wakes us a little late."""
     while (left := due - time.perf_counter()) > 0:
         time.sleep(left)
-
-
-def calibrate(places: Sequence[TierPlace], *, repeats: int = 40, pages: int = 512, gap_s: float = 0.003) -> Devices:
-    """Measure what the simulator needs to know of each tier: latency by operation and size, one operation at a time.
-
-    Operations are issued as a replay does it, by the clock, so that what waking up and handing over cost is in the
-    latency. How long a worker is busy is measured apart from that.
-
-    Args:
-        places: the tiers; files are made in their directories and deleted again.
-        repeats: operations a size; the fit is through their means, because means are what is predicted.
-        pages: pages used.
-        gap_s: idle time between two operations.
-    """
-    tiers = RealTiers(places, range(pages), [pages] * len(places))
-    rng = np.random.default_rng(0)
-    devices = []
-    try:
-        for tier, place in enumerate(places):
-            tiers.store.move(range(pages), tier)
-            figures: dict[str, float] = {}
-            for kind in ("read", "write"):
-                latency, held = np.zeros((2, len(SIZES), repeats))
-                for r in range(-3, repeats):  # three to warm up
-                    for s, size in enumerate(SIZES):
-                        first = int(rng.integers(0, pages - size))
-                        took, busy = _one(tiers, kind, list(range(first, first + size)), tier, gap_s)
-                        if r >= 0:
-                            latency[s, r], held[s, r] = took * 1e6, busy * 1e6
-                base, slope = _fit(latency)
-                hold, _ = _fit(held)
-                figures |= {
-                    f"{kind}_latency_us": base + slope,
-                    f"{kind}_mb_s": 4096 / slope,
-                    f"{kind}_iops": 1e6 / (hold + slope),
-                    f"{kind}_hold_us": hold,
-                }
-            devices.append(Device(name=place.name, title=f"{place.directory}", kind="solid", figures=figures))
-    finally:
-        tiers.close()
-    return Devices(
-        name="real", title=", ".join(f"{p.name}={p.directory}" for p in places), tiers=tuple(devices),
-        shares=(None,) * len(devices),
-    )  # fmt: skip
-
-
-def _one(tiers: RealTiers, kind: str, pages: list[int], tier: int, gap_s: float) -> tuple[float, float]:
-    """Latency of one operation on idle tiers, and how long its worker was busy, in seconds."""
-    finished = [0.0]
-
-    def done() -> None:
-        finished[0] = time.perf_counter()
-
-    before = tiers.service_s[tier]
-    due = time.perf_counter() + gap_s
-    wait_until(due)
-    if kind == "read":
-        tiers.read(pages, done)
-    else:
-        tiers.write(pages, tier, done)
-    tiers.drain()
-    return finished[0] - due, tiers.service_s[tier] - before
-
-
-def _fit(times: npt.NDArray[Any]) -> tuple[float, float]:
-    """Least squares through the trimmed means, weighted by size so that small requests count."""
-    trimmed = np.sort(times, axis=1)[:, : max(1, int(0.95 * times.shape[1]))].mean(axis=1)
-    sizes = np.array(SIZES, float)
-    slope, base = np.polyfit(sizes, trimmed, 1, w=1 / np.sqrt(trimmed))
-    slope = max(float(slope), 1e-3)
-    return max(float(base), 1.0), slope

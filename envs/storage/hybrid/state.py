@@ -15,8 +15,7 @@ QUEUE = 64
 PAGE = np.dtype(
     [
         ("address", "i8"),  # page number on the disk it comes from
-        ("prev", "i4"),  # neighbour in its tier's LRU list, more recent; -1 at the end
-        ("next", "i4"),  # neighbour, less recent
+        ("seat", "i8"),  # its place in its tier's LRU queue; the last tier keeps none
         ("last", "i4"),  # request that last touched it
         ("spare", "i4"),  # keeps a record at half a cache line
         ("moved", "i4"),  # request at which it last changed its tier
@@ -44,6 +43,7 @@ _DEVICE = [
     ("write_hold", "f8"),
     ("buffer", "f8"),  # write buffer, pages
     ("drain", "f8"),  # pages the buffer empties in a microsecond; 0: no buffer is modelled
+    ("drain_page", "f8"),  # microseconds in which it empties one
     ("gc_pages", "f8"),  # garbage collection after so many pages written
     ("gc_us", "f8"),  # and how long it holds the device
     ("seek_min", "f8"),  # track to track
@@ -60,8 +60,10 @@ _DOING = [
     ("position", "f8"),  # page behind the head
     ("capacity", "i8"),  # pages
     ("used", "i8"),
-    ("head", "i8"),  # most recent page; -1: none
-    ("tail", "i8"),  # least recent page
+    ("queue_at", "i8"),  # address of the LRU queue: a ring of page numbers, int32, by seat
+    ("mask", "i8"),  # its length less one; a power of two
+    ("oldest", "i8"),  # first seat that may be taken
+    ("newest", "i8"),  # seat behind the most recent page's
 ]
 
 #: one system. The first fields are addresses of its arrays, set by ``World``

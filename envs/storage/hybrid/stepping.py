@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, ask_for, serve
-from tunewright.envs.storage.hybrid.lowlevel import jit, load_neighbours, load_page, page, request, system
+from tunewright.envs.storage.hybrid.lowlevel import jit, load_page, page, read_number, request, system
 from tunewright.envs.storage.hybrid.reward import fastest_latency, reward_of
 
 #: placement that a migration environment has beside it: writes to the fastest tier, reads where they are
@@ -78,16 +78,7 @@ def _load_early(sim):
     load_page(sim.page_at, int(request(sim.request_at, sim.clock).first))
     if sim.clock + 1 < sim.stop:
         load_page(sim.page_at, int(request(sim.request_at, sim.clock + 1).first))
-    load_page(sim.page_at, sim.tail[0])
-    load_page(sim.page_at, sim.head[0])
-
-
-@jit
-def _load_neighbours(sim):
-    """The same for the pages beside them in the LRU lists; the records themselves are there by now."""
-    load_neighbours(sim.page_at, request(sim.request_at, sim.clock).first)
-    if sim.tail[0] >= 0:
-        load_page(sim.page_at, int(page(sim.page_at, sim.tail[0]).prev))
+    load_page(sim.page_at, read_number(sim.queue_at[0], sim.oldest[0] & sim.mask[0]))
 
 
 @jit
@@ -115,8 +106,6 @@ def step_all(batch, which, place, kind, seen, reward, latency, over):
     for k in range(n):
         if k + AHEAD < n:
             _load_early(system(batch, k + AHEAD))
-        if k + AHEAD // 2 < n:
-            _load_neighbours(system(batch, k + AHEAD // 2))
         if which[k]:
             reward[k], _, latency[k], over[k] = _step(system(batch, k), place[k], NOWHERE, kind, seen[k])
     return True

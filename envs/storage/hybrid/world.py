@@ -110,7 +110,17 @@ class World:
             for name, value in device.kernel_fields().items():
                 self.sims[name][:, tier] = value
         self.sims["capacity"][:, :tiers] = self.capacities
+        self._queues = [np.zeros((n, self._seats(tier)), np.int32) for tier in range(tiers - 1)]
+        for tier, queue in enumerate(self._queues):
+            self.sims["queue_at"][:, tier] = queue.ctypes.data + np.arange(n) * queue.shape[1] * queue.itemsize
+            self.sims["mask"][:, tier] = queue.shape[1] - 1
         self.reset()
+
+    def _seats(self, tier: int) -> int:
+        """Length of a tier's LRU queue: twice the pages that may be on it at once, and at least a power of two."""
+        total, listed = len(self.paged.address), self.capacities[:-1]
+        most = max(listed) // 8 + int(self.paged.count.max(initial=1)) + 64 * len(self.capacities)
+        return 1 << (2 * min(total, self.capacities[tier] + most) - 1).bit_length()
 
     def __len__(self) -> int:
         """Number of systems."""
@@ -119,22 +129,23 @@ class World:
     def reset(self, which: npt.NDArray[Any] | slice = slice(None)) -> None:
         """Put systems back to the start of the trace, all pages on the tier they start on."""
         fresh = np.zeros((), PAGE)
-        for name in ("prev", "next", "last", "moved"):
+        for name in ("seat", "last", "moved"):
             fresh[name] = -1
         fresh["tier"] = self.start
         self.pages[which] = fresh
         self.pages["address"][which] = self.paged.address
         listed = self.start < len(self.devices.tiers) - 1  # the last tier keeps no list
-        if listed:
-            self.pages["prev"][which] = np.arange(-1, len(self.paged.address) - 1)
-            self.pages["next"][which] = np.r_[1 : len(self.paged.address), -1]
+        total = len(self.paged.address)
+        if listed:  # the first page is the most recent
+            self.pages["seat"][which] = np.arange(total)[::-1]
+            self._queues[self.start][which, :total] = np.arange(total)[::-1]
         sims = self.sims[which]
         for name in ("now", "clock", "spent", "recent", "queue_head", "queued", *COUNTERS):
             sims[name] = 0
         for name in ("busy", "fill", "filled_at", "written", "position", "used"):
             sims[name][:] = 0
-        sims["used"][:, self.start] = len(self.paged.address)
-        sims["head"][:] = sims["tail"][:] = -1
+        sims["used"][:, self.start] = total
+        sims["oldest"][:] = sims["newest"][:] = 0
         if listed:
-            sims["head"][:, self.start], sims["tail"][:, self.start] = 0, len(self.paged.address) - 1
+            sims["newest"][:, self.start] = total
         self.sims[which] = sims
