@@ -13,15 +13,23 @@ POLICIES = (
     "slow-only", "cde", "hps", "archivist", "rnn-hss", "sibyl", "harmonia", "lru+", "lru-write+", "second-touch+",
     "lru+ahead-64", "tunewright", "clairvoyant",
 )  # fmt: skip
-CELL, LEFT, TOP = (66, 22), 130, 86
+CELL, LEFT, TOP = (66, 22), 130, 92
 
 
-def colour(times_best):
-    """Green for the best, through yellow to red for a thousand times as slow."""
-    return f"hsl({120 - 120 * min(math.log10(max(times_best, 1.0)) / 3, 1):.0f} 60% 62%)"
+def colour(times_best, red):
+    """Green for the best, through yellow to red for ``red`` times as slow."""
+    return f"hsl({120 - 120 * min(math.log(max(times_best, 1.0)) / math.log(red), 1):.0f} 60% 66%)"
 
 
-def panel(results, title, top):
+def short(value):
+    for limit, form in ((10, "{:.2f}"), (100, "{:.1f}"), (1e5, "{:,.0f}")):
+        if value < limit:
+            return form.format(value)
+    return f"{value / 1e6:.1f} M"
+
+
+def panel(results, config, red, top):
+    title = f"{config}: mean latency over fast-only; green: best of the row, red: {red} times that or more"
     parts = [Markup('<text x="4" y="{}" class="axis" font-weight="600">{}</text>').format(top + 14, title)]
     for k, policy in enumerate(POLICIES):
         x = LEFT + (k + 0.5) * CELL[0]
@@ -37,10 +45,10 @@ def panel(results, title, top):
         best = min(found.values())
         for k, policy in enumerate(POLICIES):
             value = found[policy]
-            said = f"{value:.3g}" if value < 1e4 else f"{value:.0e}".replace("e+0", "e")
             parts.append(
-                Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="{}"/><text x="{}" y="{}" text-anchor="middle" fill="#111">{}</text>').format(
-                    LEFT + k * CELL[0], y, CELL[0] - 2, CELL[1] - 2, colour(value / best), LEFT + (k + 0.5) * CELL[0] - 1, y + 14, said
+                Markup('<rect x="{}" y="{}" width="{}" height="{}" fill="{}"/><text x="{}" y="{}" text-anchor="middle" fill="#111"{}>{}</text>').format(
+                    LEFT + k * CELL[0], y, CELL[0] - 2, CELL[1] - 2, colour(value / best, red),
+                    LEFT + (k + 0.5) * CELL[0] - 1, y + 14, Markup(' style="font-weight:700"') if value == best else "", short(value)
                 )
             )  # fmt: skip
     return parts, top + TOP + len(results) * CELL[1] + 16
@@ -49,8 +57,8 @@ def panel(results, title, top):
 def main():
     results = json.loads((RESULTS / "hybrid_quality.json").read_text())
     parts, top = [], 8
-    for config in ("performance", "cost"):
-        more, top = panel(results[config], f"{config}: mean latency over fast-only; green is the best of the row", top)
+    for config, red in (("performance", 10), ("cost", 100)):
+        more, top = panel(results[config], config, red, top)
         parts += more
     width = LEFT + len(POLICIES) * CELL[0] + 40
     style = escape("text { font: 11px system-ui, sans-serif; fill: #333 }")

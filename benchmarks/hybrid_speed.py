@@ -24,7 +24,7 @@ from tunewright.envs.storage.hybrid.vector import PlacementVectorEnv
 from tunewright.envs.storage.hybrid.world import World
 from tunewright.knowledge.blocktrace import Trace, paged
 
-ROUNDS, REQUESTS = 5, 1_000_000
+ROUNDS, REQUESTS = 9, 1_000_000
 DEVICES = load_devices("performance")
 
 

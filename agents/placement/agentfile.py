@@ -50,6 +50,6 @@ def load_agents(path: Path, policy: str, tiers: int) -> Pair:
                             f"{path} holds an agent of another version ({field} has shape {stored.shape})"
                         )
                     own[...] = stored
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-        raise ConfigError(f"{path} is not an agent saved with --save: {error}") from None
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError):
+        raise ConfigError(f"{path} is not an agent that was saved with --save") from None
     return agents

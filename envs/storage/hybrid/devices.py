@@ -79,7 +79,6 @@ class Device:
             "write_hold": f.get("write_hold_us", 0.0),
             "buffer": f.get("buffer_mb", 0.0) / page_mb,
             "drain": f.get("drain_mb_s", 0.0) / page_mb / 1e6,
-            "drain_page": page_mb * 1e6 / f["drain_mb_s"] if f.get("drain_mb_s") else 0.0,
             "gc_pages": f.get("gc_every_mb", 0.0) / page_mb,
             "gc_us": f.get("gc_ms", 0.0) * 1e3,
         }

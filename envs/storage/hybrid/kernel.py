@@ -46,7 +46,7 @@ def submit(sim, tier, start, write, pages, address):
     if drain > 0.0:  # a write buffer that flash empties
         fill = max(0.0, sim.fill[tier] - (begin - sim.filled_at[tier]) * drain) + pages
         if fill > sim.buffer[tier]:
-            begin += (fill - sim.buffer[tier]) * sim.drain_page[tier]
+            begin += (fill - sim.buffer[tier]) / drain
             fill = sim.buffer[tier]
         sim.fill[tier] = fill
         sim.filled_at[tier] = begin

@@ -48,7 +48,7 @@ class Solid:
         if f["drain"] > 0:
             fill = max(0.0, self.fill - (begin - self.filled_at) * f["drain"]) + pages
             if fill > f["buffer"]:
-                begin += (fill - f["buffer"]) * f["drain_page"]
+                begin += (fill - f["buffer"]) / f["drain"]
                 fill = f["buffer"]
             self.fill, self.filled_at = fill, begin
             self.written += pages

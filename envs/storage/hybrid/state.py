@@ -43,7 +43,6 @@ _DEVICE = [
     ("write_hold", "f8"),
     ("buffer", "f8"),  # write buffer, pages
     ("drain", "f8"),  # pages the buffer empties in a microsecond; 0: no buffer is modelled
-    ("drain_page", "f8"),  # microseconds in which it empties one
     ("gc_pages", "f8"),  # garbage collection after so many pages written
     ("gc_us", "f8"),  # and how long it holds the device
     ("seek_min", "f8"),  # track to track
