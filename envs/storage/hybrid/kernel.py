@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 
 from tunewright.envs.storage.hybrid.lowlevel import (
+    device,
     inlined,
     jit,
     load_page,
@@ -33,48 +34,50 @@ LOOK_AHEAD = 8
 @inlined
 def submit(sim, tier, start, write, pages, address):
     """Give one operation to a device; returns when it is done, in microseconds."""
+    kind = device(sim.device_at, tier)
     begin = max(start, sim.busy[tier])
-    if sim.disk[tier]:
+    if kind.disk:
         return _submit_disk(sim, tier, begin, write, pages, address)
     if not write:
-        transfer = pages * sim.read_page[tier]
-        sim.busy[tier] = begin + max(sim.read_gap[tier], sim.read_hold[tier] + transfer)
-        return begin + sim.read_us[tier] + transfer
-    transfer = pages * sim.write_page[tier]
-    hold = max(sim.write_gap[tier], sim.write_hold[tier] + transfer)
-    drain = sim.drain[tier]
+        transfer = pages * kind.read_page
+        sim.busy[tier] = begin + max(kind.read_gap, kind.read_hold + transfer)
+        return begin + kind.read_us + transfer
+    transfer = pages * kind.write_page
+    hold = max(kind.write_gap, kind.write_hold + transfer)
+    drain = kind.drain
     if drain > 0.0:  # a write buffer that flash empties
         fill = max(0.0, sim.fill[tier] - (begin - sim.filled_at[tier]) * drain) + pages
-        if fill > sim.buffer[tier]:
-            begin += (fill - sim.buffer[tier]) / drain
-            fill = sim.buffer[tier]
+        if fill > kind.buffer:
+            begin += (fill - kind.buffer) / drain
+            fill = kind.buffer
         sim.fill[tier] = fill
         sim.filled_at[tier] = begin
         sim.written[tier] += pages
-        if sim.written[tier] >= sim.gc_pages[tier]:
-            sim.written[tier] -= sim.gc_pages[tier]
-            hold += sim.gc_us[tier]
+        if sim.written[tier] >= kind.gc_pages:
+            sim.written[tier] -= kind.gc_pages
+            hold += kind.gc_us
     sim.busy[tier] = begin + hold
-    return begin + sim.write_us[tier] + transfer
+    return begin + kind.write_us + transfer
 
 
 @jit
 def _submit_disk(sim, tier, begin, write, pages, address):
     """Seek, wait for the sector to come round, transfer; what follows the last operation needs neither."""
+    kind = device(sim.device_at, tier)
     wait = 0.0
     if address != sim.position[tier]:
-        distance = abs(address - sim.position[tier]) / sim.span[tier]
-        wait = sim.seek_min[tier] + sim.seek_span[tier] * math.sqrt(min(distance, 1.0))
+        distance = abs(address - sim.position[tier]) / kind.span
+        wait = kind.seek_min + kind.seek_span * math.sqrt(min(distance, 1.0))
         if write:
-            wait += sim.write_us[tier]
-        turn = (begin + wait) / sim.revolution[tier]
-        angle = address / sim.track[tier]
+            wait += kind.write_us
+        turn = (begin + wait) / kind.revolution
+        angle = address / kind.track
         lag = (angle - math.floor(angle)) - (turn - math.floor(turn))
         if lag < 0.0:
             lag += 1.0
-        wait += lag * sim.revolution[tier]
+        wait += lag * kind.revolution
     sim.position[tier] = address + pages
-    done = begin + sim.read_us[tier] + wait + pages * sim.read_page[tier]
+    done = begin + kind.read_us + wait + pages * kind.read_page
     sim.busy[tier] = done
     return done
 

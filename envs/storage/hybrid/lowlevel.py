@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-from tunewright.envs.storage.hybrid.state import MOVE, PAGE, REQUEST, SIM
+from tunewright.envs.storage.hybrid.state import DEVICE, MOVE, PAGE, REQUEST, SIM
 
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 #: compile for the kernel: no reference counting (every array belongs to an object that outlives the call, and counting
@@ -47,6 +47,8 @@ request = _record_at(REQUEST)
 
 #: move_entry(journal, i): entry ``i`` of the journal at address ``journal``
 move_entry = _record_at(MOVE)
+#: device(devices, tier): the device of a tier, at address ``devices``
+device = _record_at(DEVICE)
 #: system(batch, k): record ``k`` of the systems at address ``batch``
 system = _record_at(SIM)
 

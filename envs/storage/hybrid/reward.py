@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 
-from tunewright.envs.storage.hybrid.lowlevel import inlined, request
+from tunewright.envs.storage.hybrid.lowlevel import device, inlined, request
 
 INVERSE, LOGARITHM = 0, 1
 
@@ -13,10 +13,10 @@ INVERSE, LOGARITHM = 0, 1
 @inlined
 def fastest_latency(sim):
     """Latency of the request that has arrived, had the fastest tier nothing else to do."""
-    asked = request(sim.request_at, sim.clock)
+    asked, fastest = request(sim.request_at, sim.clock), device(sim.device_at, 0)
     if asked.write:
-        return sim.write_us[0] + asked.count * sim.write_page[0]
-    return sim.read_us[0] + asked.count * sim.read_page[0]
+        return fastest.write_us + asked.count * fastest.write_page
+    return fastest.read_us + asked.count * fastest.read_page
 
 
 @inlined

@@ -31,26 +31,29 @@ REQUEST = np.dtype([("time_us", "f8"), ("first", "i4"), ("count", "i4"), ("write
 #: a page that changed its tier, and in which operation (its number modulo 65536)
 MOVE = np.dtype([("page", "i4"), ("source", "u1"), ("target", "u1"), ("operation", "u2")])
 
-_DEVICE = [
-    ("disk", "i8"),  # 1: moving head; 0: solid state
-    ("read_us", "f8"),  # latency of a read without its transfer; of a disk: controller overhead
-    ("write_us", "f8"),  # latency of a write; of a disk: extra settling of a write
-    ("read_page", "f8"),  # transfer per page
-    ("write_page", "f8"),
-    ("read_gap", "f8"),  # least time between two reads: one over the IOPS that internal parallelism allows
-    ("write_gap", "f8"),
-    ("read_hold", "f8"),  # part of the latency in which the device cannot take another operation
-    ("write_hold", "f8"),
-    ("buffer", "f8"),  # write buffer, pages
-    ("drain", "f8"),  # pages the buffer empties in a microsecond; 0: no buffer is modelled
-    ("gc_pages", "f8"),  # garbage collection after so many pages written
-    ("gc_us", "f8"),  # and how long it holds the device
-    ("seek_min", "f8"),  # track to track
-    ("seek_span", "f8"),  # more for a stroke over the whole disk; grows with the root of the distance
-    ("revolution", "f8"),
-    ("track", "f8"),  # pages a revolution
-    ("span", "f8"),  # pages of the whole disk
-]
+#: one tier's device; all systems of a batch share it
+DEVICE = np.dtype(
+    [
+        ("disk", "i8"),  # 1: moving head; 0: solid state
+        ("read_us", "f8"),  # latency of a read without its transfer; of a disk: controller overhead
+        ("write_us", "f8"),  # latency of a write; of a disk: extra settling of a write
+        ("read_page", "f8"),  # transfer per page
+        ("write_page", "f8"),
+        ("read_gap", "f8"),  # least time between two reads: one over the IOPS that internal parallelism allows
+        ("write_gap", "f8"),
+        ("read_hold", "f8"),  # part of the latency in which the device cannot take another operation
+        ("write_hold", "f8"),
+        ("buffer", "f8"),  # write buffer, pages
+        ("drain", "f8"),  # pages the buffer empties in a microsecond; 0: no buffer is modelled
+        ("gc_pages", "f8"),  # garbage collection after so many pages written
+        ("gc_us", "f8"),  # and how long it holds the device
+        ("seek_min", "f8"),  # track to track
+        ("seek_span", "f8"),  # more for a stroke over the whole disk; grows with the root of the distance
+        ("revolution", "f8"),
+        ("track", "f8"),  # pages a revolution
+        ("span", "f8"),  # pages of the whole disk
+    ]
+)
 _DOING = [
     ("busy", "f8"),  # when the device can take its next operation
     ("fill", "f8"),  # pages in the write buffer at ``filled_at``
@@ -70,6 +73,7 @@ SIM = np.dtype(
     [
         ("request_at", "i8"),
         ("page_at", "i8"),
+        ("device_at", "i8"),
         ("journal_at", "i8"),  # where pages that change their tier are written down; 0: nowhere
         ("journal_room", "i8"),
         ("journaled", "i8"),
@@ -99,12 +103,11 @@ SIM = np.dtype(
         ("gated", "i8"),  # promotions that the gate refused
         ("hits", "i8"),  # pages served by tier 0
         ("served", "i8"),  # pages served
-        *((name, kind, (TIERS,)) for name, kind in _DEVICE + _DOING),
+        *((name, kind, (TIERS,)) for name, kind in _DOING),
         ("recent", "f8"),  # running mean of latency over fastest, of the environments' migration reward
         ("bins", "u1", (8,)),  # what an agent sees, see ``features``
         ("queue", "i8", (QUEUE, 2)),  # ring of (page, target)
     ],
     align=True,
 )
-DEVICE_FIELDS = tuple(name for name, _ in _DEVICE)
 COUNTERS = ("evicted", "promoted", "fetched", "migrated", "gated", "hits", "served")

@@ -21,7 +21,7 @@ PONG_REQUESTS = 50  # a page that moves again so soon is played ping-pong with
 PONG_PENALTY = 0.1
 RECENT = 0.9  # weight of the past in the migration agent's running mean
 
-AHEAD = 8  # systems whose records are loaded early
+AHEAD = 3  # systems whose records are loaded early
 
 
 @jit
@@ -98,8 +98,9 @@ def step_all(batch, which, place, kind, seen, reward, latency, over):
         Whether all actions are tiers; if not, nothing is done.
     """
     n = len(which)
+    tiers = system(batch, 0).tiers
     for k in range(n):
-        if not 0 <= place[k] < system(batch, k).tiers:
+        if not 0 <= place[k] < tiers:
             return False
     for k in range(min(AHEAD, n)):
         _load_early(system(batch, k))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tunewright.envs.storage.hybrid.devices import Devices
-from tunewright.envs.storage.hybrid.state import COUNTERS, PAGE, QUEUE, REQUEST, SIM
+from tunewright.envs.storage.hybrid.state import COUNTERS, DEVICE, PAGE, QUEUE, REQUEST, SIM
 from tunewright.knowledge.blocktrace import PagedTrace
 
 from tunewright.errors import ConfigError
@@ -88,10 +88,12 @@ class World:
         self.capacities = devices.capacities(paged.footprint, fast)
         if all_fast:
             self.capacities[0] = total
+        self.tiers = np.zeros(tiers, DEVICE)
         self.start = 0 if all_fast else tiers - 1
         fields: dict[str, Any] = {
             "request_at": self.requests.ctypes.data,
             "page_at": self.pages.ctypes.data + np.arange(n) * total * PAGE.itemsize,
+            "device_at": self.tiers.ctypes.data,
             "requests": len(self.requests),
             "stop": len(self.requests),
             "pages": total,
@@ -108,7 +110,7 @@ class World:
             self.sims[name] = value
         for tier, device in enumerate(devices.tiers):
             for name, value in device.kernel_fields().items():
-                self.sims[name][:, tier] = value
+                self.tiers[name][tier] = value
         self.sims["capacity"][:, :tiers] = self.capacities
         self._queues = [np.zeros((n, self._seats(tier)), np.int32) for tier in range(tiers - 1)]
         for tier, queue in enumerate(self._queues):
