@@ -147,7 +147,8 @@ class Pair:
         asked = world.requests[request_number]
         kind = "write" if asked["write"] else "read"
         sim = world.sims[0]
-        fastest = sim[f"{kind}_us"][0] + asked["count"] * sim[f"{kind}_page"][0]
+        device = world.tiers[0]
+        fastest = device[f"{kind}_us"] + asked["count"] * device[f"{kind}_page"]
         entry = (int(self.place.count[0]) - (int(sim["clock"]) - request_number)) % len(self.place.action)
         self.place.reward[entry] = reward_of(int(self.place_numbers[3]), latency_us / fastest)
 
