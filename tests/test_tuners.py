@@ -1,4 +1,10 @@
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import ndtr
+from tunewright.tuners import gaussian
+from tunewright.tuners.additive import AdditiveGPTuner
 from tunewright.tuners.basic import GridTuner, RandomTuner
 from tunewright.tuners.optuna import CMAESTuner, GPTuner, NSGA2Tuner, TPETuner
 
@@ -9,7 +15,7 @@ from tunewright.target import BaseTarget, Measurement, Metric
 from tunewright.testing import Sphere, check_tuner, run_tuner
 from tunewright.tuner import Problem
 
-LEARNERS = [TPETuner, CMAESTuner, NSGA2Tuner, pytest.param(GPTuner, marks=pytest.mark.slow)]
+LEARNERS = [TPETuner, CMAESTuner, NSGA2Tuner, AdditiveGPTuner, pytest.param(GPTuner, marks=pytest.mark.slow)]
 
 
 class Mixed(BaseTarget):
@@ -46,14 +52,14 @@ class Mixed(BaseTarget):
 @pytest.mark.parametrize("make", [RandomTuner, GridTuner, *LEARNERS])
 @pytest.mark.parametrize("target", [Sphere(fail_above=0.95), Mixed()], ids=["sphere", "mixed"])
 def test_contract(make, target):
-    check_tuner(make, target=target, trials=8 if make is GPTuner else 16)
+    check_tuner(make, target=target, trials=8 if make in (GPTuner, AdditiveGPTuner) else 16)
 
 
 @pytest.mark.parametrize("make", LEARNERS)
 def test_it_learns_a_known_problem(make):
     """Better than random search with the same budget, in the median over seeds."""
 
-    trials, seeds = (20, 3) if make is GPTuner else (60, 7)
+    trials, seeds = (20, 3) if make in (GPTuner, AdditiveGPTuner) else (60, 7)
 
     def median(tuner):
         runs = [run_tuner(tuner, Sphere(4), trials=trials, seed=seed) for seed in range(seeds)]
@@ -121,10 +127,51 @@ def test_missing_extra_says_what_to_install(monkeypatch):
 
 
 def test_every_tuner_of_the_design_is_installed():
-    assert {"default", "random", "grid", "tpe", "gp", "cmaes", "nsga2", "policy"} <= set(installed(TUNERS))
+    assert {"default", "random", "grid", "tpe", "gp", "gp2", "cmaes", "nsga2", "policy"} <= set(installed(TUNERS))
 
 
 def test_unknown_tuner():
     problem = Problem(space=Sphere().space, metrics=Sphere().metrics, objectives=["loss"])
     with pytest.raises(UnknownNameError, match="no tuner named 'tep'. Did you mean 'tpe'.*Installed: "):
         make_tuner("tep", problem)
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20, deadline=None)
+def test_the_gradient_of_the_process_is_that_of_its_loss(seed):
+    rng = np.random.default_rng(seed)
+    target = Mixed()
+    encoder = gaussian.Encoder(target.space)
+    rows = encoder.rows([target.space.decode(rng.random(5)) for _ in range(8)])
+    distance, goal = encoder.distances(rows, rows), rng.normal(size=8)
+    theta, centre, spread = rng.normal(size=9), np.zeros(9), np.full(9, 2.0)
+    _, slope = gaussian._loss(theta, distance, goal, centre, spread)
+    for k in range(9):
+        step = np.eye(9)[k] * 1e-5
+        up, _ = gaussian._loss(theta + step, distance, goal, centre, spread)
+        down, _ = gaussian._loss(theta - step, distance, goal, centre, spread)
+        assert slope[k] == pytest.approx((up - down) / 2e-5, rel=1e-3, abs=1e-4)
+
+
+def test_the_encoder_puts_unlike_values_at_distance_one():
+    space = Mixed().space
+    encoder = gaussian.Encoder(space)
+    base = space.default
+    rows = encoder.rows([base, {**base, "n": -1}, {**base, "n": 100}, space.fill({**base, "family": "b"})])
+    distance = encoder.distances(rows, rows)[:, 0, :]
+    assert distance[0] == pytest.approx([0, 0, 0, 1])
+    assert distance[1, 1] > 1 and 0 < distance[1, 2] < 1  # a special value is unlike any number
+
+
+def test_expected_improvement_agrees_with_its_definition_and_does_not_underflow():
+    z = np.array([-3.0, -1.0001, -0.9999, 0.0, 2.0])
+    plain = np.log(np.exp(-z * z / 2) / np.sqrt(2 * np.pi) + z * ndtr(z))
+    assert gaussian.log_expected_improvement(-z, np.ones(5), 0.0) == pytest.approx(plain, rel=1e-9)
+    far = gaussian.log_expected_improvement(np.array([50.0, 5000.0, 1e5]), np.ones(3), 0.0)
+    assert np.all(np.isfinite(far)) and np.all(np.diff(far) < 0)
+
+
+def test_listed_spaces_are_searched_to_their_end():
+    target = Sphere(2)
+    found = run_tuner(AdditiveGPTuner, target, trials=12, seed=3)
+    assert len({target.space.key(t.config) for t in found}) == 12
