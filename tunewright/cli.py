@@ -590,6 +590,25 @@ def trace(
 
 
 @app.command()
+def read(
+    manuals: Annotated[list[str], typer.Argument(metavar="MANUAL...", help="Files or folders (Markdown, HTML, reStructuredText, PDF, man pages, settings with comments), pg_settings as CSV, the text of 'gluster volume set help', or postgresql://HOST/DB.")],
+    system: Annotated[str, typer.Option("--system", "-s", help="Name of the system; default: from the first file.")] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File of parameters to write (JSON).")] = None,
+    ask: Annotated[str, typer.Option("--ask", metavar="QUESTION", help="Show the passages that fit a question best.")] = "",
+    count: Annotated[int, typer.Option("--count", min=1, help="How many passages.")] = 5,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Read manuals: parameters with type, unit, default, range and effect, each claim with its quote."""
+    module = _command("read")
+    with _steps("reading") as tick:
+        document = module.run(manuals, system=system, output=output, ask=ask, count=count, tick=tick)
+    if as_json:
+        _emit(document)
+    else:
+        module.show(_out(), document)
+
+
+@app.command()
 def place(
     source: Annotated[str, _TRACE],
     devices: Annotated[str, typer.Option("--devices", "-d", help="performance, cost, triple, quad, or a TOML file.")] = "performance",

@@ -51,5 +51,5 @@ def load_agents(path: Path, policy: str, tiers: int) -> Pair:
                         )
                     own[...] = stored
     except (zipfile.BadZipFile, KeyError, ValueError, EOFError):
-        raise ConfigError(f"{path} is not an agent that was saved with --save") from None
+        raise ConfigError(f"{path} is not an agent saved with --save") from None
     return agents

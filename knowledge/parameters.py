@@ -1,0 +1,265 @@
+"""What a manual says of a parameter, each claim with its quote; and how that becomes a Space."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tunewright.knowledge.manuals import Section, bare
+
+from tunewright.errors import ConfigError, SpaceError
+from tunewright.params import Choice, Int, Param, Real, Restart, Value
+from tunewright.space import Space
+
+TYPES = ("boolean", "integer", "real", "enum", "string")
+#: fields that are claims: each needs a quote
+CLAIMS = ("definition", "effect", "type", "unit", "default", "range", "special", "restart", "remarks")
+WIDEST = 64.0  # without a stated end, a range goes so many times below and above the default
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Where a claim comes from.
+
+    Attributes:
+        field: the claim, one of ``CLAIMS``.
+        quote: the manual's words; they stand in its text, but for white space.
+        source: file and line.
+    """
+
+    field: str
+    quote: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """Legal values: numbers from ``low`` to ``high`` or ``options``; ends may be expressions over facts.
+
+    Either end is None where the manual states none.
+    """
+
+    low: float | str | None = None
+    high: float | str | None = None
+    options: tuple[Value, ...] = ()
+
+    @property
+    def stated(self) -> bool:
+        """Whether anything is known."""
+        return bool(self.options) or self.low is not None or self.high is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterDoc:
+    """One parameter as a manual describes it.
+
+    Attributes:
+        name: as the system spells it.
+        definition: what it is.
+        effect: what changing it does.
+        type: one of ``TYPES``; "" if unknown.
+        unit: of number, as the system spells it (``8kB``, ``ms``).
+        default: in ``unit``; None if unknown.
+        range: legal values in ``unit``.
+        special: value to meaning, for values that mean something else than a number of that size.
+        restart: what a change costs: none, reload, restart; "" if unknown.
+        remarks: on durability and safety.
+        importance: for performance, 0 to 1: an estimate from how the manual speaks of it.
+        evidence: a quote for each claim.
+    """
+
+    name: str
+    definition: str = ""
+    effect: str = ""
+    type: str = ""
+    unit: str = ""
+    default: Value | None = None
+    range: Range = field(default_factory=Range)
+    special: Mapping[str, str] = field(default_factory=dict)
+    restart: str = ""
+    remarks: tuple[str, ...] = ()
+    importance: float = 0.0
+    evidence: tuple[Evidence, ...] = ()
+
+
+def supported(doc: ParameterDoc, sections: Sequence[Section]) -> tuple[ParameterDoc, list[str]]:
+    """Drop every claim whose quote is not in the manual.
+
+    Returns:
+        The parameter with what is left, and what was dropped, in words.
+    """
+    texts: dict[str, str] = {}
+    for section in sections:
+        file = section.source.rsplit(":", 1)[0]
+        said = bare(f"{section.term} {section.text}")
+        texts[file] = f"{texts.get(file, '')} {said}"
+    kept, dropped = [], []
+    for evidence in doc.evidence:
+        quote = bare(evidence.quote)
+        here = texts.get(evidence.source.rsplit(":", 1)[0])
+        if len(quote) >= 3 and here is not None and quote.casefold() in here.casefold():
+            kept.append(evidence)
+        else:
+            dropped.append(f"{doc.name}.{evidence.field}: {evidence.source} does not say {quote[:120]!r}")
+    proven = {e.field for e in kept}
+    blank = ParameterDoc(name=doc.name)
+    changes: dict[str, Any] = {"evidence": tuple(kept)}
+    for claim in CLAIMS:
+        if claim not in proven and getattr(doc, claim) != getattr(blank, claim):
+            changes[claim] = getattr(blank, claim)
+            if not any(d.startswith(f"{doc.name}.{claim}:") for d in dropped):
+                dropped.append(f"{doc.name}.{claim}: no quote was given")
+    return replace(doc, **changes), dropped
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def to_json(doc: ParameterDoc) -> dict[str, Any]:
+    """Return the form that ``tunewright read`` prints."""
+    made = asdict(doc)
+    made["range"] = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in made["range"].items() if v is not None and v != ()
+    } or None
+    made["special"] = dict(doc.special)
+    made["remarks"] = list(doc.remarks)
+    made["evidence"] = [asdict(e) for e in doc.evidence]
+    return made
+
+
+def from_json(entry: Mapping[str, Any], where: str = "") -> ParameterDoc:
+    """Read what ``to_json`` wrote.
+
+    Raises:
+        ConfigError: something is missing or of the wrong type.
+    """
+    try:
+        limits = entry.get("range") or {}
+        plain = ("name", "definition", "effect", "type", "unit", "default", "restart")
+        return ParameterDoc(
+            **{k: entry[k] for k in plain if k in entry},
+            range=Range(low=limits.get("low"), high=limits.get("high"), options=tuple(limits.get("options", ()))),
+            special=dict(entry.get("special") or {}),
+            remarks=tuple(entry.get("remarks") or ()),
+            importance=float(entry.get("importance") or 0.0),
+            evidence=tuple(Evidence(**e) for e in entry.get("evidence") or ()),
+        )
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{where}: not a parameter as 'tunewright read' writes it: {error}") from None
+
+
+def save(path: Path, system: str, docs: Iterable[ParameterDoc]) -> None:
+    """Write a file of parameters."""
+    document = {"system": system, "parameters": [to_json(d) for d in docs]}
+    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load(path: Path) -> tuple[str, list[ParameterDoc]]:
+    """Read a file of parameters: system and parameters.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        entries = document["parameters"]
+    except FileNotFoundError:
+        raise ConfigError(f"there is no file of parameters {path}") from None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ConfigError(f"{path} is no file of parameters, as 'tunewright read' writes it: {error}") from None
+    return str(document.get("system", "")), [from_json(e, str(path)) for e in entries]
+
+
+# -- from documents to a space --------------------------------------------------------------------
+
+
+def to_space(docs: Iterable[ParameterDoc], facts: Mapping[str, Value] | None = None) -> tuple[Space, dict[str, str]]:
+    """Make a space of the parameters that are described well enough.
+
+    A parameter needs a type, a default, and options or at least a default from which a range follows: where the manual
+    states no end, it lies ``WIDEST`` times below or above the default.
+
+    Args:
+        docs: the parameters.
+        facts: beside the machine's.
+
+    Returns:
+        The space, and for each parameter left out the reason.
+
+    Raises:
+        SpaceError: none is left.
+    """
+    params: list[Param] = []
+    left_out: dict[str, str] = {}
+    for doc in docs:
+        made = _param(doc)
+        if isinstance(made, str):
+            left_out[doc.name] = made
+            continue
+        try:
+            Space([made], facts=facts)
+        except SpaceError as error:
+            left_out[doc.name] = str(error)
+        else:
+            params.append(made)
+    if not params:
+        raise SpaceError("no parameter is described well enough to be tuned")
+    return Space(params, facts=facts), left_out
+
+
+def _param(doc: ParameterDoc) -> Param | str:
+    shared: dict[str, Any] = {"name": doc.name, "unit": doc.unit, "doc": doc.definition}
+    restart: dict[str, Restart] = {"": "none", "none": "none", "reload": "reload", "restart": "restart"}
+    shared["restart"] = restart.get(doc.restart, "none")
+    if doc.default is None:
+        return "the manual states no default"
+    if doc.type == "boolean":
+        return Choice(**shared, choices=(False, True), default=bool(doc.default))
+    if doc.type == "enum":
+        if len(doc.range.options) < 2:
+            return "the manual lists no values"
+        options = dict.fromkeys([*doc.range.options, doc.default])
+        return Choice(**shared, choices=tuple(options), default=doc.default)
+    if doc.type not in ("integer", "real"):
+        return f"a parameter of type {doc.type or 'unknown'} is not tuned"
+    if isinstance(doc.default, (str, bool)):
+        return f"the default {doc.default!r} is no number"
+    special = {_number(k): v for k, v in doc.special.items() if _number(k) is not None}
+    default = float(doc.default)
+    base = abs(default) if default not in special and default != 0 else 1.0
+    low = doc.range.low if doc.range.low is not None else (0.0 if default <= 0 else base / WIDEST)
+    high = doc.range.high if doc.range.high is not None else base * WIDEST
+    if isinstance(low, float | int) and isinstance(high, float | int):
+        if not math.isfinite(low + high) or low >= high:
+            return f"the range {low} to {high} is empty"
+        if high > WIDEST * WIDEST * max(base, 1.0):  # what a server accepts is not what is sensible
+            high = base * WIDEST
+    inside = {k: v for k, v in special.items() if k is not None and k != default}
+    if doc.type == "integer":
+        least = low if isinstance(low, str) else math.floor(low)
+        most = high if isinstance(high, str) else math.ceil(high)
+        shared["special"] = {int(k): v for k, v in inside.items() if k == int(k)}
+        return _safely(lambda: Int(**shared, low=least, high=most, default=int(default), log=_wide(low, high)))
+    shared["special"] = inside
+    return _safely(lambda: Real(**shared, low=low, high=high, default=default, log=_wide(low, high)))
+
+
+def _safely(make: Any) -> Param | str:
+    try:
+        made: Param = make()
+    except SpaceError as error:
+        return str(error)
+    return made
+
+
+def _wide(low: Any, high: Any) -> bool:
+    return not isinstance(low, str) and not isinstance(high, str) and low > 0 and high / low > 50
+
+
+def _number(text: str) -> float | None:
+    return float(text) if re.fullmatch(r"-?\d+(\.\d+)?", text.strip()) else None

@@ -1,0 +1,71 @@
+"""Amounts with units, as manuals write them: ``128MB``, ``200 milliseconds``, ``1,048,576``, ``512 * 1024``."""
+
+from __future__ import annotations
+
+import re
+
+_BYTES = {"B": 1, "kB": 1024, "KB": 1024, "KiB": 1024, "MB": 1024**2, "MiB": 1024**2, "GB": 1024**3, "GiB": 1024**3,
+          "TB": 1024**4, "TiB": 1024**4, "K": 1024, "M": 1024**2, "G": 1024**3, "k": 1024}  # fmt: skip
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONG = {
+    "bytes": "B", "byte": "B", "kilobytes": "kB", "kilobyte": "kB", "megabytes": "MB", "megabyte": "MB",
+    "gigabytes": "GB", "gigabyte": "GB", "microseconds": "us", "milliseconds": "ms", "millisecond": "ms",
+    "seconds": "s", "second": "s", "sec": "s", "minutes": "min", "minute": "min", "hours": "h", "hour": "h",
+    "days": "d", "day": "d", "usec": "us", "msec": "ms", "mb": "MB", "kb": "kB", "gb": "GB",
+}  # fmt: skip
+
+
+def quantity(text: str) -> tuple[float, str] | None:
+    """Return (number, unit) of an amount; the unit is "" if none is written. None if it is no amount.
+
+    >>> quantity("128MB"), quantity("200 milliseconds"), quantity("1,048,576"), quantity("512 * 1024"), quantity("on")
+    ((128.0, 'MB'), (200.0, 'ms'), (1048576.0, ''), (524288.0, ''), None)
+    """
+    plain = text.strip().rstrip(".,;)(").strip("`'\" ")
+    product = re.fullmatch(r"(\d+(?:\.\d+)?)((?:\s*\*\s*\d+)+|\s*<<\s*\d+)", plain)
+    if product:
+        value = float(product[1])
+        if "<<" in product[2]:
+            return value * 2.0 ** int(product[2].replace("<<", "")), ""
+        for factor in re.findall(r"\d+", product[2]):
+            value *= float(factor)
+        return value, ""
+    match = re.fullmatch(r"(-?\d{1,3}(?:,\d{3})+|-?\d+)?(\.\d+)?(e[+-]?\d+)?\s*([A-Za-z%]*)", plain)
+    if match is None or (match[1] is None and match[2] is None):
+        return None
+    number = float((match[1] or "0").replace(",", "") + (match[2] or "") + (match[3] or ""))
+    unit = _LONG.get(match[4].lower() if len(match[4]) > 2 else match[4], match[4])
+    if unit and unit not in _BYTES and unit not in _SECONDS and unit not in ("%", "pages", "f", "ull", "L"):
+        return None
+    return number, "" if unit in ("f", "ull", "L") else unit
+
+
+def scale(unit: str) -> tuple[str, float] | None:
+    """Return the dimension of a unit and its size: ("bytes", 8192.0) for ``8kB``; None for others."""
+    match = re.fullmatch(r"(\d*)([A-Za-z]+)", unit)
+    if match is None:
+        return None
+    count = float(match[1] or 1)
+    if match[2] in _BYTES:
+        return "bytes", count * _BYTES[match[2]]
+    if match[2] in _SECONDS:
+        return "seconds", count * _SECONDS[match[2]]
+    return None
+
+
+def in_unit(text: str, unit: str) -> float | None:
+    """Return an amount as a number of ``unit``; an amount without a unit is one already. None if it is no amount.
+
+    >>> in_unit("128MB", "8kB"), in_unit("5min", "s"), in_unit("-1", "8kB"), in_unit("5min", "kB")
+    (16384.0, 300.0, -1.0, None)
+    """
+    found = quantity(text)
+    if found is None:
+        return None
+    number, own = found
+    if not own or own == unit or not unit:
+        return number
+    mine, theirs = scale(own), scale(unit)
+    if mine is None or theirs is None or mine[0] != theirs[0]:
+        return None
+    return number * mine[1] / theirs[1]

@@ -1,0 +1,186 @@
+"""The command ``read``: from manuals to parameters, each claim with its quote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunewright.knowledge import live
+from tunewright.knowledge.extract import extract, merged
+from tunewright.knowledge.manuals import SUFFIXES, Section, bare, chunks, is_man_page, read_file, read_manual
+from tunewright.knowledge.parameters import ParameterDoc, save, supported, to_json, to_space
+
+from tunewright.errors import ConfigError, SpaceError
+from tunewright.store import home
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_FORMAT = 1  # of the cache; a change of the readers needs a new number
+
+
+def sections_of(paths: Sequence[Path], tick: Callable[[int, int, str], None] | None = None) -> list[Section]:
+    """Read manuals, each file from the cache if it was read before.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    files: list[tuple[Path, str]] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and (p.suffix in SUFFIXES or is_man_page(p)))
+            files += [(p, str(p.relative_to(path))) for p in inside]
+            if not inside:
+                read_manual([path])  # which says what is wrong
+        else:
+            files.append((path, path.name))
+    found: list[Section] = []
+    for number, (path, name) in enumerate(files):
+        if tick:
+            tick(number, len(files), name)
+        found += _cached(path, name)
+    return found
+
+
+def _cached(path: Path, name: str) -> list[Section]:
+    try:
+        key = hashlib.sha256(f"{_FORMAT}\0{name}\0".encode() + path.read_bytes()).hexdigest()[:32]
+    except OSError:
+        return read_file(path, name)  # which says what is wrong
+    place = home() / "cache" / "manuals" / f"{key}.json"
+    try:
+        return [Section(**{**s, "path": tuple(s["path"])}) for s in json.loads(place.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError, KeyError):
+        made = read_file(path, name)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_suffix(f".{os.getpid()}")
+        partial.write_text(json.dumps([asdict(s) for s in made]), encoding="utf-8")
+        partial.replace(place)
+    except OSError:
+        pass  # a cache that cannot be written is none
+    return made
+
+
+def read(
+    sources: Sequence[str], tick: Callable[[int, int, str], None] | None = None
+) -> tuple[list[ParameterDoc], list[Section], list[str]]:
+    """Read parameters from manuals, listings and servers; earlier sources win where several speak of one parameter.
+
+    Args:
+        sources: files, folders, a CSV of ``pg_settings``, a text of ``gluster volume set help``, ``postgresql://…``.
+        tick: called with (done, total, name).
+
+    Returns:
+        The parameters; the sections that were read; what was dropped for want of a quote.
+
+    Raises:
+        ConfigError: nothing can be read.
+    """
+    docs: list[ParameterDoc] = []
+    paths = []
+    for source in sources:
+        if source.startswith(("postgresql://", "postgres://")):
+            docs = merged(docs, live.query_pg_settings(source))
+            continue
+        path = Path(source)
+        text = (
+            path.read_text(encoding="utf-8", errors="replace") if path.is_file() and path.stat().st_size < 8e6 else ""
+        )
+        if live.is_pg_settings(text):
+            docs = merged(docs, live.read_pg_settings(text, path.name))
+        elif live.is_gluster_help(text):
+            docs = merged(docs, live.read_gluster_help(text, path.name))
+        else:
+            paths.append(path)
+    sections = sections_of(paths, tick) if paths else []
+    dropped: list[str] = []
+    written = []
+    for doc in extract(sections):
+        kept, lost = supported(doc, sections)
+        written.append(kept)
+        dropped += lost
+    docs = merged(docs, written)
+    if not docs and not sections:
+        raise ConfigError("nothing was read; give files or folders of a manual")
+    return docs, sections, dropped
+
+
+def run(
+    sources: Sequence[str], *, system: str = "", output: Path | None = None, ask: str = "", count: int = 5,
+    tick: Callable[[int, int, str], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Read manuals, write the parameters if asked to, and answer a question with passages if one is asked."""
+    docs, sections, dropped = read(sources, tick)
+    name = system or Path(sources[0]).stem
+    if output is not None:
+        save(output, name, docs)
+    document: dict[str, Any] = {"system": name, "sections": len(sections), "parameters": [to_json(d) for d in docs]}
+    document["dropped"] = dropped
+    try:
+        space, _ = to_space(docs)
+        document["tunable"] = list(space.params)
+    except SpaceError:
+        document["tunable"] = []
+    if output is not None:
+        document["file"] = str(output)
+    if ask:
+        from tunewright.knowledge.retrieval import Index
+
+        found = Index(chunks(sections)).search(ask, count)
+        document["passages"] = [{"path": list(c.path), "text": c.text, "source": c.source} for c in found]
+    return document
+
+
+def show(console: Console, document: dict[str, Any]) -> None:
+    """Print a summary for a person: passages if a question was asked, else the parameters by importance."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if "passages" in document:
+        for passage in document["passages"]:
+            console.print(Text(f"{' › '.join(passage['path'])}  ({passage['source']})", style="bold"))
+            console.print(Text(bare(passage["text"])[:700]), soft_wrap=False)
+            console.print()
+        if not document["passages"]:
+            console.print("no passage shares a word with the question")
+        return
+    rows = sorted(document["parameters"], key=lambda p: -p["importance"])
+    known = sum(p["default"] is not None for p in rows)
+    console.print(
+        Text(f"{document['system']}: {len(rows)} parameters in {document['sections']} sections, {known} with a default, "
+             f"{len(document['tunable'])} described well enough to be tuned")
+    )  # fmt: skip
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    for column, ratio in (("parameter", 8), ("type", 2), ("default", 3), ("range", 4), ("what it is", 11)):
+        last = column == "what it is"
+        table.add_column(column, overflow="ellipsis" if last else "fold", no_wrap=last, ratio=ratio)
+    for p in rows[:25]:
+        unit = f" {p['unit']}" if p["unit"] else ""
+        table.add_row(
+            p["name"], p["type"], Text("" if p["default"] is None else f"{p['default']}{unit}"), Text(_span(p["range"])),
+            Text(bare(p["definition"])),
+        )  # fmt: skip
+    console.print(table)
+    if len(rows) > 25:
+        console.print(Text(f"… and {len(rows) - 25} more", style="dim"))
+    if document["dropped"]:
+        console.print(
+            Text(f"{len(document['dropped'])} claims were dropped: their quotes are not in the text", style="dim")
+        )
+    if "file" in document:
+        console.print(Text(f"written: {document['file']}"))
+
+
+def _span(limits: dict[str, Any] | None) -> str:
+    if not limits:
+        return ""
+    if limits.get("options"):
+        return ", ".join(map(str, limits["options"]))
+    low, high = limits.get("low"), limits.get("high")
+    return f"{'' if low is None else low} to {'' if high is None else high}"
