@@ -29,6 +29,20 @@ LUSTRE = (
 QUESTIONS = ("How do I use the parameter {}?", "What happens when {} is too large?", "default of {}")
 
 
+#: defaults that nobody can read off this manual: its text has the word but states none, or another than this server's
+UNREADABLE = {
+    "the text states no value": (
+        "debug_assertions", "dynamic_shared_memory_type", "log_error_verbosity", "log_hostname", "shared_memory_type",
+        "trace_sort", "transaction_deferrable", "transaction_isolation", "transaction_read_only", 
+        "client_encoding", 
+    ),
+    "the server says otherwise": (
+        "krb_server_keyfile", "lc_monetary", "lc_numeric", "lc_time", "max_stack_depth", "timezone_abbreviations",
+        "unix_socket_directories",
+    ),
+}  # fmt: skip
+
+
 def same_amount(mine, unit, theirs, their_unit) -> bool:
     if isinstance(mine, str | bool) or mine is None:
         return False
@@ -74,8 +88,8 @@ def postgresql(folder: Path):
         else:
             ok = str(doc.default or "").lower() == boot.lower()
         check("default, of all", ok)
-        if said[name.lower()]:
-            check("default, where the text has the word", ok)
+        if said[name.lower()] and not any(name in names for names in UNREADABLE.values()):
+            check("default, where one is stated", ok)
         if row["vartype"] == "enum":
             mine = {str(o).lower() for o in doc.range.options}
             theirs = {v.strip('"').lower() for v in row["enumvals"].strip("{}").split(",")}
@@ -119,7 +133,7 @@ def main() -> None:
         "names": "95 %",
         "type": "90 %",
         "unit": "90 %",
-        "default, where the text has the word": "95 %",
+        "default, where one is stated": "95 %",
         "range": "90 %",
     }
     rows = [
@@ -132,7 +146,10 @@ def main() -> None:
     body = (
         "PostgreSQL 15's manual against `pg_settings` of a server of that version. A default is right if it is the same"
         " amount. Ranges: all enums, and numbers for which the manual states an end; values of other platforms"
-        " (`windows`, `fsync_writethrough`) do not count as wrong.\n\n"
+        " (`windows`, `fsync_writethrough`) do not count as wrong. A default counts as stated if the parameter's text has"
+        " the word, but for these: "
+        + "; ".join(f"{why}: {', '.join(names)}" for why, names in UNREADABLE.items())
+        + ". The phrases that are recognised were written with this manual at hand, so other manuals will do worse.\n\n"
         + table(["what", "right", "share", "bar", "wrong"], rows)
         + f"\n\nLustre's manual, {size / 1e6:.1f} million characters: of STELLAR's thirteen parameters {len(found)} are found"
         f" without a model ({', '.join(dict.fromkeys(found))}); not found: {', '.join(missing) or 'none'}."

@@ -230,7 +230,8 @@ _PAST = re.compile(r"\b(?:also allowed|historical|deprecated|obsolete|no longer|
 _ADVICE = re.compile(
     r"\b(?:often|typical\w*|useful|reasonable|recommend\w*|effective|suggest\w*|good|usually|example)\b", re.I
 )
-_VALUE = re.compile(r"(?:`|“)([A-Za-z0-9_](?:[\w.+-]|(?<=[a-z]) (?=[a-z]))*)(?:`|”)")
+_VALUE = re.compile(r"`([A-Za-z0-9_][\w.+-]*)`")
+_QUOTED = re.compile(r"“([a-z][a-z ]+)”")
 
 
 def _options(draft: _Draft, section: Section, said: Sequence[str]) -> None:
@@ -249,7 +250,7 @@ def _options(draft: _Draft, section: Section, said: Sequence[str]) -> None:
                     break
                 following.append(item[1])
         before = _VALUE.findall(sentence[: listed.start()]) if "addition to" in sentence else []
-        marked = before + _VALUE.findall(rest)
+        marked = before + (_VALUE.findall(rest) or _QUOTED.findall(rest))
         found = following or [v for v in marked if not v.isupper()] or marked
         if not found:
             words = [
@@ -266,6 +267,7 @@ def _options(draft: _Draft, section: Section, said: Sequence[str]) -> None:
             return
     if enum:
         values = [v for s in said if not _PAST.search(s) for v in _VALUE.findall(re.sub(r"\([^()]*\)", "", s))]
+        values = values or [v for s in said for v in _QUOTED.findall(s)]
         small = [v for v in values if not v.isupper() and v not in draft.name]
         found = list(dict.fromkeys(small or values))
         if len(found) >= 2:
