@@ -11,6 +11,8 @@ from numba import njit
 from tunewright.knowledge.blocktrace import EXTENT, PagedTrace, paged
 from tunewright.knowledge.synthetic import open_trace
 
+from tunewright.errors import ConfigError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -152,7 +154,15 @@ def facts(m: dict[str, Any]) -> list[str]:
 def run(
     source: str, options: dict[str, str], *, skip_bad: int = 0, limit: int | None = None, page: Path | None = None
 ) -> dict[str, Any]:
-    """Read or generate a trace, measure it, and write its page if one is asked for."""
+    """Read or generate a trace, measure it, and write its page if one is asked for; other logs become observations."""
+    if not source.startswith("synthetic:") and Path(source).is_file():
+        from tunewright.knowledge.evidence import observe
+
+        seen = observe(Path(source))
+        if seen is not None:
+            if page is not None:
+                raise ConfigError(f"plots are drawn for block traces only; {source} is of kind {seen.kind}")
+            return seen.document()
     cut = paged(open_trace(source, options, skip_bad=skip_bad, limit=limit))
     document = measure(cut)
     document["facts"] = facts(document)
@@ -216,8 +226,27 @@ def _write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
     charts.write_page(path, f"trace {raw.name}", " · ".join(m["facts"]), sections)
 
 
+def _show_observations(console: Console, m: dict[str, Any]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    console.print(Text(f"{m['source']} ({m['kind']})", style="bold"))
+    for fact in m["facts"]:
+        console.print(Text(f"• {fact}"))
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in m["features"].items():
+        shown = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
+        table.add_row(Text(name, style="dim"), Text(f"{shown} {m['units'].get(name, '')}".strip()))
+    console.print(table)
+    for name in m["missing"]:
+        console.print(Text(f"- {name}", style="dim"))
+
+
 def show(console: Console, m: dict[str, Any]) -> None:
     """Print the summary for a person."""
+    if "kind" in m:
+        _show_observations(console, m)
+        return
     from rich.table import Table
     from rich.text import Text
 
