@@ -29,7 +29,7 @@ TABLES = {
 }
 TUNERS = {
     "random": ("random", {}), "TPE, 10 start-up": ("tpe", {"startup": 10}), "TPE, 3 start-up": ("tpe", {}),
-    "GP, 10 start-up": ("gp", {"startup": 10}), "GP, 2 start-up": ("gp", {}), "gp2": ("gp2", {}), "CMA-ES": ("cmaes", {}), "NSGA-II": ("nsga2", {}),
+    "GP, 10 start-up": ("gp", {"startup": 10}), "GP, 2 start-up": ("gp", {}), "gp2": ("gp2", {}), "playbook": ("playbook", {}), "hybrid": ("hybrid", {}), "CMA-ES": ("cmaes", {}), "NSGA-II": ("nsga2", {}),
 }  # fmt: skip
 TRIALS = 30
 
@@ -44,6 +44,7 @@ def trials_to_goal(target, tuner_name, options, seed, goal) -> int | None:
         seed=seed,
         options=options,
         workload="replay",
+        about=target.workloads["replay"],
         workloads=("replay",),
     )
     _, tuner = make_tuner(tuner_name, problem)

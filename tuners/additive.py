@@ -32,6 +32,7 @@ class AdditiveGPTuner(BaseTuner):
     """Gaussian process with an additive and a joint kernel; no options. One objective, any number of bounds."""
 
     label: ClassVar[str] = "gp2"
+    explored = 2  # trials, the default included, before the process is asked
     asks = 3  # it maximises: asked again it mostly answers the same
 
     def __init__(self, problem: Problem) -> None:
@@ -60,7 +61,7 @@ class AdditiveGPTuner(BaseTuner):
         tried |= {space.key(r.config) for r in history.refused if r is not None}
         known = [t for t in history.trials if t.decided]
         good = [t for t in known if t.ok]
-        if len(good) < 2:
+        if len(good) < self.explored:
             return self.explore(known, tried, rng)
         pool, rows = self.candidates(good, tried, rng)
         score, why = self.promise(known, rows, ranks=len(known) % 2 == 1, rng=rng)

@@ -101,6 +101,7 @@ class Session:
             options=plan.tuner_options,
             facts={**machine_facts(), **target.facts},
             workload=self.workload,
+            about=target.workloads[self.workload],
             workloads=tuple(target.workloads),
         )
         self.tuner_spec, self.tuner = make_tuner(plan.tuner, self.problem)

@@ -132,6 +132,7 @@ def _problem(target: BaseTarget, seed: int, **problem: Any) -> Problem:
         objectives=objectives,
         seed=seed,
         workload=workloads[0],
+        about=target.workloads[workloads[0]],
         workloads=workloads,
         **problem,
     )

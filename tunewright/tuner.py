@@ -137,6 +137,7 @@ class Problem:
         argument: what follows the colon in ``policy:FILE``.
         facts: facts of the machine and target.
         workload: name of the workload.
+        about: what the workload does, in words.
         workloads: names of all workloads of the target, in order.
         trials: planned number of trials, or None.
     """
@@ -149,6 +150,7 @@ class Problem:
     argument: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     workload: str = ""
+    about: str = ""
     workloads: Sequence[str] = ()
     trials: int | None = None
 

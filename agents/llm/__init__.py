@@ -1,0 +1,1 @@
+"""Reasoners about settings: without a model, the playbook."""

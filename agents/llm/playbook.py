@@ -1,0 +1,328 @@
+"""The playbook: what an engineer who has read the manual would try first, as plain rules, without a model.
+
+Each rule recognises parameters by their names and descriptions and workloads by theirs, and gives a value with its
+reason. Rules are general; none names a target or a table. A value that the session's guards forbid is never proposed.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tunewright.params import Choice, Param, Value
+from tunewright.space import Config, Space
+from tunewright.tuner import Trial
+
+_TRAITS = {
+    "metadata": r"\bmd(?!l)|metadata|many files|mdtest|small files",
+    "sequential": r"sequential|in order|\bscan|append|stream|bursts? of large|analytic|\b\d+m\b|MiB in order|objects of \d+ MiB",
+    "random": r"random|point|zipf|keys",
+    "large": r"\b\d+ ?m(i?b)?\b|large|bulk",
+    "small": r"\b\d{1,2} ?k(i?b)?\b|small|point|one-statement|transaction",
+    "shared": r"shared file|one shared|to a few shared|\bior\b",
+    "writes": r"writ|update|insert|append|TPC-B|tpc-b|mixed|load|create|bursts",
+    "reads": r"read|quer|lookup|select|scan|search",
+    "sorts": r"sort|analytic|aggregate|join|group",
+    "replay": r"looked up",
+}
+
+
+def traits(about: str) -> frozenset[str]:
+    """Return what a workload's name and description say of it.
+
+    >>> sorted(traits("ior-16m: IOR, 16 MiB in order in one shared file, write then read"))
+    ['large', 'reads', 'sequential', 'shared', 'writes']
+    """
+    return frozenset(name for name, pattern in _TRAITS.items() if re.search(pattern, about, re.I))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """One rule's answer for one parameter."""
+
+    name: str
+    value: Value
+    because: str
+    sure: bool
+
+
+Wish = Callable[[Param, frozenset[str], Mapping[str, Any], float], Value | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A rule of the playbook.
+
+    Attributes:
+        pattern: searched in the parameter's name; ``doc:`` before it searches the description too.
+        wish: (parameter, traits, scope, strength) to a value, or None where it does not apply.
+        because: the reason, shown to the user.
+        needs: traits of which the workload must have one; none means any workload.
+        never: traits that rule it out.
+        sure: whether it seldom hurts.
+    """
+
+    pattern: str
+    wish: Wish
+    because: str
+    needs: frozenset[str] = frozenset()
+    never: frozenset[str] = frozenset()
+    sure: bool = False
+
+
+def _raised(factor: float) -> Wish:
+    """So many times the default, more if bolder; within the range."""
+
+    def wish(param: Param, seen: frozenset[str], scope: Mapping[str, Any], strength: float) -> Value | None:
+        if isinstance(param, Choice):
+            return param.choices[-1] if _ordered_numbers(param) else None
+        low, _ = param.bounds(scope)
+        base = float(param.default) if param.default not in param.special and param.default else max(low, 1.0)
+        return _within(param, base * factor**strength, scope)
+
+    return wish
+
+
+def _within(param: Any, value: float, scope: Mapping[str, Any]) -> Value:
+    low, high = param.bounds(scope)
+    held = min(max(value, low), high)
+    if type(param).__name__ == "Int":
+        return int(low + param.step * ((math.floor(held) - low) // param.step))
+    return float(held)
+
+
+def _ordered_numbers(param: Choice) -> bool:
+    return all(isinstance(c, int | float) and not isinstance(c, bool) for c in param.choices)
+
+
+def _memory(share: float) -> Wish:
+    """A share of the memory, doubled if bolder, in whatever unit the parameter has."""
+
+    def wish(param: Param, seen: frozenset[str], scope: Mapping[str, Any], strength: float) -> Value | None:
+        if isinstance(param, Choice):
+            return param.choices[-1] if _ordered_numbers(param) else None
+        from tunewright.knowledge.quantities import scale
+
+        found = scale(param.unit)
+        if found is None or found[0] != "bytes":
+            return _raised(8)(param, seen, scope, strength)
+        ram = float(scope.get("RAM_BYTES", 2**34))
+        return _within(param, share * strength * ram / found[1], scope)
+
+    return wish
+
+
+def _one_of(*values: Any) -> Wish:
+    """The first of the values that the parameter knows, however it is spelt."""
+
+    def wish(param: Param, seen: frozenset[str], scope: Mapping[str, Any], strength: float) -> Value | None:
+        if not isinstance(param, Choice):
+            return next((v for v in values if not isinstance(v, str | bool) and param.problem(v, scope) is None), None)
+        known = {str(c).lower(): c for c in param.choices}
+        return next((known[str(v).lower()] for v in values if str(v).lower() in known), None)
+
+    return wish
+
+
+def _transfer(param: Param, seen: frozenset[str], scope: Mapping[str, Any], strength: float) -> Value | None:
+    """As large as one request of the workload, at least 1 MiB."""
+    size = float(scope.get("_transfer_bytes", 4 * 2**20))
+    return None if isinstance(param, Choice) else _within(param, max(size, 2**20) * (1 if strength <= 1 else 4), scope)
+
+
+def _cores(param: Param, seen: frozenset[str], scope: Mapping[str, Any], strength: float) -> Value | None:
+    if isinstance(param, Choice):
+        return param.choices[-1] if _ordered_numbers(param) else None
+    return _within(param, float(scope.get("CPU_COUNT", 4)) * strength, scope)
+
+
+_SEQ, _WRITE, _READ = frozenset({"sequential", "large"}), frozenset({"writes"}), frozenset({"reads"})
+
+#: the first rule that fits a parameter decides
+RULES = (
+    Rule(pattern=r"journal_?mode", wish=_one_of("WAL"), needs=_WRITE, sure=True,
+         because="a write-ahead log appends what the others rewrite in place"),
+    Rule(pattern=r"fsync|synchronous|full_?page_?writes|flush_?log", wish=_one_of("off", 0, False), sure=True,
+         because="not forcing data to disk is faster; taken only where the session's guarantees allow it"),
+    Rule(pattern=r"locking_mode", wish=_one_of("EXCLUSIVE"), because="no locks to take again and again; only where allowed"),
+    Rule(pattern=r"stripe_count", wish=_one_of(-1), needs=frozenset({"shared"}), never=frozenset({"metadata"}), sure=True,
+         because="one large file on all targets has all their bandwidth"),
+    Rule(pattern=r"stripe_count", wish=_one_of(1), needs=frozenset({"metadata"}), sure=True,
+         because="small files pay for each further object"),
+    Rule(pattern=r"stripe_size", wish=_transfer, needs=_SEQ, because="a stripe as large as a request keeps requests whole"),
+    Rule(pattern=r"mod_rpcs_in_flight", wish=_raised(4), needs=frozenset({"metadata", "writes"}), sure=True,
+         because="as many modifying requests in flight as there are processes"),
+    Rule(pattern=r"rpcs?_in_flight|queue_depth|io_?depth|io_concurrency", wish=_raised(4), sure=True,
+         because="more requests in flight hide the round trip"),
+    Rule(pattern=r"pages_per_rpc|batch_size|max_batched", wish=_raised(4), needs=_SEQ | _WRITE, sure=True,
+         because="larger requests pay their fixed cost less often"),
+    Rule(pattern=r"max_dirty|dirty_(mb|bytes|ratio)", wish=_raised(4), needs=_WRITE,
+         because="more room for writes that have not reached the server"),
+    Rule(pattern=r"stat_?ahead", wish=_raised(16), needs=frozenset({"metadata", "reads"}),
+         because="attributes fetched ahead of a directory scan"),
+    Rule(pattern=r"read_?ahead|prefetch", wish=_raised(4), needs=_SEQ, because="sequential reads are fetched ahead"),
+    Rule(pattern=r"max_wal_size|checkpoint_(timeout|segments)|autocheckpoint|log_file_size", wish=_raised(8), needs=_WRITE,
+         sure=True, because="fewer checkpoints"),
+    Rule(pattern=r"wal_buffers|log_buffer", wish=_raised(4), needs=_WRITE, because="writes of the log in larger pieces"),
+    Rule(pattern=r"checkpoint_completion", wish=_one_of(0.9), needs=_WRITE, because="checkpoints spread over their interval"),
+    Rule(pattern=r"shared_?buffers|buffer_pool|block_cache(?!_)|cache_?size(?!_)", wish=_memory(0.2), sure=True,
+         because="a cache that holds the working set"),
+    Rule(pattern=r"effective_cache", wish=_memory(0.6), because="the planner should know that the data fits in memory"),
+    Rule(pattern=r"mmap_size", wish=_memory(0.1), because="reads through memory mapping need no copy"),
+    Rule(pattern=r"work_?mem|sort_(buffer|memory)|temp_?buffers|hash_mem", wish=_memory(0.01),
+         because="sorts and hashes in memory"),
+    Rule(pattern=r"temp_?store", wish=_one_of("MEMORY"), because="temporary tables in memory"),
+    Rule(pattern=r"write_?buffer|memtable_(size|budget)", wish=_raised(2), needs=_WRITE, sure=True,
+         because="larger memory tables are flushed and merged less often"),
+    Rule(pattern=r"random_page_cost", wish=_one_of(1.1), because="random reads of cached or flash data cost hardly more"),
+    Rule(pattern=r"parallel_workers_per_gather|max_subcompactions|threads|workers|background_jobs", wish=_cores,
+         sure=True, because="one worker a core"),
+    Rule(pattern=r"parallel_(setup|tuple)_cost|min_parallel", wish=_raised(0.25), needs=frozenset({"sorts"}),
+         because="parallel plans sooner"),
+    Rule(pattern=r"spouts?$|splitt?ers?|counters?$|bolts?$|executors?$|max_spout|parallelism", wish=_raised(8), sure=True,
+         because="more parallel workers and more in flight"),
+    Rule(pattern=r"bloom", wish=_one_of(10, 10.0, True), needs=_READ, because="filters save reads of files without the key"),
+    Rule(pattern=r"\bjit\b", wish=_one_of("off", False), needs=frozenset({"small"}), because="short queries do not repay compiling"),
+    Rule(pattern=r"track_?(activities|counts|functions|io)|stats?_level|statistics|log_statement", wish=_one_of("off", 0, False),
+         because="statistics that nobody reads cost time"),
+    Rule(pattern=r"page_size|block_size", wish=_raised(4), needs=frozenset({"sorts", "sequential"}), never=frozenset({"random"}),
+         because="larger blocks for scans"),
+    Rule(pattern=r"compress", wish=_one_of("none", "no", "off"), needs=frozenset({"small"}), because="no time for compressing"),
+)  # fmt: skip
+
+
+class Playbook:
+    """Proposals for one space and workload.
+
+    Args:
+        space: the space, guards included.
+        about: the workload's name and description, and facts of a trace, in words.
+        facts: of machine and target.
+    """
+
+    def __init__(self, space: Space, about: str, facts: Mapping[str, Any] | None = None) -> None:
+        self.space = space
+        self.seen = traits(about)
+        self.scope = {**space.scope(space.default), **(facts or {})}
+        size = re.search(r"\b(\d+(?:\.\d+)?) ?([km])(?:i?b)?\b", about, re.I)
+        if size:
+            self.scope["_transfer_bytes"] = float(size[1]) * {"k": 2**10, "m": 2**20}[size[2].lower()]
+
+    def advice(self, strength: float = 1.0, *, contested: bool = False) -> list[Advice]:
+        """Return the advice for every parameter that a rule knows, where it differs from the default.
+
+        Args:
+            strength: 1 as usual, 2 bolder.
+            contested: also by rules that one of the workload's traits speaks against.
+        """
+        found = []
+        for name, param in self.space.params.items():
+            plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+            for rule in RULES:
+                if not re.search(rule.pattern, plain) or (rule.needs and not rule.needs & self._traits()):
+                    continue
+                if rule.never & self.seen and not contested:
+                    continue
+                value = rule.wish(param, self.seen, self.scope, strength)
+                if value is not None and value != param.default:
+                    found.append(Advice(name=name, value=value, because=rule.because, sure=rule.sure))
+                break
+        return found
+
+    def _traits(self) -> frozenset[str]:
+        # of a workload that says nothing of itself, every rule is tried
+        told = self.seen - {"replay"}
+        return told or frozenset(_TRAITS)
+
+    def combine(self, base: Config, advice: Sequence[Advice]) -> tuple[Config, list[Advice]]:
+        """Put values into a configuration one by one, leaving out what makes it illegal; and say which were taken."""
+        config, taken = dict(base), []
+        waiting = list(advice)
+        for _ in range(2):  # what another value must make room for comes in at the second time
+            left = []
+            for item in waiting:
+                trial = self.space.fill({**config, item.name: item.value})
+                if item.name in trial and not self.space.problems(trial):
+                    config = trial
+                    taken.append(item)
+                else:
+                    left.append(item)
+            waiting = left
+        return config, taken
+
+    def propose(
+        self, trials: Sequence[Trial], tried: set[str], better: Callable[[Trial, Trial], bool]
+    ) -> tuple[Config, str]:
+        """Return the next configuration and its reasons.
+
+        Args:
+            trials: decided ones, in order.
+            tried: keys of everything measured, running or refused.
+            better: whether the first trial is better than the second.
+        """
+        for config, why in self.proposals(trials, better):
+            if self.space.key(config) not in tried:
+                return config, why
+        return self.space.default, "nothing is left in the playbook"
+
+    def proposals(
+        self, trials: Sequence[Trial], better: Callable[[Trial, Trial], bool]
+    ) -> Iterator[tuple[Config, str]]:
+        """Yield configurations and reasons in the order in which they should be tried; see ``propose``."""
+        default = self.space.default
+        good = [t for t in trials if t.feasible]
+        best = good[0] if good else None
+        for trial in good:
+            if best is not None and better(trial, best):
+                best = trial
+        usual, bold = self.advice(1.0), self.advice(2.0)
+        yield self._said(default, usual)
+        won = best is not None and self.space.key(dict(best.config)) != self.space.key(default)
+        if won:
+            yield self._said(default, bold, "bolder: ")
+        if not won:
+            yield self._said(default, bold, "bolder: ")
+        other = [a for a in self.advice(contested=True) if a not in usual]
+        if other:
+            yield self._said(dict(best.config) if best is not None else default, other, "the other way round: ")
+        yield self._said(default, [a for a in usual if a.sure], "only what seldom hurts: ")
+        base = dict(best.config) if best is not None else default
+        # from the best so far: take back what is doubtful, one by one; then steps of each advised parameter; then others
+        doubtful = [a for a in usual if not a.sure and base.get(a.name) != default.get(a.name)]
+        if len(doubtful) > 1:
+            back = [
+                Advice(name=a.name, value=default[a.name], because="", sure=False)
+                for a in doubtful
+                if a.name in default
+            ]
+            yield self.combine(base, back)[0], "the best so far without its doubtful parts"
+        for item in doubtful:
+            if item.name in default:
+                undo = Advice(name=item.name, value=default[item.name], because="", sure=False)
+                yield self.combine(base, [undo])[0], f"the best so far with {item.name} as it was"
+        advised = [a.name for a in usual]
+        for name in [*advised, *(n for n in self.space.params if n not in advised)]:
+            if name not in base:
+                continue
+            for value in self._steps(name, base[name]):
+                step = Advice(name=name, value=value, because="", sure=False)
+                config, taken = self.combine(base, [step])
+                if taken:
+                    yield config, f"one step from the best so far: {name} = {value}"
+
+    def _said(self, base: Config, advice: Sequence[Advice], first: str = "") -> tuple[Config, str]:
+        config, taken = self.combine(base, advice)
+        return config, first + "; ".join(f"{a.name} = {a.value}: {a.because}" for a in taken)
+
+    def _steps(self, name: str, value: Value) -> list[Value]:
+        """Return neighbours of a value: other choices, four times as much, a quarter."""
+        param = self.space.params[name]
+        if isinstance(param, Choice):
+            return [c for c in param.choices if c != value or isinstance(c, bool) != isinstance(value, bool)]
+        if value in param.special or isinstance(value, str):
+            return [_within(param, float(param.bounds(self.scope)[1]), self.scope)]
+        base = max(float(value), 1e-9)
+        return [v for v in (_within(param, base * f, self.scope) for f in (4.0, 0.25)) if v != value]

@@ -1,0 +1,81 @@
+"""The target ``lustre``: STELLAR's parameters and workloads on a modelled cluster."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from tunewright.envs.storage.lustre import model
+from tunewright.envs.storage.lustre.params import commands, space
+
+from tunewright.errors import ConfigError, unknown
+from tunewright.space import Config
+from tunewright.target import BaseTarget, Budget, Measurement, Metric
+
+
+class LustreModel(BaseTarget):
+    """A modelled cluster; measuring costs nothing, and noise is part of it.
+
+    Args:
+        cluster: the machines.
+        noise: coefficient of variation of a run.
+    """
+
+    name = "lustre"
+    isolated = False
+    parallel_safe = True
+    metrics = (Metric(name="seconds", direction="min", unit="s", doc="run time of the workload"),)
+    workloads: Mapping[str, str] = {name: words for name, (words, _) in model.WORKLOADS.items()}
+    options: Mapping[str, str] = {
+        "noise": f"coefficient of variation of a run ({model.NOISE})",
+        "ram_mb": "memory of a client",
+        "targets": "object storage targets",
+    }
+
+    def __init__(self, cluster: model.Cluster | None = None, noise: float = model.NOISE) -> None:
+        self.cluster, self.noise = cluster or model.Cluster(), noise
+        self.exact = noise == 0
+        c = self.cluster
+        self.facts = {
+            "CLIENT_RAM_MB": c.client_ram_mb, "OST_COUNT": c.targets, "clients": c.clients, "ranks": c.ranks,
+            "network": "10 Gb/s", "simulated": "a model; see docs/lustre.md for what it was checked against",
+        }  # fmt: skip
+        self.space = space({"CLIENT_RAM_MB": c.client_ram_mb, "OST_COUNT": c.targets})
+
+    def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
+        """Compute the run time, with noise by the seed."""
+        if workload not in model.WORKLOADS:
+            raise unknown("workload", workload, model.WORKLOADS)
+        seconds, parts = model.run_time(config, model.WORKLOADS[workload][1], self.cluster)
+        rng = np.random.default_rng([seed, *self.space.key(config).encode()])
+        factor = math.exp(rng.normal(0.0, self.noise)) if self.noise else 1.0
+        return Measurement(values={"seconds": seconds * factor}, traces={"parts": parts})
+
+    def render(self, config: Config) -> str:
+        """Return the commands that apply the configuration."""
+        return "\n".join(commands(config, self.space.changes(config), "DIRECTORY")) or "# the defaults"
+
+
+def open_target(argument: str, options: Mapping[str, Any]) -> LustreModel:
+    """Open the target; see ``LustreModel`` for the options.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    if argument:
+        raise ConfigError(f"target 'lustre' takes no argument, not {argument!r}; give options with -O KEY=VALUE")
+    given: dict[str, float] = {}
+    for name, value in options.items():
+        if name not in LustreModel.options:
+            raise unknown("option of target lustre", name, LustreModel.options)
+        try:
+            given[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"option {name} must be a number, not {value!r}") from None
+    targets, ram = given.get("targets", 5), given.get("ram_mb", 65_536)
+    if not (targets == int(targets) and 1 <= targets <= 1000 and ram >= 1024 and 0 <= given.get("noise", 0) < 1):
+        raise ConfigError("targets must be 1 to 1000, ram_mb at least 1024, noise at least 0 and below 1")
+    cluster = model.Cluster(targets=int(targets), client_ram_mb=int(ram))
+    return LustreModel(cluster, given.get("noise", model.NOISE))
