@@ -47,6 +47,7 @@ TargetOption = Annotated[
     ),
 ]
 _GUIDE, _RUN, _LIMITS = "What to try", "How long", "Limits and guarantees"
+_MODEL = "Language model"
 
 
 def main() -> None:
@@ -111,6 +112,11 @@ def tune(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes data, suggestions and order.", rich_help_panel=_GUIDE)] = 0,
     option: TargetOption = None,
     tuner_option: Annotated[list[str] | None, typer.Option("--tuner-option", "-T", metavar="KEY=VALUE", help="Option of the tuner, such as startup=3.", rich_help_panel=_GUIDE)] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="For --tuner llm: the language model.", rich_help_panel=_MODEL)] = None,
+    base_url: Annotated[str | None, typer.Option("--base-url", metavar="URL", help="Its OpenAI-compatible endpoint; the key is taken from OPENAI_API_KEY.", rich_help_panel=_MODEL)] = None,
+    manual: Annotated[str | None, typer.Option("--manual", metavar="PATH,...", help="Manuals that it may look into.", rich_help_panel=_MODEL)] = None,
+    observed: Annotated[str | None, typer.Option("--trace", metavar="FILE", help="A log of the workload that it may ask about.", rich_help_panel=_MODEL)] = None,
+    replay: Annotated[str | None, typer.Option("--replay", metavar="LOG", help="Use the replies of a log instead of a model.", rich_help_panel=_MODEL)] = None,
     repeats: Annotated[bool, typer.Option("--repeats", help="Measure a configuration again when it is proposed again.", rich_help_panel=_GUIDE)] = False,
     trials: Annotated[int | None, typer.Option("--trials", "-n", min=1, help="Configurations to try, the default included. Default: 25, ending early when nothing is gained.", rich_help_panel=_RUN)] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Start no trial after this time.", rich_help_panel=_RUN)] = None,
@@ -138,10 +144,12 @@ def tune(
         options["direction"] = direction
     if target.startswith("table:") and objectives:
         options["objective"], objectives = objectives[0], ()
+    given = {"model": model, "base_url": base_url, "manual": manual, "trace": observed, "replay": replay}
+    tuner_options = {**parse_options(tuner_option), **{k: v for k, v in given.items() if v is not None}}
     plan = Plan(
         target=target, workload=workload, tuner=tuner, objectives=objectives, seed=seed, trust=trust,
         require=tuple(require or ()), allow=tuple(allow or ()), never=tuple(never or ()), options=options,
-        tuner_options=parse_options(tuner_option), limit_s=limit, memory_mb=memory, repeats=repeats, workdir=directory,
+        tuner_options=tuner_options, limit_s=limit, memory_mb=memory, repeats=repeats, workdir=directory,
     )  # fmt: skip
     if trials is None and minutes is None:
         trials, patience = 25, patience or 15

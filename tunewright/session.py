@@ -103,6 +103,7 @@ class Session:
             workload=self.workload,
             about=target.workloads[self.workload],
             workloads=tuple(target.workloads),
+            log=home() / "logs" / f"{name}.jsonl",
         )
         self.tuner_spec, self.tuner = make_tuner(plan.tuner, self.problem)
         self.all: list[Trial] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -140,6 +141,7 @@ class Problem:
         about: what the workload does, in words.
         workloads: names of all workloads of the target, in order.
         trials: planned number of trials, or None.
+        log: file to which a tuner may add what it asked others, such as a model; None without a session.
     """
 
     space: Space
@@ -153,6 +155,7 @@ class Problem:
     about: str = ""
     workloads: Sequence[str] = ()
     trials: int | None = None
+    log: Path | None = None
 
     def metric(self, name: str) -> Metric:
         """Return a metric by name."""

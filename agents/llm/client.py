@@ -1,0 +1,223 @@
+"""The one place that knows models: opening one, counting what it costs, writing down and replaying what it says.
+
+A model is anything that LangChain calls a chat model; by name, one behind an OpenAI-compatible endpoint. Every call is
+a line of a log: what was asked, what came back, how long it took, tokens and money. A log can be replayed without a
+network.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import ConfigError, TunerError, missing_extra
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a session may spend on a model.
+
+    Attributes:
+        calls, tokens: most of each; tokens in and out together.
+        money: most money, in the unit of the prices.
+        price_in, price_out: of a million tokens; 0 if unknown.
+    """
+
+    calls: int = 200
+    tokens: int = 2_000_000
+    money: float = float("inf")
+    price_in: float = 0.0
+    price_out: float = 0.0
+
+
+@dataclass
+class Ledger:
+    """The calls of a session: limits, the log, and the log that is replayed, if one is.
+
+    Attributes:
+        limits: what may be spent.
+        log: file to which each call is added; None keeps no log.
+        spent: calls, tokens_in, tokens_out, money, seconds so far, those of earlier runs in the same log included.
+    """
+
+    limits: Limits = field(default_factory=Limits)
+    log: Path | None = None
+    replayed: list[dict[str, Any]] | None = None
+    spent: dict[str, float] = field(
+        default_factory=lambda: {"calls": 0, "tokens_in": 0, "tokens_out": 0, "money": 0.0, "seconds": 0.0}
+    )
+
+    def __post_init__(self) -> None:
+        """Count what an interrupted session has spent already."""
+        if self.log is not None and self.log.exists():
+            for entry in read_log(self.log):
+                self._count(entry)
+
+    def check(self) -> None:
+        """Raise a TunerError if nothing more may be spent."""
+        tokens = self.spent["tokens_in"] + self.spent["tokens_out"]
+        for what, used, most in (
+            ("calls", self.spent["calls"], self.limits.calls), ("tokens", tokens, self.limits.tokens),
+            ("money", self.spent["money"], self.limits.money),
+        ):  # fmt: skip
+            if used >= most:
+                raise TunerError(
+                    f"the model's budget is spent: {used:,.4g} of {most:,.4g} {what}; what was measured is kept"
+                )
+
+    def add(self, asked: list[dict[str, Any]], reply: Any, seconds: float) -> None:
+        """Count a call and write it down."""
+        usage = getattr(reply, "usage_metadata", None) or {}
+        into, out = int(usage.get("input_tokens", 0)), int(usage.get("output_tokens", 0))
+        money = (into * self.limits.price_in + out * self.limits.price_out) / 1e6
+        entry = {
+            "asked": asked,
+            "content": reply.content if isinstance(reply.content, str) else str(reply.content),
+            "tool_calls": [{"name": c["name"], "args": c["args"], "id": c["id"]} for c in reply.tool_calls],
+            "invalid_tool_calls": [
+                {"name": c["name"], "args": c["args"], "id": c["id"], "error": c["error"]}
+                for c in reply.invalid_tool_calls
+            ],
+            "tokens_in": into, "tokens_out": out, "money": money, "seconds": round(seconds, 3),
+        }  # fmt: skip
+        self._count(entry)
+        if self.log is not None:
+            self.log.parent.mkdir(parents=True, exist_ok=True)
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
+
+    def _count(self, entry: Mapping[str, Any]) -> None:
+        self.spent["calls"] += 1
+        for name in ("tokens_in", "tokens_out", "money", "seconds"):
+            self.spent[name] += float(entry.get(name) or 0.0)
+
+    def next_reply(self) -> Any:
+        """Return the next reply of the log that is replayed."""
+        from langchain_core.messages import AIMessage
+
+        if not self.replayed:
+            raise TunerError("the log that is replayed has no further reply")
+        entry = self.replayed.pop(0)
+        return AIMessage(
+            content=entry["content"],
+            tool_calls=entry["tool_calls"],
+            invalid_tool_calls=entry.get("invalid_tool_calls", []),
+            usage_metadata={
+                "input_tokens": entry["tokens_in"], "output_tokens": entry["tokens_out"],
+                "total_tokens": entry["tokens_in"] + entry["tokens_out"],
+            },
+        )  # fmt: skip
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Read a log of calls; a line cut off by a crash is left out.
+
+    Raises:
+        ConfigError: it cannot be read, or is no such log.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigError(f"cannot read the log {path}: {error.strerror}") from None
+    found: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            entry = json.loads(line)
+            found.append({**entry, "tool_calls": list(entry["tool_calls"]), "content": str(entry["content"])})
+        except (ValueError, KeyError, TypeError):
+            if number == len(lines) and found:
+                break
+            raise ConfigError(f"{path}, line {number}: not a call as this program logs them") from None
+    return found
+
+
+def open_model(name: str, base_url: str = "", *, timeout_s: float = 120.0, retries: int = 3) -> Any:
+    """Open a chat model behind an OpenAI-compatible endpoint.
+
+    Args:
+        name: the model's name, as the endpoint knows it.
+        base_url: of the endpoint; default: ``OPENAI_BASE_URL``, else OpenAI's. The key comes from ``OPENAI_API_KEY``.
+        timeout_s: for one reply.
+        retries: after rate limits, timeouts and broken connections.
+
+    Raises:
+        ConfigError: no key for OpenAI's own endpoint.
+        MissingExtraError: the packages are not installed.
+    """
+    try:
+        from langchain_openai import ChatOpenAI
+        from pydantic import SecretStr
+    except ImportError:
+        raise missing_extra("langchain-openai", "llm", "asking a language model") from None
+    url = base_url or os.environ.get("OPENAI_BASE_URL", "")
+    key = os.environ.get("OPENAI_API_KEY", "")
+    if not url and not key:
+        raise ConfigError("no model can be asked: set OPENAI_API_KEY, or give an endpoint with --base-url")
+    return ChatOpenAI(
+        model=name,
+        base_url=url or None,
+        api_key=SecretStr(key or "none"),
+        timeout=timeout_s,
+        max_retries=retries,
+        temperature=0,
+    )
+
+
+def recorder(ledger: Ledger, finished: Callable[[], bool]) -> Any:
+    """Return the middleware that counts, logs, replays, and ends an agent's loop once it has answered.
+
+    Args:
+        ledger: of the session.
+        finished: whether the answer is there.
+    """
+    from langchain.agents.middleware import AgentMiddleware, hook_config
+
+    class Recorder(AgentMiddleware):  # type: ignore[misc, type-arg, unused-ignore]
+        @hook_config(can_jump_to=["end"])
+        def before_model(self, state: Any, runtime: Any) -> dict[str, Any] | None:
+            """End the loop when the answer is there."""
+            return {"jump_to": "end"} if finished() else None
+
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            """Count and log a call, or replay it."""
+            ledger.check()
+            if ledger.replayed is not None:
+                reply = ledger.next_reply()
+                ledger.add([], reply, 0.0)
+                return reply
+            begun = time.perf_counter()
+            try:
+                response = handler(request)
+            except Exception as error:
+                raise TunerError(_said(error)) from None
+            reply = response.result[0]
+            asked = [{"role": m.type, "content": str(m.content)} for m in request.messages[-3:]]
+            ledger.add(asked, reply, time.perf_counter() - begun)
+            return response
+
+    return Recorder()
+
+
+_STATUS = {
+    400: "the endpoint does not accept the request", 401: "the endpoint does not accept the key",
+    403: "the endpoint does not accept the key", 404: "the endpoint has no such model or path",
+    429: "the endpoint refuses: too many requests, or no credit",
+}  # fmt: skip
+_KINDS = {
+    "APITimeoutError": "the endpoint did not answer in time",
+    "APIConnectionError": "the endpoint cannot be reached, or broke the connection",
+}
+
+
+def _said(error: Exception) -> str:
+    """Put a vendor's error into words, without what was sent."""
+    kinds = [c.__name__ for c in type(error).__mro__]
+    status = getattr(error, "status_code", None)
+    words = next((_KINDS[k] for k in kinds if k in _KINDS), None) or _STATUS.get(status or 0)
+    words = words or f"the model's reply cannot be used ({kinds[0]})"
+    return f"{words}{f' (HTTP {status})' if status else ''}; what was measured is kept, and 'tunewright resume' goes on"
