@@ -6,12 +6,12 @@ error here. Counters are described in Darshan's documentation of darshan-parser.
 
 from __future__ import annotations
 
-import multiprocessing
-import os
+import pickle
 import re
+import subprocess
+import sys
+import tempfile
 import warnings
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tunewright.knowledge.evidence import Observations
 
 from tunewright.errors import ConfigError, missing_extra
 
+_CHILD = "import sys; from tunewright.knowledge.darshanlog import answer; answer(*sys.argv[1:])"
 SMALL = 65536  # bytes; a request below is small for a parallel file system
 MOST_SEGMENTS = 1_000_000  # traced requests kept
 MODULES = ("POSIX", "MPI-IO", "STDIO", "H5F", "H5D", "LUSTRE", "DXT_POSIX", "DXT_MPIIO")
@@ -41,13 +42,16 @@ def read(path: Path) -> Observations:
         import darshan  # noqa: F401
     except ImportError:
         raise missing_extra("darshan", "hpc", "reading Darshan logs") from None
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with tempfile.TemporaryDirectory(prefix="tunewright-") as folder:
+        answer = Path(folder) / "answer"
+        command = [sys.executable, "-c", _CHILD, str(path), str(answer)]
         try:
-            job, tables, missing = pool.submit(_load, str(path)).result(timeout=300)
-        except BrokenProcessPool:
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300, check=True)
+            job, tables, missing = pickle.loads(answer.read_bytes())  # written by ourselves just now
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError):
             raise ConfigError(f"{path} is damaged: Darshan's reader did not survive it") from None
-        except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, OSError) as error:
-            raise ConfigError(f"{path} is no readable Darshan log: {error}") from None
+    if isinstance(missing, str):
+        raise ConfigError(f"{path} is no readable Darshan log: {missing}")
     features, units = _features(job, tables)
     return Observations(
         source=path.name, kind="darshan", tables=tables, features=features, units=units,
@@ -55,10 +59,19 @@ def read(path: Path) -> Observations:
     )  # fmt: skip
 
 
-def _load(path: str) -> tuple[dict[str, float], dict[str, Any], list[str]]:
-    """Return the job, a table for each module, and what could not be read; runs in a child."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the C library writes there
+def answer(path: str, to: str) -> None:
+    """Read a log and leave what was found in a file: job, tables, and what is missing or, as a text, the error."""
     warnings.simplefilter("ignore")
+    found: tuple[Any, Any, Any]
+    try:
+        found = _load(path)
+    except Exception as error:
+        found = ({}, {}, f"{type(error).__name__}: {error}")
+    Path(to).write_bytes(pickle.dumps(found))
+
+
+def _load(path: str) -> tuple[dict[str, float], dict[str, Any], list[str]]:
+    """Return the job, a table for each module, and what could not be read."""
     import darshan
     import pandas as pd
 

@@ -43,16 +43,24 @@ def read_manual(paths: Sequence[Path | str]) -> list[Section]:
     Raises:
         ConfigError: a file cannot be read, or a folder holds no manual.
     """
-    found: list[Section] = []
+    return [section for path, name in files_of(paths) for section in read_file(path, name)]
+
+
+def files_of(paths: Sequence[Path | str]) -> list[tuple[Path, str]]:
+    """Return the files of manuals and how they are quoted, folders searched.
+
+    Raises:
+        ConfigError: a folder holds no manual.
+    """
+    found: list[tuple[Path, str]] = []
     for given in map(Path, paths):
-        if given.is_dir():
-            files = sorted(p for p in given.rglob("*") if p.is_file() and (p.suffix in SUFFIXES or is_man_page(p)))
-            if not files:
-                raise ConfigError(f"{given} holds no manual; known are {', '.join(SUFFIXES)} and man pages")
-            for path in files:
-                found += read_file(path, str(path.relative_to(given)))
-        else:
-            found += read_file(given, given.name)
+        if not given.is_dir():
+            found.append((given, given.name))
+            continue
+        files = sorted(p for p in given.rglob("*") if p.is_file() and (p.suffix in SUFFIXES or is_man_page(p)))
+        if not files:
+            raise ConfigError(f"{given} holds no manual; known are {', '.join(SUFFIXES)} and man pages")
+        found += [(path, str(path.relative_to(given))) for path in files]
     return found
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.knowledge import live
 from tunewright.knowledge.extract import extract, merged
-from tunewright.knowledge.manuals import SUFFIXES, Section, bare, chunks, is_man_page, read_file, read_manual
+from tunewright.knowledge.manuals import Section, bare, chunks, files_of, read_file
 from tunewright.knowledge.parameters import ParameterDoc, save, supported, to_json, to_space
 
 from tunewright.errors import ConfigError, SpaceError
@@ -30,15 +30,7 @@ def sections_of(paths: Sequence[Path], tick: Callable[[int, int, str], None] | N
     Raises:
         ConfigError: a file cannot be read.
     """
-    files: list[tuple[Path, str]] = []
-    for path in paths:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and (p.suffix in SUFFIXES or is_man_page(p)))
-            files += [(p, str(p.relative_to(path))) for p in inside]
-            if not inside:
-                read_manual([path])  # which says what is wrong
-        else:
-            files.append((path, path.name))
+    files = files_of(paths)
     found: list[Section] = []
     for number, (path, name) in enumerate(files):
         if tick:

@@ -19,10 +19,6 @@ _TICKER = re.compile(
     r"^(rocksdb\.[\w.-]+)\s+(?:COUNT\s*:\s*(\d+)|P50\s*:\s*([\d.]+)\s+P95\s*:\s*([\d.]+)\s+P99\s*:\s*([\d.]+))", re.M
 )
 _STRACE = re.compile(r"^\s*(\d+\.\d+)\s+(\d+\.\d+)\s+(\d+)\s+(\d+)\s+(?:(\d+)\s+)?([a-z]\w+)\s*$", re.M)
-_LLM = (
-    ("timestamp", "input_length", "output_length"),
-    ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
-)
 
 
 def read(path: Path, head: bytes) -> Observations | None:

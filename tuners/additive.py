@@ -52,6 +52,7 @@ class AdditiveGPTuner(BaseTuner):
         drawn = min(DRAWN, len(self.listed)) if self.listed is not None else DRAWN
         self.pool = self.listed or [problem.space.decode(rng.random(len(problem.space))) for _ in range(drawn)]
         self.rows = self.encoder.rows(self.pool)
+        self.keys = [problem.space.key(c) for c in self.pool]
 
     def ask(self, history: History) -> Suggestion:
         """Propose the configuration that promises most."""
@@ -75,8 +76,8 @@ class AdditiveGPTuner(BaseTuner):
         seen = self.encoder.rows([dict(t.config) for t in known] or [self.problem.space.default])
         distance = self.encoder.distances(self.rows[chosen], seen).sum(axis=0).min(axis=1)
         for k in np.argsort(-distance):
-            config = self.pool[chosen[k]]
-            if self.problem.space.key(config) not in tried:
+            if self.keys[chosen[k]] not in tried:
+                config = self.pool[chosen[k]]
                 return Suggestion(config=config, why=f"{self.label}: far from all that was tried")
         raise TunerError("every configuration of the space was tried; there is nothing left to propose")
 
@@ -94,13 +95,13 @@ class AdditiveGPTuner(BaseTuner):
                 distance = self.encoder.distances(self.rows, top).sum(axis=0).min(axis=1)
                 near = np.argsort(distance, kind="stable")[:NEAR]
                 chosen = np.union1d(near, rng.choice(len(self.pool), RANDOM, replace=False))
-            kept = [int(i) for i in chosen if space.key(self.pool[i]) not in tried]
+            kept = [int(i) for i in chosen if self.keys[i] not in tried]
             if not kept:
                 raise TunerError("every configuration of the space was tried; there is nothing left to propose")
             return [self.pool[i] for i in kept], self.rows[kept]
         made = list(itertools.chain.from_iterable(self.mutants(dict(t.config), rng) for t in ranked[:PARENTS]))
         fresh = {space.key(c): c for c in made}
-        kept = [i for i, c in enumerate(self.pool) if space.key(c) not in tried]
+        kept = [i for i, key in enumerate(self.keys) if key not in tried]
         new = [c for key, c in fresh.items() if key not in tried]
         if not kept and not new:
             raise TunerError("no untried configuration was found; there is nothing left to propose")
