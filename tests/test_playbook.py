@@ -1,5 +1,7 @@
 """The playbook advises by names, descriptions and workloads; nothing it proposes is illegal or against a guard."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,7 +65,7 @@ def test_guards_come_before_advice():
 
 @pytest.mark.parametrize("make", [PlaybookTuner, HybridTuner])
 def test_contract(make):
-    check_tuner(make, target=LustreModel(noise=0.0), trials=8)
+    check_tuner(make, target=LustreModel(noise=0.0), trials=8 if make is PlaybookTuner else 4)
     check_tuner(make, target=Sphere(fail_above=0.95), trials=8)
 
 
@@ -81,17 +83,23 @@ def test_it_has_one_objective():
 
 
 def test_five_attempts_are_never_worse_than_the_default_and_mostly_near_the_best():
-    """Near: within a tenth of what 30 trials of the Gaussian process find as well."""
+    """Near: within a tenth of the best of a grid over the parameters that the model knows to matter."""
     target, near = LustreModel(noise=0.0), 0
+    space = target.space
+    grid = [
+        space.fill({**space.default, "stripe_count": c, "stripe_size": s * 2**20, "osc.max_pages_per_rpc": p,
+                    "mdc.max_rpcs_in_flight": m, "mdc.max_mod_rpcs_in_flight": m - 1, "llite.statahead_max": 8192})
+        for c, s, p, m in itertools.product((1, 3, -1), (1, 4, 16, 64), (256, 4096), (8, 64))
+    ]  # fmt: skip
     for name in WORKLOADS:
         phases = model.WORKLOADS[name][1]
 
         class One(LustreModel):
             workloads = {name: target.workloads[name]}
 
-        found = [t.scores["seconds"] for t in run_tuner(PlaybookTuner, One(noise=0.0), trials=5)]
-        assert min(found) <= model.run_time(target.space.default, phases, target.cluster)[0]
-        near += min(found) <= 1.1 * min(t.scores["seconds"] for t in run_tuner(HybridTuner, One(noise=0.0), trials=12))
+        found = min(t.scores["seconds"] for t in run_tuner(PlaybookTuner, One(noise=0.0), trials=5))
+        assert found <= model.run_time(space.default, phases, target.cluster)[0]
+        near += found <= 1.1 * min(model.run_time(c, phases, target.cluster)[0] for c in grid)
     assert near >= 6
 
 
