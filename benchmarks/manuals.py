@@ -15,7 +15,7 @@ from common import publish, table
 from tunewright.knowledge.extract import extract
 from tunewright.knowledge.manuals import chunks, read_manual
 from tunewright.knowledge.quantities import scale
-from tunewright.knowledge.reading import sections_of
+from tunewright.knowledge.reading import read
 from tunewright.knowledge.retrieval import Index
 
 TYPES = {"bool": "boolean", "integer": "integer", "real": "real", "enum": "enum", "string": "string"}
@@ -110,8 +110,7 @@ def speed(folder: Path):
     times = []
     for _ in range(2):
         begun = time.perf_counter()
-        sections = sections_of([folder])
-        extract(sections)
+        _, sections, _ = read([str(folder)])
         times.append(time.perf_counter() - begun)
     index = Index(chunks(sections))
     queries = []

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tunewright.knowledge.manuals import Section, bare, squeeze
-from tunewright.knowledge.parameters import Evidence, ParameterDoc, Range
+from tunewright.knowledge.parameters import CLAIMS, Evidence, ParameterDoc, Range
 from tunewright.knowledge.quantities import in_unit, quantity
 
 from tunewright.params import Value
@@ -414,7 +414,7 @@ def merged(first: Sequence[ParameterDoc], second: Sequence[ParameterDoc]) -> lis
         blank = ParameterDoc(name=doc.name)
         taken = {
             name: getattr(other, name)
-            for name in ("definition", "effect", "type", "unit", "default", "range", "special", "restart", "remarks")
+            for name in CLAIMS
             if getattr(doc, name) == getattr(blank, name) and getattr(other, name) != getattr(blank, name)
         }
         proof = tuple(e for e in other.evidence if e.field in taken)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tunewright.knowledge.parameters import Evidence, ParameterDoc, Range
 from tunewright.knowledge.quantities import quantity
 
 from tunewright.errors import TargetError, missing_extra
-from tunewright.params import Value
+from tunewright.params import Restart, Value
 
 _PG_TYPES = {"bool": "boolean", "integer": "integer", "real": "real", "enum": "enum", "string": "string"}
-_PG_RESTART = {"postmaster": "restart", "sighup": "reload"}
+#: what a change costs, by the context that ``pg_settings`` states; none for the others
+PG_RESTART: dict[str, Restart] = {"postmaster": "restart", "sighup": "reload"}
 _PG_COLUMNS = ("name", "boot_val", "unit", "vartype", "min_val", "max_val", "enumvals", "context", "short_desc")
 
 
@@ -40,7 +41,7 @@ def from_pg_settings(rows: Iterable[Mapping[str, Any]], source: str = "pg_settin
         said = ", ".join(f"{c}={row[c]}" for c in _PG_COLUMNS if row.get(c))
         described = {
             "definition": (row["short_desc"] or "").strip(), "type": kind, "unit": row["unit"] or "", "default": default,
-            "range": limits, "restart": _PG_RESTART.get(row["context"] or "", "none"),
+            "range": limits, "restart": PG_RESTART.get(row["context"] or "", "none"),
         }  # fmt: skip
         proof = tuple(
             Evidence(field=f, quote=said, source=f"{source}:{row['name']}")
@@ -70,20 +71,19 @@ def query_pg_settings(dsn: str) -> list[ParameterDoc]:
     return from_pg_settings(dict(zip(_PG_COLUMNS, row, strict=True)) for row in found)
 
 
-def is_pg_settings(text: str) -> bool:
-    """Whether a text is the view as CSV with a header."""
-    header = next(csv.reader([text.split("\n", 1)[0]]), [])
-    return set(_PG_COLUMNS) <= set(header)
+def reader_of(head: str) -> Callable[[str, str], list[ParameterDoc]] | None:
+    """Return the reader of (text, source) for a listing that begins so; None if it is none."""
+    header = next(csv.reader([head.split("\n", 1)[0]]), [])
+    if set(_PG_COLUMNS) <= set(header):
+        return read_pg_settings
+    if len(re.findall(r"^Option: \S+\n(Default Value|Description):", head, re.M)) >= 2:
+        return read_gluster_help
+    return None
 
 
 def read_pg_settings(text: str, source: str) -> list[ParameterDoc]:
     """Read the view as CSV."""
     return from_pg_settings(csv.DictReader(io.StringIO(text)), source)
-
-
-def is_gluster_help(text: str) -> bool:
-    """Whether a text is what ``gluster volume set help`` prints."""
-    return len(re.findall(r"^Option: \S+\n(Default Value|Description):", text, re.M)) >= 2
 
 
 def read_gluster_help(text: str, source: str) -> list[ParameterDoc]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -87,22 +87,32 @@ class ParameterDoc:
     evidence: tuple[Evidence, ...] = ()
 
 
-def supported(doc: ParameterDoc, sections: Sequence[Section]) -> tuple[ParameterDoc, list[str]]:
+def texts_of(sections: Iterable[Section]) -> dict[str, str]:
+    """Return the text of each file in which quotes are looked for: bare, and without upper case."""
+    said: dict[str, list[str]] = {}
+    for section in sections:
+        said.setdefault(_file(section.source), []).append(bare(f"{section.term} {section.text}"))
+    return {file: " ".join(parts).casefold() for file, parts in said.items()}
+
+
+def _file(source: str) -> str:
+    return source.rsplit(":", 1)[0]
+
+
+def supported(doc: ParameterDoc, texts: Mapping[str, str]) -> tuple[ParameterDoc, list[str]]:
     """Drop every claim whose quote is not in the manual.
+
+    Args:
+        doc: the parameter.
+        texts: of the manual's files, from ``texts_of``.
 
     Returns:
         The parameter with what is left, and what was dropped, in words.
     """
-    texts: dict[str, str] = {}
-    for section in sections:
-        file = section.source.rsplit(":", 1)[0]
-        said = bare(f"{section.term} {section.text}")
-        texts[file] = f"{texts.get(file, '')} {said}"
     kept, dropped = [], []
     for evidence in doc.evidence:
         quote = bare(evidence.quote)
-        here = texts.get(evidence.source.rsplit(":", 1)[0])
-        if len(quote) >= 3 and here is not None and quote.casefold() in here.casefold():
+        if len(quote) >= 3 and quote.casefold() in texts.get(_file(evidence.source), ""):
             kept.append(evidence)
         else:
             dropped.append(f"{doc.name}.{evidence.field}: {evidence.source} does not say {quote[:120]!r}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tunewright.knowledge import live
 from tunewright.knowledge.extract import extract, merged
 from tunewright.knowledge.manuals import Section, bare, chunks, files_of, read_file
-from tunewright.knowledge.parameters import ParameterDoc, save, supported, to_json, to_space
+from tunewright.knowledge.parameters import ParameterDoc, save, supported, texts_of, to_json, to_space
 
 from tunewright.errors import ConfigError, SpaceError
 from tunewright.store import home
@@ -21,6 +21,7 @@ from tunewright.store import home
 if TYPE_CHECKING:
     from rich.console import Console
 
+_HEAD = 65_536  # bytes of a file that tell whether it is a listing
 _FORMAT = 1  # of the cache; a change of the readers needs a new number
 
 
@@ -59,6 +60,14 @@ def _cached(path: Path, name: str) -> list[Section]:
     return made
 
 
+def _head(path: Path) -> str:
+    """Return the first lines of a file, enough to tell a listing by; "" for what is no file."""
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file.read(_HEAD).decode("utf-8", errors="replace")
+
+
 def read(
     sources: Sequence[str], tick: Callable[[int, int, str], None] | None = None
 ) -> tuple[list[ParameterDoc], list[Section], list[str]]:
@@ -81,20 +90,17 @@ def read(
             docs = merged(docs, live.query_pg_settings(source))
             continue
         path = Path(source)
-        text = (
-            path.read_text(encoding="utf-8", errors="replace") if path.is_file() and path.stat().st_size < 8e6 else ""
-        )
-        if live.is_pg_settings(text):
-            docs = merged(docs, live.read_pg_settings(text, path.name))
-        elif live.is_gluster_help(text):
-            docs = merged(docs, live.read_gluster_help(text, path.name))
+        listing = live.reader_of(_head(path))
+        if listing is not None:
+            docs = merged(docs, listing(path.read_text(encoding="utf-8", errors="replace"), path.name))
         else:
             paths.append(path)
     sections = sections_of(paths, tick) if paths else []
     dropped: list[str] = []
     written = []
+    texts = texts_of(sections)
     for doc in extract(sections):
-        kept, lost = supported(doc, sections)
+        kept, lost = supported(doc, texts)
         written.append(kept)
         dropped += lost
     docs = merged(docs, written)

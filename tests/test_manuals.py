@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tunewright.knowledge import live, reading
 from tunewright.knowledge.extract import extract, merged, sentences
 from tunewright.knowledge.manuals import Chunk, Section, chunks, read_file, read_manual
-from tunewright.knowledge.parameters import Evidence, ParameterDoc, from_json, supported, to_json, to_space
+from tunewright.knowledge.parameters import Evidence, ParameterDoc, from_json, supported, texts_of, to_json, to_space
 from tunewright.knowledge.quantities import in_unit, quantity
 from tunewright.knowledge.retrieval import Index
 
@@ -214,15 +214,17 @@ def test_any_text_is_read_without_a_crash(tmp_path_factory, name, text):
     path = tmp_path_factory.getbasetemp() / f"fuzz-{name}"
     path.write_text(text, encoding="utf-8", errors="replace")
     sections = read_file(path, name)
+    texts = texts_of(sections)
     for doc in extract(sections):
-        kept, dropped = supported(doc, sections)
+        kept, dropped = supported(doc, texts)
         assert kept.name == doc.name and isinstance(dropped, list)
 
 
 def test_a_claim_without_a_quote_in_the_text_is_dropped(tmp_path):
     sections = read_text(tmp_path, "m.html", HTML)
+    texts = texts_of(sections)
     true = by_name(sections)["shared_buffers"]
-    assert supported(true, sections) == (true, [])
+    assert supported(true, texts) == (true, [])
     source = true.evidence[0].source
     invented = ParameterDoc(
         name="shared_buffers", type="integer", default=99, restart="none",
@@ -231,7 +233,7 @@ def test_a_claim_without_a_quote_in_the_text_is_dropped(tmp_path):
             Evidence(field="default", quote="The default is 99.", source=source),
         ),
     )  # fmt: skip
-    kept, dropped = supported(invented, sections)
+    kept, dropped = supported(invented, texts)
     assert kept.type == "integer" and kept.default is None and kept.restart == ""
     assert len(dropped) == 2 and "does not say 'The default is 99.'" in dropped[0]
 

@@ -11,7 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tunewright.space import Choice, Int, Param, Real, Restart
+from tunewright.knowledge.live import PG_RESTART
+from tunewright.knowledge.quantities import scale
+
+from tunewright.space import Choice, Int, Param, Real
 
 QUERY = (
     "SELECT name, setting, unit, vartype, context, min_val, max_val, boot_val, enumvals, short_desc "
@@ -24,8 +27,6 @@ NAMES = (
     "random_page_cost", "cpu_tuple_cost", "parallel_tuple_cost", "parallel_setup_cost", "effective_io_concurrency",
     "max_parallel_workers_per_gather", "max_parallel_workers", "max_worker_processes", "jit", "io_method", "autovacuum",
 )  # fmt: skip
-RESTART: dict[str, Restart] = {"postmaster": "restart", "sighup": "reload"}
-_MEMORY = {"B": 1, "kB": 2**10, "8kB": 2**13, "MB": 2**20, "GB": 2**30}
 # share of the machine's memory at which the search ends; the rest of the names with a memory unit: 1/16
 _SHARE = {
     "shared_buffers": 2,
@@ -67,7 +68,7 @@ def parameter(row: Mapping[str, Any], ram_bytes: int, cores: int) -> Param:
         "name": row["name"],
         "doc": row["short_desc"],
         "unit": row["unit"] or "",
-        "restart": RESTART.get(row["context"], "none"),
+        "restart": PG_RESTART.get(row["context"], "none"),
     }
     if row["vartype"] == "bool":
         return Choice(choices=("on", "off"), default=row["setting"], **common)
@@ -78,9 +79,9 @@ def parameter(row: Mapping[str, Any], ram_bytes: int, cores: int) -> Param:
         return Choice(choices=tuple(choices), default=row["setting"], **common)
     kind = int if row["vartype"] == "integer" else float
     low, high, default = kind(float(row["min_val"])), kind(float(row["max_val"])), kind(float(row["setting"]))
-    size = _MEMORY.get(row["unit"] or "")
-    if size is not None:
-        high = min(high, kind(ram_bytes / _SHARE.get(row["name"], 16) / size))
+    unit = scale(row["unit"] or "")
+    if unit is not None and unit[0] == "bytes":
+        high = min(high, kind(ram_bytes / _SHARE.get(row["name"], 16) / unit[1]))
     elif "worker" in row["name"] and kind is int:
         high = min(high, _WORKERS_PER_CORE * cores)
     elif row["name"].endswith("_cost") and default > 0:
