@@ -97,10 +97,9 @@ def _terms(section: Section) -> list[tuple[str, str, str]]:
 def _read(draft: _Draft, section: Section, kind: str, value: str) -> None:
     """Make every claim that a section supports."""
     source, said = section.source, sentences(section.text)
-    if kind in _TYPES:
-        draft.claim("type", _TYPES[kind], section.term, source)
-    elif _dumped := _dump_type(kind):
-        draft.claim("type", _dumped, section.text.splitlines()[0], source)
+    declared = section.term or next((s for s in said if _DUMP.match(bare(s))), "")
+    if typed := _TYPES.get(kind) or _dump_type(kind):
+        draft.claim("type", typed, declared, source)
     prose = [
         s
         for s in said

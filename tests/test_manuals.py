@@ -92,6 +92,10 @@ MARKDOWN = """# Tuning
 type `uint64_t`, default `512 * 1024 * 1024`
 
 Memory for tables.
+
+### allow_mmap
+
+type `bool`, default `false`
 """
 
 GLUSTER = """Option: cluster.lookup-unhashed
@@ -165,6 +169,8 @@ def test_markdown(tmp_path):
     assert (found["osc.*.max_dirty_mb"].range.low, found["osc.*.max_dirty_mb"].range.high) == (1, 2048)
     assert "stripe_count" in found and found["memtable_budget"].default == 512 * 1024**2
     assert any(s.path[:2] == ("Tuning", "Client") for s in sections)
+    for name, kind in (("memtable_budget", "integer"), ("allow_mmap", "boolean")):
+        assert supported(found[name], texts_of(sections))[0].type == kind, "a declaration is its own quote"
 
 
 def test_pdf(tmp_path):
