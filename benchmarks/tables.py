@@ -18,7 +18,7 @@ from tunewright.envs.tables import open_target
 from tunewright.errors import TunerError
 from tunewright.plugins import make_tuner
 from tunewright.target import Budget
-from tunewright.tuner import History, Problem, Trial, untried
+from tunewright.tuner import History, Problem, Refusal, Trial, untried
 
 # PostgreSQL's own defaults; the other tables come without any, so their first values are taken
 POSTGRES_DEFAULT = "fsync=1,synchronousCommit=1,fullPageWrites=1,trackActivities=1,trackCounts=1,SharedBuffers=128,TempBuffers=8,WorkMem=4096"
@@ -57,7 +57,7 @@ def trials_to_goal(target, tuner_name, options, seed, goal) -> int | None:
             config = tuner.ask(History(trials=tuple(trials), step=step, refused=tuple(refused))).config
             if target.space.key(config) not in tried:
                 break
-            refused.append(None)
+            refused.append(Refusal(config=config, reason="measured already"))
             if len(refused) >= getattr(tuner, "asks", 12):
                 try:
                     config = untried(target.space, tried, config, np.random.default_rng([seed, step]))

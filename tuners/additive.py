@@ -32,6 +32,7 @@ class AdditiveGPTuner(BaseTuner):
     """Gaussian process with an additive and a joint kernel; no options. One objective, any number of bounds."""
 
     label: ClassVar[str] = "gp2"
+    multi_objective: ClassVar[bool] = False
     explored = 2  # trials, the default included, before the process is asked
     asks = 3  # it maximises: asked again it mostly answers the same
 
@@ -41,25 +42,22 @@ class AdditiveGPTuner(BaseTuner):
             import scipy.optimize  # noqa: F401
         except ImportError:
             raise missing_extra("scipy", "rl", f"tuner {self.label!r}") from None
-        if len(problem.objectives) > 1:
-            raise TunerError(f"tuner {self.label!r} optimises one objective; for several use tpe or nsga2")
+        self.metric = problem.metric(problem.objectives[0])
+        self.sign = 1.0 if self.metric.direction == "min" else -1.0
         self.encoder = Encoder(problem.space)
         rng = np.random.default_rng([problem.seed, 2])
         size = problem.space.size()
         self.listed: list[Config] | None = None
         if math.isfinite(size) and size <= LISTED:
             self.listed = list(problem.space.grid(int(size)))
-        drawn = min(DRAWN, len(self.listed)) if self.listed is not None else DRAWN
-        self.pool = self.listed or [problem.space.decode(rng.random(len(problem.space))) for _ in range(drawn)]
+        self.pool = self.listed or [problem.space.decode(rng.random(len(problem.space))) for _ in range(DRAWN)]
         self.rows = self.encoder.rows(self.pool)
         self.keys = [problem.space.key(c) for c in self.pool]
 
     def ask(self, history: History) -> Suggestion:
         """Propose the configuration that promises most."""
-        space, rng = self.problem.space, self.problem.rng(history)
-        tried = {space.key(t.config) for t in history.trials if t.decided}
-        tried |= {space.key(c) for c in history.running}
-        tried |= {space.key(r.config) for r in history.refused if r is not None}
+        rng = self.problem.rng(history)
+        tried = history.tried(self.problem.space)
         known = [t for t in history.trials if t.decided]
         good = [t for t in known if t.ok]
         if len(good) < self.explored:
@@ -85,9 +83,8 @@ class AdditiveGPTuner(BaseTuner):
         self, good: Sequence[Trial], tried: set[str], rng: np.random.Generator
     ) -> tuple[list[Config], NDArray[np.float64]]:
         """Return untried configurations worth a look, and their rows."""
-        space, metric = self.problem.space, self.problem.metric(self.problem.objectives[0])
-        sign = 1 if metric.direction == "min" else -1
-        ranked = sorted(good, key=lambda t: (not t.feasible, sign * t.scores[metric.name]))
+        space = self.problem.space
+        ranked = sorted(good, key=lambda t: (not t.feasible, self.sign * t.scores[self.metric.name]))
         if self.listed is not None:
             chosen = np.arange(len(self.pool))
             if len(chosen) > ALL:
@@ -128,11 +125,9 @@ class AdditiveGPTuner(BaseTuner):
 
         A trial that failed counts as the worst that was measured, and as breaking every bound.
         """
-        metric = self.problem.metric(self.problem.objectives[0])
         seen = self.encoder.rows([dict(t.config) for t in known])
-        sign = 1.0 if metric.direction == "min" else -1.0
-        worst = max(sign * t.scores[metric.name] for t in known if t.ok)
-        values = np.array([sign * t.scores[metric.name] if t.ok else worst for t in known])
+        worst = max(self.sign * t.scores[self.metric.name] for t in known if t.ok)
+        values = np.array([self.sign * t.scores[self.metric.name] if t.ok else worst for t in known])
         feasible = np.array([t.feasible for t in known])
         goal = normal_scores(values) if ranks else values
         model = fit(self.encoder, seen, goal, rng, self.prior())

@@ -67,9 +67,7 @@ class Encoder:
 
     def _one(self, param: Any, value: Any, scope: Any) -> Any:
         if isinstance(param, Choice):
-            index = next(
-                i for i, c in enumerate(param.choices) if c == value and isinstance(c, bool) == isinstance(value, bool)
-            )
+            index = int(param.encode(value, scope) * len(param.choices))
             if self._width(param) == 1:
                 return index / max(len(param.choices) - 1, 1)
             return np.eye(len(param.choices))[index] / np.sqrt(2)
@@ -114,7 +112,6 @@ class Fit:
         factor: lower Cholesky factor of the covariance, (n, n).
         weights: covariance^-1 (values - mean), (n,).
         mean, std: of the values.
-        value: log posterior density.
     """
 
     theta: Array
@@ -123,7 +120,6 @@ class Fit:
     weights: Array
     mean: float
     std: float
-    value: float
 
     def predict(self, encoder: Encoder, rows: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation (without noise) in the unit of the values, both (len(rows),)."""
@@ -181,10 +177,8 @@ def fit(encoder: Encoder, rows: Array, values: Array, rng: np.random.Generator, 
     best = min(found, key=lambda f: float(f.fun))
     covariance, _, _ = _kernel(best.x, distance)
     factor = np.linalg.cholesky(covariance + (np.exp(best.x[-1]) + JITTER) * np.eye(len(rows)))
-    return Fit(
-        theta=best.x, rows=rows, factor=factor, weights=cho_solve((factor, True), goal), mean=mean, std=std,
-        value=-float(best.fun),
-    )  # fmt: skip
+    weights = cho_solve((factor, True), goal)
+    return Fit(theta=best.x, rows=rows, factor=factor, weights=weights, mean=mean, std=std)
 
 
 def _loss(theta: Array, distance: Array, goal: Array, centre: Array, spread: Array) -> tuple[float, Array]:

@@ -29,19 +29,15 @@ class HybridTuner(AdditiveGPTuner):
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        self.metric = problem.metric(problem.objectives[0])
-        self.playbook = Playbook(problem.space, f"{problem.workload}: {problem.about}", problem.facts)
+        self.playbook = Playbook.of(problem)
         self.named = {a.name for a in self.playbook.advice()}
         if not self.named:
             self.explored = AdditiveGPTuner.explored
 
-    def _better(self, a: Trial, b: Trial) -> bool:
-        return self.metric.better(a.scores[self.metric.name], b.scores[self.metric.name])
-
     def explore(self, known: Sequence[Trial], tried: set[str], rng: np.random.Generator) -> Suggestion:
         """Propose what the playbook advises, once; then what lies far from all that is known."""
         if self.named and len(known) < 2:
-            config, why = self.playbook.propose(known, tried, self._better)
+            config, why = self.playbook.propose(known, tried)
             if self.problem.space.key(config) not in tried:
                 return Suggestion(config=config, why=f"{self.label}, from the playbook: {why}")
         return super().explore(known, tried, rng)
@@ -52,7 +48,7 @@ class HybridTuner(AdditiveGPTuner):
         """Add the playbook's proposals to those of the optimiser."""
         pool, rows = super().candidates(good, tried, rng)
         more: dict[str, Config] = {}
-        for config, _ in self.playbook.proposals(good, self._better):
+        for config, _ in self.playbook.proposals(good):
             key = self.problem.space.key(config)
             if key not in tried:
                 more[key] = config

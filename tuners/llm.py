@@ -10,29 +10,23 @@ from tunewright.agents.llm.playbook import Playbook
 from tunewright.agents.llm.tuning import next_answer
 
 from tunewright.errors import ConfigError, TunerError
-from tunewright.tuner import BaseTuner, History, Problem, Suggestion, Trial
+from tunewright.tuner import BaseTuner, History, Problem, Suggestion
 
 
 class PlaybookTuner(BaseTuner):
     """Plain rules on names, descriptions, ranges and the workload; no options, one objective."""
 
+    label: ClassVar[str] = "playbook"
+    multi_objective: ClassVar[bool] = False
+
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
-        if len(problem.objectives) > 1:
-            raise TunerError("tuner 'playbook' optimises one objective; for several use tpe or nsga2")
-        self.metric = problem.metric(problem.objectives[0])
-        self.playbook = Playbook(problem.space, f"{problem.workload}: {problem.about}", problem.facts)
+        self.playbook = Playbook.of(problem)
 
     def ask(self, history: History) -> Suggestion:
         """Propose what the playbook says next."""
-        key = self.problem.space.key
-        tried = {key(t.config) for t in history.trials} | {key(c) for c in history.running}
-        tried |= {key(r.config) for r in history.refused if r is not None}
-        config, why = self.playbook.propose([t for t in history.trials if t.decided], tried, self._better)
-        return Suggestion(config=config, why=f"playbook: {why}")
-
-    def _better(self, a: Trial, b: Trial) -> bool:
-        return self.metric.better(a.scores[self.metric.name], b.scores[self.metric.name])
+        config, why = self.playbook.propose(history.trials, history.tried(self.problem.space))
+        return Suggestion(config=config, why=f"{self.label}: {why}")
 
 
 class LLMTuner(BaseTuner):
@@ -48,12 +42,12 @@ class LLMTuner(BaseTuner):
         "model", "base_url", "manual", "trace", "log", "replay", "calls", "tokens", "money", "price_in", "price_out",
         "timeout",
     )  # fmt: skip
+    label: ClassVar[str] = "llm"
+    multi_objective: ClassVar[bool] = False
     asks = 3  # suggestions in a row that may be refused
 
     def __init__(self, problem: Problem, model: Any = None) -> None:
         super().__init__(problem)
-        if len(problem.objectives) > 1:
-            raise TunerError("tuner 'llm' optimises one objective; for several use tpe or nsga2")
         options = problem.options
         limits = Limits(
             calls=problem.option("calls", 200, low=1), tokens=problem.option("tokens", 2_000_000, low=1),

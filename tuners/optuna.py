@@ -31,9 +31,7 @@ class _OptunaTuner(BaseTuner):
     """What the four share; subclasses give the sampler."""
 
     known: ClassVar[tuple[str, ...]] = ("startup",)
-    label: ClassVar[str] = ""
     startup: ClassVar[int] = 3
-    multi_objective: ClassVar[bool] = True
     stateful: ClassVar[bool] = False  # the sampler keeps state on its trials, which a replay must rebuild
 
     def __init__(self, problem: Problem) -> None:
@@ -41,8 +39,6 @@ class _OptunaTuner(BaseTuner):
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        if len(problem.objectives) > 1 and not self.multi_objective:
-            raise TunerError(f"tuner {self.label!r} optimises one objective; for several use tpe or nsga2")
         self.n_startup = problem.option("startup", self.startup, low=1)
         sides: list[Any] = ["minimize" if d == "min" else "maximize" for d in problem.directions]
         self.study = optuna.create_study(directions=sides)

@@ -100,6 +100,11 @@ class History:
         """How many suggestions were refused at this step."""
         return len(self.refused)
 
+    def tried(self, space: Space) -> set[str]:
+        """Return the keys of all that was tried, is running, or was refused at this step."""
+        configs = [*(t.config for t in self.trials), *(r.config for r in self.refused), *self.running]
+        return {space.key(config) for config in configs}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Suggestion:
@@ -196,12 +201,18 @@ class BaseTuner:
 
     Attributes:
         known: options it takes.
+        label: its name, for messages and reasons.
+        multi_objective: whether it takes more than one objective.
     """
 
     known: ClassVar[tuple[str, ...]] = ()
+    label: ClassVar[str] = ""
+    multi_objective: ClassVar[bool] = True
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
+        if len(problem.objectives) > 1 and not self.multi_objective:
+            raise TunerError(f"tuner {self.label!r} optimises one objective; for several use tpe or nsga2")
         for name in problem.options:
             if name not in self.known:
                 from tunewright.errors import unknown

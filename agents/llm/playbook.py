@@ -1,6 +1,6 @@
 """The playbook: what an engineer who has read the manual would try first, as plain rules, without a model.
 
-Each rule recognises parameters by their names and descriptions and workloads by theirs, and gives a value with its
+Each rule recognises parameters by their names, and workloads by their names and descriptions, and gives a value with its
 reason. Rules are general; none names a target or a table. A value that the session's guards forbid is never proposed.
 """
 
@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from tunewright.params import Choice, Param, Value
+from tunewright.params import Choice, Int, Param, Value
 from tunewright.space import Config, Space
-from tunewright.tuner import Trial
+from tunewright.target import Metric
+from tunewright.tuner import Problem, Trial, best_trial
 
 _TRAITS = {
     "metadata": r"\bmd(?!l)|metadata|many files|mdtest|small files",
@@ -49,7 +50,7 @@ class Advice:
     sure: bool
 
 
-Wish = Callable[[Param, frozenset[str], Mapping[str, Any], float], Value | None]
+Wish = Callable[[Param, Mapping[str, Any], float], Value | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +58,8 @@ class Rule:
     """A rule of the playbook.
 
     Attributes:
-        pattern: searched in the parameter's name; ``doc:`` before it searches the description too.
-        wish: (parameter, traits, scope, strength) to a value, or None where it does not apply.
+        pattern: searched in the parameter's name.
+        wish: (parameter, scope, strength) to a value, or None where it does not apply.
         because: the reason, shown to the user.
         needs: traits of which the workload must have one; none means any workload.
         never: traits that rule it out.
@@ -76,9 +77,9 @@ class Rule:
 def _raised(factor: float) -> Wish:
     """So many times the default, more if bolder; within the range."""
 
-    def wish(param: Param, seen: frozenset[str], scope: Mapping[str, Any], strength: float) -> Value | None:
+    def wish(param: Param, scope: Mapping[str, Any], strength: float) -> Value | None:
         if isinstance(param, Choice):
-            return param.choices[-1] if _ordered_numbers(param) else None
+            return _last(param)
         low, _ = param.bounds(scope)
         base = float(param.default) if param.default not in param.special and param.default else max(low, 1.0)
         return _within(param, base * factor**strength, scope)
@@ -89,26 +90,28 @@ def _raised(factor: float) -> Wish:
 def _within(param: Any, value: float, scope: Mapping[str, Any]) -> Value:
     low, high = param.bounds(scope)
     held = min(max(value, low), high)
-    if type(param).__name__ == "Int":
+    if isinstance(param, Int):
         return int(low + param.step * ((math.floor(held) - low) // param.step))
     return float(held)
 
 
-def _ordered_numbers(param: Choice) -> bool:
-    return all(isinstance(c, int | float) and not isinstance(c, bool) for c in param.choices)
+def _last(param: Choice) -> Value | None:
+    """The last of several numbers; None for choices that are none."""
+    numbers = all(isinstance(c, int | float) and not isinstance(c, bool) for c in param.choices)
+    return param.choices[-1] if numbers else None
 
 
 def _memory(share: float) -> Wish:
     """A share of the memory, doubled if bolder, in whatever unit the parameter has."""
 
-    def wish(param: Param, seen: frozenset[str], scope: Mapping[str, Any], strength: float) -> Value | None:
+    def wish(param: Param, scope: Mapping[str, Any], strength: float) -> Value | None:
         if isinstance(param, Choice):
-            return param.choices[-1] if _ordered_numbers(param) else None
+            return _last(param)
         from tunewright.knowledge.quantities import scale
 
         found = scale(param.unit)
         if found is None or found[0] != "bytes":
-            return _raised(8)(param, seen, scope, strength)
+            return _raised(8)(param, scope, strength)
         ram = float(scope.get("RAM_BYTES", 2**34))
         return _within(param, share * strength * ram / found[1], scope)
 
@@ -118,7 +121,7 @@ def _memory(share: float) -> Wish:
 def _one_of(*values: Any) -> Wish:
     """The first of the values that the parameter knows, however it is spelt."""
 
-    def wish(param: Param, seen: frozenset[str], scope: Mapping[str, Any], strength: float) -> Value | None:
+    def wish(param: Param, scope: Mapping[str, Any], strength: float) -> Value | None:
         if not isinstance(param, Choice):
             return next((v for v in values if not isinstance(v, str | bool) and param.problem(v, scope) is None), None)
         known = {str(c).lower(): c for c in param.choices}
@@ -127,15 +130,15 @@ def _one_of(*values: Any) -> Wish:
     return wish
 
 
-def _transfer(param: Param, seen: frozenset[str], scope: Mapping[str, Any], strength: float) -> Value | None:
+def _transfer(param: Param, scope: Mapping[str, Any], strength: float) -> Value | None:
     """As large as one request of the workload, at least 1 MiB."""
     size = float(scope.get("_transfer_bytes", 4 * 2**20))
     return None if isinstance(param, Choice) else _within(param, max(size, 2**20) * (1 if strength <= 1 else 4), scope)
 
 
-def _cores(param: Param, seen: frozenset[str], scope: Mapping[str, Any], strength: float) -> Value | None:
+def _cores(param: Param, scope: Mapping[str, Any], strength: float) -> Value | None:
     if isinstance(param, Choice):
-        return param.choices[-1] if _ordered_numbers(param) else None
+        return _last(param)
     return _within(param, float(scope.get("CPU_COUNT", 4)) * strength, scope)
 
 
@@ -201,15 +204,24 @@ class Playbook:
         space: the space, guards included.
         about: the workload's name and description, and facts of a trace, in words.
         facts: of machine and target.
+        metric: the objective; without one, no trial is better than the default.
     """
 
-    def __init__(self, space: Space, about: str, facts: Mapping[str, Any] | None = None) -> None:
-        self.space = space
+    def __init__(
+        self, space: Space, about: str, facts: Mapping[str, Any] | None = None, metric: Metric | None = None
+    ) -> None:
+        self.space, self.metric = space, metric
         self.seen = traits(about)
         self.scope = {**space.scope(space.default), **(facts or {})}
         size = re.search(r"\b(\d+(?:\.\d+)?) ?([km])(?:i?b)?\b", about, re.I)
         if size:
             self.scope["_transfer_bytes"] = float(size[1]) * {"k": 2**10, "m": 2**20}[size[2].lower()]
+
+    @classmethod
+    def of(cls, problem: Problem) -> Playbook:
+        """Return the playbook for a tuner's problem."""
+        about = f"{problem.workload}: {problem.about}"
+        return cls(problem.space, about, problem.facts, problem.metric(problem.objectives[0]))
 
     def advice(self, strength: float = 1.0, *, contested: bool = False) -> list[Advice]:
         """Return the advice for every parameter that a rule knows, where it differs from the default.
@@ -226,7 +238,7 @@ class Playbook:
                     continue
                 if rule.never & self.seen and not contested:
                     continue
-                value = rule.wish(param, self.seen, self.scope, strength)
+                value = rule.wish(param, self.scope, strength)
                 if value is not None and value != param.default:
                     found.append(Advice(name=name, value=value, because=rule.because, sure=rule.sure))
                 break
@@ -253,56 +265,37 @@ class Playbook:
             waiting = left
         return config, taken
 
-    def propose(
-        self, trials: Sequence[Trial], tried: set[str], better: Callable[[Trial, Trial], bool]
-    ) -> tuple[Config, str]:
+    def propose(self, trials: Sequence[Trial], tried: set[str]) -> tuple[Config, str]:
         """Return the next configuration and its reasons.
 
         Args:
             trials: decided ones, in order.
             tried: keys of everything measured, running or refused.
-            better: whether the first trial is better than the second.
         """
-        for config, why in self.proposals(trials, better):
+        for config, why in self.proposals(trials):
             if self.space.key(config) not in tried:
                 return config, why
         return self.space.default, "nothing is left in the playbook"
 
-    def proposals(
-        self, trials: Sequence[Trial], better: Callable[[Trial, Trial], bool]
-    ) -> Iterator[tuple[Config, str]]:
+    def proposals(self, trials: Sequence[Trial]) -> Iterator[tuple[Config, str]]:
         """Yield configurations and reasons in the order in which they should be tried; see ``propose``."""
         default = self.space.default
-        good = [t for t in trials if t.feasible]
-        best = good[0] if good else None
-        for trial in good:
-            if best is not None and better(trial, best):
-                best = trial
-        usual, bold = self.advice(1.0), self.advice(2.0)
+        best = best_trial(trials, self.metric) if self.metric is not None else None
+        base = dict(best.config) if best is not None else default
+        usual = self.advice()
         yield self._said(default, usual)
-        won = best is not None and self.space.key(dict(best.config)) != self.space.key(default)
-        if won:
-            yield self._said(default, bold, "bolder: ")
-        if not won:
-            yield self._said(default, bold, "bolder: ")
+        yield self._said(default, self.advice(2.0), "bolder: ")
         other = [a for a in self.advice(contested=True) if a not in usual]
         if other:
-            yield self._said(dict(best.config) if best is not None else default, other, "the other way round: ")
+            yield self._said(base, other, "the other way round: ")
         yield self._said(default, [a for a in usual if a.sure], "only what seldom hurts: ")
-        base = dict(best.config) if best is not None else default
         # from the best so far: take back what is doubtful, one by one; then steps of each advised parameter; then others
         doubtful = [a for a in usual if not a.sure and base.get(a.name) != default.get(a.name)]
+        back = [replace(a, value=default[a.name]) for a in doubtful if a.name in default]
         if len(doubtful) > 1:
-            back = [
-                Advice(name=a.name, value=default[a.name], because="", sure=False)
-                for a in doubtful
-                if a.name in default
-            ]
             yield self.combine(base, back)[0], "the best so far without its doubtful parts"
-        for item in doubtful:
-            if item.name in default:
-                undo = Advice(name=item.name, value=default[item.name], because="", sure=False)
-                yield self.combine(base, [undo])[0], f"the best so far with {item.name} as it was"
+        for undo in back:
+            yield self.combine(base, [undo])[0], f"the best so far with {undo.name} as it was"
         advised = [a.name for a in usual]
         for name in [*advised, *(n for n in self.space.params if n not in advised)]:
             if name not in base:

@@ -200,8 +200,7 @@ def describe(problem: Problem, history: History, observations: Observations | No
         parts.append("Tables of the trace: " + json.dumps(columns))
     parts.append("Results so far:\n" + "\n".join(_line(t, problem) for t in history.trials) if history.trials else "No results yet.")  # fmt: skip
     for refusal in history.refused:
-        if refusal is not None:
-            parts.append(f"Refused: {json.dumps(problem.space.changes(refusal.config), default=str)}: {refusal.reason}")
+        parts.append(f"Refused: {json.dumps(problem.space.changes(refusal.config), default=str)}: {refusal.reason}")
     left = "" if history.remaining is None else f" {history.remaining} trials are left, this one included."
     parts.append(f"Propose the next configuration.{left}")
     return "\n\n".join(parts)
