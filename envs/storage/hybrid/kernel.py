@@ -22,13 +22,12 @@ from tunewright.envs.storage.hybrid.lowlevel import (
     load_page,
     move_entry,
     page,
-    read_number,
     request,
-    write_number,
+    seat,
 )
 from tunewright.envs.storage.hybrid.state import QUEUE
 
-LOOK_AHEAD = 8
+LOOK_AHEAD = 8  # seats of a queue whose pages are loaded before their turn
 
 
 @inlined
@@ -82,18 +81,24 @@ def _submit_disk(sim, tier, begin, write, pages, address):
     return done
 
 
+@inlined
+def _who(sim, table, tier, number):
+    """Return the page that has a seat of a tier's LRU queue; -1 if it has another by now, or left the tier."""
+    at = int(seat(sim.queue_at[tier], number & sim.mask[tier]).page)
+    return at if page(table, at).seat == number and page(table, at).tier == tier else -1
+
+
 @jit
 def pack(sim, table, tier):
     """Close the gaps that pages have left in a tier's LRU queue."""
-    seat = sim.oldest[tier]
-    for old in range(sim.oldest[tier], sim.newest[tier]):
-        at = read_number(sim.queue_at[tier], old & sim.mask[tier])
-        record = page(table, at)
-        if record.seat == old and record.tier == tier:
-            write_number(sim.queue_at[tier], seat & sim.mask[tier], at)
-            record.seat = seat
-            seat += 1
-    sim.newest[tier] = seat
+    free = sim.oldest[tier]
+    for number in range(sim.oldest[tier], sim.newest[tier]):
+        at = _who(sim, table, tier, number)
+        if at >= 0:
+            seat(sim.queue_at[tier], free & sim.mask[tier]).page = at
+            page(table, at).seat = free
+            free += 1
+    sim.newest[tier] = free
 
 
 @inlined
@@ -107,37 +112,35 @@ def enlist(sim, table, at, tier, cold):
         pack(sim, table, tier)
     if cold:
         sim.oldest[tier] -= 1
-        seat = sim.oldest[tier]
+        number = sim.oldest[tier]
     else:
-        seat = sim.newest[tier]
-        sim.newest[tier] = seat + 1
-    write_number(sim.queue_at[tier], seat & sim.mask[tier], at)
-    page(table, at).seat = seat
+        number = sim.newest[tier]
+        sim.newest[tier] = number + 1
+    seat(sim.queue_at[tier], number & sim.mask[tier]).page = at
+    page(table, at).seat = number
 
 
 @inlined
 def oldest(sim, table, tier):
     """Return the least recent page of a tier; -1 if there is none."""
-    seat = sim.oldest[tier]
-    ring, mask = sim.queue_at[tier], sim.mask[tier]
+    number = sim.oldest[tier]
     found = -1
-    while seat < sim.newest[tier]:
-        at = read_number(ring, seat & mask)
-        if page(table, at).seat == seat and page(table, at).tier == tier:
-            found = at
+    while number < sim.newest[tier]:
+        found = _who(sim, table, tier, number)
+        if found >= 0:
             break
-        load_page(table, read_number(ring, (seat + LOOK_AHEAD) & mask))
-        seat += 1
-    sim.oldest[tier] = seat
+        load_page(table, seat(sim.queue_at[tier], (number + LOOK_AHEAD) & sim.mask[tier]).page)
+        number += 1
+    sim.oldest[tier] = number
     return found
 
 
 @jit
 def _oldest_but(sim, table, tier, pinned, pinned_end):
     """Return the least recent page of a tier that is not pinned; -1 if there is none."""
-    for seat in range(sim.oldest[tier], sim.newest[tier]):
-        at = read_number(sim.queue_at[tier], seat & sim.mask[tier])
-        if page(table, at).seat == seat and page(table, at).tier == tier and not pinned <= at < pinned_end:
+    for number in range(sim.oldest[tier], sim.newest[tier]):
+        at = _who(sim, table, tier, number)
+        if at >= 0 and not pinned <= at < pinned_end:
             return at
     return -1
 

@@ -10,7 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
-from tunewright.envs.storage.hybrid.state import DEVICE, MOVE, PAGE, REQUEST, SIM
+from tunewright.envs.storage.hybrid.state import DEVICE, MOVE, PAGE, REQUEST, SEAT, SIM
 
 _OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False}
 #: compile for the kernel: no reference counting (every array belongs to an object that outlives the call, and counting
@@ -49,6 +49,8 @@ request = _record_at(REQUEST)
 move_entry = _record_at(MOVE)
 #: device(devices, tier): the device of a tier, at address ``devices``
 device = _record_at(DEVICE)
+#: seat(queue, i): place ``i`` of the LRU queue at address ``queue``
+seat = _record_at(SEAT)
 #: system(batch, k): record ``k`` of the systems at address ``batch``
 system = _record_at(SIM)
 
@@ -70,39 +72,6 @@ def _prefetch(typingctx, base, index, size):
 
 
 _load: Any = _prefetch
-
-
-@intrinsic
-def _read_number(typingctx, base, index):
-    """Return int32 number ``index`` at an address."""
-
-    def codegen(context, builder, signature, args):
-        kind = ir.IntType(32)
-        place = builder.inttoptr(
-            builder.add(args[0], builder.shl(args[1], ir.Constant(ir.IntType(64), 2))), kind.as_pointer()
-        )
-        return builder.sext(builder.load(place), ir.IntType(64))
-
-    return types.int64(types.int64, types.int64), codegen
-
-
-@intrinsic
-def _write_number(typingctx, base, index, value):
-    """Set int32 number ``index`` at an address."""
-
-    def codegen(context, builder, signature, args):
-        kind = ir.IntType(32)
-        place = builder.inttoptr(
-            builder.add(args[0], builder.shl(args[1], ir.Constant(ir.IntType(64), 2))), kind.as_pointer()
-        )
-        builder.store(builder.trunc(args[2], kind), place)
-        return context.get_dummy_value()
-
-    return types.none(types.int64, types.int64, types.int64), codegen
-
-
-read_number: Any = _read_number
-write_number: Any = _write_number
 
 
 @inlined

@@ -31,6 +31,9 @@ REQUEST = np.dtype([("time_us", "f8"), ("first", "i4"), ("count", "i4"), ("write
 #: a page that changed its tier, and in which operation (its number modulo 65536)
 MOVE = np.dtype([("page", "i4"), ("source", "u1"), ("target", "u1"), ("operation", "u2")])
 
+#: a place of a tier's LRU queue: the page that took it last
+SEAT = np.dtype([("page", "i4")])
+
 #: one tier's device; all systems of a batch share it
 DEVICE = np.dtype(
     [
@@ -62,7 +65,7 @@ _DOING = [
     ("position", "f8"),  # page behind the head
     ("capacity", "i8"),  # pages
     ("used", "i8"),
-    ("queue_at", "i8"),  # address of the LRU queue: a ring of page numbers, int32, by seat
+    ("queue_at", "i8"),  # address of the LRU queue: a ring of ``SEAT``
     ("mask", "i8"),  # its length less one; a power of two
     ("oldest", "i8"),  # first seat that may be taken
     ("newest", "i8"),  # seat behind the most recent page's

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, ask_for, serve
-from tunewright.envs.storage.hybrid.lowlevel import jit, load_page, page, read_number, request, system
+from tunewright.envs.storage.hybrid.lowlevel import jit, load_page, page, request, seat, system
 from tunewright.envs.storage.hybrid.reward import fastest_latency, reward_of
 
 #: placement that a migration environment has beside it: writes to the fastest tier, reads where they are
@@ -78,7 +78,7 @@ def _load_early(sim):
     load_page(sim.page_at, int(request(sim.request_at, sim.clock).first))
     if sim.clock + 1 < sim.stop:
         load_page(sim.page_at, int(request(sim.request_at, sim.clock + 1).first))
-    load_page(sim.page_at, read_number(sim.queue_at[0], sim.oldest[0] & sim.mask[0]))
+    load_page(sim.page_at, seat(sim.queue_at[0], sim.oldest[0] & sim.mask[0]).page)
 
 
 @jit

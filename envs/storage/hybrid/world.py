@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tunewright.envs.storage.hybrid.devices import Devices
-from tunewright.envs.storage.hybrid.state import COUNTERS, DEVICE, PAGE, QUEUE, REQUEST, SIM
+from tunewright.envs.storage.hybrid.state import COUNTERS, DEVICE, PAGE, QUEUE, REQUEST, SEAT, SIM
 from tunewright.knowledge.blocktrace import PagedTrace
 
 from tunewright.errors import ConfigError
@@ -112,7 +112,7 @@ class World:
             for name, value in device.kernel_fields().items():
                 self.tiers[name][tier] = value
         self.sims["capacity"][:, :tiers] = self.capacities
-        self._queues = [np.zeros((n, self._seats(tier)), np.int32) for tier in range(tiers - 1)]
+        self._queues = [np.zeros((n, self._seats(tier)), SEAT) for tier in range(tiers - 1)]
         for tier, queue in enumerate(self._queues):
             self.sims["queue_at"][:, tier] = queue.ctypes.data + np.arange(n) * queue.shape[1] * queue.itemsize
             self.sims["mask"][:, tier] = queue.shape[1] - 1
@@ -140,7 +140,7 @@ class World:
         total = len(self.paged.address)
         if listed:  # the first page is the most recent
             self.pages["seat"][which] = np.arange(total)[::-1]
-            self._queues[self.start][which, :total] = np.arange(total)[::-1]
+            self._queues[self.start]["page"][which, :total] = np.arange(total)[::-1]
         sims = self.sims[which]
         for name in ("now", "clock", "spent", "recent", "queue_head", "queued", *COUNTERS):
             sims[name] = 0
