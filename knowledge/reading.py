@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tunewright.knowledge import live
 from tunewright.knowledge.extract import extract, merged
-from tunewright.knowledge.manuals import Section, bare, chunks, files_of, read_file
+from tunewright.knowledge.manuals import Chunk, Section, bare, chunks, files_of, read_file
 from tunewright.knowledge.parameters import ParameterDoc, save, supported, texts_of, to_json, to_space
 
 from tunewright.errors import ConfigError, SpaceError
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _HEAD = 65_536  # bytes of a file that tell whether it is a listing
+PASSAGES = 12  # of the manual for one parameter
 _FORMAT = 1  # of the cache; a change of the readers needs a new number
 
 
@@ -68,6 +69,62 @@ def _head(path: Path) -> str:
         return file.read(_HEAD).decode("utf-8", errors="replace")
 
 
+#: reads passages for one parameter, given its name and the texts that quotes must be in; returns what they say, None if
+#: it is not worth tuning, and what was dropped
+Describe = Callable[[str, Sequence[Chunk], Mapping[str, str]], tuple[ParameterDoc | None, list[str]]]
+
+
+class Reader(Protocol):
+    """What reads prose: a model, with what it has spent."""
+
+    describe: Describe
+
+    def spent(self) -> dict[str, float]:
+        """Return calls, tokens and money so far."""
+        ...
+
+
+def read_prose(
+    docs: Sequence[ParameterDoc], sections: Sequence[Section], reader: Reader, names: Sequence[str] = (), most: int = 40,
+    tick: Callable[[int, int, str], None] | None = None,
+) -> tuple[list[ParameterDoc], list[str]]:  # fmt: skip
+    """Have a model read what structure and phrases did not tell.
+
+    Args:
+        docs: what is known.
+        sections: of the manual.
+        reader: reads passages.
+        names: parameters to read; without any, those that lack a default or a range, the important ones first.
+        most: parameters at most.
+        tick: called with (done, total, name).
+
+    Returns:
+        All parameters, claims of structure before those of the model, without those that the model judges not worth
+        tuning; and what was dropped, in words.
+    """
+    from tunewright.knowledge.retrieval import Index
+
+    known = {d.name: d for d in docs}
+    thin = [d for d in docs if d.default is None or not (d.range.stated or d.type == "boolean")]
+    wanted = list(names) or [d.name for d in sorted(thin, key=lambda d: -d.importance)]
+    index, texts = Index(chunks(sections)), texts_of(sections)
+    dropped: list[str] = []
+    for number, name in enumerate(wanted[:most]):
+        if tick:
+            tick(number, len(wanted[:most]), name)
+        passages = index.search(f"How do I use the parameter {name}?", PASSAGES)
+        if not passages:
+            dropped.append(f"{name}: the manual has no passage on it")
+            continue
+        found, said = reader.describe(name, passages, texts)
+        dropped += said
+        if found is None:
+            known.pop(name, None)
+        else:
+            known[name] = merged([known[name]] if name in known else [], [found])[0]
+    return list(known.values()), dropped
+
+
 def read(
     sources: Sequence[str], tick: Callable[[int, int, str], None] | None = None
 ) -> tuple[list[ParameterDoc], list[Section], list[str]]:
@@ -111,15 +168,24 @@ def read(
 
 def run(
     sources: Sequence[str], *, system: str = "", output: Path | None = None, ask: str = "", count: int = 5,
-    tick: Callable[[int, int, str], None] | None = None,
+    tick: Callable[[int, int, str], None] | None = None, reader: Reader | None = None, names: Sequence[str] = (),
+    most: int = 40,
 ) -> dict[str, Any]:  # fmt: skip
-    """Read manuals, write the parameters if asked to, and answer a question with passages if one is asked."""
+    """Read manuals, write the parameters if asked to, and answer a question with passages if one is asked.
+
+    With a ``reader``, prose is read too; see ``read_prose``.
+    """
     docs, sections, dropped = read(sources, tick)
+    if reader is not None:
+        docs, more = read_prose(docs, sections, reader, names, most, tick)
+        dropped += more
     name = system or Path(sources[0]).stem
     if output is not None:
         save(output, name, docs)
     document: dict[str, Any] = {"system": name, "sections": len(sections), "parameters": [to_json(d) for d in docs]}
     document["dropped"] = dropped
+    if reader is not None:
+        document["spent"] = reader.spent()
     try:
         space, _ = to_space(docs)
         document["tunable"] = list(space.params)

@@ -7,8 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
 import pytest
+from tunewright.agents.llm.agent import quoted
 from tunewright.agents.llm.client import Ledger, Limits, open_model, read_log
-from tunewright.agents.llm.tuning import describe, next_answer, quoted
+from tunewright.agents.llm.tuning import describe, next_answer
 from tunewright.envs.storage.lustre.target import LustreModel
 from tunewright.knowledge.evidence import Observations
 from tunewright.knowledge.manuals import Chunk
@@ -23,7 +24,8 @@ from tunewright.tuner import History, Problem, Refusal
 class Endpoint:
     """Answers the requests in order from a script; keeps what was asked.
 
-    A step is a dict (a message), a number (an HTTP error), "cut" (a broken connection), "slow" or a text (the raw body).
+    A step is a dict (a message), a number (an HTTP error), "cut" (a broken connection), "cut stream" (in the middle of a
+    reply), "silent end" (a stream that ends too early, in order), "slow" or a text (the raw body).
     """
 
     def __init__(self, script):
@@ -37,6 +39,10 @@ class Endpoint:
             def do_POST(self):
                 outer.asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
                 step = outer.script.pop(0) if outer.script else 500
+                if isinstance(step, dict) and outer.asked[-1].get("stream"):
+                    return self.stream(step, "")
+                if step in ("cut stream", "silent end"):
+                    return self.stream(proposal(stripe_count=3), step)
                 if step == "cut":
                     self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n{")
                     self.close_connection = True
@@ -61,6 +67,32 @@ class Endpoint:
                 self.end_headers()
                 self.wfile.write(body)
 
+            def stream(self, message, how):
+                """The message in pieces, as endpoints stream them."""
+                usage = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
+                pieces = [{"role": "assistant", "content": message.get("content") or ""}]
+                for k, made in enumerate(message.get("tool_calls") or []):
+                    named = {**made, "index": k, "function": {"name": made["function"]["name"], "arguments": ""}}
+                    pieces.append({"tool_calls": [named]})
+                    raw = made["function"]["arguments"]
+                    for part in (raw[: len(raw) // 2], raw[len(raw) // 2 :]):
+                        pieces.append({"tool_calls": [{"index": k, "function": {"arguments": part}}]})
+                reason = "tool_calls" if message.get("tool_calls") else "stop"
+                chunks = [{"choices": [{"index": 0, "delta": p, "finish_reason": None}]} for p in pieces]
+                chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": reason}]})
+                chunks.append({"choices": [], "usage": usage})
+                if how:
+                    chunks = chunks[:2]
+                head = {"id": "1", "object": "chat.completion.chunk", "created": 0, "model": "m"}
+                lines = [b"data: " + json.dumps({**head, **c}).encode() + b"\n\n" for c in chunks]
+                self.send_response(200)
+                self.send_header("Content-Type", "text/event-stream")
+                if how == "cut stream":
+                    self.send_header("Content-Length", "99999")
+                self.end_headers()
+                self.wfile.write(b"".join(lines) + (b"" if how else b"data: [DONE]\n\n"))
+                self.close_connection = True
+
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -72,7 +104,7 @@ def call(name, arguments, number=1):
 
 
 def proposal(**values):
-    return call("propose", {"changes": [{"name": n, "value": v, "reason": f"{n} helps"} for n, v in values.items()]})
+    return call("propose", {"changes": {n: {"value": v, "reason": f"{n} helps"} for n, v in values.items()}})
 
 
 @pytest.fixture
@@ -127,8 +159,9 @@ def test_values_out_of_range_go_back_once_and_are_never_clipped(endpoint):
     "wrong",
     [
         call("propose", "{not json"), call("propose", {"changes": "all of them"}), call("propose", {}),
-        call("propose", {"changes": [{"name": "no_such", "value": 1, "reason": ""}]}), call("no_such_tool", {}),
-        call("propose", {"changes": [{"name": "stripe_count", "value": [1], "reason": ""}]}),
+        call("propose", {"changes": {"no_such": {"value": 1, "reason": ""}}}), call("no_such_tool", {}),
+        call("propose", {"changes": {"stripe_count": {"value": [1], "reason": ""}}}),
+        call("propose", {"changes": {"stripe_count": 2}}), call("propose", {"changes": []}),
         {"content": "I would raise the stripe count."}, {"content": "I cannot help with that.", "refusal": "no"},
     ],
 )  # fmt: skip
@@ -137,7 +170,7 @@ def test_after_a_useless_answer_the_next_one_counts(endpoint, wrong):
     assert answer.config["stripe_count"] == 2
 
 
-@pytest.mark.parametrize("step", [429, 500, "cut", "slow"])
+@pytest.mark.parametrize("step", [429, 500, "cut", "slow", "cut stream", "silent end"])
 def test_passing_troubles_are_retried(endpoint, step):
     answer, _, _ = ask(endpoint, step, proposal(stripe_count=2))
     assert answer.config["stripe_count"] == 2
@@ -146,9 +179,9 @@ def test_passing_troubles_are_retried(endpoint, step):
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        ([429] * 9, "too many requests"), ([500] * 9, "HTTP 500"), (["slow"] * 4, "in time"), (["cut"] * 9, "connection|cannot be used"),
+        ([429] * 9, "too many requests"), ([500] * 9, "HTTP 500"), (["slow"] * 4, "in time"), (["cut"] * 9, "connection|cannot be used"), (["cut stream"] * 9, "broke the connection"), (["silent end"] * 9, "cut off, 3 times"),
         ([401], "does not accept the key"), ([404], "no such model"), (["not json at all"] * 9, "cannot be used"),
-        ([{"content": "hello"}] * 9, "no proposal, though it was asked twice"),
+        ([{"content": "hello"}] * 9, "no answer as tuner, though it was asked twice"),
     ],
 )  # fmt: skip
 def test_lasting_troubles_end_with_a_reason(endpoint, script, why):
@@ -167,15 +200,18 @@ def test_it_looks_into_the_manual_and_asks_the_trace(endpoint):
     )
     seen = Observations(source="x", kind="strace", tables={"calls": pd.DataFrame({"name": ["read"], "n": [7]})}, facts=("small reads",))  # fmt: skip
     answer, server, _ = ask(
-        endpoint, call("look_up_manual", {"question": "shared file targets"}), call("ask_trace", {"sql": "SELECT n FROM calls"}),
-        call("ask_trace", {"sql": "SELECT * FROM read_csv('/etc/passwd')"}), proposal(stripe_count=-1),
-        manual=manual, observations=seen,
+        endpoint, call("look_up_manual", {"question": "shared file targets"}), call("ask_analyst", {"question": "how many reads?"}),
+        call("ask_sql", {"sql": "SELECT n FROM calls"}), call("ask_sql", {"sql": "SELECT * FROM read_csv('/etc/passwd')"}),
+        call("report", {"findings": [{"finding": "seven reads", "numbers": "n = 7"}], "unknown": "writes"}),
+        proposal(stripe_count=-1), manual=manual, observations=seen,
     )  # fmt: skip
     assert answer.config["stripe_count"] == -1
     tool = [m["content"] for m in server.asked[-1]["messages"] if m["role"] == "tool"]
     assert "all targets" in tool[0] and tool[0].count("</data>") == 1, "a text cannot end its own mark"
-    assert "7" in tool[1] and "not answered" in tool[2] and "root:" not in tool[2]
-    assert "small reads" in json.dumps(server.asked[0])
+    assert "seven reads (n = 7)" in tool[1] and "not shown: writes" in tool[1]
+    sql = [m["content"] for m in server.asked[4]["messages"] if m["role"] == "tool"]
+    assert "7" in sql[0] and "not answered" in sql[1] and "root:" not in sql[1]
+    assert "small reads" in json.dumps(server.asked[2])
 
 
 def test_a_budget_ends_the_session_and_survives_a_restart(endpoint, tmp_path):

@@ -64,8 +64,13 @@ class AdditiveGPTuner(BaseTuner):
             return self.explore(known, tried, rng)
         pool, rows = self.candidates(good, tried, rng)
         score, why = self.promise(known, rows, ranks=len(known) % 2 == 1, rng=rng)
-        best = int(np.argmax(score))
-        return Suggestion(config=pool[best], why=f"{self.label}: {why}")
+        return self.choose(pool, rows, score, why, history)
+
+    def choose(
+        self, pool: Sequence[Config], rows: NDArray[np.float64], score: NDArray[np.float64], why: str, history: History
+    ) -> Suggestion:
+        """Return the candidate with the highest score."""
+        return Suggestion(config=pool[int(np.argmax(score))], why=f"{self.label}: {why}")
 
     def explore(self, known: Sequence[Trial], tried: set[str], rng: np.random.Generator) -> Suggestion:
         """Propose what lies farthest from all that is known, by the sum of the parameters' distances."""

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tunewright import commands
+from tunewright.commands import Json, StoreUrl, console, emit, out
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -30,13 +33,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Json = Annotated[
-    bool, typer.Option("--json", help="Print one JSON document on standard output and nothing else there.")
-]
-StoreUrl = Annotated[
-    str | None,
-    typer.Option("--store", metavar="URL", help="Where sessions are kept: sqlite:///FILE or postgresql://HOST/DB. Default: a file in your data directory.", envvar="TUNEWRIGHT_STORE"),
-]  # fmt: skip
 TargetOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -80,22 +76,6 @@ def _terminate(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
-def _out() -> Console:
-    from rich.console import Console
-
-    return Console(highlight=False)
-
-
-def _emit(document: Any) -> None:
-    print(json.dumps(document, indent=2, default=str, allow_nan=False))
-
-
 def _open_store(url: str | None) -> Store:
     from tunewright.store import Store
 
@@ -112,15 +92,17 @@ def tune(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes data, suggestions and order.", rich_help_panel=_GUIDE)] = 0,
     option: TargetOption = None,
     tuner_option: Annotated[list[str] | None, typer.Option("--tuner-option", "-T", metavar="KEY=VALUE", help="Option of the tuner, such as startup=3.", rich_help_panel=_GUIDE)] = None,
-    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="For --tuner llm: the language model.", rich_help_panel=_MODEL)] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="NAME", help="For --tuner llm or hybrid: the language model.", rich_help_panel=_MODEL)] = None,
     base_url: Annotated[str | None, typer.Option("--base-url", metavar="URL", help="Its OpenAI-compatible endpoint; the key is taken from OPENAI_API_KEY.", rich_help_panel=_MODEL)] = None,
     manual: Annotated[str | None, typer.Option("--manual", metavar="PATH,...", help="Manuals that it may look into.", rich_help_panel=_MODEL)] = None,
+    rules: Annotated[str | None, typer.Option("--rules", metavar="FOLDER", help="Rules learned from earlier sessions, for playbook, hybrid and llm; see 'tunewright rules'.", rich_help_panel=_GUIDE)] = None,
     observed: Annotated[str | None, typer.Option("--trace", metavar="FILE", help="A log of the workload that it may ask about.", rich_help_panel=_MODEL)] = None,
     replay: Annotated[str | None, typer.Option("--replay", metavar="LOG", help="Use the replies of a log instead of a model.", rich_help_panel=_MODEL)] = None,
     repeats: Annotated[bool, typer.Option("--repeats", help="Measure a configuration again when it is proposed again.", rich_help_panel=_GUIDE)] = False,
     trials: Annotated[int | None, typer.Option("--trials", "-n", min=1, help="Configurations to try, the default included. Default: 25, ending early when nothing is gained.", rich_help_panel=_RUN)] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Start no trial after this time.", rich_help_panel=_RUN)] = None,
     patience: Annotated[int | None, typer.Option("--patience", min=1, help="End after this many trials without a gain.", rich_help_panel=_RUN)] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Then take back each change of the best configuration once, to see what it gives; one more trial for each.", rich_help_panel=_RUN)] = False,
     trust: Annotated[str, typer.Option("--trust", help="fast, normal or strict: how much is spent on knowing that the gain is real.", rich_help_panel=_RUN)] = "normal",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Parallel trials, where the target says it is safe.", rich_help_panel=_RUN)] = 1,
     require: Annotated[list[str] | None, typer.Option("--require", metavar="METRIC>=X", help="Constraint on a metric; repeatable.", rich_help_panel=_LIMITS)] = None,
@@ -144,7 +126,14 @@ def tune(
         options["direction"] = direction
     if target.startswith("table:") and objectives:
         options["objective"], objectives = objectives[0], ()
-    given = {"model": model, "base_url": base_url, "manual": manual, "trace": observed, "replay": replay}
+    given = {
+        "model": model,
+        "base_url": base_url,
+        "manual": manual,
+        "trace": observed,
+        "rules": rules,
+        "replay": replay,
+    }
     tuner_options = {**parse_options(tuner_option), **{k: v for k, v in given.items() if v is not None}}
     plan = Plan(
         target=target, workload=workload, tuner=tuner, objectives=objectives, seed=seed, trust=trust,
@@ -156,7 +145,7 @@ def tune(
     opened = _open_store(store)
     name = name or _free_name(opened, target)
     with Session.create(plan, name, opened, workers=workers, executor=_executor(workers)) as session:
-        _run(session, trials, minutes, patience, as_json)
+        _run(session, trials, minutes, patience, explain, as_json)
 
 
 @app.command()
@@ -165,6 +154,7 @@ def resume(
     trials: Annotated[int | None, typer.Option("--trials", "-n", min=1, help="How many more configurations to try (10).")] = None,
     minutes: Annotated[float | None, typer.Option("--minutes", min=0.01, help="Start no trial after this time.")] = None,
     patience: Annotated[int | None, typer.Option("--patience", min=1, help="End after this many trials without a gain.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Then take back each change of the best configuration once, to see what it gives.")] = False,
     target: Annotated[str | None, typer.Option("--target", help="Target spec to use instead of the stored one, such as a DSN with its password.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Parallel trials, where the target says it is safe.")] = 1,
     store: StoreUrl = None,
@@ -175,7 +165,7 @@ def resume(
 
     how = {"workers": workers, "executor": _executor(workers)}
     with Session.resume(name, _open_store(store), spec=target, **how) as session:
-        _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, as_json)
+        _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, explain, as_json)
 
 
 def _executor(workers: int) -> Any:
@@ -195,32 +185,34 @@ def _free_name(store: Store, target: str) -> str:
     return next(f"{base}-{i}" for i in range(1, len(taken) + 2) if f"{base}-{i}" not in taken)
 
 
-def _run(session: Session, trials: int | None, minutes: float | None, patience: int | None, as_json: bool) -> None:
+def _run(
+    session: Session, trials: int | None, minutes: float | None, patience: int | None, explain: bool, as_json: bool
+) -> None:  # fmt: skip
     from rich.text import Text
 
     from tunewright.progress import Progress
     from tunewright.verdict import summary
 
-    console = _console()
+    screen = console()
     done = sum(t.decided for t in session.store.trials(session.name))
     planned = None if trials is None else done + trials
-    progress = Progress(console, trials=planned, minutes=minutes)
+    progress = Progress(screen, trials=planned, minutes=minutes)
     session.watcher = progress
-    console.print(Text.assemble(
+    screen.print(Text.assemble(
         ("tuning ", "bold"), (session.target.name, "bold cyan"), f" · workload {session.workload} · tuner {session.tuner_spec}"
         f" · objective {', '.join(f'{m.name} ({m.direction})' for m in session.objectives)} · session {session.name}",
     ))  # fmt: skip
     try:
         with progress:
-            verdict = session.run(trials=trials, minutes=minutes, patience=patience)
+            verdict = session.run(trials=trials, minutes=minutes, patience=patience, explain=explain)
     except KeyboardInterrupt:
-        console.print(
+        screen.print(
             f"stopped. Everything is put back; continue with: tunewright resume {session.name}{_store_hint(session)}",
             markup=False,
         )
         raise SystemExit(130) from None
     if as_json:
-        _emit(summary(session, verdict))
+        emit(summary(session, verdict))
     elif verdict is not None:
         _conclusion(session, verdict)
 
@@ -239,8 +231,8 @@ def _conclusion(session: Session, verdict: Verdict) -> None:
 
     from tunewright.progress import duration, number
 
-    out = _out()
-    out.print(
+    printed = out()
+    printed.print(
         Panel(
             Text(verdict.sentence),
             title="verdict",
@@ -255,42 +247,42 @@ def _conclusion(session: Session, verdict: Verdict) -> None:
     for metric in session.metrics:
         before = number(default.metrics[metric.name]) if default else ""
         table.add_row(metric.name, before, number(verdict.metrics[metric.name]), metric.unit)
-    out.print(table)
+    printed.print(table)
     changes = session.space.changes(verdict.config)
     if changes:
-        out.print(Text("\nBest configuration, in the system's own form:", style="bold"))
-        out.print(Text(session.target.render(verdict.config), style="cyan"))
+        printed.print(Text("\nBest configuration, in the system's own form:", style="bold"))
+        printed.print(Text(session.target.render(verdict.config), style="cyan"))
         table = Table(box=None, pad_edge=False, header_style="dim")
         for column in ("changed", "from", "to"):
             table.add_column(column)
         for name, value in changes.items():
             table.add_row(name, str(session.space.default.get(name, "(not active)")), str(value))
-        out.print()
-        out.print(table)
+        printed.print()
+        printed.print(table)
     if verdict.weaker:
-        out.print(Text("\nNot used, for your information: what weaker guarantees would give on top", style="bold"))
+        printed.print(Text("\nNot used, for your information: what weaker guarantees would give on top", style="bold"))
         for entry in verdict.weaker:
             delta = ", ".join(f"{n}={v}" for n, v in entry["config"].items() if verdict.config.get(n) != v)
-            out.print(
+            printed.print(
                 Text(f"  {entry['ratio']:.2f}× ({entry['low']:.2f} to {entry['high']:.2f})  {delta}: {entry['loses']}")
             )
     if verdict.pareto:
-        _pareto(out, session, verdict)
+        _pareto(printed, session, verdict)
     failed = sum(not t.ok for t in session.decided)
     hint = _store_hint(session)
-    out.print(Text(
+    printed.print(Text(
         f"\n{len(session.decided)} trials, {failed} failed, {duration(session.seconds)}. Next: tunewright report {session.name}{hint}"
         f" · tunewright resume {session.name}{hint}", style="dim",
     ))  # fmt: skip
 
 
-def _pareto(out: Console, session: Session, verdict: Verdict) -> None:
+def _pareto(screen: Console, session: Session, verdict: Verdict) -> None:
     from rich.table import Table
     from rich.text import Text
 
     from tunewright.progress import number, settings
 
-    out.print(Text("\nPareto set: no configuration that was tried is better in every objective", style="bold"))
+    screen.print(Text("\nPareto set: no configuration that was tried is better in every objective", style="bold"))
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("trial", justify="right")
     for metric in session.objectives:
@@ -305,7 +297,7 @@ def _pareto(out: Console, session: Session, verdict: Verdict) -> None:
                 text += f"  {compared['value']:.2f}× ({compared['low']:.2f} to {compared['high']:.2f})"
             row.append(text)
         table.add_row(*row, settings(session.space.changes(entry["config"]), 6))
-    out.print(table)
+    screen.print(table)
 
 
 @contextmanager
@@ -325,13 +317,13 @@ def list_sessions(store: StoreUrl = None, as_json: Json = False) -> None:
     with _reading(store) as opened:
         rows = [overview(opened, name) for name in opened.names()]
     if as_json:
-        _emit(rows)
+        emit(rows)
         return
     from rich.table import Table
     from rich.text import Text
 
     if not rows:
-        _out().print(f"no sessions yet in {opened.url}; start one with: tunewright tune sqlite", markup=False)
+        out().print(f"no sessions yet in {opened.url}; start one with: tunewright tune sqlite", markup=False)
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("session", "target", "workload", "tuner", "trials", "ratio", "status", "created"):
@@ -344,7 +336,7 @@ def list_sessions(store: StoreUrl = None, as_json: Json = False) -> None:
             row["status"],
             row["created"][:16],
         )
-    _out().print(table)
+    out().print(table)
 
 
 @app.command()
@@ -361,18 +353,18 @@ def show(
     if split_spec(name)[0] in installed(TARGETS) or name.endswith(".toml"):
         target = open_target(name, parse_options(option))
         if as_json:
-            _emit(display.target_document(target))
+            emit(display.target_document(target))
         else:
-            display.show_target(_out(), target)
+            display.show_target(out(), target)
         return
     from tunewright.export import export
 
     with _reading(store) as opened:
         document = export(opened, name)
     if as_json:
-        _emit(document)
+        emit(document)
     else:
-        display.show_session(_out(), document)
+        display.show_session(out(), document)
 
 
 @app.command()
@@ -390,13 +382,13 @@ def export(
     with _reading(store) as opened:
         document = build(opened, name)
     if output is None:
-        _emit(document)
+        emit(document)
         return
     output.write_text(json.dumps(document, indent=2, default=str, allow_nan=False) + "\n", encoding="utf-8")
     if as_json:
-        _emit({"name": name, "file": str(output), "trials": len(document["trials"])})
+        emit({"name": name, "file": str(output), "trials": len(document["trials"])})
     else:
-        _out().print(f"wrote {output}", markup=False)
+        out().print(f"wrote {output}", markup=False)
 
 
 @app.command()
@@ -417,9 +409,9 @@ def report(
         path = output or Path(f"{name}.html")
         write_report(document, path)
     if as_json:
-        _emit({"name": name, "file": str(path), "bytes": path.stat().st_size})
+        emit({"name": name, "file": str(path), "bytes": path.stat().st_size})
     else:
-        _out().print(f"wrote {path}; open it in a browser", markup=False)
+        out().print(f"wrote {path}; open it in a browser", markup=False)
 
 
 @app.command()
@@ -438,14 +430,14 @@ def apply(
     with _reading(store) as opened:
         document = apply_session(opened, name, to=to, spec=target, number=trial, force=force)
     if as_json:
-        _emit(document)
+        emit(document)
     else:
-        out = _out()
-        out.print(
+        printed = out()
+        printed.print(
             f"applied trial {document['trial']} of session {name}; undo with: tunewright rollback {name}",
             markup=False,
         )
-        out.print(document["settings"], markup=False, style="cyan")
+        printed.print(document["settings"], markup=False, style="cyan")
 
 
 @app.command()
@@ -463,9 +455,9 @@ def rollback(
     with _reading(store) as opened:
         document = rollback_session(opened, name, spec=target)
     if as_json:
-        _emit(document)
+        emit(document)
     else:
-        _out().print(document["message"], markup=False)
+        out().print(document["message"], markup=False)
 
 
 @app.command()
@@ -494,7 +486,7 @@ def tuners(as_json: Json = False) -> None:
 
 def _catalogue(rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
-        _emit(rows)
+        emit(rows)
         return
     from rich.table import Table
     from rich.text import Text
@@ -505,7 +497,7 @@ def _catalogue(rows: list[dict[str, Any]], as_json: bool) -> None:
     for row in rows:
         ready = Text("yes", style="green") if row["available"] else Text(str(row["install"]), style="yellow")
         table.add_row(Text(row["name"], style="bold"), ready, Text(row["description"]))
-    _out().print(table)
+    out().print(table)
 
 
 @app.command()
@@ -527,9 +519,9 @@ def init(
         resources.files("tunewright").joinpath("starter.toml").read_text(encoding="utf-8"), encoding="utf-8"
     )
     if as_json:
-        _emit({"file": str(file)})
+        emit({"file": str(file)})
     else:
-        _out().print(f"wrote {file}. Edit it, then: tunewright check {file} && tunewright tune {file}", markup=False)
+        out().print(f"wrote {file}. Edit it, then: tunewright check {file} && tunewright tune {file}", markup=False)
 
 
 @app.command()
@@ -548,160 +540,18 @@ def check(
     opened = open_target(target, parse_options(option))
     document = check_target(opened, workload=workload, runs=runs, limit_s=limit)
     if as_json:
-        _emit(document)
+        emit(document)
         return
     from tunewright.display import show_check
 
-    show_check(_out(), document)
+    show_check(out(), document)
 
 
-_TRACE = typer.Argument(
-    metavar="TRACE",
-    help="A block trace (MSR Cambridge, blkparse, DiskSim/MQSim, CSV; plain, gzip, zstd), or synthetic:KIND (zipf, sequential, mixed, bursts, phases, ycsb, checkpoint, tenants).",
-)
-_TraceOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option", "-O", metavar="KEY=VALUE", help="Parameter of a synthetic workload, such as skew=1.1; repeatable."
-    ),
-]
-_SkipBad = Annotated[
-    int, typer.Option("--skip-bad", min=0, metavar="N", help="Tolerate N bad lines in a trace; they are counted.")
-]
-_Limit = Annotated[int | None, typer.Option("--requests", min=1, metavar="N", help="Use the first N requests only.")]
-
-
-def _command(name: str) -> Any:
-    from tunewright.plugins import COMMANDS, installed
-
-    return installed(COMMANDS)[name].load()
-
-
-@app.command()
-def trace(
-    source: Annotated[str, _TRACE],
-    option: _TraceOption = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page with plots to write.")] = None,
-    skip_bad: _SkipBad = 0,
-    requests: _Limit = None,
-    as_json: Json = False,
-) -> None:
-    """Summarise a block trace: mix, sizes, sequentiality, reuse, bursts, hot pages, and what that means for placement."""
-    from tunewright.plugins import parse_options
-
-    module = _command("trace")
-    document = module.run(source, parse_options(option), skip_bad=skip_bad, limit=requests, page=output)
-    if as_json:
-        _emit(document)
-    else:
-        module.show(_out(), document)
-
-
-@app.command()
-def read(
-    manuals: Annotated[list[str], typer.Argument(metavar="MANUAL...", help="Files or folders (Markdown, HTML, reStructuredText, PDF, man pages, settings with comments), pg_settings as CSV, the text of 'gluster volume set help', or postgresql://HOST/DB.")],
-    system: Annotated[str, typer.Option("--system", "-s", help="Name of the system; default: from the first file.")] = "",
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File of parameters to write (JSON).")] = None,
-    ask: Annotated[str, typer.Option("--ask", metavar="QUESTION", help="Show the passages that fit a question best.")] = "",
-    count: Annotated[int, typer.Option("--count", min=1, help="How many passages.")] = 5,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """Read manuals: parameters with type, unit, default, range and effect, each claim with its quote."""
-    module = _command("read")
-    with _steps("reading") as tick:
-        document = module.run(manuals, system=system, output=output, ask=ask, count=count, tick=tick)
-    if as_json:
-        _emit(document)
-    else:
-        module.show(_out(), document)
-
-
-@app.command()
-def place(
-    source: Annotated[str, _TRACE],
-    devices: Annotated[str, typer.Option("--devices", "-d", help="performance, cost, triple, quad, or a TOML file.")] = "performance",
-    policy: Annotated[list[str] | None, typer.Option("--policy", "-p", help="all, or a policy's name; repeatable.")] = None,
-    fast: Annotated[float, typer.Option("--fast", help="Share of the trace's footprint that the fastest tier holds.")] = 0.10,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of initial weights and random choices.")] = 0,
-    option: _TraceOption = None,
-    scale: Annotated[str, typer.Option("--time-scale", help="Factor on the trace's inter-arrival times; auto: as little as the slowest tier alone needs to keep up.")] = "auto",
-    speed: Annotated[float, typer.Option("--speed", min=0.001, help="Replay so many times as fast as that: 4 is four times the load.")] = 1.0,
-    mechanisms: Annotated[str, typer.Option("--mechanisms", help="own: each policy's own; full: extent eviction, backlog gating and idle reserve for all; plain: for none.")] = "own",
-    real: Annotated[str | None, typer.Option("--real", metavar="TIERS", help="Replay on real directories instead, such as fast=/dev/shm/t,slow=DIR?delay=2ms; files are made there and deleted again.")] = None,
-    save: Annotated[Path | None, typer.Option("--save", help="Write the agent after the replay (one learning policy).")] = None,
-    saved: Annotated[Path | None, typer.Option("--load", metavar="FILE", help="Go on with an agent that --save wrote.")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page with plots to write.")] = None,
-    skip_bad: _SkipBad = 0,
-    requests: _Limit = None,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """Replay a block trace on simulated tiers under placement policies, and compare their latencies."""
-    from tunewright.plugins import parse_options
-
-    module = _command("place")
-    with _steps("placing") as tick:
-        document = module.run(
-            source, parse_options(option), devices=devices, policies=policy or ["all"], fast=fast, seed=seed,
-            scale=scale, load=speed, mechanisms=mechanisms, real=real, save=save, agent=saved, page=output, skip_bad=skip_bad,
-            limit=requests, tick=tick,
-        )  # fmt: skip
-    if as_json:
-        _emit(document)
-    else:
-        module.show(_out(), document)
-
-
-train_app = typer.Typer(help="Train agents; they are saved as a file.", no_args_is_help=True)
-app.add_typer(train_app, name="train")
-
-
-@train_app.command("placement")
-def train_placement(
-    source: Annotated[str, typer.Option("--trace", metavar="TRACE", help="A block trace, or synthetic:KIND.")],
-    algorithm: Annotated[str, typer.Option("--algo", help="dqn, ppo or a2c.")] = "dqn",
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Requests to learn from.")] = 100_000,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, ending in .zip.")] = Path("policy.zip"),
-    devices: Annotated[str, typer.Option("--devices", "-d", help="performance, cost, triple, quad, or a TOML file.")] = "performance",
-    fast: Annotated[float, typer.Option("--fast", help="Share of the footprint that the fastest tier holds.")] = 0.10,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the agent.")] = 0,
-    option: _TraceOption = None,
-    skip_bad: _SkipBad = 0,
-    requests: _Limit = None,
-    as_json: Json = False,
-) -> None:  # fmt: skip
-    """Train a Stable-Baselines3 agent on the placement environment, and say how it compares with simple policies."""
-    from tunewright.plugins import parse_options
-
-    module = _command("train-placement")
-    document = module.run(
-        source, parse_options(option), algorithm=algorithm, steps=steps, output=output, devices=devices, fast=fast,
-        seed=seed, skip_bad=skip_bad, limit=requests, progress=not as_json and sys.stderr.isatty(),
-    )  # fmt: skip
-    if as_json:
-        _emit(document)
-    else:
-        module.show(_out(), document)
-
-
-@contextmanager
-def _steps(what: str) -> Iterator[Any]:
-    """Show a progress bar on the terminal; yields ``tick(done, total, words)``."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} {task.description}"),
-        TimeElapsedColumn(),
-    )
-    console = _console()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=1)
-
-        def tick(done: int, total: int, words: str) -> None:
-            bar.update(task, completed=done, total=total, description=words)
-
-        yield tick
+app.command()(commands.trace)
+app.command()(commands.read)
+app.command()(commands.place)
+app.add_typer(commands.train_app, name="train")
+app.add_typer(commands.rules_app, name="rules")
 
 
 @app.callback(invoke_without_command=True)

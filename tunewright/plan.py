@@ -63,5 +63,8 @@ class Watcher:
     def ended(self, session: Session, trial: Trial) -> None:
         """A trial was decided, rejected or interrupted."""
 
+    def exhausted(self, session: Session, reason: str) -> None:
+        """The tuner proposes nothing more, and says why."""
+
     def verifying(self, session: Session, done: int, of: int, what: str) -> None:
         """The winner is being measured against the default."""

@@ -127,6 +127,10 @@ class Progress(Watcher):
         line.append(f"  · {trial.why}", style="dim")
         self._print(line)
 
+    def exhausted(self, session: Session, reason: str) -> None:
+        """Say why the session ends before its budget."""
+        self._print(Text(f"the tuner proposes nothing more: {reason}", style="yellow"))
+
     def verifying(self, session: Session, done: int, of: int, what: str) -> None:
         """Show how far the verification is."""
         if not self.status.startswith("verifying"):

@@ -66,6 +66,8 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "decided": decided,
         "default_trial": next((t for t in decided if t["step"] == 0 and t["status"] == "ok"), None),
         "changes": _changed(verdict["config"], default) if verdict else [],
+        "said": _said(document, verdict),
+        "notes": document.get("notes") or {},
         "history": figures.history(points, label, objective["direction"]),
         "importance": figures.bars(importance(document), "parameter importance"),
         "parallel": _parallel(document, decided, objective),
@@ -73,6 +75,16 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "failures": [t for t in trials if t["status"] not in ("ok", "running")],
         "summary_of": lambda trial: _changes(trial, default),
     }
+
+
+def _said(document: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what was said of the winner when it was proposed: why, reasons by parameter, expectation and doubts."""
+    if not verdict:
+        return {}
+    why = next((t["why"] for t in document["trials"] if t["config"] == verdict["config"] and t["step"]), "")
+    answers = (document.get("notes") or {}).get("answers", [])
+    own = next((a for a in reversed(answers) if a.get("config") == verdict["config"]), {})
+    return {"why": why, "reasons": {}, "expects": "", "doubts": "", **own}
 
 
 def _feasible(trial: Mapping[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -18,7 +18,7 @@ import numpy as np
 from tunewright import measure, protocol
 from tunewright.errors import ConfigError, TargetError, TunerError, TunewrightError, unknown
 from tunewright.facts import machine_facts, versions
-from tunewright.guard import guarded
+from tunewright.guard import guarded, redact
 from tunewright.plan import Plan, Watcher
 from tunewright.plugins import make_tuner, open_target, split_spec
 from tunewright.protocol import Baseline, Evaluation
@@ -103,6 +103,7 @@ class Session:
             workload=self.workload,
             about=target.workloads[self.workload],
             workloads=tuple(target.workloads),
+            target=target.name,
             log=home() / "logs" / f"{name}.jsonl",
         )
         self.tuner_spec, self.tuner = make_tuner(plan.tuner, self.problem)
@@ -147,6 +148,7 @@ class Session:
                 "metrics": [asdict(m) for m in session.metrics],
                 "default": session.space.default,
                 "status": "new",
+                "about": session.problem.about,
                 "cwd": os.getcwd(),
             },
         )
@@ -245,6 +247,7 @@ class Session:
         trials: int | None = None,
         minutes: float | None = None,
         patience: int | None = None,
+        explain: bool = False,
         verify: bool = True,
     ) -> Verdict | None:
         """Run more trials, then verify the winner.
@@ -253,6 +256,8 @@ class Session:
             trials: how many more configurations to decide; None for no limit (then give ``minutes``).
             minutes: start no trial after this time.
             patience: stop after this many trials without a gain beyond noise.
+            explain: then take back each change of the best configuration, one at a time, to see what it gives; these
+                trials come on top.
             verify: measure the winner afresh against the default.
 
         Returns:
@@ -273,6 +278,9 @@ class Session:
             try:
                 self._prepare()
                 self._loop(len(self.decided) + trials if trials is not None else None, minutes, patience)
+                if explain and self.best is not None:
+                    left = list(self._without(self.best))
+                    self._loop(len(self.decided) + len(left), None, None, left)
                 verdict = conclude(self) if verify else None
                 status = "done"
                 return verdict
@@ -281,9 +289,22 @@ class Session:
                 self.target.cleanup(self._workdir())
                 with suppress(OSError):  # unless the target keeps something there
                     self._workdir().rmdir()
+                self._keep_notes()
                 self.store.update(
-                    self.name, status=status, snapshot=None, seconds=self._spent + time.monotonic() - self.started
+                    self.name,
+                    status=status,
+                    snapshot=None,
+                    ended=self.ended,
+                    seconds=self._spent + time.monotonic() - self.started,
                 )
+
+    def _keep_notes(self) -> None:
+        """Store what the tuner notes beside its suggestions, such as what a model cost; lists go on over resumes."""
+        notes = getattr(self.tuner, "notes", dict)()
+        if notes:
+            held = self.store.session(self.name).get("notes") or {}
+            joined = {k: [*held.get(k, []), *v] if isinstance(v, list) else v for k, v in notes.items()}
+            self.store.update(self.name, notes=redact({**held, **joined}))
 
     @property
     def seconds(self) -> float:
@@ -320,6 +341,7 @@ class Session:
             self.tuner_fed = True
 
     tuner_fed: bool = False
+    ended: str = ""  # why the tuner proposes nothing more
 
     def _protect(self) -> dict[str, Any]:
         snapshot = self.target.snapshot(self._workdir())
@@ -334,7 +356,10 @@ class Session:
         )
         self.store.update(self.name, prepared=self.prepared)
 
-    def _loop(self, total: int | None, minutes: float | None, patience: int | None) -> None:
+    def _loop(
+        self, total: int | None, minutes: float | None, patience: int | None, given: list[Trial] | None = None
+    ) -> None:
+        """Decide trials until ``total`` are: those that the tuner proposes, or those given."""
         deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
         pending: dict[Future[Evaluation], tuple[Trial, float]] = {}
         exhausted = False
@@ -348,11 +373,14 @@ class Session:
                     and not self._stalled(patience)
                 ):
                     try:
-                        trial = self._propose([t for t, _ in pending.values()], total)
-                    except TunerError:
+                        running = [t for t, _ in pending.values()]
+                        trial = self._propose(running, total) if given is None else given.pop(0)
+                        trial = replace(trial, step=len(self.decided) + len(running))
+                    except TunerError as error:
                         if not self.decided:
                             raise
-                        exhausted = True
+                        exhausted, self.ended = True, str(error)
+                        self.watcher.exhausted(self, self.ended)
                         break
                     self._submit(trial, pending)
                 if not pending:
@@ -367,6 +395,17 @@ class Session:
             for trial in [t for t in self.all if t.status == "running"]:
                 self._interrupt(trial)
             raise
+
+    def _without(self, best: Trial) -> Iterator[Trial]:
+        """Yield the best configuration without each of its changes, where that was not tried."""
+        default = self.space.default
+        for name, value in self.space.changes(best.config).items():
+            config = self.space.fill({n: v for n, v in best.config.items() if n != name})
+            tried = {self._key(t) for t in self.decided}
+            if config == default or self.space.key(config) in tried or self.space.problems(config):
+                continue
+            why = f"the best without {name} = {value}, to see what it gives"
+            yield Trial(number=-1, config=config, status="running", why=why, step=len(self.decided))
 
     def _submit(self, trial: Trial, pending: dict[Future[Evaluation], tuple[Trial, float]]) -> None:
         trial = self.store.start(self.name, trial, self.space)

@@ -146,6 +146,7 @@ class Problem:
         about: what the workload does, in words.
         workloads: names of all workloads of the target, in order.
         trials: planned number of trials, or None.
+        target: name of the target, such as ``sqlite``.
         log: file to which a tuner may add what it asked others, such as a model; None without a session.
     """
 
@@ -160,6 +161,7 @@ class Problem:
     about: str = ""
     workloads: Sequence[str] = ()
     trials: int | None = None
+    target: str = ""
     log: Path | None = None
 
     def metric(self, name: str) -> Metric:
@@ -221,6 +223,10 @@ class BaseTuner:
 
     def tell(self, trial: Trial) -> None:
         """Learn nothing: ask sees the whole history."""
+
+    def notes(self) -> dict[str, Any]:
+        """Return what the report should show beside the trials, JSON-able; lists hold what is new since the start."""
+        return {}
 
 
 def best_trial(trials: Sequence[Trial], metric: Metric) -> Trial | None:

@@ -240,6 +240,7 @@ def summary(session: Session, verdict: Verdict | None) -> dict[str, Any]:
         "ratio_high": _json_number(ratio.high) if ratio else None,
         "improved": bool(verdict and verdict.improved),
         "seconds": round(session.seconds, 3),
+        **({"ended": redact(session.ended)} if session.ended else {}),
     }
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, TunerError, missing_extra
+from tunewright.guard import redact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,13 +71,20 @@ class Ledger:
                     f"the model's budget is spent: {used:,.4g} of {most:,.4g} {what}; what was measured is kept"
                 )
 
-    def add(self, asked: list[dict[str, Any]], reply: Any, seconds: float) -> None:
-        """Count a call and write it down."""
+    def add(self, role: str, asked: list[dict[str, Any]], reply: Any, seconds: float) -> None:
+        """Count a call that was answered, and write it down.
+
+        Args:
+            role: of the agent that asked.
+            asked: messages that are new since its last call.
+            reply: LangChain's message.
+            seconds: that the call took.
+        """
         usage = getattr(reply, "usage_metadata", None) or {}
         into, out = int(usage.get("input_tokens", 0)), int(usage.get("output_tokens", 0))
         money = (into * self.limits.price_in + out * self.limits.price_out) / 1e6
-        entry = {
-            "asked": asked,
+        self._write({
+            "role": role, "asked": asked,
             "content": reply.content if isinstance(reply.content, str) else str(reply.content),
             "tool_calls": [{"name": c["name"], "args": c["args"], "id": c["id"]} for c in reply.tool_calls],
             "invalid_tool_calls": [
@@ -84,25 +92,45 @@ class Ledger:
                 for c in reply.invalid_tool_calls
             ],
             "tokens_in": into, "tokens_out": out, "money": money, "seconds": round(seconds, 3),
-        }  # fmt: skip
+        })  # fmt: skip
+
+    def failed(self, role: str, asked: list[dict[str, Any]], why: str, seconds: float) -> None:
+        """Count a call that was not answered, and write it down."""
+        self._write({
+            "role": role, "asked": asked, "error": why, "content": "", "tool_calls": [], "tokens_in": 0, "tokens_out": 0,
+            "money": 0.0, "seconds": round(seconds, 3),
+        })  # fmt: skip
+
+    def _write(self, entry: dict[str, Any]) -> None:
         self._count(entry)
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
+                file.write(json.dumps(redact(entry), ensure_ascii=False, default=str) + "\n")
 
     def _count(self, entry: Mapping[str, Any]) -> None:
         self.spent["calls"] += 1
         for name in ("tokens_in", "tokens_out", "money", "seconds"):
             self.spent[name] += float(entry.get(name) or 0.0)
 
-    def next_reply(self) -> Any:
-        """Return the next reply of the log that is replayed."""
+    def next_reply(self, role: str) -> Any:
+        """Return the next reply of the log that is replayed.
+
+        Raises:
+            TunerError: there is none, or it was given to another agent.
+        """
         from langchain_core.messages import AIMessage
 
+        while self.replayed and self.replayed[0].get("error"):
+            self.replayed.pop(0)
         if not self.replayed:
             raise TunerError("the log that is replayed has no further reply")
         entry = self.replayed.pop(0)
+        if entry.get("role", role) != role:
+            raise TunerError(
+                f"the log that is replayed goes on with the {entry['role']}, not the {role}; "
+                "give the same manuals, traces and options as its session"
+            )
         return AIMessage(
             content=entry["content"],
             tool_calls=entry["tool_calls"],
@@ -136,14 +164,17 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def open_model(name: str, base_url: str = "", *, timeout_s: float = 120.0, retries: int = 3) -> Any:
+def open_model(
+    name: str, base_url: str = "", *, timeout_s: float = 120.0, retries: int = 3, stream: bool = True
+) -> Any:
     """Open a chat model behind an OpenAI-compatible endpoint.
 
     Args:
         name: the model's name, as the endpoint knows it.
         base_url: of the endpoint; default: ``OPENAI_BASE_URL``, else OpenAI's. The key comes from ``OPENAI_API_KEY``.
-        timeout_s: for one reply.
+        timeout_s: for one reply, or of silence in a streamed one.
         retries: after rate limits, timeouts and broken connections.
+        stream: have replies streamed, so that a long one is not taken for a dead endpoint.
 
     Raises:
         ConfigError: no key for OpenAI's own endpoint.
@@ -165,17 +196,22 @@ def open_model(name: str, base_url: str = "", *, timeout_s: float = 120.0, retri
         timeout=timeout_s,
         max_retries=retries,
         temperature=0,
+        streaming=stream,
+        stream_usage=stream,
     )
 
 
-def recorder(ledger: Ledger, finished: Callable[[], bool]) -> Any:
+def recorder(ledger: Ledger, role: str, finished: Callable[[], bool]) -> Any:
     """Return the middleware that counts, logs, replays, and ends an agent's loop once it has answered.
 
     Args:
         ledger: of the session.
+        role: of the agent, for the log.
         finished: whether the answer is there.
     """
     from langchain.agents.middleware import AgentMiddleware, hook_config
+
+    said = 0  # messages that are in the log already
 
     class Recorder(AgentMiddleware):  # type: ignore[misc, type-arg, unused-ignore]
         @hook_config(can_jump_to=["end"])
@@ -185,22 +221,54 @@ def recorder(ledger: Ledger, finished: Callable[[], bool]) -> Any:
 
         def wrap_model_call(self, request: Any, handler: Any) -> Any:
             """Count and log a call, or replay it."""
-            ledger.check()
-            if ledger.replayed is not None:
-                reply = ledger.next_reply()
-                ledger.add([], reply, 0.0)
-                return reply
-            begun = time.perf_counter()
-            try:
-                response = handler(request)
-            except Exception as error:
-                raise TunerError(_said(error)) from None
-            reply = response.result[0]
-            asked = [{"role": m.type, "content": str(m.content)} for m in request.messages[-3:]]
-            ledger.add(asked, reply, time.perf_counter() - begun)
-            return response
+            nonlocal said
+            if len(request.messages) < said:  # asked anew
+                said = 0
+            asked = [{"role": m.type, "content": str(m.content)} for m in request.messages[said:]]
+            if said == 0:
+                asked.insert(0, {"role": "system", "content": str(getattr(request, "system_prompt", "") or "")})
+            said = len(request.messages) + 1  # the reply will be the next one
+            for attempt in range(CUTS + 1):
+                ledger.check()
+                if ledger.replayed is not None:
+                    reply = ledger.next_reply(role)
+                    ledger.add(role, asked, reply, 0.0)
+                    return reply
+                begun = time.perf_counter()
+                try:
+                    response = handler(request)
+                    cut = _is_cut(request.model, response.result[0])
+                    why = "the reply was cut off" if cut else ""
+                except Exception as error:
+                    cut, why = _is_broken(error), _said(error)
+                seconds = time.perf_counter() - begun
+                if not why:
+                    ledger.add(role, asked, response.result[0], seconds)
+                    return response
+                ledger.failed(role, asked, why, seconds)
+                asked = []
+                if not cut or attempt == CUTS:
+                    raise TunerError(why if "resume" in why else f"{why}, {CUTS + 1} times; {_KEPT}")
+            raise AssertionError("not reached")
 
     return Recorder()
+
+
+CUTS = 2  # streamed replies that may break off, in a row
+_BROKEN = ("APIConnectionError", "RemoteProtocolError", "ReadError", "ReadTimeout")  # in the middle of a stream
+_KEPT = "what was measured is kept, and 'tunewright resume' goes on"
+
+
+def _is_cut(model: Any, reply: Any) -> bool:
+    """Whether a streamed reply ended without saying why it ends."""
+    inner = getattr(model, "bound", model)
+    return bool(getattr(inner, "streaming", False)) and not (reply.response_metadata or {}).get("finish_reason")
+
+
+def _is_broken(error: Exception) -> bool:
+    """Whether a connection broke, perhaps in the middle of a reply; timeouts were retried already."""
+    kinds = {c.__name__ for c in type(error).__mro__}
+    return bool(kinds & set(_BROKEN)) and "APITimeoutError" not in kinds
 
 
 _STATUS = {
@@ -210,6 +278,9 @@ _STATUS = {
 }  # fmt: skip
 _KINDS = {
     "APITimeoutError": "the endpoint did not answer in time",
+    "ReadTimeout": "the endpoint did not go on in time",
+    "RemoteProtocolError": "the endpoint broke the connection",
+    "ReadError": "the endpoint broke the connection",
     "APIConnectionError": "the endpoint cannot be reached, or broke the connection",
 }
 
@@ -220,4 +291,4 @@ def _said(error: Exception) -> str:
     status = getattr(error, "status_code", None)
     words = next((_KINDS[k] for k in kinds if k in _KINDS), None) or _STATUS.get(status or 0)
     words = words or f"the model's reply cannot be used ({kinds[0]})"
-    return f"{words}{f' (HTTP {status})' if status else ''}; what was measured is kept, and 'tunewright resume' goes on"
+    return f"{words}{f' (HTTP {status})' if status else ''}; {_KEPT}"

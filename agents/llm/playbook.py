@@ -10,34 +10,17 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from tunewright.knowledge import rules as learned
+from tunewright.knowledge.workload import FEATURES, traits
+
+from tunewright.errors import ConfigError
 from tunewright.params import Choice, Int, Param, Value
 from tunewright.space import Config, Space
 from tunewright.target import Metric
 from tunewright.tuner import Problem, Trial, best_trial
-
-_TRAITS = {
-    "metadata": r"\bmd(?!l)|metadata|many files|mdtest|small files",
-    "sequential": r"sequential|in order|\bscan|append|stream|bursts? of large|analytic|\b\d+m\b|MiB in order|objects of \d+ MiB",
-    "random": r"random|point|zipf|keys",
-    "large": r"\b\d+ ?m(i?b)?\b|large|bulk",
-    "small": r"\b\d{1,2} ?k(i?b)?\b|small|point|one-statement|transaction",
-    "shared": r"shared file|one shared|to a few shared|\bior\b",
-    "writes": r"writ|update|insert|append|TPC-B|tpc-b|mixed|load|create|bursts",
-    "reads": r"read|quer|lookup|select|scan|search",
-    "sorts": r"sort|analytic|aggregate|join|group",
-    "replay": r"looked up",
-}
-
-
-def traits(about: str) -> frozenset[str]:
-    """Return what a workload's name and description say of it.
-
-    >>> sorted(traits("ior-16m: IOR, 16 MiB in order in one shared file, write then read"))
-    ['large', 'reads', 'sequential', 'shared', 'writes']
-    """
-    return frozenset(name for name, pattern in _TRAITS.items() if re.search(pattern, about, re.I))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +180,21 @@ RULES = (
 )  # fmt: skip
 
 
+def rules_for(problem: Problem) -> list[learned.Rule]:
+    """Return the learned rules that fit a problem, out of the folder that the option ``rules`` names.
+
+    Raises:
+        ConfigError: there is no such folder, or a file in it cannot be read.
+    """
+    if "rules" not in problem.options:
+        return []
+    folder = Path(str(problem.options["rules"]))
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder of rules {folder}; 'tunewright rules merge SESSION' makes one")
+    seen = traits(f"{problem.workload}: {problem.about}") - {"replay"}
+    return learned.fitting(learned.RuleBook(folder).rules, problem.target, seen, problem.space)
+
+
 class Playbook:
     """Proposals for one space and workload.
 
@@ -205,12 +203,14 @@ class Playbook:
         about: the workload's name and description, and facts of a trace, in words.
         facts: of machine and target.
         metric: the objective; without one, no trial is better than the default.
+        rules: learned ones that fit, the most promising first; they come before the playbook's own.
     """
 
     def __init__(
-        self, space: Space, about: str, facts: Mapping[str, Any] | None = None, metric: Metric | None = None
-    ) -> None:
-        self.space, self.metric = space, metric
+        self, space: Space, about: str, facts: Mapping[str, Any] | None = None, metric: Metric | None = None,
+        rules: Sequence[learned.Rule] = (),
+    ) -> None:  # fmt: skip
+        self.space, self.metric, self.rules = space, metric, rules
         self.seen = traits(about)
         self.scope = {**space.scope(space.default), **(facts or {})}
         size = re.search(r"\b(\d+(?:\.\d+)?) ?([km])(?:i?b)?\b", about, re.I)
@@ -221,7 +221,7 @@ class Playbook:
     def of(cls, problem: Problem) -> Playbook:
         """Return the playbook for a tuner's problem."""
         about = f"{problem.workload}: {problem.about}"
-        return cls(problem.space, about, problem.facts, problem.metric(problem.objectives[0]))
+        return cls(problem.space, about, problem.facts, problem.metric(problem.objectives[0]), rules_for(problem))
 
     def advice(self, strength: float = 1.0, *, contested: bool = False) -> list[Advice]:
         """Return the advice for every parameter that a rule knows, where it differs from the default.
@@ -232,6 +232,10 @@ class Playbook:
         """
         found = []
         for name, param in self.space.params.items():
+            known = next((r for r in self.rules if r.parameter == name and r.value != param.default), None)
+            if known is not None and not self._refuted(known, name, known.value):
+                found.append(Advice(name=name, value=known.value, because=f"learned: {known.sentence}", sure=True))
+                continue
             plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
             for rule in RULES:
                 if not re.search(rule.pattern, plain) or (rule.needs and not rule.needs & self._traits()):
@@ -239,15 +243,25 @@ class Playbook:
                 if rule.never & self.seen and not contested:
                     continue
                 value = rule.wish(param, self.scope, strength)
-                if value is not None and value != param.default:
+                if value is not None and value != param.default and not self._refuted(None, name, value):
                     found.append(Advice(name=name, value=value, because=rule.because, sure=rule.sure))
                 break
         return found
 
+    def _refuted(self, mine: learned.Rule | None, name: str, value: Value) -> bool:
+        """Whether a learned rule that promises more than ``mine`` says that the default is better than a value."""
+        default = self.space.params[name].default
+        for rule in self.rules:
+            if rule is mine:
+                return False
+            if rule.parameter == name and rule.value == default and learned.speaks_against(rule, value):
+                return True
+        return False
+
     def _traits(self) -> frozenset[str]:
         # of a workload that says nothing of itself, every rule is tried
         told = self.seen - {"replay"}
-        return told or frozenset(_TRAITS)
+        return told or frozenset(FEATURES)
 
     def combine(self, base: Config, advice: Sequence[Advice]) -> tuple[Config, list[Advice]]:
         """Put values into a configuration one by one, leaving out what makes it illegal; and say which were taken."""

@@ -1,0 +1,417 @@
+"""Rules learned from sessions: what one parameter's value gave, in which kind of workload, on what evidence.
+
+A rule compares two values of one parameter, all else equal; nothing is concluded from trials that differ in more. Its
+context are features of the workload, never names of applications. Rules live in TOML files, one for each system, in a
+folder that can be kept in git; a copy of the files before each change lies beside them, for ``rollback``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import os
+import re
+import shutil
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tunewright.knowledge.workload import FEATURES, likeness, traits
+
+from tunewright.errors import ConfigError, unknown
+from tunewright.params import Value
+from tunewright.space import Space
+
+STATUSES = ("active", "alternative", "retired")
+LEAST = 0.01  # a smaller effect is none
+LIKE = 0.5  # least likeness of contexts for a rule to be used
+_HISTORY = ".history"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Two trials of one session that differ in one parameter.
+
+    Attributes:
+        session: its name.
+        better, worse: numbers of the trials.
+        effect: the better one's objective over the worse one's, above 1.
+        noise: standard error of the effect's logarithm.
+        runs: runs behind it.
+        date: of the session, ISO 8601.
+    """
+
+    session: str
+    better: int
+    worse: int
+    effect: float
+    noise: float
+    runs: int = 0
+    date: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One learned rule.
+
+    Attributes:
+        system: name of the target.
+        parameter: as the target names it.
+        value, instead_of: ``value`` was better than ``instead_of``.
+        context: features of the workload, from ``workload.FEATURES``.
+        evidence: what it rests on.
+        status: one of ``STATUSES``.
+        reason: why it has that status.
+        words: the rule in a sentence.
+        quote: of the manual, if it was given one.
+    """
+
+    system: str
+    parameter: str
+    value: Value
+    instead_of: Value
+    context: frozenset[str]
+    evidence: tuple[Evidence, ...]
+    status: str = "active"
+    reason: str = ""
+    words: str = ""
+    quote: str = ""
+
+    @property
+    def id(self) -> str:
+        """Short name, the same for the same claim in the same context."""
+        said = json.dumps([self.system, self.parameter, self.value, self.instead_of, sorted(self.context)])
+        return f"{re.sub(r'[^a-z0-9]+', '-', self.parameter.lower())}-{hashlib.sha256(said.encode()).hexdigest()[:6]}"
+
+    @property
+    def pooled(self) -> tuple[float, float]:
+        """Logarithm of the effect over all evidence, weighted by its precision, and its standard error."""
+        weights = [1.0 / max(e.noise, LEAST) ** 2 for e in self.evidence]
+        mean = sum(w * math.log(e.effect) for w, e in zip(weights, self.evidence, strict=True)) / sum(weights)
+        return mean, 1.0 / math.sqrt(sum(weights))
+
+    @property
+    def interval(self) -> tuple[float, float, float]:
+        """Effect and its 95 % interval, as ratios."""
+        mean, error = self.pooled
+        return math.exp(mean), math.exp(mean - 1.96 * error), math.exp(mean + 1.96 * error)
+
+    @property
+    def sentence(self) -> str:
+        """The rule for people."""
+        effect, low, high = self.interval
+        where = ", ".join(sorted(self.context)) or "any workload"
+        return self.words or (
+            f"{self.parameter} = {self.value} rather than {self.instead_of} for {where}: {effect:.2f}x ({low:.2f} to {high:.2f})"
+        )
+
+
+# -- evidence in sessions ---------------------------------------------------------------------------
+
+
+def from_session(document: Mapping[str, Any], about: str = "", quotes: Mapping[str, str] | None = None) -> list[Rule]:
+    """Return what a session shows about single parameters.
+
+    Args:
+        document: an exported session.
+        about: what is known of its workload, in words: name, description, facts of a trace.
+        quotes: parameter to a sentence of the manual.
+
+    Returns:
+        One rule for each pair of measured trials that differ in one parameter by more than their noise.
+    """
+    name = document["objectives"][0]
+    sign = 1.0 if next(m for m in document["metrics"] if m["name"] == name)["direction"] == "max" else -1.0
+    good = [
+        t for t in document["trials"] if t["status"] == "ok" and all((v or 0) <= 0 for v in t["violations"].values())
+    ]
+    good = [t for t in good if (t["scores"].get(name) or 0) > 0]
+    spread = _spread(document, name)
+    found = []
+    for a, b in itertools.combinations(good, 2):
+        parameter = _difference(a["config"], b["config"])
+        if parameter is None:
+            continue
+        effect = sign * math.log(a["scores"][name] / b["scores"][name])
+        better, worse = (a, b) if effect > 0 else (b, a)
+        error = spread * math.sqrt(sum(1.0 / max(_runs(t, who), 1) for t in (a, b) for who in ("candidate", "default")))
+        if abs(effect) <= max(2.0 * error, LEAST):
+            continue
+        proof = Evidence(
+            session=document["name"], better=better["number"], worse=worse["number"], effect=math.exp(abs(effect)),
+            noise=error, runs=sum(_runs(t, "candidate") for t in (a, b)), date=str(document.get("created", ""))[:19],
+        )  # fmt: skip
+        found.append(
+            Rule(
+                system=str(document["plan"]["target"]).partition(":")[0], parameter=parameter,
+                value=better["config"][parameter], instead_of=worse["config"][parameter],
+                context=traits(about or document["plan"]["workload"]) - {"replay"}, evidence=(proof,),
+                quote=(quotes or {}).get(parameter, ""),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _difference(a: Mapping[str, Value], b: Mapping[str, Value]) -> str | None:
+    """Return the one parameter in which two configurations differ; None if there are none or several."""
+    if a.keys() != b.keys():
+        return None
+    names = [n for n in a if a[n] != b[n]]
+    return names[0] if len(names) == 1 else None
+
+
+def _runs(trial: Mapping[str, Any], of: str) -> int:
+    return sum(r["of"] == of for r in trial["runs"])
+
+
+def _spread(document: Mapping[str, Any], name: str) -> float:
+    """Standard deviation of the log of the objective between runs of one configuration, pooled over the session."""
+    squares, freedom = 0.0, 0
+    for trial in document["trials"]:
+        for of in ("candidate", "default"):
+            logs = [
+                math.log(r["values"][name]) for r in trial["runs"] if r["of"] == of and r["values"].get(name, 0) > 0
+            ]
+            if len(logs) > 1:
+                mean = sum(logs) / len(logs)
+                squares += sum((v - mean) ** 2 for v in logs)
+                freedom += len(logs) - 1
+    return math.sqrt(squares / freedom) if freedom else 0.0
+
+
+# -- putting rules together -------------------------------------------------------------------------
+
+
+def merge(known: Iterable[Rule], new: Iterable[Rule]) -> tuple[list[Rule], list[str]]:
+    """Add rules to known ones.
+
+    The same claim gains evidence. Opposite claims in one context retire each other. Claims that differ only in how far
+    to go stay as alternatives, until the evidence for one of them excludes the other.
+
+    Returns:
+        All rules, and what was done, in words.
+    """
+    held, done = list(known), []
+    for rule in new:
+        same = next((k for k, r in enumerate(held) if r.id == rule.id), None)
+        if same is not None:
+            fresh = [e for e in rule.evidence if e not in held[same].evidence]
+            if fresh:
+                held[same] = replace(held[same], evidence=(*held[same].evidence, *fresh))
+                done.append(f"{rule.id}: more evidence")
+        else:
+            held.append(rule)
+            done.append(f"{rule.id}: new: {rule.sentence}")
+    held = [r if _by_hand(r) else replace(r, status="active", reason="") for r in held]
+    groups: dict[tuple[Any, ...], list[int]] = {}
+    for k, rule in enumerate(held):
+        if not _by_hand(rule):
+            groups.setdefault((rule.system, rule.parameter, rule.context), []).append(k)
+    for members in groups.values():
+        for i, j in itertools.combinations(members, 2):
+            if _contradict(held[i], held[j]):
+                for k, other in ((i, j), (j, i)):
+                    reason = f"contradicts {held[other].id} in the same context"
+                    if held[k].status != "retired":
+                        done.append(f"{held[k].id}: retired: {reason}")
+                    held[k] = replace(held[k], status="retired", reason=reason)
+        left = [k for k in members if held[k].status != "retired"]
+        for i, j in itertools.permutations(left, 2):
+            if not _differ_mildly(held[i], held[j]) or held[i].status == "retired":
+                continue
+            if held[i].interval[2] < held[j].interval[1]:
+                held[i] = replace(held[i], status="retired", reason=f"{held[j].id} is better by more than noise")
+                done.append(f"{held[i].id}: retired: {held[i].reason}")
+            else:
+                held[i] = replace(held[i], status="alternative", reason=f"mild difference to {held[j].id}")
+    return held, done
+
+
+def _by_hand(rule: Rule) -> bool:
+    return rule.status == "retired" and rule.reason.startswith("by hand")
+
+
+def _up(rule: Rule) -> bool | None:
+    """Whether a rule raises a number; None for what is none."""
+    if any(isinstance(v, bool | str) for v in (rule.value, rule.instead_of)):
+        return None
+    return float(rule.value) > float(rule.instead_of)
+
+
+def _contradict(a: Rule, b: Rule) -> bool:
+    """Whether two rules cannot both hold: the same values the other way round, or steps against each other."""
+    if a.value == b.instead_of and a.instead_of == b.value:
+        return True
+    if _up(a) is None or _up(b) is None or _up(a) == _up(b):
+        return False
+    (low_a, high_a), (low_b, high_b) = (sorted((_scaled(r.value), _scaled(r.instead_of))) for r in (a, b))
+    shared = min(high_a, high_b) - max(low_a, low_b)
+    return shared > 0.5 * min(high_a - low_a, high_b - low_b)
+
+
+def _differ_mildly(a: Rule, b: Rule) -> bool:
+    """Whether two rules say the same thing and differ in how far to go."""
+    return a.value != b.value and a.instead_of == b.instead_of and _up(a) == _up(b)
+
+
+def _scaled(value: Value) -> float:
+    return math.copysign(math.log1p(abs(float(value))), float(value))
+
+
+def fitting(rules: Iterable[Rule], system: str, seen: frozenset[str], space: Space) -> list[Rule]:
+    """Return the rules in use for a workload, those first that promise most: likeness of context times effect.
+
+    A retired rule, a value that is not legal, and a context that is less alike than ``LIKE`` are left out.
+    """
+    kept = []
+    for rule in rules:
+        if rule.status == "retired" or rule.system != system or rule.parameter not in space.params:
+            continue
+        legal = space.params[rule.parameter].problem(rule.value, space.scope(space.default)) is None
+        alike = likeness(rule.context, seen)
+        if legal and alike >= LIKE:
+            kept.append((alike * rule.pooled[0], rule))
+    return [rule for _, rule in sorted(kept, key=lambda k: (-k[0], k[1].id))]
+
+
+def speaks_against(rule: Rule, value: Value) -> bool:
+    """Whether a rule says that a value is worse than its own: what it was compared with, or a number beyond that."""
+    if value == rule.instead_of:
+        return True
+    if _up(rule) is None or isinstance(value, bool | str):
+        return False
+    return float(value) < float(rule.instead_of) if _up(rule) else float(value) > float(rule.instead_of)
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+class RuleBook:
+    """The rules of a folder.
+
+    Args:
+        folder: made when the first rule is written.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.rules = [rule for path in sorted(folder.glob("*.toml")) for rule in _read(path)]
+
+    def find(self, name: str) -> Rule:
+        """Return a rule by its name.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        for rule in self.rules:
+            if rule.id == name:
+                return rule
+        raise unknown("rule", name, [r.id for r in self.rules])
+
+    def merge(self, new: Sequence[Rule], what: str) -> list[str]:
+        """Add rules and write the folder; returns what was done."""
+        rules, done = merge(self.rules, new)
+        if done:
+            self._write(rules, f"merge {what}")
+        return done
+
+    def retire(self, name: str, reason: str = "") -> Rule:
+        """Take a rule out of use; it stays in the file."""
+        rule = replace(self.find(name), status="retired", reason=f"by hand{': ' if reason else ''}{reason}")
+        self._write([rule if r.id == name else r for r in self.rules], f"retire {name}")
+        return rule
+
+    def rollback(self) -> str:
+        """Undo the last change of the folder; returns which it was.
+
+        Raises:
+            ConfigError: there is none.
+        """
+        kept = sorted((self.folder / _HISTORY).glob("*")) if (self.folder / _HISTORY).is_dir() else []
+        if not kept:
+            raise ConfigError(f"nothing to undo in {self.folder}")
+        last = kept[-1]
+        for path in self.folder.glob("*.toml"):
+            path.unlink()
+        for path in last.glob("*.toml"):
+            shutil.copy2(path, self.folder / path.name)
+        what = (last / "what.txt").read_text(encoding="utf-8").strip()
+        shutil.rmtree(last)
+        self.rules = RuleBook(self.folder).rules
+        return what
+
+    def _write(self, rules: Sequence[Rule], what: str) -> None:
+        import tomli_w
+
+        history = self.folder / _HISTORY
+        history.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((int(p.name) for p in history.glob("*") if p.name.isdigit()), default=0)
+        kept = history / f"{number:06d}"
+        kept.mkdir()
+        for path in self.folder.glob("*.toml"):
+            shutil.copy2(path, kept / path.name)
+        (kept / "what.txt").write_text(what + "\n", encoding="utf-8")
+        systems = {r.system for r in rules}
+        for system in sorted(systems):
+            mine = sorted(
+                (r for r in rules if r.system == system), key=lambda r: (r.parameter, sorted(r.context), r.id)
+            )
+            text = tomli_w.dumps({"rule": [entry_of(r) for r in mine]})
+            path = self.folder / f"{_plain(system)}.toml"
+            partial = path.with_suffix(f".{os.getpid()}")
+            partial.write_text(
+                f"# Rules that sessions on {system} have shown; see 'tunewright rules'.\n\n{text}", encoding="utf-8"
+            )
+            partial.replace(path)
+        self.rules = list(rules)
+
+
+def _plain(system: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", system) or "system"
+
+
+def entry_of(rule: Rule) -> dict[str, Any]:
+    """Return a rule as its file and ``tunewright rules --json`` have it; the evidence last, as it is the longest."""
+    effect, low, high = (round(v, 4) for v in rule.interval)
+    plain = {k: v for k, v in asdict(rule).items() if k not in ("context", "evidence") and v != ""}
+    return {
+        "id": rule.id, "sentence": rule.sentence, **plain, "context": sorted(rule.context), "effect": effect, "low": low,
+        "high": high, "evidence": [asdict(e) for e in rule.evidence],
+    }  # fmt: skip
+
+
+def _read(path: Path) -> list[Rule]:
+    try:
+        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read the rules in {path}: {error}") from None
+    found = []
+    for number, entry in enumerate(entries, 1):
+        where = f"{path}, rule {number}"
+        try:
+            rule = Rule(
+                **{k: entry[k] for k in ("system", "parameter", "value", "instead_of")},
+                **{k: str(entry.get(k, "")) for k in ("reason", "words", "quote")},
+                status=entry.get("status", "active"), context=frozenset(entry["context"]),
+                evidence=tuple(Evidence(**e) for e in entry["evidence"]),
+            )  # fmt: skip
+        except (KeyError, TypeError) as error:
+            raise ConfigError(f"{where}: something is missing or wrong: {error}") from None
+        wrong = [f for f in rule.context if f not in FEATURES]
+        if wrong:
+            raise unknown(f"feature in {where}", str(wrong[0]), list(FEATURES))
+        if rule.status not in STATUSES:
+            raise unknown(f"status in {where}", str(rule.status), STATUSES)
+        if not rule.evidence or any(not (e.effect >= 1 and e.noise >= 0) for e in rule.evidence):
+            raise ConfigError(
+                f"{where}: each rule needs evidence, with an effect of at least 1 and a noise of at least 0"
+            )
+        found.append(rule)
+    return found
