@@ -18,6 +18,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from tunewright.knowledge.workload import FEATURES, likeness, traits
@@ -129,17 +130,19 @@ def from_session(document: Mapping[str, Any], about: str = "", quotes: Mapping[s
     good = [
         t for t in document["trials"] if t["status"] == "ok" and all((v or 0) <= 0 for v in t["violations"].values())
     ]
-    good = [t for t in good if (t["scores"].get(name) or 0) > 0]
+    good = [_verified(t, document, name, sign) for t in good if (t["scores"].get(name) or 0) > 0]
     spread = _spread(document, name)
+    pairs = [(a, b, _difference(a["config"], b["config"])) for a, b in itertools.combinations(good, 2)]
+    pairs = [p for p in pairs if p[2] is not None]
+    # of many comparisons some are large by chance (Bonferroni)
+    sure = NormalDist().inv_cdf(1 - 0.025 / max(len(pairs), 1))
     found = []
-    for a, b in itertools.combinations(good, 2):
-        parameter = _difference(a["config"], b["config"])
-        if parameter is None:
-            continue
+    for a, b, parameter in pairs:
+        assert parameter is not None
         effect = sign * math.log(a["scores"][name] / b["scores"][name])
         better, worse = (a, b) if effect > 0 else (b, a)
         error = spread * math.sqrt(sum(1.0 / max(_runs(t, who), 1) for t in (a, b) for who in ("candidate", "default")))
-        if abs(effect) <= max(2.0 * error, LEAST):
+        if abs(effect) <= max(sure * error, LEAST):
             continue
         proof = Evidence(
             session=document["name"], better=better["number"], worse=worse["number"], effect=math.exp(abs(effect)),
@@ -154,6 +157,18 @@ def from_session(document: Mapping[str, Any], about: str = "", quotes: Mapping[s
             )
         )  # fmt: skip
     return found
+
+
+def _verified(trial: dict[str, Any], document: Mapping[str, Any], name: str, sign: float) -> dict[str, Any]:
+    """Return a trial; the winner with what its fresh runs gave, because the best of many trials was also lucky."""
+    verdict = document.get("verdict")
+    default = next((t["scores"][name] for t in document["trials"] if t["step"] == 0 and t["status"] == "ok"), None)
+    if not verdict or trial["config"] != verdict["config"] or default is None:
+        return trial
+    compared = verdict["comparisons"][name]
+    if compared["kind"] != "ratio":
+        return trial
+    return {**trial, "scores": {name: default * compared["value"] ** sign}, "runs": verdict["runs"]}
 
 
 def _difference(a: Mapping[str, Value], b: Mapping[str, Value]) -> str | None:

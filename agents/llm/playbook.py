@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +224,7 @@ class Playbook:
         return cls(problem.space, about, problem.facts, problem.metric(problem.objectives[0]), rules_for(problem))
 
     def advice(self, strength: float = 1.0, *, contested: bool = False) -> list[Advice]:
-        """Return the advice for every parameter that a rule knows, where it differs from the default.
+        """Return the advice for every parameter that a rule knows, where it differs from the default; learned first.
 
         Args:
             strength: 1 as usual, 2 bolder.
@@ -235,7 +235,6 @@ class Playbook:
             known = next((r for r in self.rules if r.parameter == name and r.value != param.default), None)
             if known is not None and not self._refuted(known, name, known.value):
                 found.append(Advice(name=name, value=known.value, because=f"learned: {known.sentence}", sure=True))
-                continue
             plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
             for rule in RULES:
                 if not re.search(rule.pattern, plain) or (rule.needs and not rule.needs & self._traits()):
@@ -264,12 +263,17 @@ class Playbook:
         return told or frozenset(FEATURES)
 
     def combine(self, base: Config, advice: Sequence[Advice]) -> tuple[Config, list[Advice]]:
-        """Put values into a configuration one by one, leaving out what makes it illegal; and say which were taken."""
+        """Put values into a configuration one by one, leaving out what makes it illegal; and say which were taken.
+
+        Of several values for one parameter, the first that is legal counts.
+        """
         config, taken = dict(base), []
         waiting = list(advice)
         for _ in range(2):  # what another value must make room for comes in at the second time
             left = []
             for item in waiting:
+                if any(t.name == item.name for t in taken):
+                    continue
                 trial = self.space.fill({**config, item.name: item.value})
                 if item.name in trial and not self.space.problems(trial):
                     config = trial
@@ -304,14 +308,15 @@ class Playbook:
             yield self._said(base, other, "the other way round: ")
         yield self._said(default, [a for a in usual if a.sure], "only what seldom hurts: ")
         # from the best so far: take back what is doubtful, one by one; then steps of each advised parameter; then others
-        doubtful = [a for a in usual if not a.sure and base.get(a.name) != default.get(a.name)]
-        back = [replace(a, value=default[a.name]) for a in doubtful if a.name in default]
+        names = list(dict.fromkeys(a.name for a in usual))
+        sure = {a.name for a in usual if a.sure}
+        doubtful = [n for n in names if n not in sure and n in default and base.get(n) != default[n]]
+        back = [Advice(name=n, value=default[n], because="", sure=False) for n in doubtful]
         if len(doubtful) > 1:
             yield self.combine(base, back)[0], "the best so far without its doubtful parts"
         for undo in back:
             yield self.combine(base, [undo])[0], f"the best so far with {undo.name} as it was"
-        advised = [a.name for a in usual]
-        for name in [*advised, *(n for n in self.space.params if n not in advised)]:
+        for name in [*names, *(n for n in self.space.params if n not in names)]:
             if name not in base:
                 continue
             for value in self._steps(name, base[name]):

@@ -110,16 +110,20 @@ def show_list(console: Console, rules: list[dict[str, Any]], folder: Path) -> No
     if not rules:
         console.print(f"no rules in {folder} yet; make some with: tunewright rules merge SESSION", markup=False)
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("rule", "system", "parameter", "value", "not", "effect", "95 %", "pairs", "where", "status"):
-        table.add_column(column, justify="right" if column in ("effect", "pairs") else "left", overflow="fold")
-    for rule in rules:
-        table.add_row(
-            Text(rule["id"], style="bold"), rule["system"], Text(rule["parameter"]), Text(str(rule["value"])),
-            Text(str(rule["instead_of"])), f"{rule['effect']:.2f}×", f"{rule['low']:.2f} to {rule['high']:.2f}",
-            str(len(rule["evidence"])), ", ".join(rule["context"]), rule["status"],
-        )  # fmt: skip
-    console.print(table)
+    for system in dict.fromkeys(r["system"] for r in rules):
+        console.print(Text(f"\n{system}", style="bold"))
+        table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+        table.add_column("rule", overflow="fold", ratio=9)
+        table.add_column("effect", justify="right", no_wrap=True)
+        table.add_column("pairs", justify="right", no_wrap=True)
+        table.add_column("what it says", overflow="fold", ratio=12)
+        for rule in (r for r in rules if r["system"] == system):
+            said = Text(rule.get("words") or f"{rule['parameter']} = {rule['value']}, not {rule['instead_of']}")
+            said.append(f"  {', '.join(rule['context'])}", style="dim")
+            if rule["status"] != "active":
+                said.append(f"  {rule['status']}: {rule.get('reason', '')}", style="yellow")
+            table.add_row(rule["id"], f"{rule['effect']:.2f}×", str(len(rule["evidence"])), said)
+        console.print(table)
 
 
 def show_one(console: Console, rule: dict[str, Any]) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tunewright.params import Int, Param, Value
+from tunewright.params import Int, Value
 from tunewright.space import Space
 
 KIB, MIB = 1024, 1024**2
 
 
-def parameters(targets: int) -> list[Param]:
+def parameters(targets: int) -> list[Int]:
     """Return the parameters of a file system with so many object storage targets."""
     return [
         Int(name="stripe_count", low=1, high=targets, default=1, special={-1: "all targets"},

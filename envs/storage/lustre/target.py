@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,10 @@ class LustreModel(BaseTarget):
         "noise": f"coefficient of variation of a run ({model.NOISE})",
         "ram_mb": "memory of a client",
         "targets": "object storage targets",
+        "command": "with lustre:DIRECTORY: what to run, with {dir} for its directory; default: IOR and mdtest",
+        "ior": "with lustre:DIRECTORY: how IOR is called (ior); so are mdtest, and launch for what stands before both",
+        "remount": "with lustre:DIRECTORY: yes to mount anew before each run (no: locks and caches are dropped)",
+        "drop_caches": "with lustre:DIRECTORY: no to leave the kernel's caches, which only root may drop",
     }
 
     def __init__(self, cluster: model.Cluster | None = None, noise: float = model.NOISE) -> None:
@@ -58,18 +63,39 @@ class LustreModel(BaseTarget):
         return "\n".join(commands(config, self.space.changes(config), "DIRECTORY")) or "# the defaults"
 
 
-def open_target(argument: str, options: Mapping[str, Any]) -> LustreModel:
-    """Open the target; see ``LustreModel`` for the options.
+MODEL = ("noise", "ram_mb", "targets")
+REAL = ("command", "ior", "mdtest", "launch", "remount", "drop_caches", "mounts")
+
+
+def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
+    """Open the model, or with a directory as argument the file system on which it lies; see the options of both.
 
     Raises:
-        ConfigError: an option is wrong.
+        ConfigError: an option is wrong, or the directory is not on Lustre.
     """
-    if argument:
-        raise ConfigError(f"target 'lustre' takes no argument, not {argument!r}; give options with -O KEY=VALUE")
+    known = REAL if argument else MODEL
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of target lustre{':DIRECTORY' if argument else ''}", name, known)
+    if not argument:
+        return _open_model(options)
+    from tunewright.envs.storage.lustre.real import LustreReal
+
+    told = {k: str(options.get(k, "no" if k == "remount" else "yes")) for k in ("remount", "drop_caches")}
+    for name, value in told.items():
+        if value not in ("yes", "no") and not (name == "drop_caches" and value.startswith("/")):
+            raise ConfigError(f"option {name} must be yes or no, not {value!r}")
+    where = {"yes": "/proc/sys/vm/drop_caches", "no": ""}.get(told["drop_caches"], told["drop_caches"])
+    return LustreReal(
+        Path(argument), command=options.get("command"), caches=where, remount=told["remount"] == "yes",
+        tools={k: str(options[k]) for k in ("ior", "mdtest", "launch") if k in options},
+        mounts=str(options.get("mounts", "/proc/mounts")),
+    )  # fmt: skip
+
+
+def _open_model(options: Mapping[str, Any]) -> LustreModel:
     given: dict[str, float] = {}
     for name, value in options.items():
-        if name not in LustreModel.options:
-            raise unknown("option of target lustre", name, LustreModel.options)
         try:
             given[name] = float(value)
         except ValueError:
