@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from common import publish, table
-from tunewright.agents.llm.playbook import Advice, Playbook
+from tunewright.agents.llm.playbook import Playbook
 from tunewright.knowledge import rules as learned
 from tunewright.knowledge.workload import traits
 
@@ -47,11 +47,7 @@ def first_guesses(target, workload, rules):
     fitting = learned.fitting(rules, target.name, traits(about), target.space)
     facts = {**target.facts}
     plain, taught = (Playbook(target.space, about, facts, target.metrics[0], r) for r in ((), fitting))
-    best = {}
-    for rule in fitting:
-        if rule.value != target.space.default.get(rule.parameter):
-            best.setdefault(rule.parameter, rule.value)
-    only = [Advice(name=n, value=v, because="", sure=True) for n, v in best.items()]
+    only = [a for a in taught.advice() if a.because.startswith("learned")]
     return {
         "rules alone": plain.combine(target.space.default, only)[0],
         "playbook": plain.combine(target.space.default, plain.advice())[0],

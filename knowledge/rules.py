@@ -16,7 +16,7 @@ import re
 import shutil
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -44,6 +44,7 @@ class Evidence:
         noise: standard error of the effect's logarithm.
         runs: runs behind it.
         date: of the session, ISO 8601.
+        beside: what else differed from the default, in both.
     """
 
     session: str
@@ -53,6 +54,7 @@ class Evidence:
     noise: float
     runs: int = 0
     date: str = ""
+    beside: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +149,7 @@ def from_session(document: Mapping[str, Any], about: str = "", quotes: Mapping[s
         proof = Evidence(
             session=document["name"], better=better["number"], worse=worse["number"], effect=math.exp(abs(effect)),
             noise=error, runs=sum(_runs(t, "candidate") for t in (a, b)), date=str(document.get("created", ""))[:19],
+            beside={n: v for n, v in better["config"].items() if n != parameter and document["default"].get(n) != v},
         )  # fmt: skip
         found.append(
             Rule(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,20 @@ from tunewright.tuner import Problem, Trial, best_trial
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """One rule's answer for one parameter."""
+    """One rule's answer for one parameter.
+
+    Attributes:
+        name, value: what to set.
+        because: the reason.
+        sure: whether it seldom hurts.
+        along: values of other parameters that make room for it, where it is not legal without them.
+    """
 
     name: str
     value: Value
     because: str
     sure: bool
+    along: Mapping[str, Value] = field(default_factory=dict)
 
 
 Wish = Callable[[Param, Mapping[str, Any], float], Value | None]
@@ -234,7 +242,7 @@ class Playbook:
         for name, param in self.space.params.items():
             known = next((r for r in self.rules if r.parameter == name and r.value != param.default), None)
             if known is not None and not self._refuted(known, name, known.value):
-                found.append(Advice(name=name, value=known.value, because=f"learned: {known.sentence}", sure=True))
+                found.append(self._learned(known))
             plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
             for rule in RULES:
                 if not re.search(rule.pattern, plain) or (rule.needs and not rule.needs & self._traits()):
@@ -246,6 +254,13 @@ class Playbook:
                     found.append(Advice(name=name, value=value, because=rule.because, sure=rule.sure))
                 break
         return found
+
+    def _learned(self, rule: learned.Rule) -> Advice:
+        """Return a learned rule as advice, with what was set beside it where a constraint binds both."""
+        bound = {n for c in self.space.constraints if rule.parameter in c.names for n in c.names}
+        along = {n: v for n, v in rule.evidence[0].beside.items() if n in bound and n in self.space.params}
+        because = f"learned: {rule.sentence}"
+        return Advice(name=rule.parameter, value=rule.value, because=because, sure=True, along=along)
 
     def _refuted(self, mine: learned.Rule | None, name: str, value: Value) -> bool:
         """Whether a learned rule that promises more than ``mine`` says that the default is better than a value."""
@@ -274,10 +289,12 @@ class Playbook:
             for item in waiting:
                 if any(t.name == item.name for t in taken):
                     continue
-                trial = self.space.fill({**config, item.name: item.value})
-                if item.name in trial and not self.space.problems(trial):
-                    config = trial
-                    taken.append(item)
+                for more in ({}, item.along) if item.along else ({},):
+                    trial = self.space.fill({**config, **more, item.name: item.value})
+                    if item.name in trial and not self.space.problems(trial):
+                        config = trial
+                        taken.append(item)
+                        break
                 else:
                     left.append(item)
             waiting = left
