@@ -238,13 +238,13 @@ def merge(known: Iterable[Rule], new: Iterable[Rule]) -> tuple[list[Rule], list[
                         done.append(f"{held[k].id}: retired: {reason}")
                     held[k] = replace(held[k], status="retired", reason=reason)
         left = [k for k in members if held[k].status != "retired"]
-        for i, j in itertools.permutations(left, 2):
-            if not _differ_mildly(held[i], held[j]) or held[i].status == "retired":
-                continue
-            if held[i].interval[2] < held[j].interval[1]:
-                held[i] = replace(held[i], status="retired", reason=f"{held[j].id} is better by more than noise")
-                done.append(f"{held[i].id}: retired: {held[i].reason}")
-            else:
+        mild = [(i, j) for i, j in itertools.permutations(left, 2) if _differ_mildly(held[i], held[j])]
+        beaten = {i: j for i, j in mild if held[i].interval[2] < held[j].interval[1]}
+        for i, j in beaten.items():
+            held[i] = replace(held[i], status="retired", reason=f"{held[j].id} is better by more than noise")
+            done.append(f"{held[i].id}: retired: {held[i].reason}")
+        for i, j in mild:
+            if i not in beaten and j not in beaten:
                 held[i] = replace(held[i], status="alternative", reason=f"mild difference to {held[j].id}")
     return held, done
 

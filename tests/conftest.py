@@ -5,6 +5,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from endpoint import Endpoint
 
 from tunewright.store import Store
 
@@ -56,3 +57,17 @@ def cli():
         return done
 
     return run
+
+
+@pytest.fixture
+def endpoint():
+    made = []
+
+    def make(*script):
+        made.append(Endpoint(script))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.server.shutdown()
+        one.server.server_close()

@@ -233,7 +233,9 @@ def describe(problem: Problem, history: History, known: str = "") -> str:
         parts.append(known)
     parts.append("Results so far:\n" + "\n".join(_line(t, problem) for t in history.trials) if history.trials else "No results yet.")  # fmt: skip
     for refusal in history.refused:
-        parts.append(f"Refused: {json.dumps(problem.space.changes(refusal.config), default=str)}: {refusal.reason}")
+        parts.append(
+            f"Refused: {json.dumps(problem.space.changes(refusal.config), default=str)}: {quoted(refusal.reason)}"
+        )
     left = "" if history.remaining is None else f" {history.remaining} trials are left, this one included."
     parts.append(f"Propose the next configuration.{left}")
     return "\n\n".join(parts)
@@ -244,7 +246,7 @@ def _line(trial: Trial, problem: Problem) -> str:
     name = problem.objectives[0]
     changes = json.dumps(problem.space.changes(trial.config), default=str) if trial.number else "the default"
     if not trial.ok:
-        return f"#{trial.number} {changes}: {trial.status}: {trial.reason}"
+        return f"#{trial.number} {changes}: {trial.status}: {quoted(trial.reason)}"
     own = [float(r["values"][name]) for r in trial.runs if r.get("of") == "candidate" and name in r.get("values", {})]
     spread = ""
     if len(own) > 1:
