@@ -19,6 +19,7 @@ from tunewright.knowledge.workload import traits
 
 from tunewright import measure
 from tunewright.export import export
+from tunewright.guard import guarded
 from tunewright.plan import Plan
 from tunewright.plugins import open_target
 from tunewright.session import Session
@@ -46,7 +47,8 @@ def first_guesses(target, workload, rules):
     about = f"{workload}: {target.workloads[workload]}"
     fitting = learned.fitting(rules, target.name, traits(about), target.space)
     facts = {**target.facts}
-    plain, taught = (Playbook(target.space, about, facts, target.metrics[0], r) for r in ((), fitting))
+    space = guarded(target, allow=(), never=())
+    plain, taught = (Playbook(space, about, facts, target.metrics[0], r) for r in ((), fitting))
     only = [a for a in taught.advice() if a.because.startswith("learned")]
     return {
         "rules alone": plain.combine(target.space.default, only)[0],

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 from common import publish, table
+from smac_tuner import SmacTuner
 from tunewright.envs.tables import open_target
 
 from tunewright.errors import TunerError
@@ -29,6 +30,7 @@ TABLES = {
 }
 TUNERS = {
     "random": ("random", {}), "TPE, 10 start-up": ("tpe", {"startup": 10}), "TPE, 3 start-up": ("tpe", {}),
+    "SMAC3, 10 start-up": ("smac", {"startup": 10}), "SMAC3, 2 start-up": ("smac", {"startup": 2}),
     "GP, 10 start-up": ("gp", {"startup": 10}), "GP, 2 start-up": ("gp", {}), "gp2": ("gp2", {}), "playbook": ("playbook", {}), "hybrid": ("hybrid", {}), "CMA-ES": ("cmaes", {}), "NSGA-II": ("nsga2", {}),
 }  # fmt: skip
 TRIALS = 30
@@ -47,7 +49,7 @@ def trials_to_goal(target, tuner_name, options, seed, goal) -> int | None:
         about=target.workloads["replay"],
         workloads=("replay",),
     )
-    _, tuner = make_tuner(tuner_name, problem)
+    tuner = SmacTuner(problem) if tuner_name == "smac" else make_tuner(tuner_name, problem)[1]
     trials: list[Trial] = []
     tried: set[str] = set()
     for step in range(TRIALS):
@@ -92,17 +94,17 @@ def quartiles(found: list[int | None]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--tuners", help="only these, comma-separated; nothing is written")
+    parser.add_argument("--tuners", help="only these, separated by semicolons; nothing is written")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("TUNEWRIGHT_DATA", "../shared/data")))
     given = parser.parse_args()
     targets = {n: open_target(str(given.data / "tables" / f"{f}.csv.gz"), o) for n, (f, o) in TABLES.items()}
     rows = []
     for label, (name, options) in TUNERS.items():
-        if given.tuners and label not in given.tuners.split(","):
+        if given.tuners and label not in given.tuners.split(";"):
             continue
         row = [label]
         for target in targets.values():
-            goal = target.facts["best"] + 0.05 * (target.facts["median"] - target.facts["best"])
+            goal = target.known["best"] + 0.05 * (target.known["median"] - target.known["best"])
             row.append(quartiles([trials_to_goal(target, name, options, seed, goal) for seed in range(given.seeds)]))
         print(*row, sep=" | ", flush=True)
         rows.append(row)

@@ -236,10 +236,8 @@ class TableTarget(BaseTarget):
             "rows": len(keys),
             "configurations": len(groups),
             "mode": mode,
-            "best": ranked[0],
-            "median": float(np.median(ranked)),
-            "worst": ranked[-1],
         }
+        self.known = {"best": ranked[0], "median": float(np.median(ranked)), "worst": ranked[-1]}
         self._model: Any = None
         if mode == "surrogate":
             params = [_range_param(n, c, d) for (n, c), d in zip(columns.items(), first, strict=True)]

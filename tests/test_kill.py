@@ -32,8 +32,7 @@ def test_a_hundred_kills(tmp_path):
     assert [t.step for t in decided] == list(range(len(decided))), "every step was decided once"
     assert max(Counter(t.config["n"] for t in decided).values()) == 1, "no configuration is tried twice"
     assert sum(t.status == "failed" for t in trials) <= 100
-    # how many depends on how fast the machine is; the five after the last kill do not
-    assert sum(t.status == "ok" for t in trials) >= 20, "the session got on"
+    assert sum(t.status == "ok" for t in trials) >= 50, "the session got on"
     assert all(t.ok for t in decided[-5:])
 
     # what the target saw is what the store knows: each measurement belongs to a trial written down before it

@@ -1,6 +1,7 @@
 """A scripted model behind a real OpenAI-compatible endpoint: whatever it answers, nothing is lost."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -17,6 +18,8 @@ from tunewright.tuners.llm import LLMTuner
 from tunewright.errors import ConfigError, TunerError
 from tunewright.testing import Sphere, run_tuner
 from tunewright.tuner import History, Problem, Refusal
+
+REPLAYS = Path(__file__).with_name("replays")
 
 
 def problem(**options):
@@ -198,3 +201,34 @@ def test_the_command(cli, endpoint, tmp_path):
     )  # fmt: skip
     done = json.loads(cli(*words).stdout)
     assert done["ratio"] > 3 if "ratio" in done else done["verdict"]["ratio"] > 3
+
+
+@pytest.mark.parametrize("log", sorted(REPLAYS.glob("lustre-*.jsonl")), ids=lambda p: p.stem)
+def test_sessions_with_real_replies_are_replayed(cli, log, tmp_path):
+    """Logs of sessions in which a reader sat in the model's seat; see docs/results/real_replies.md."""
+    store = f"sqlite:///{tmp_path / 's.db'}"
+    words = (
+        "tune",
+        "lustre",
+        "-w",
+        log.stem.removeprefix("lustre-"),
+        "-t",
+        "llm",
+        "--replay",
+        str(log),
+        "-n",
+        "5",
+        "--seed",
+        "1",
+    )
+    done = json.loads(cli(*words, "--store", store, "--name", "again", "--json").stdout)
+    assert done["improved"] and done["ratio"] > 1.4 and done["rejected"] == 0
+    wanted = [c["args"]["changes"] for e in read_log(log) for c in e["tool_calls"] if c["name"] == "propose"]
+    trials = json.loads(cli("show", "again", "--store", store, "--json").stdout)["trials"]
+    default = trials[0]["config"]
+    for trial, changes in zip(trials[1:], wanted, strict=True):
+        values = {n: c["value"] for n, c in changes.items()}
+        assert {n: v for n, v in trial["config"].items() if v != default[n]} == {
+            n: v for n, v in values.items() if v != default[n]
+        }
+        assert all(c["reason"] in trial["why"] for c in changes.values())

@@ -97,7 +97,7 @@ def target_document(target: BaseTarget) -> dict[str, Any]:
         "parallel_safe": target.parallel_safe,
         "exact": target.exact,
         "options": dict(target.options),
-        "facts": dict(target.facts),
+        "facts": {**target.facts, **target.known},
         "manual": target.manual,
         "json_schema": space.json_schema(),
     }

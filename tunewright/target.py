@@ -130,6 +130,7 @@ class BaseTarget:
         isolated: measure in a process group of its own; False only for tables and simulators.
         parallel_safe: several measurements may run at once without disturbing each other.
         exact: a repeated measurement gives the same values, so that repeats are wasted.
+        known: what is known of all configurations, such as the best value: for judging tuners, never shown to them.
         options: what ``--option NAME=VALUE`` may set, with a description of each.
         limit_seconds: hard limit of one run; None derives it from the default's run time.
         memory_bytes: hard limit of memory; None means three quarters of the machine's.
@@ -140,6 +141,7 @@ class BaseTarget:
     metrics: Sequence[Metric] = ()
     workloads: Mapping[str, str] = {"default": "the only workload"}
     facts: Mapping[str, Any] = {}
+    known: Mapping[str, Any] = {}
     options: Mapping[str, str] = {}
     manual: str = ""
     isolated: bool = True

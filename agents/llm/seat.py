@@ -122,12 +122,18 @@ class Seat:
         """Return the sentence of the manual that speaks of a parameter, and where it is."""
         if self.manual is None:
             return None
-        short = name.rsplit(".", 1)[-1]
-        for chunk in self.manual.search(f"How do I use the parameter {short}?", 5):
+        kind, _, short = name.rpartition(".")
+        found = []
+        for chunk in self.manual.search(f"How do I use the parameter {name}?", 8):
             for sentence in re.split(r"(?<=[.:])\s+", bare(chunk.text)):
                 if short.lower() in sentence.lower() and len(sentence) > len(short) + 20:
-                    return {"quote": sentence[:400], "source": chunk.source}
-        return None
+                    other = bool(kind) and kind.lower() not in f"{' '.join(chunk.path)} {sentence}".lower()
+                    code = any(c in sentence for c in "=[#$")
+                    found.append((other + code, len(found), sentence, chunk.source))
+        if not found:
+            return None
+        *_, sentence, source = min(found)  # of the same kind rather than of another one with the same name
+        return {"quote": sentence[:400], "source": source}
 
 
 def said(answer: Answer) -> str:

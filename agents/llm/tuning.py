@@ -19,6 +19,7 @@ from tunewright.knowledge.evidence import Observations
 from tunewright.knowledge.retrieval import Index
 from tunewright.knowledge.rules import Rule
 
+from tunewright.params import Choice
 from tunewright.space import Config, Space
 from tunewright.tuner import History, Problem, Trial
 
@@ -162,7 +163,7 @@ def proposal_schema(space: Space) -> dict[str, Any]:
             "type": "object",
             "properties": {
                 "value": value,
-                "reason": {"type": "string", "description": "why this value, in one sentence"},
+                "reason": {"type": "string", "description": "why this value, in one sentence; of a value that you keep, what it gives"},
             },
             "required": ["value", "reason"],
         }
@@ -225,7 +226,7 @@ def describe(problem: Problem, history: History, known: str = "") -> str:
         *(f"Bound: {m.name} {f'>= {m.at_least:g}' if m.at_least is not None else f'<= {m.at_most:g}'}" for m in problem.constrained),
         f"Workload: {problem.workload}. {problem.about}",
         "Facts: " + json.dumps({k: v for k, v in problem.facts.items() if isinstance(v, int | float | str)}, default=str),
-        "Parameters (JSON schema):\n" + json.dumps(problem.space.json_schema(), ensure_ascii=False),
+        "Parameters:\n" + "\n".join(_param_line(problem.space, name) for name in problem.space.params),
     ]  # fmt: skip
     if problem.space.constraints:
         parts.append("Constraints: " + "; ".join(c.words for c in problem.space.constraints))
@@ -239,6 +240,20 @@ def describe(problem: Problem, history: History, known: str = "") -> str:
     left = "" if history.remaining is None else f" {history.remaining} trials are left, this one included."
     parts.append(f"Propose the next configuration.{left}")
     return "\n\n".join(parts)
+
+
+def _param_line(space: Space, name: str) -> str:
+    """One parameter: values, default, unit and meaning."""
+    param, scope = space.params[name], space.scope(space.default)
+    if isinstance(param, Choice):
+        values = " | ".join(map(str, param.choices))
+    else:
+        low, high = param.bounds(scope)
+        values = f"{low} to {high}{f' {param.unit}' if param.unit else ''}"
+        values += "".join(f"; {v} means {words}" for v, words in param.special.items())
+    only = f" Only where {param.when}." if param.when else ""
+    costs = f" Changing it costs a {param.restart}." if param.restart != "none" else ""
+    return f"- {name}: {values}; default {param.default}. {param.doc}{only}{costs}".rstrip()
 
 
 def _line(trial: Trial, problem: Problem) -> str:

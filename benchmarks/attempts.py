@@ -1,0 +1,174 @@
+"""Attempts to near-optimal, by tuner: python benchmarks/attempts.py [--seeds 20] [--part model|real].
+
+An attempt is a configuration after the default. On the Lustre model an attempt counts by its value without noise, the
+tuner sees noise; the best known value comes from a search of 9,000 configurations without noise. On real systems a trial
+counts by its ratio to the default measured beside it, and the best known is the best that any of the sessions verified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from common import publish, table
+from lustre import best_known
+from tunewright.envs.storage.lustre import model
+from tunewright.envs.storage.lustre.target import LustreModel
+
+from tunewright.errors import ConfigError, MissingExtraError, TunerError
+from tunewright.plan import Plan
+from tunewright.plugins import make_tuner, open_target
+from tunewright.session import Session
+from tunewright.store import Store
+from tunewright.target import Budget
+from tunewright.tuner import History, Problem, Refusal, Trial, best_trial, untried
+
+TUNERS = {
+    "playbook": ("playbook", {}), "hybrid": ("hybrid", {}), "gp2": ("gp2", {}), "random": ("random", {}),
+    "TPE, 3 start-up": ("tpe", {}), "TPE, 10 start-up": ("tpe", {"startup": 10}), "GP, 2 start-up": ("gp", {}),
+    "GP, 10 start-up": ("gp", {"startup": 10}),
+}  # fmt: skip
+ATTEMPTS = 20
+REAL = {"sqlite": ("write-heavy", "read-heavy", "mixed", "analytical"), "postgres": ("tpcb", "analytical")}
+REAL_TUNERS = ("playbook", "hybrid", "random", "TPE, 3 start-up", "GP, 2 start-up")
+REAL_ATTEMPTS = 12
+
+
+def trace(workload, name, options, seed):
+    """Values without noise of the attempts of one session, and of what it would choose at the end of five."""
+    noisy, clean = LustreModel(), LustreModel(noise=0.0)
+    space, metric = noisy.space, noisy.metrics[0]
+    problem = Problem(
+        space=space, metrics=noisy.metrics, objectives=[metric.name], seed=seed, options=options, facts=noisy.facts,
+        workload=workload, about=noisy.workloads[workload], workloads=tuple(noisy.workloads), target="lustre",
+    )  # fmt: skip
+    _, tuner = make_tuner(name, problem)
+    trials, tried, found, after_five = [], set(), [], None
+    budget = Budget(workdir=Path("."))
+
+    def value(target, config, k):
+        return target.measure(config, workload=workload, seed=seed * 1000 + k, budget=budget).values[metric.name]
+
+    for step in range(ATTEMPTS + 1):
+        refused, config = [], space.default
+        while step:
+            config = tuner.ask(History(trials=tuple(trials), step=step, refused=tuple(refused))).config
+            if space.key(config) not in tried:
+                break
+            refused.append(Refusal(config=config, reason="measured already"))
+            if len(refused) >= getattr(tuner, "asks", 12):
+                config = untried(space, tried, config, np.random.default_rng([seed, step]))
+                break
+        tried.add(space.key(config))
+        seen = float(np.median([value(noisy, config, 10 * step + r) for r in range(3)]))
+        trial = Trial(
+            number=step, config=config, status="ok", step=step, attempt=len(refused), metrics={metric.name: seen},
+            scores={metric.name: seen},
+        )  # fmt: skip
+        trials.append(trial)
+        tuner.tell(trial)
+        found.append(value(clean, config, 0))
+        if step == 5:
+            after_five = value(clean, best_trial(trials, metric).config, 0)
+    return found, after_five
+
+
+def first_within(values, best, share):
+    return next((k for k, v in enumerate(values) if k and v <= best * (1 + share)), None)
+
+
+def quartiles(found, most):
+    ordered = sorted(most + 1 if v is None else v for v in found)
+    picked = [ordered[int(q * (len(ordered) - 1) + 0.5)] for q in (0.25, 0.5, 0.75)]
+    return " / ".join(f">{most}" if v > most else str(v) for v in picked)
+
+
+def on_the_model(seeds):
+    known = {w: best_known(w)[1] for w in model.WORKLOADS}
+    rows, shares, worse = [], {}, {}
+    for label, (name, options) in TUNERS.items():
+        row, near, lost = [label], 0, 0
+        for workload, best in known.items():
+            made = [trace(workload, name, options, seed) for seed in range(seeds)]
+            row.append(quartiles([first_within(values, best, 0.05) for values, _ in made], ATTEMPTS))
+            near += np.median([after / best for _, after in made]) <= 1.10
+            lost += sum(after > values[0] * 1.001 for values, after in made)
+        row += [f"{near} of {len(known)}", str(lost)]
+        shares[label], worse[label] = near, lost
+        print(*row, sep=" | ", flush=True)
+        rows.append(row)
+    heads = [
+        "tuner",
+        *known,
+        "within 10 % after five attempts (median)",
+        f"worse than the default then (of {seeds * len(known)})",
+    ]
+    return (
+        f"Attempts until a configuration is within 5 % of the best known, quartiles over {seeds} seeds;"
+        f" at most {ATTEMPTS}. The last columns: the configuration that the session would choose after five attempts.\n\n"
+        + table(heads, rows)
+    )
+
+
+def on_a_real_system(name, workload, folder):
+    """Sessions of all tuners on one workload."""
+    made = {}
+    for label in REAL_TUNERS:
+        tuner, options = TUNERS[label]
+        store = Store(f"sqlite:///{folder}/{name}-{workload}-{tuner}.db")
+        plan = Plan(
+            target=name, workload=workload, tuner=tuner, seed=1, tuner_options=options, workdir=str(folder / "work")
+        )
+        with Session.create(plan, "a", store) as session:
+            verdict = session.run(trials=(5 if label == "playbook" else REAL_ATTEMPTS) + 1)
+            objective = session.objectives[0].name
+            shown = verdict.comparisons[objective]
+            made[label] = ([t.ratio if t.ok and t.feasible else None for t in session.decided], shown)
+        print(name, workload, label, f"{shown.value:.2f}", flush=True)
+    return made
+
+
+def on_real_systems():
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        for name, workloads in REAL.items():
+            try:
+                target = open_target(name, {})
+            except (ConfigError, MissingExtraError) as error:
+                print(f"{name} left out: {error}", flush=True)
+                continue
+            for workload in workloads:
+                if workload not in target.workloads:
+                    raise TunerError(f"{name} has no workload {workload}: {list(target.workloads)}")
+                made = on_a_real_system(name, workload, Path(place))
+                best = max(shown.value for _, shown in made.values())
+                row = [name, workload, f"{best:.2f}"]
+                for label in REAL_TUNERS:
+                    ratios, shown = made[label]
+                    first = next((k for k, r in enumerate(ratios) if k and r is not None and r >= best / 1.05), None)
+                    row.append(f"{shown.value:.2f} ({shown.low:.2f} to {shown.high:.2f}), {first or '-'}")
+                rows.append(row)
+    heads = ["system", "workload", "best known", *(f"{t}: ratio, attempt" for t in REAL_TUNERS)]
+    return (
+        f"One session each (seed 1): five attempts of the playbook, {REAL_ATTEMPTS} of the others. Verified ratio to"
+        " the default with its 95 % interval, and the first attempt within 5 % of the best known (- for none).\n\n"
+        + table(heads, rows)
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--part", choices=("model", "real"), help="only this one")
+    given = parser.parse_args()
+    command = f"python benchmarks/attempts.py --seeds {given.seeds}"
+    if given.part in (None, "model"):
+        publish("attempts_lustre", "Attempts to near-optimal on the Lustre model", command, on_the_model(given.seeds))
+    if given.part in (None, "real"):
+        publish("attempts_real", "Attempts to near-optimal on real systems", command, on_real_systems())
+
+
+if __name__ == "__main__":
+    main()
