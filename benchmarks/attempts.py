@@ -30,7 +30,7 @@ TUNERS = {
     "TPE, 3 start-up": ("tpe", {}), "TPE, 10 start-up": ("tpe", {"startup": 10}), "GP, 2 start-up": ("gp", {}),
     "GP, 10 start-up": ("gp", {"startup": 10}),
 }  # fmt: skip
-ATTEMPTS = 20
+ATTEMPTS = 12
 REAL = {"sqlite": ("write-heavy", "read-heavy", "mixed", "analytical"), "postgres": ("tpcb", "analytical")}
 REAL_TUNERS = ("playbook", "hybrid", "random", "TPE, 3 start-up", "GP, 2 start-up")
 REAL_ATTEMPTS = 12

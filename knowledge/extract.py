@@ -13,7 +13,7 @@ from typing import Any
 
 from tunewright.knowledge.manuals import Section, bare, squeeze
 from tunewright.knowledge.parameters import CLAIMS, Evidence, ParameterDoc, Range
-from tunewright.knowledge.quantities import in_unit, quantity
+from tunewright.knowledge.quantities import in_unit, quantity, scale
 
 from tunewright.params import Value
 
@@ -402,7 +402,10 @@ def _weigh(doc: ParameterDoc, mentioned: float) -> ParameterDoc:
 
 
 def merged(first: Sequence[ParameterDoc], second: Sequence[ParameterDoc]) -> list[ParameterDoc]:
-    """Fill the gaps of the first documents with the second ones; new parameters come after."""
+    """Fill the gaps of the first documents with the second ones; new parameters come after.
+
+    Amounts are brought to the first one's unit; where that cannot be done, they are left out.
+    """
     others = {d.name: d for d in second}
     made = []
     for doc in first:
@@ -411,6 +414,7 @@ def merged(first: Sequence[ParameterDoc], second: Sequence[ParameterDoc]) -> lis
             made.append(doc)
             continue
         blank = ParameterDoc(name=doc.name)
+        other = _in_unit_of(doc, other)
         taken = {
             name: getattr(other, name)
             for name in CLAIMS
@@ -421,3 +425,22 @@ def merged(first: Sequence[ParameterDoc], second: Sequence[ParameterDoc]) -> lis
             replace(doc, **taken, evidence=doc.evidence + proof, importance=max(doc.importance, other.importance))
         )
     return made + list(others.values())
+
+
+def _in_unit_of(doc: ParameterDoc, other: ParameterDoc) -> ParameterDoc:
+    """Return a document with its default and range in the unit of another one of the same parameter."""
+    if not doc.unit or not other.unit or doc.unit == other.unit:
+        return other
+    mine, theirs = scale(doc.unit), scale(other.unit)
+    if mine is None or theirs is None or mine[0] != theirs[0]:
+        return replace(other, default=None, range=Range())
+    factor = theirs[1] / mine[1]
+
+    def turned(value: Any) -> Any:
+        if isinstance(value, str):
+            return f"({value}) * {factor:g}"
+        return None if value is None else value if isinstance(value, bool) else value * factor
+
+    default = None if isinstance(other.default, str) else turned(other.default)
+    limits = Range() if other.range.options else Range(low=turned(other.range.low), high=turned(other.range.high))
+    return replace(other, unit=doc.unit, default=default, range=limits)

@@ -204,22 +204,35 @@ def to_space(docs: Iterable[ParameterDoc], facts: Mapping[str, Value] | None = N
     Raises:
         SpaceError: none is left.
     """
-    params: list[Param] = []
     left_out: dict[str, str] = {}
+    made: dict[str, Param] = {}
     for doc in docs:
-        made = _param(doc)
-        if isinstance(made, str):
-            left_out[doc.name] = made
-            continue
-        try:
-            Space([made], facts=facts)
-        except SpaceError as error:
-            left_out[doc.name] = str(error)
+        one = _param(doc)
+        if isinstance(one, str):
+            left_out[doc.name] = one
         else:
-            params.append(made)
+            made[doc.name] = one
+    while True:  # one whose range names another goes when that one does
+        gone = {}
+        for name, one in made.items():
+            try:
+                Space([*(made[n] for n in _named(one) if n in made and n != name), one], facts=facts)
+            except SpaceError as error:
+                gone[name] = str(error)
+        if not gone:
+            break
+        left_out.update(gone)
+        made = {n: p for n, p in made.items() if n not in gone}
+    params = list(made.values())
     if not params:
         raise SpaceError("no parameter is described well enough to be tuned")
     return Space(params, facts=facts), left_out
+
+
+def _named(param: Param) -> set[str]:
+    """Return the names in a parameter's bounds."""
+    ends = () if isinstance(param, Choice) else (param.low, param.high)
+    return {n for end in ends if isinstance(end, str) for n in re.findall(r"[A-Za-z_][\w.]*", end)}
 
 
 def _param(doc: ParameterDoc) -> Param | str:

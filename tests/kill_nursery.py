@@ -35,7 +35,9 @@ def main() -> None:
 
     begun = time.monotonic()
     run(folder, url, 5)
-    most = max(1.0, time.monotonic() - begun)  # on a slow machine kills come later, so that trials still end between them
+    most = max(
+        1.0, time.monotonic() - begun
+    )  # on a slow machine kills come later, so that trials still end between them
     for _ in range(kills):
         pid = os.fork()
         if pid == 0:

@@ -409,3 +409,28 @@ def test_even_a_model_that_obeys_planted_text_can_do_no_harm(source, wanted, end
     if wanted["name"] == "propose" and wanted["name"] in called:
         assert answer.config["sync"] == "full" and legal
     assert not mark.exists() and "root:" not in json.dumps([r["messages"] for r in server.asked])
+
+
+def test_amounts_of_two_sources_are_brought_to_one_unit(endpoint):
+    from tunewright.knowledge.extract import merged
+    from tunewright.knowledge.parameters import ParameterDoc, Range
+
+    known = ParameterDoc(name="p", unit="B", type="integer")
+    said = ParameterDoc(name="p", unit="kB", default=4, range=Range(low=1, high="RAM_KB / 2"))
+    made = merged([known], [said])[0]
+    assert (made.unit, made.default, made.range.low, made.range.high) == ("B", 4096, 1024, "(RAM_KB / 2) * 1024")
+    other = merged([known], [ParameterDoc(name="p", unit="ms", default=4)])[0]
+    assert other.default is None and other.unit == "B"
+
+
+def test_a_range_may_name_another_parameter():
+    from tunewright.knowledge.parameters import ParameterDoc, Range
+
+    docs = [
+        ParameterDoc(name="mods", type="integer", default=7, range=Range(low=1, high="rpcs - 1")),
+        ParameterDoc(name="rpcs", type="integer", default=8, range=Range(low=2, high=256)),
+        ParameterDoc(name="lost", type="integer", default=1, range=Range(low=1, high="NO_SUCH_FACT")),
+        ParameterDoc(name="next", type="integer", default=1, range=Range(low=1, high="lost")),
+    ]
+    space, left_out = to_space(docs)
+    assert list(space.params) == ["mods", "rpcs"] and set(left_out) == {"lost", "next"}

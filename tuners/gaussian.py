@@ -19,8 +19,9 @@ from tunewright.space import Config, Space
 Array = NDArray[np.float64]
 
 #: standard deviations of the log-normal priors of the length that all parameters share, whose mean is half the log of
-#: their number, and of each parameter's own departure from it
-LENGTH_STD, OWN_STD = 1.0, 0.3
+#: their number, and of each parameter's own departure from it; one with two values has but one distance, from which few
+#: trials cannot tell a length apart from chance
+LENGTH_STD, OWN_STD, BINARY_STD = 1.0, 0.3, 0.02
 #: means and standard deviations of the log-normal priors of both amplitudes, and of the noise's variance
 AMPLITUDE = (np.log(0.7), 1.0)
 NOISE = (-5.0, 1.5)
@@ -38,11 +39,16 @@ class Encoder:
 
     Args:
         space: the space.
+
+    Attributes:
+        own_std: standard deviation of the prior of each parameter's own factor on the length, (parameters,).
     """
 
     def __init__(self, space: Space) -> None:
         self.space = space
         self.groups: list[slice] = []
+        two = [isinstance(p, Choice) and len(p.choices) <= 2 for p in space.params.values()]
+        self.own_std = np.where(two, BINARY_STD, OWN_STD)
         begin = 0
         for param in space.params.values():
             width = self._width(param)
@@ -161,7 +167,7 @@ def fit(encoder: Encoder, rows: Array, values: Array, rng: np.random.Generator, 
     std, mean = float(values.std()) or 1.0, float(values.mean())
     goal = (values - mean) / std
     centre = np.r_[0.5 * np.log(count), np.zeros(count) if own is None else own, AMPLITUDE[0], AMPLITUDE[0], NOISE[0]]
-    spread = np.r_[LENGTH_STD, np.full(count, OWN_STD), AMPLITUDE[1], AMPLITUDE[1], NOISE[1]]
+    spread = np.r_[LENGTH_STD, encoder.own_std, AMPLITUDE[1], AMPLITUDE[1], NOISE[1]]
     distance = encoder.distances(rows, rows)
     found = [
         minimize(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tunewright.agents.llm.playbook import Playbook
 from tunewright.agents.llm.seat import OPTIONS, Seat, said
 from tunewright.tuners.additive import AdditiveGPTuner
-from tunewright.tuners.gaussian import OWN_STD, fit
+from tunewright.tuners.gaussian import fit
 
 from tunewright.params import Value
 from tunewright.space import Config
@@ -133,7 +133,8 @@ class HybridTuner(AdditiveGPTuner):
         """Expect shorter lengths, so larger effects, of the parameters that the playbook names."""
         if not self.named:
             return None
-        return np.array([-OWN_STD if name in self.named else 0.0 for name in self.problem.space.params])
+        named = np.array([name in self.named for name in self.problem.space.params])
+        return np.where(named, -self.encoder.own_std, 0.0)
 
 
 def suspects(trials: Sequence[Trial], config: Config, default: Config) -> list[str]:
@@ -156,7 +157,7 @@ def suspects(trials: Sequence[Trial], config: Config, default: Config) -> list[s
 def _as_far(value: Value | None, other: Value, default: Value) -> bool:
     """Whether a value is at least as far from the default as another, on its side; for choices, the same."""
     if any(isinstance(v, str | bool) or v is None for v in (value, other, default)):
-        return value == other
+        return bool(value == other)
     assert value is not None
     a, b, d = float(value), float(other), float(default)
     return a >= b if b > d else a <= b

@@ -83,7 +83,7 @@ def _said(document: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> dic
         return {}
     why = next((t["why"] for t in document["trials"] if t["config"] == verdict["config"] and t["step"]), "")
     answers = (document.get("notes") or {}).get("answers", [])
-    own = next((a for a in reversed(answers) if a.get("config") == verdict["config"]), {})
+    own: Mapping[str, Any] = next((a for a in reversed(answers) if a.get("config") == verdict["config"]), {})
     return {"why": why, "reasons": {}, "expects": "", "doubts": "", **own}
 
 

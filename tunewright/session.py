@@ -300,7 +300,7 @@ class Session:
 
     def _keep_notes(self) -> None:
         """Store what the tuner notes beside its suggestions, such as what a model cost; lists go on over resumes."""
-        notes = getattr(self.tuner, "notes", dict)()
+        notes: dict[str, Any] = getattr(self.tuner, "notes", dict)()
         if notes:
             held = self.store.session(self.name).get("notes") or {}
             joined = {k: [*held.get(k, []), *v] if isinstance(v, list) else v for k, v in notes.items()}

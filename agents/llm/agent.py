@@ -63,7 +63,7 @@ def converse(
 
     made = []
     for tool in tools:
-        how = {} if tool.schema is None else {"args_schema": tool.schema}
+        how: dict[str, Any] = {} if tool.schema is None else {"args_schema": tool.schema}
         made.append(StructuredTool.from_function(tool.function, name=tool.name, description=tool.does, **how))
     agent = create_agent(
         model, made, system_prompt=f"{system}\n\n{DATA}", middleware=[recorder(ledger, role, answered)]

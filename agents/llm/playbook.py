@@ -282,7 +282,8 @@ class Playbook:
 
         Of several values for one parameter, the first that is legal counts.
         """
-        config, taken = dict(base), []
+        config = dict(base)
+        taken: list[Advice] = []
         waiting = list(advice)
         for _ in range(2):  # what another value must make room for comes in at the second time
             left = []

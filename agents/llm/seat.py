@@ -123,7 +123,7 @@ class Seat:
         if self.manual is None:
             return None
         kind, _, short = name.rpartition(".")
-        found = []
+        found: list[tuple[int, int, str, str]] = []
         for chunk in self.manual.search(f"How do I use the parameter {name}?", 8):
             for sentence in re.split(r"(?<=[.:])\s+", bare(chunk.text)):
                 if short.lower() in sentence.lower() and len(sentence) > len(short) + 20:

@@ -163,7 +163,10 @@ def proposal_schema(space: Space) -> dict[str, Any]:
             "type": "object",
             "properties": {
                 "value": value,
-                "reason": {"type": "string", "description": "why this value, in one sentence; of a value that you keep, what it gives"},
+                "reason": {
+                    "type": "string",
+                    "description": "why this value, in one sentence; of a value that you keep, what it gives",
+                },
             },
             "required": ["value", "reason"],
         }

@@ -6,6 +6,7 @@ and ends them. Between the phases of the load the client is mounted anew, so tha
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -240,7 +241,7 @@ def _bricks(base: Path, count: int, config: Config) -> Iterator[list[int]]:
             running.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             ports.append(port)
         for k, port in enumerate(ports):
-            _until(lambda p=port: _listens(p), running[k], base / f"brick-{k}.log", "a brick")  # type: ignore[misc]
+            _until(functools.partial(_listens, port), running[k], base / f"brick-{k}.log", "a brick")
         yield ports
     finally:
         for process in running:
