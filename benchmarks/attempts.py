@@ -31,9 +31,9 @@ TUNERS = {
     "GP, 10 start-up": ("gp", {"startup": 10}),
 }  # fmt: skip
 ATTEMPTS = 12
-REAL = {"sqlite": ("write-heavy", "read-heavy", "mixed", "analytical"), "postgres": ("tpcb", "analytical")}
+REAL = {"sqlite": ("write-heavy", "read-heavy", "mixed", "analytical"), "postgres": ("analytical",)}
 REAL_TUNERS = ("playbook", "hybrid", "random", "TPE, 3 start-up", "GP, 2 start-up")
-REAL_ATTEMPTS = 12
+REAL_ATTEMPTS = 8
 
 
 def trace(workload, name, options, seed):

@@ -169,11 +169,11 @@ def read(
 def run(
     sources: Sequence[str], *, system: str = "", output: Path | None = None, ask: str = "", count: int = 5,
     tick: Callable[[int, int, str], None] | None = None, reader: Reader | None = None, names: Sequence[str] = (),
-    most: int = 40,
+    most: int = 40, embeddings: Any = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Read manuals, write the parameters if asked to, and answer a question with passages if one is asked.
 
-    With a ``reader``, prose is read too; see ``read_prose``.
+    With a ``reader``, prose is read too; see ``read_prose``. ``embeddings`` as for ``retrieval.Index``.
     """
     docs, sections, dropped = read(sources, tick)
     if reader is not None:
@@ -196,7 +196,7 @@ def run(
     if ask:
         from tunewright.knowledge.retrieval import Index
 
-        found = Index(chunks(sections)).search(ask, count)
+        found = Index(chunks(sections), embeddings).search(ask, count)
         document["passages"] = [{"path": list(c.path), "text": c.text, "source": c.source} for c in found]
     return document
 

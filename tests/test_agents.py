@@ -434,3 +434,23 @@ def test_a_range_may_name_another_parameter():
     ]
     space, left_out = to_space(docs)
     assert list(space.params) == ["mods", "rpcs"] and set(left_out) == {"lost", "next"}
+
+
+def test_embeddings_of_an_endpoint_search_by_meaning(cli, endpoint, tmp_path):
+    """A question that shares no word with the passage; the scripted embeddings know that both are about cats."""
+    page = tmp_path / "m.md"
+    page.write_text("# Animals\n\n## Felines\n\nThe tom sleeps on the sofa.\n\n## Dogs\n\nThe hound barks at night.\n")
+
+    def answer(request):
+        texts = request["input"] if isinstance(request["input"], list) else [request["input"]]
+        vectors = [[1.0, 0.0] if re.search("tom|kitten", t) else [0.0, 1.0] for t in texts]
+        data = [{"object": "embedding", "index": k, "embedding": v} for k, v in enumerate(vectors)]
+        return json.dumps(
+            {"object": "list", "data": data, "model": "e", "usage": {"prompt_tokens": 1, "total_tokens": 1}}
+        )
+
+    server = endpoint(answer)
+    words = ("read", str(page), "--ask", "kitten", "--embeddings", "e", "--base-url", server.url, "--json")
+    assert "tom sleeps" in json.loads(cli(*words).stdout)["passages"][0]["text"]
+    seat = Seat(problem(model="m", base_url=server.url, manual=str(page), embeddings="e"))
+    assert "tom sleeps" in seat.manual.search("kitten", 1)[0].text

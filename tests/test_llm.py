@@ -232,3 +232,78 @@ def test_sessions_with_real_replies_are_replayed(cli, log, tmp_path):
             n: v for n, v in values.items() if v != default[n]
         }
         assert all(c["reason"] in trial["why"] for c in changes.values())
+
+
+def test_the_report_shows_reasons_quotes_doubts_and_costs(cli, endpoint, tmp_path):
+    page = tmp_path / "manual.md"
+    page.write_text("# Striping\n\nA large stripe_count spreads one file over <b>many</b> targets of the system.\n")
+    bold = call(
+        "propose",
+        {
+            "changes": {"stripe_count": {"value": -1, "reason": "one <i>shared</i> file"}},
+            "expectation": "4 to 6",
+            "doubt": "the link",
+        },
+    )
+    server = endpoint(bold, call("stop", {"reason": "enough was gained"}))
+    store = f"sqlite:///{tmp_path / 's.db'}"
+    words = (
+        "tune",
+        "lustre",
+        "-w",
+        "ior-16m",
+        "-t",
+        "llm",
+        "--model",
+        "m",
+        "--base-url",
+        server.url,
+        "-n",
+        "4",
+        "--manual",
+        str(page),
+    )
+    done = json.loads(
+        cli(*words, "-T", "price_in=2", "-T", "price_out=10", "--store", store, "--name", "r", "--json").stdout
+    )
+    assert done["ended"] == "the model stops: enough was gained"
+    cli("report", "r", "--store", store, "-o", str(tmp_path / "r.html"))
+    html = (tmp_path / "r.html").read_text()
+    for part in (
+        "one &lt;i&gt;shared&lt;/i&gt; file",
+        "spreads one file over",
+        "manual.md:",
+        "4 to 6",
+        "in doubt: the link",
+        "cost 0.0008",
+        "enough was gained",
+    ):
+        assert part in html, part
+    assert "<i>shared" not in html and "<b>many" not in html
+
+
+def test_notes_go_on_over_a_resume(cli, endpoint, tmp_path):
+    store = f"sqlite:///{tmp_path / 's.db'}"
+    server = endpoint(proposal(stripe_count=-1), 401)
+    words = (
+        "tune",
+        "lustre",
+        "-w",
+        "ior-16m",
+        "-t",
+        "llm",
+        "--model",
+        "m",
+        "--base-url",
+        server.url,
+        "--store",
+        store,
+        "--name",
+        "n",
+    )
+    assert "does not accept the key" in json.loads(cli(*words, "-n", "4", "--json").stdout)["ended"]
+    server.script[:] = [proposal(stripe_count=4)]
+    again = json.loads(cli("resume", "n", "-n", "1", "--store", store, "--json").stdout)
+    assert again["trials"] == 3 and "ended" not in again
+    notes = json.loads(cli("show", "n", "--store", store, "--json").stdout)["notes"]
+    assert [a["config"]["stripe_count"] for a in notes["answers"]] == [-1, 4] and notes["spent"]["calls"] == 3

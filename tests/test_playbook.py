@@ -5,16 +5,18 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tunewright.agents.llm.playbook import Playbook, traits
+from tunewright.agents.llm.playbook import Playbook
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel, open_target
+from tunewright.knowledge.workload import traits
 from tunewright.tuners.hybrid import HybridTuner
 from tunewright.tuners.llm import PlaybookTuner
 
 from tunewright.errors import ConfigError, TunerError, UnknownNameError
 from tunewright.space import Choice, Int, Space
-from tunewright.target import Budget
+from tunewright.target import Budget, Metric
 from tunewright.testing import Sphere, check_tuner, run_tuner
+from tunewright.tuner import Problem
 
 WORKLOADS = sorted(model.WORKLOADS)
 
@@ -166,3 +168,39 @@ def test_the_command(cli, tmp_path):
     words = ("tune", "lustre", "--workload", "ior-16m", "--tuner", "playbook", "--trials", "5", "--seed", "1", "--json")
     done = json.loads(cli(*words, "--store", f"sqlite:///{tmp_path / 's.db'}", "--dir", tmp_path / "d").stdout)
     assert done["verdict"]["ratio"] > 4 if "verdict" in done else done["ratio"] > 4
+
+
+def test_manual_and_trace_count_without_a_model(tmp_path):
+    """A manual's definitions are searched where a name says nothing; a log says what the workload is."""
+    page = tmp_path / "settings.conf"
+    page.write_text(
+        "# Number of worker threads, for all clients together.\n#\nknob_a = 2\n\n# Something else that is counted.\nother_b = 3\n"
+    )
+    log = tmp_path / "calls.txt"
+    log.write_text(
+        "% time     seconds  usecs/call     calls    errors syscall\n------ ----------- ----------- --------- --------- ----------------\n"
+        " 90.00    0.900000          90     10000           pwrite64\n 10.00    0.100000          10     10000           fsync\n"
+        "------ ----------- ----------- --------- --------- ----------------\n100.00    1.000000                 20000           total\n"
+    )
+    space = Space([Int(name="knob_a", low=1, high=64, default=2), Int(name="wal_buffers", low=1, high=64, default=2)])
+    metric = Metric(name="s", direction="min")
+
+    def named(**options):
+        problem = Problem(
+            space=space,
+            metrics=[metric],
+            objectives=["s"],
+            workload="w",
+            about="x",
+            options=options,
+            facts={"CPU_COUNT": 8},
+        )
+        return {a.name for a in Playbook.of(problem).advice()}
+
+    assert "knob_a" not in named() and "knob_a" in named(manual=str(page))
+    problem = Problem(
+        space=space, metrics=[metric], objectives=["s"], workload="w", about="x", options={"trace": str(log)}
+    )
+    assert "writes" in Playbook.of(problem).seen
+    with pytest.raises(ConfigError, match="no log that"):
+        named(trace=str(page))

@@ -30,7 +30,7 @@ APART = 0.15  # least distance between two of them, by the most different parame
 class HybridTuner(AdditiveGPTuner):
     """Gaussian process and playbook together, or a model in the playbook's seat; one objective, any number of bounds.
 
-    Options: ``rules``, a folder of learned rules; with ``model`` or ``replay`` those of ``agents.llm.seat.Seat``.
+    Options: those of the playbook; with ``model`` or ``replay`` those of ``agents.llm.seat.Seat``.
     """
 
     known: ClassVar[tuple[str, ...]] = OPTIONS
@@ -130,11 +130,9 @@ class HybridTuner(AdditiveGPTuner):
         return self.seat.notes() if self.seat is not None else {}
 
     def prior(self) -> NDArray[np.float64] | None:
-        """Expect shorter lengths, so larger effects, of the parameters that the playbook names."""
-        if not self.named:
-            return None
-        named = np.array([name in self.named for name in self.problem.space.params])
-        return np.where(named, -self.encoder.own_std, 0.0)
+        """Expect shorter lengths, so larger effects, of the parameters that playbook, rules or manual name."""
+        weight = [1.0 if n in self.named else self.playbook.importance(n) for n in self.problem.space.params]
+        return -self.encoder.own_std * np.array(weight) if any(weight) else None
 
 
 def suspects(trials: Sequence[Trial], config: Config, default: Config) -> list[str]:

@@ -14,10 +14,11 @@ from tunewright.tuner import BaseTuner, History, Problem, Suggestion
 class PlaybookTuner(BaseTuner):
     """Plain rules on names, descriptions, ranges and the workload; one objective.
 
-    Option ``rules``: a folder of learned rules, which come first.
+    Options: ``rules``, a folder of learned rules, which come first; ``manual``, files or folders by commas, and
+    ``trace``, a log of the workload, both read without a model.
     """
 
-    known: ClassVar[tuple[str, ...]] = ("rules",)
+    known: ClassVar[tuple[str, ...]] = ("rules", "manual", "trace")
     label: ClassVar[str] = "playbook"
     multi_objective: ClassVar[bool] = False
 

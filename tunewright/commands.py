@@ -101,6 +101,7 @@ def read(
     names: Annotated[str, typer.Option("--names", metavar="NAME,...", help="With --model: the parameters to read; default: those that are not fully described, up to --most.")] = "",
     most: Annotated[int, typer.Option("--most", min=1, help="With --model: most parameters to read, by importance.")] = 40,
     ask: Annotated[str, typer.Option("--ask", metavar="QUESTION", help="Show the passages that fit a question best.")] = "",
+    embeddings: Annotated[str | None, typer.Option("--embeddings", metavar="NAME", help="With --ask: a model of the endpoint, to search by meaning too.")] = None,
     count: Annotated[int, typer.Option("--count", min=1, help="How many passages.")] = 5,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -111,9 +112,19 @@ def read(
     module = _command("read")
     wanted = [n.strip() for n in names.split(",") if n.strip()]
     asks = _command("extract").reader(model, base_url or "") if model else None
+    means = _command("extract").open_embeddings(embeddings, base_url or "") if embeddings else None
     with _steps("reading") as tick:
         document = module.run(
-            manuals, system=system, output=output, ask=ask, count=count, tick=tick, reader=asks, names=wanted, most=most
+            manuals,
+            system=system,
+            output=output,
+            ask=ask,
+            count=count,
+            tick=tick,
+            reader=asks,
+            names=wanted,
+            most=most,
+            embeddings=means,
         )
     if as_json:
         emit(document)

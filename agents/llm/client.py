@@ -180,15 +180,10 @@ def open_model(
         ConfigError: no key for OpenAI's own endpoint.
         MissingExtraError: the packages are not installed.
     """
-    try:
-        from langchain_openai import ChatOpenAI
-        from pydantic import SecretStr
-    except ImportError:
-        raise missing_extra("langchain-openai", "llm", "asking a language model") from None
-    url = base_url or os.environ.get("OPENAI_BASE_URL", "")
-    key = os.environ.get("OPENAI_API_KEY", "")
-    if not url and not key:
-        raise ConfigError("no model can be asked: set OPENAI_API_KEY, or give an endpoint with --base-url")
+    url, key = _endpoint(base_url)
+    from langchain_openai import ChatOpenAI
+    from pydantic import SecretStr
+
     return ChatOpenAI(
         model=name,
         base_url=url or None,
@@ -199,6 +194,31 @@ def open_model(
         streaming=stream,
         stream_usage=stream,
     )
+
+
+def open_embeddings(name: str, base_url: str = "") -> Any:
+    """Open an embedding model behind an OpenAI-compatible endpoint; arguments and errors as for ``open_model``."""
+    url, key = _endpoint(base_url)
+    from langchain_openai import OpenAIEmbeddings
+    from pydantic import SecretStr
+
+    # the check would fetch a tokenizer for models that it does not know
+    return OpenAIEmbeddings(
+        model=name, base_url=url or None, api_key=SecretStr(key or "none"), check_embedding_ctx_length=False
+    )
+
+
+def _endpoint(base_url: str) -> tuple[str, str]:
+    """Return the endpoint's URL, "" for OpenAI's, and the key."""
+    try:
+        import langchain_openai  # noqa: F401
+    except ImportError:
+        raise missing_extra("langchain-openai", "llm", "asking a language model") from None
+    url = base_url or os.environ.get("OPENAI_BASE_URL", "")
+    key = os.environ.get("OPENAI_API_KEY", "")
+    if not url and not key:
+        raise ConfigError("no model can be asked: set OPENAI_API_KEY, or give an endpoint with --base-url")
+    return url, key
 
 
 def recorder(ledger: Ledger, role: str, finished: Callable[[], bool]) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunewright.agents.llm.agent import Tool, converse, quoted
-from tunewright.agents.llm.client import Ledger, Limits, open_model
+from tunewright.agents.llm.client import Ledger, Limits, open_embeddings, open_model
 from tunewright.knowledge.manuals import Chunk
 from tunewright.knowledge.parameters import CLAIMS, TYPES, Evidence, ParameterDoc, Range, supported
 
@@ -179,6 +179,9 @@ class Extractor:
     def spent(self) -> dict[str, float]:
         """Return calls, tokens and money so far."""
         return dict(self.ledger.spent)
+
+
+__all__ = ["Extractor", "describe", "open_embeddings", "read_claims", "reader"]
 
 
 def reader(model: str, base_url: str = "") -> Extractor:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.knowledge import rules as learned
+from tunewright.knowledge.evidence import Observations, observe
+from tunewright.knowledge.parameters import ParameterDoc
 from tunewright.knowledge.workload import FEATURES, traits
 
 from tunewright.errors import ConfigError
@@ -203,6 +205,35 @@ def rules_for(problem: Problem) -> list[learned.Rule]:
     return learned.fitting(learned.RuleBook(folder).rules, problem.target, seen, problem.space)
 
 
+def docs_for(problem: Problem) -> list[ParameterDoc]:
+    """Return what the manuals say that the option ``manual`` names, read without a model."""
+    if "manual" not in problem.options:
+        return []
+    from tunewright.knowledge.reading import read
+
+    return read([p.strip() for p in str(problem.options["manual"]).split(",")])[0]
+
+
+def _observed(problem: Problem) -> str:
+    """Return the facts of the log that the option ``trace`` names, in words."""
+    if "trace" not in problem.options:
+        return ""
+    return " ".join(trace_for(problem).facts)
+
+
+def trace_for(problem: Problem) -> Observations:
+    """Return what the log shows that the option ``trace`` names.
+
+    Raises:
+        ConfigError: it cannot be read, or is of no known kind.
+    """
+    path = Path(str(problem.options["trace"]))
+    found = observe(path)
+    if found is None:
+        raise ConfigError(f"{path} is no log that 'tunewright trace' reads as observations")
+    return found
+
+
 class Playbook:
     """Proposals for one space and workload.
 
@@ -212,12 +243,15 @@ class Playbook:
         facts: of machine and target.
         metric: the objective; without one, no trial is better than the default.
         rules: learned ones that fit, the most promising first; they come before the playbook's own.
+        docs: what a manual says of parameters: rules that know no parameter by its name try its definition, and the
+            important ones are tried first.
     """
 
     def __init__(
         self, space: Space, about: str, facts: Mapping[str, Any] | None = None, metric: Metric | None = None,
-        rules: Sequence[learned.Rule] = (),
+        rules: Sequence[learned.Rule] = (), docs: Sequence[ParameterDoc] = (),
     ) -> None:  # fmt: skip
+        self.docs = {d.name: d for d in docs if d.name in space.params}
         self.space, self.metric, self.rules = space, metric, rules
         self.seen = traits(about)
         self.scope = {**space.scope(space.default), **(facts or {})}
@@ -228,8 +262,9 @@ class Playbook:
     @classmethod
     def of(cls, problem: Problem) -> Playbook:
         """Return the playbook for a tuner's problem."""
-        about = f"{problem.workload}: {problem.about}"
-        return cls(problem.space, about, problem.facts, problem.metric(problem.objectives[0]), rules_for(problem))
+        about = f"{problem.workload}: {problem.about} {_observed(problem)}"
+        metric, docs = problem.metric(problem.objectives[0]), docs_for(problem)
+        return cls(problem.space, about, problem.facts, metric, rules_for(problem), docs)
 
     def advice(self, strength: float = 1.0, *, contested: bool = False) -> list[Advice]:
         """Return the advice for every parameter that a rule knows, where it differs from the default; learned first.
@@ -244,6 +279,8 @@ class Playbook:
             if known is not None and not self._refuted(known, name, known.value):
                 found.append(self._learned(known))
             plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+            if name in self.docs and not any(re.search(r.pattern, plain) for r in RULES):
+                plain = re.sub(r"\W+", "_", self.docs[name].definition.lower())
             for rule in RULES:
                 if not re.search(rule.pattern, plain) or (rule.needs and not rule.needs & self._traits()):
                     continue
@@ -334,7 +371,8 @@ class Playbook:
             yield self.combine(base, back)[0], "the best so far without its doubtful parts"
         for undo in back:
             yield self.combine(base, [undo])[0], f"the best so far with {undo.name} as it was"
-        for name in [*names, *(n for n in self.space.params if n not in names)]:
+        others = sorted((n for n in self.space.params if n not in names), key=lambda n: -self.importance(n))
+        for name in [*names, *others]:
             if name not in base:
                 continue
             for value in self._steps(name, base[name]):
@@ -355,4 +393,9 @@ class Playbook:
         if value in param.special or isinstance(value, str):
             return [_within(param, float(param.bounds(self.scope)[1]), self.scope)]
         base = max(float(value), 1e-9)
-        return [v for v in (_within(param, base * f, self.scope) for f in (4.0, 0.25)) if v != value]
+        moved = [v for v in (_within(param, base * f, self.scope) for f in (4.0, 0.25)) if v != value]
+        return [*moved, *(v for v in param.special if v != param.default)]
+
+    def importance(self, name: str) -> float:
+        """Return how much the manual makes of a parameter, 0 to 1; 0 without a manual."""
+        return self.docs[name].importance if name in self.docs else 0.0

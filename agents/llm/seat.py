@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.agents.llm.analyst import analyse
-from tunewright.agents.llm.client import Ledger, Limits, open_model, read_log
-from tunewright.agents.llm.playbook import rules_for
+from tunewright.agents.llm.client import Ledger, Limits, open_embeddings, open_model, read_log
+from tunewright.agents.llm.playbook import rules_for, trace_for
 from tunewright.agents.llm.tuning import Answer, briefing, next_answer
-from tunewright.knowledge.evidence import Observations, observe
 from tunewright.knowledge.manuals import bare, chunks
 from tunewright.knowledge.reading import sections_of
 from tunewright.knowledge.retrieval import Index
@@ -21,7 +20,7 @@ from tunewright.tuner import History, Problem
 
 OPTIONS = (
     "model", "base_url", "manual", "trace", "rules", "log", "replay", "calls", "tokens", "money", "price_in", "price_out",
-    "timeout", "stream",
+    "timeout", "stream", "embeddings",
 )  # fmt: skip
 
 
@@ -32,7 +31,8 @@ class Seat:
     commas), ``trace`` (a log that ``tunewright trace`` reads) and ``rules`` (a folder of learned rules) to look into;
     ``log`` (a file for its calls) and ``replay`` (such a file, whose replies are used instead of a model); ``calls``,
     ``tokens``, ``money``, ``price_in``, ``price_out`` (of a million tokens) limit what it may spend; ``timeout`` in
-    seconds; ``stream`` is no for an endpoint that cannot stream.
+    seconds; ``stream`` is no for an endpoint that cannot stream; ``embeddings``, a model of the same endpoint, to search
+    manuals by meaning too.
 
     Args:
         problem: with these options.
@@ -54,8 +54,8 @@ class Seat:
         replayed = read_log(Path(str(options["replay"]))) if "replay" in options else None
         self.ledger = Ledger(limits=limits, log=log, replayed=replayed)
         self.model = model if model is not None else self._open(replayed is not None)
-        self.manual = self._manual(str(options["manual"])) if "manual" in options else None
-        self.observations = self._trace(str(options["trace"])) if "trace" in options else None
+        self.manual = self._index(str(options["manual"])) if "manual" in options else None
+        self.observations = trace_for(problem) if "trace" in options else None
         self.rules = rules_for(problem)
         self._briefing: str | None = None
         self._analysis = ""
@@ -84,16 +84,11 @@ class Seat:
             raise ConfigError(f"tuner option {name} must be 0 or more, not {value}")
         return number
 
-    @staticmethod
-    def _manual(paths: str) -> Index:
-        return Index(chunks(sections_of([Path(p.strip()) for p in paths.split(",")])))
-
-    @staticmethod
-    def _trace(path: str) -> Observations:
-        found = observe(Path(path))
-        if found is None:
-            raise ConfigError(f"{path} is no log that 'tunewright trace' reads as observations")
-        return found
+    def _index(self, paths: str) -> Index:
+        options, embeddings = self.problem.options, None
+        if "embeddings" in options:
+            embeddings = open_embeddings(str(options["embeddings"]), str(options.get("base_url", "")))
+        return Index(chunks(sections_of([Path(p.strip()) for p in paths.split(",")])), embeddings)
 
     def next_answer(self, history: History, suggestions: Any = ()) -> Answer:
         """Ask the model for the next configuration; before the first one, the analyst reads the trace."""

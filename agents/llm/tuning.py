@@ -272,6 +272,6 @@ def _line(trial: Trial, problem: Problem) -> str:
     beside = sum(r.get("of") == "default" for r in trial.runs)
     ratio = "" if trial.ratio is None else f", ratio to the default {trial.ratio:.3f}"
     if ratio and trial.number:
-        ratio += f" (measured beside it {beside} times)" if beside else " (not measured again)"
+        ratio += f" (default runs beside it: {beside})" if beside else ""
     broken = "; ".join(f"{k} misses its bound by {v:.3g}" for k, v in trial.violations.items() if v > 0)
     return f"#{trial.number} {changes}: {name} = {trial.metrics[name]:.5g}{spread}{ratio}{f' ({broken})' if broken else ''}"
