@@ -8,6 +8,7 @@ a budget of thirty.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 from pathlib import Path
 
@@ -100,6 +101,9 @@ def main() -> None:
     targets = {n: open_target(str(given.data / "tables" / f"{f}.csv.gz"), o) for n, (f, o) in TABLES.items()}
     rows = []
     for label, (name, options) in TUNERS.items():
+        if name == "smac" and importlib.util.find_spec("smac") is None:
+            print(f"{label} left out: pip install smac", flush=True)
+            continue
         if given.tuners and label not in given.tuners.split(";"):
             continue
         row = [label]

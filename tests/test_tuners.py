@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
+from tunewright.envs.storage.lustre.target import LustreModel
 from tunewright.tuners import gaussian
 from tunewright.tuners.additive import AdditiveGPTuner
 from tunewright.tuners.basic import GridTuner, RandomTuner
@@ -175,3 +176,13 @@ def test_listed_spaces_are_searched_to_their_end():
     target = Sphere(2)
     found = run_tuner(AdditiveGPTuner, target, trials=12, seed=3)
     assert len({target.space.key(t.config) for t in found}) == 12
+
+
+@pytest.mark.parametrize("tuner", [TPETuner, CMAESTuner, GPTuner])
+def test_a_size_in_bytes_is_no_list_of_four_billion_numbers(tuner):
+    """Optuna's Gaussian process lists whole numbers; 32 GiB for the stripe size of Lustre."""
+    target = LustreModel(noise=0.0)
+    trials = run_tuner(tuner, target, trials=6)
+    assert len(trials) == 6 and all(
+        isinstance(t.config["stripe_size"], int) and not target.space.problems(t.config) for t in trials
+    )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tunewright.errors import TunerError, missing_extra
-from tunewright.params import Choice
+from tunewright.params import Choice, Int
 from tunewright.space import Config
 from tunewright.store import distribution
 from tunewright.target import Metric
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _SPECIAL = ":special"
 _RANGE = "in range"
+LISTED = 65_536  # whole numbers that are drawn as such
 
 
 class _OptunaTuner(BaseTuner):
@@ -80,15 +81,16 @@ class _OptunaTuner(BaseTuner):
         for name in space.order:
             if not space.is_active(name, scope):
                 continue
-            param, dist = space.params[name], distribution(space.params[name], space)
+            param, dist = space.params[name], _drawn(space.params[name], space)
             if not isinstance(param, Choice) and param.special:
                 labels = [_RANGE, *(f"{v:g}" for v in param.special)]
                 label = trial.suggest_categorical(name + _SPECIAL, labels)
                 if label != _RANGE:
                     values[name] = scope[name] = list(param.special)[labels.index(label) - 1]
                     continue
-                dist = distribution(_without_special(param), space)
-            values[name] = scope[name] = _suggest(trial, name, dist)
+                dist = _drawn(_without_special(param), space)
+            value = _suggest(trial, name, dist)
+            values[name] = scope[name] = round(value) if isinstance(param, Int) else value
         return {n: values[n] for n in space.params if n in values}
 
     def params(self, config: Config) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -108,7 +110,7 @@ class _OptunaTuner(BaseTuner):
                 if special:
                     continue
                 param = _without_special(param)
-            values[name], dists[name] = value, distribution(param, space, value)
+            values[name], dists[name] = value, _drawn(param, space, value)
         return values, dists
 
     def tell(self, trial: Trial) -> None:
@@ -169,6 +171,19 @@ class _OptunaTuner(BaseTuner):
             return None
         seen = [abs(v) for t in self.told for v in t.violations.values() if math.isfinite(v)]
         return {m.name: trial.violations[m.name] if trial.ok else max([1.0, *seen]) for m in bounded}
+
+
+def _drawn(param: Any, space: Any, value: Any = None) -> Any:
+    """Return the distribution that a parameter is drawn from: for very many whole numbers, real ones that are rounded.
+
+    Optuna's Gaussian process lists all values of a whole number: gigabytes for a size in bytes.
+    """
+    import optuna
+
+    dist = distribution(param, space, value)
+    if isinstance(dist, optuna.distributions.IntDistribution) and (dist.high - dist.low) / dist.step > LISTED:
+        return optuna.distributions.FloatDistribution(float(dist.low), float(dist.high), log=dist.log)
+    return dist
 
 
 def _suggest(trial: optuna.Trial, name: str, dist: Any) -> Any:

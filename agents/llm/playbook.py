@@ -55,6 +55,7 @@ class Rule:
         wish: (parameter, scope, strength) to a value, or None where it does not apply.
         because: the reason, shown to the user.
         needs: traits of which the workload must have one; none means any workload.
+        both: traits that it must have, all of them.
         never: traits that rule it out.
         sure: whether it seldom hurts.
     """
@@ -65,6 +66,7 @@ class Rule:
     needs: frozenset[str] = frozenset()
     never: frozenset[str] = frozenset()
     sure: bool = False
+    both: frozenset[str] = frozenset()
 
 
 def _raised(factor: float) -> Wish:
@@ -92,6 +94,16 @@ def _last(param: Choice) -> Value | None:
     """The last of several numbers; None for choices that are none."""
     numbers = all(isinstance(c, int | float) and not isinstance(c, bool) for c in param.choices)
     return param.choices[-1] if numbers else None
+
+
+def _quarter(param: Param, scope: Mapping[str, Any], strength: float) -> Value | None:
+    """A quarter of the default, of several numbers the nearest to it."""
+    if not isinstance(param, Choice):
+        return _raised(0.25)(param, scope, 1.0)
+    if _last(param) is None:
+        return None
+    wanted = float(param.default) / 4  # type: ignore[arg-type]
+    return min(param.choices, key=lambda c: abs(math.log(float(c) / wanted)) if float(c) > 0 else math.inf)
 
 
 def _memory(share: float) -> Wish:
@@ -135,6 +147,22 @@ def _cores(param: Param, scope: Mapping[str, Any], strength: float) -> Value | N
     return _within(param, float(scope.get("CPU_COUNT", 4)) * strength, scope)
 
 
+def _beside_clients(param: Param, scope: Mapping[str, Any], strength: float) -> Value | None:
+    """None if the clients fill the cores, else one worker a core."""
+    idle = float(scope.get("CPU_COUNT", 4)) - float(scope.get("clients", 1))
+    return 0 if idle <= 0 and param.problem(0, scope) is None else _cores(param, scope, strength)
+
+
+def _with_idle_cores(wish: Wish) -> Wish:
+    """Apply a wish only where the clients leave cores idle."""
+
+    def when(param: Param, scope: Mapping[str, Any], strength: float) -> Value | None:
+        idle = float(scope.get("CPU_COUNT", 4)) > float(scope.get("clients", 1))
+        return wish(param, scope, strength) if idle else None
+
+    return when
+
+
 _SEQ, _WRITE, _READ = frozenset({"sequential", "large"}), frozenset({"writes"}), frozenset({"reads"})
 
 #: the first rule that fits a parameter decides
@@ -164,7 +192,7 @@ RULES = (
          sure=True, because="fewer checkpoints"),
     Rule(pattern=r"wal_buffers|log_buffer", wish=_raised(4), needs=_WRITE, because="writes of the log in larger pieces"),
     Rule(pattern=r"checkpoint_completion", wish=_one_of(0.9), needs=_WRITE, because="checkpoints spread over their interval"),
-    Rule(pattern=r"shared_?buffers|buffer_pool|block_cache(?!_)|cache_?size(?!_)", wish=_memory(0.2), sure=True,
+    Rule(pattern=r"shared_?buffers|buffer_pool|block_cache(?!_)|(?<!effective_)cache_?size(?!_)", wish=_memory(0.2), sure=True,
          because="a cache that holds the working set"),
     Rule(pattern=r"effective_cache", wish=_memory(0.6), because="the planner should know that the data fits in memory"),
     Rule(pattern=r"mmap_size", wish=_memory(0.1), because="reads through memory mapping need no copy"),
@@ -174,9 +202,11 @@ RULES = (
     Rule(pattern=r"write_?buffer|memtable_(size|budget)", wish=_raised(2), needs=_WRITE, sure=True,
          because="larger memory tables are flushed and merged less often"),
     Rule(pattern=r"random_page_cost", wish=_one_of(1.1), because="random reads of cached or flash data cost hardly more"),
-    Rule(pattern=r"parallel_workers_per_gather|max_subcompactions|threads|workers|background_jobs", wish=_cores,
+    Rule(pattern=r"parallel_workers_per_gather", wish=_beside_clients, sure=True,
+         because="workers for one query only where its clients leave cores idle"),
+    Rule(pattern=r"max_subcompactions|threads|workers|background_jobs", wish=_cores,
          sure=True, because="one worker a core"),
-    Rule(pattern=r"parallel_(setup|tuple)_cost|min_parallel", wish=_raised(0.25), needs=frozenset({"sorts"}),
+    Rule(pattern=r"parallel_(setup|tuple)_cost|min_parallel", wish=_with_idle_cores(_raised(0.25)), needs=frozenset({"sorts"}),
          because="parallel plans sooner"),
     Rule(pattern=r"spouts?$|splitt?ers?|counters?$|bolts?$|executors?$|max_spout|parallelism", wish=_raised(8), sure=True,
          because="more parallel workers and more in flight"),
@@ -184,8 +214,10 @@ RULES = (
     Rule(pattern=r"\bjit\b", wish=_one_of("off", False), needs=frozenset({"small"}), because="short queries do not repay compiling"),
     Rule(pattern=r"track_?(activities|counts|functions|io)|stats?_level|statistics|log_statement", wish=_one_of("off", 0, False),
          because="statistics that nobody reads cost time"),
-    Rule(pattern=r"page_size|block_size", wish=_raised(4), needs=frozenset({"sorts", "sequential"}), never=frozenset({"random"}),
-         because="larger blocks for scans"),
+    Rule(pattern=r"page_size|block_size", wish=_quarter, both=frozenset({"small", "writes"}), never=frozenset({"reads", "replay"}),
+         sure=True, because="each small write rewrites a whole page, so smaller pages are less to write"),
+    Rule(pattern=r"page_size|block_size", wish=_raised(4), needs=frozenset({"sorts", "sequential"}),
+         never=frozenset({"random", "small"}), because="larger blocks for scans; a small write would rewrite a whole one"),
     Rule(pattern=r"compress", wish=_one_of("none", "no", "off"), needs=frozenset({"small"}), because="no time for compressing"),
 )  # fmt: skip
 
@@ -283,6 +315,8 @@ class Playbook:
                 plain = re.sub(r"\W+", "_", self.docs[name].definition.lower())
             for rule in RULES:
                 if not re.search(rule.pattern, plain) or (rule.needs and not rule.needs & self._traits()):
+                    continue
+                if not rule.both <= self._traits():
                     continue
                 if rule.never & self.seen and not contested:
                     continue
