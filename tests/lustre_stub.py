@@ -34,6 +34,22 @@ def refuse(words):
     sys.exit(22)
 
 
+def set_one(state, wanted):
+    values = state["values"]
+    device, _, value = wanted.partition("=")
+    name = device.rpartition(".")[2]
+    if device not in values or not value.isdigit() or int(value) > MOST.get(name, 2**20):
+        refuse(f"set_param {wanted}")
+    after = {**values, device: int(value)}
+    if after["mdc.lfs1-MDT0000-mdc-ff.max_mod_rpcs_in_flight"] >= after["mdc.lfs1-MDT0000-mdc-ff.max_rpcs_in_flight"]:
+        refuse(f"modifying RPCs must stay below: {wanted}")
+    if after["llite.lfs1-ff.max_read_ahead_per_file_mb"] > after["llite.lfs1-ff.max_read_ahead_mb"]:
+        refuse(f"read-ahead of a file above that of all: {wanted}")
+    if os.environ.get("LUSTRE_STUB_DEAF") != name:
+        state["values"] = after
+    print(wanted)
+
+
 def main():
     tool, words = Path(sys.argv[0]).name, sys.argv[1:]
     state = json.loads(STATE.read_text()) if STATE.exists() else {"values": dict(DEFAULTS), "layouts": {}, "calls": []}
@@ -61,31 +77,19 @@ def main():
         ):
             refuse(f"layout {flags}")
         state["layouts"][words[5]] = [int(flags["-c"]), int(flags["-S"])]
-    elif tool == "lctl" and words[:1] == ["get_param"] and len(words) == 2:
-        pattern = re.escape(words[1]).replace(r"\*", "[^.]*")
-        found = [f"{d}={v}" for d, v in values.items() if re.fullmatch(pattern, d)]
-        if not found:
-            print(f"error: get_param: param_path '{words[1]}': No such file or directory", file=sys.stderr)
-            sys.exit(2)
-        print("\n".join(found))
+    elif tool == "lctl" and words[:1] == ["get_param"] and len(words) > 1:
+        for asked in words[1:]:
+            pattern = re.escape(asked).replace(r"\*", "[^.]*")
+            found = [f"{d}={v}" for d, v in values.items() if re.fullmatch(pattern, d)]
+            if not found:
+                print(f"error: get_param: param_path '{asked}': No such file or directory", file=sys.stderr)
+                sys.exit(2)
+            print("\n".join(found))
     elif tool == "lctl" and words == ["set_param", "ldlm.namespaces.*.lru_size=clear"]:
         pass
-    elif tool == "lctl" and words[:1] == ["set_param"] and len(words) == 2:
-        device, _, value = words[1].partition("=")
-        name = device.rpartition(".")[2]
-        if device not in values or not value.isdigit() or int(value) > MOST.get(name, 2**20):
-            refuse(f"set_param {words[1]}")
-        after = {**values, device: int(value)}
-        if (
-            after["mdc.lfs1-MDT0000-mdc-ff.max_mod_rpcs_in_flight"]
-            >= after["mdc.lfs1-MDT0000-mdc-ff.max_rpcs_in_flight"]
-        ):
-            refuse(f"modifying RPCs must stay below: {words[1]}")
-        if after["llite.lfs1-ff.max_read_ahead_per_file_mb"] > after["llite.lfs1-ff.max_read_ahead_mb"]:
-            refuse(f"read-ahead of a file above that of all: {words[1]}")
-        if os.environ.get("LUSTRE_STUB_DEAF") != name:
-            state["values"] = after
-        print(words[1])
+    elif tool == "lctl" and words[:1] == ["set_param"] and len(words) > 1:
+        for wanted in words[1:]:
+            set_one(state, wanted)
     elif tool == "umount" and words == [str(STATE.parent / "mnt")] and not state.get("down"):
         state["down"] = True
     elif tool == "mount" and words[:2] == ["-t", "lustre"] and state.get("down"):

@@ -65,7 +65,7 @@ def opened(system, **more):
 
 
 def test_the_contract(system):
-    check_target(opened(system), others=4)
+    check_target(opened(system), others=2)
 
 
 def test_its_space_is_the_systems_own(system):
@@ -93,7 +93,7 @@ def test_a_session_tunes_it_and_puts_everything_back(system):
     plan = Plan(target=f"lustre:{scratch}", tuner="playbook", trust="fast", options=options(system))
     with Session.create(plan, "a", store) as session:
         before = state(system)["values"]
-        verdict = session.run(trials=5)
+        verdict = session.run(trials=2)
     assert verdict.improved and verdict.config["osc.max_rpcs_in_flight"] > 8
     assert "lctl set_param osc.*.max_rpcs_in_flight=" in session.target.render(verdict.config)
     assert state(system)["values"] == before and before["osc.other-OST0000-osc-aa.max_rpcs_in_flight"] == 5
@@ -159,9 +159,7 @@ def test_apply_and_rollback(system):
 
 
 def test_a_killed_session_is_put_back(system):
-    (system / "load.py").write_text(
-        LOAD + "time.sleep(60)\n" if False else LOAD.replace("time.sleep(0.02", "time.sleep(0.6")
-    )
+    (system / "load.py").write_text(LOAD.replace("time.sleep(0.02", "time.sleep(0.6"))
     target = opened(system)
     before = state(system)["values"]
     code = f"""

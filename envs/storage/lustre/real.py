@@ -101,6 +101,7 @@ class LustreReal(BaseTarget):
         self.workloads = {"command": command} if command else about
         ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
         facts = {"CLIENT_RAM_MB": ram, "OST_COUNT": targets}
+        self.patterns = self._known()
         held = self.read()
         layout = self._layout()
         kept = [p for p in parameters(targets) if p.name in layout or self._of(p.name, held)]
@@ -120,21 +121,24 @@ class LustreReal(BaseTarget):
     def read(self) -> dict[str, int]:
         """Return the value of each parameter on each device of the file system."""
         held: dict[str, int] = {}
+        for line in call(["lctl", "get_param", *self.patterns]).splitlines():
+            device, _, value = line.partition("=")
+            with suppress(ValueError):
+                held[device.strip()] = int(float(value))
+        return held
+
+    def _known(self) -> list[str]:
+        """Return the patterns of the parameters that this version has, for ``lctl get_param``."""
+        found = []
         for param in parameters(1):
             kind, _, rest = param.name.partition(".")
-            if not rest:
-                continue
-            try:
-                text = call(["lctl", "get_param", f"{kind}.{self.system}-*.{rest}"])
-            except TargetError:
-                continue  # this version has no such parameter
-            for line in text.splitlines():
-                device, _, value = line.partition("=")
-                with suppress(ValueError):
-                    held[device.strip()] = int(float(value))
-        if not held:
+            if rest:
+                with suppress(TargetError):
+                    call(["lctl", "get_param", f"{kind}.{self.system}-*.{rest}"])
+                    found.append(f"{kind}.{self.system}-*.{rest}")
+        if not found:
             raise ConfigError(f"'lctl get_param' shows no parameters of {self.system}; it may need root")
-        return held
+        return found
 
     def _of(self, name: str, held: Mapping[str, int]) -> dict[str, int]:
         """The devices of a parameter, with their values."""
@@ -164,8 +168,8 @@ class LustreReal(BaseTarget):
                 return 1
             return 0 if changes[device] > held.get(device, 0) else 2
 
-        for device in sorted(changes, key=turn):
-            call(["lctl", "set_param", f"{device}={changes[device]}"])
+        if changes:  # one call sets them one after the other
+            call(["lctl", "set_param", *(f"{d}={changes[d]}" for d in sorted(changes, key=turn))])
         now = self.read() if changes else held
         for device, value in changes.items():
             if now.get(device) != value:
