@@ -24,6 +24,7 @@ from tunewright.errors import ConfigError, TunewrightError
 from tunewright.export import export
 from tunewright.params import Choice, Int
 from tunewright.plan import Plan
+from tunewright.report import render_report
 from tunewright.session import Session
 from tunewright.space import Space
 from tunewright.store import Store
@@ -229,6 +230,8 @@ def test_explaining_takes_back_each_change_once(tmp_path):
         for trial in extra:
             assert sum(trial.config[n] != best.config[n] for n in best.config) == 1
         count = len(session.decided)
+        page = render_report(export(store, "a"))
+        assert page.count("×</td>") > len(extra) and "What a change gives" in page
         found = from_session(export(store, "a"), "random")
         session.run(trials=0, explain=True)
         assert len(session.decided) == count or session.best.config != best.config, "nothing is measured twice"

@@ -253,10 +253,12 @@ def _conclusion(session: Session, verdict: Verdict) -> None:
         printed.print(Text("\nBest configuration, in the system's own form:", style="bold"))
         printed.print(Text(session.target.render(verdict.config), style="cyan"))
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for column in ("changed", "from", "to"):
-            table.add_column(column)
+        gives = _gives(session, verdict)
+        for column in ("changed", "from", "to", *(["gives"] if gives else [])):
+            table.add_column(column, justify="right" if column == "gives" else "left")
         for name, value in changes.items():
-            table.add_row(name, str(session.space.default.get(name, "(not active)")), str(value))
+            last = [f"{gives[name]:.2f}×" if name in gives else ""] if gives else []
+            table.add_row(name, str(session.space.default.get(name, "(not active)")), str(value), *last)
         printed.print()
         printed.print(table)
     if verdict.weaker:
@@ -274,6 +276,16 @@ def _conclusion(session: Session, verdict: Verdict) -> None:
         f"\n{len(session.decided)} trials, {failed} failed, {duration(session.seconds)}. Next: tunewright report {session.name}{hint}"
         f" · tunewright resume {session.name}{hint}", style="dim",
     ))  # fmt: skip
+
+
+def _gives(session: Session, verdict: Verdict) -> dict[str, float]:
+    """What each change gives, where the winner was measured without it."""
+    from tunewright.verdict import contributions
+
+    first = verdict.comparisons[session.objectives[0].name]
+    tried = [(t.config, t.ratio) for t in session.decided if t.ok]
+    found = contributions(tried, verdict.config, session.space.default, first.value)
+    return found if first.kind == "ratio" else {}
 
 
 def _pareto(screen: Console, session: Session, verdict: Verdict) -> None:

@@ -66,5 +66,8 @@ class Watcher:
     def exhausted(self, session: Session, reason: str) -> None:
         """The tuner proposes nothing more, and says why."""
 
+    def explaining(self, session: Session, more: int) -> None:
+        """The best configuration is about to be measured without each of its changes."""
+
     def verifying(self, session: Session, done: int, of: int, what: str) -> None:
         """The winner is being measured against the default."""

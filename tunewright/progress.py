@@ -131,6 +131,11 @@ class Progress(Watcher):
         """Say why the session ends before its budget."""
         self._print(Text(f"the tuner proposes nothing more: {reason}", style="yellow"))
 
+    def explaining(self, session: Session, more: int) -> None:
+        """Count the trials that come on top."""
+        self.trials = len(session.decided) + more
+        self._print(Text(f"taking back each of {more} changes of the best, to see what it gives …", style="dim"))
+
     def verifying(self, session: Session, done: int, of: int, what: str) -> None:
         """Show how far the verification is."""
         if not self.status.startswith("verifying"):

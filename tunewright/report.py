@@ -10,6 +10,7 @@ from typing import Any
 from tunewright import figures
 from tunewright.errors import ConfigError
 from tunewright.progress import duration, number
+from tunewright.verdict import contributions
 
 _MOST_AXES = 12
 
@@ -67,6 +68,7 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "default_trial": next((t for t in decided if t["step"] == 0 and t["status"] == "ok"), None),
         "changes": _changed(verdict["config"], default) if verdict else [],
         "said": _said(document, verdict),
+        "gives": _gives(document, verdict, first),
         "notes": document.get("notes") or {},
         "history": figures.history(points, label, objective["direction"]),
         "importance": figures.bars(importance(document), "parameter importance"),
@@ -75,6 +77,16 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "failures": [t for t in trials if t["status"] not in ("ok", "running")],
         "summary_of": lambda trial: _changes(trial, default),
     }
+
+
+def _gives(
+    document: Mapping[str, Any], verdict: Mapping[str, Any] | None, first: Mapping[str, Any] | None
+) -> dict[str, float]:
+    """Return what each change gives, where the winner was measured without it."""
+    if not verdict or not first or first["kind"] != "ratio":
+        return {}
+    tried = [(t["config"], t["ratio"]) for t in document["trials"] if t["status"] == "ok"]
+    return contributions(tried, verdict["config"], document["default"], first["value"])
 
 
 def _said(document: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> dict[str, Any]:

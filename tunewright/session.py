@@ -280,6 +280,7 @@ class Session:
                 self._loop(len(self.decided) + trials if trials is not None else None, minutes, patience)
                 if explain and self.best is not None:
                     left = list(self._without(self.best))
+                    self.watcher.explaining(self, len(left))
                     self._loop(len(self.decided) + len(left), None, None, left)
                 verdict = conclude(self) if verify else None
                 status = "done"

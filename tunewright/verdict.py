@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -219,6 +219,39 @@ def sentence(compared: Comparison, metric: Metric) -> str:
     if inside:
         return f"No improvement was shown: {interval}, and the interval holds 'no change' ({bounds})."
     return f"No improvement was shown: on fresh runs it is worse, {interval} ({bounds})."
+
+
+def contributions(
+    trials: Iterable[tuple[Config, float | None]], config: Config, default: Config, ratio: float
+) -> dict[str, float]:
+    """Return what each change of the winner gives, by trials with and without that change alone.
+
+    Args:
+        trials: configuration and ratio to the default of each measured trial.
+        config: the winner's.
+        default: the default.
+        ratio: the winner's, verified.
+
+    Returns:
+        Parameter to the ratio with the change over that without it; below 1 it seems to cost something.
+    """
+    held = [(dict(c), r) for c, r in trials if r]
+
+    def undone(base: Config, its: float) -> dict[str, float]:
+        """What each change of a configuration gives, by its neighbours with the default's value."""
+        near = [(_apart(base, c), c, r) for c, r in held]
+        return {n: its / r for n, c, r in near if n and c[n] == default.get(n) and base[n] != default.get(n)}
+
+    # the winner may itself be one of those trials: lucky, or rid of a change that was bad
+    bases = [(config, ratio), *((c, r) for c, r in held if (n := _apart(config, c)) and config[n] == default.get(n))]
+    found = max((undone(base, its) for base, its in bases), key=len)
+    return {n: gain for n, gain in found.items() if config.get(n) != default.get(n)}
+
+
+def _apart(a: Config, b: Config) -> str:
+    """Return the one parameter in which two configurations differ; "" if there is none or more than one."""
+    names = [n for n in a if a[n] != b.get(n)] if a.keys() == b.keys() else []
+    return names[0] if len(names) == 1 else ""
 
 
 def summary(session: Session, verdict: Verdict | None) -> dict[str, Any]:
