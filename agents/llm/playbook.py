@@ -102,7 +102,7 @@ def _quarter(param: Param, scope: Mapping[str, Any], strength: float) -> Value |
         return _raised(0.25)(param, scope, 1.0)
     if _last(param) is None:
         return None
-    wanted = float(param.default) / 4  # type: ignore[arg-type]
+    wanted = float(param.default) / 4
     return min(param.choices, key=lambda c: abs(math.log(float(c) / wanted)) if float(c) > 0 else math.inf)
 
 
@@ -188,8 +188,9 @@ RULES = (
     Rule(pattern=r"stat_?ahead", wish=_raised(16), needs=frozenset({"metadata", "reads"}),
          because="attributes fetched ahead of a directory scan"),
     Rule(pattern=r"read_?ahead|prefetch", wish=_raised(4), needs=_SEQ, because="sequential reads are fetched ahead"),
-    Rule(pattern=r"max_wal_size|checkpoint_(timeout|segments)|autocheckpoint|log_file_size", wish=_raised(8), needs=_WRITE,
+    Rule(pattern=r"max_wal_size|checkpoint_(timeout|segments)|log_file_size", wish=_raised(8), needs=_WRITE,
          sure=True, because="fewer checkpoints"),
+    Rule(pattern=r"autocheckpoint", wish=_raised(8), needs=_WRITE, because="fewer checkpoints, but a longer log to look through"),
     Rule(pattern=r"wal_buffers|log_buffer", wish=_raised(4), needs=_WRITE, because="writes of the log in larger pieces"),
     Rule(pattern=r"checkpoint_completion", wish=_one_of(0.9), needs=_WRITE, because="checkpoints spread over their interval"),
     Rule(pattern=r"shared_?buffers|buffer_pool|block_cache(?!_)|(?<!effective_)cache_?size(?!_)", wish=_memory(0.2), sure=True,
