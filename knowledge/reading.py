@@ -15,7 +15,7 @@ from tunewright.knowledge.extract import extract, merged
 from tunewright.knowledge.manuals import Chunk, Section, bare, chunks, files_of, read_file
 from tunewright.knowledge.parameters import ParameterDoc, save, supported, texts_of, to_json, to_space
 
-from tunewright.errors import ConfigError, SpaceError
+from tunewright.errors import ConfigError, SpaceError, TunerError
 from tunewright.store import home
 
 if TYPE_CHECKING:
@@ -100,7 +100,10 @@ def read_prose(
 
     Returns:
         All parameters, claims of structure before those of the model, without those that the model judges not worth
-        tuning; and what was dropped, in words.
+        tuning; and what was dropped, in words. If the model cannot be asked any more, what it has read is kept.
+
+    Raises:
+        TunerError: the model cannot be asked at all.
     """
     from tunewright.knowledge.retrieval import Index
 
@@ -116,7 +119,13 @@ def read_prose(
         if not passages:
             dropped.append(f"{name}: the manual has no passage on it")
             continue
-        found, said = reader.describe(name, passages, texts)
+        try:
+            found, said = reader.describe(name, passages, texts)
+        except TunerError as error:
+            if number == 0:
+                raise
+            dropped.append(f"the reading ended before {name}: {error}")
+            break
         dropped += said
         if found is None:
             known.pop(name, None)
@@ -237,6 +246,9 @@ def show(console: Console, document: dict[str, Any]) -> None:
         console.print(
             Text(f"{len(document['dropped'])} claims were dropped: their quotes are not in the text", style="dim")
         )
+    ended = next((d for d in document["dropped"] if d.startswith("the reading ended")), "")
+    if ended:
+        console.print(Text(ended, style="yellow"))
     if "file" in document:
         console.print(Text(f"written: {document['file']}"))
 

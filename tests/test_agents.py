@@ -88,6 +88,16 @@ def test_a_claim_without_its_quote_goes_back_once_and_is_dropped(endpoint):
     assert doc.default is None and doc.unit == "KiB" and "999" in dropped[0]
 
 
+def test_what_was_read_is_kept_when_the_model_is_gone(endpoint):
+    server = endpoint(call("describe", FULL), 401)
+    docs, dropped = read_prose([], [SECTION], Extractor(model(server), Ledger()), ["writer_buffer_kb", "writer_data"])
+    assert [d.name for d in docs] == [
+        "writer_buffer_kb"
+    ] and "ended before writer_data: the endpoint does not accept the key" in dropped[0]
+    with pytest.raises(TunerError, match="does not accept the key"):
+        read_prose([], [SECTION], Extractor(model(endpoint(401)), Ledger()), ["writer_buffer_kb"])
+
+
 def test_what_is_not_worth_tuning_is_left_out(endpoint):
     server = endpoint(call("describe", {**FULL, "tunable": False, "reason": "a switch"}))
     docs, dropped = read_prose([], [SECTION], Extractor(model(server), Ledger()), ["writer_buffer_kb"])

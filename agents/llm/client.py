@@ -276,7 +276,7 @@ def recorder(ledger: Ledger, role: str, finished: Callable[[], bool]) -> Any:
 
 CUTS = 2  # streamed replies that may break off, in a row
 _BROKEN = ("APIConnectionError", "RemoteProtocolError", "ReadError", "ReadTimeout")  # in the middle of a stream
-_KEPT = "what was measured is kept, and 'tunewright resume' goes on"
+_KEPT = "what was done so far is kept, and 'tunewright resume' goes on with a session"
 
 
 def _is_cut(model: Any, reply: Any) -> bool:
