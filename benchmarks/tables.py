@@ -12,6 +12,8 @@ import importlib.util
 import os
 from pathlib import Path
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # small matrices: a second thread only gets in the way
+
 import numpy as np
 from common import publish, table
 from smac_tuner import SmacTuner

@@ -1,9 +1,9 @@
 """The tuner ``hybrid``: the Gaussian process of ``gp2``, started and steered by the playbook or by a language model.
 
-What the playbook advises is tried first, then a configuration far from it; from then on its proposals compete with the
-optimiser's own by expected improvement, and the process expects more of the parameters it names. What repeats all that
-may have made a trial fail is vetoed. A model, if there is one, sees the optimiser's best suggestions with what it
-expects of them, and takes one, or replaces it.
+What the playbook advises is tried first, if some of it seldom hurts, then a configuration far from it; from then on
+its proposals compete with the optimiser's own by expected improvement, and the process expects more of the parameters
+it names. What repeats all that may have made a trial fail is vetoed. A model, if there is one, sees the optimiser's
+best suggestions with what it expects of them, and takes one, or replaces it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ class HybridTuner(AdditiveGPTuner):
     def __init__(self, problem: Problem, model: Any = None) -> None:
         super().__init__(problem)
         self.playbook = Playbook.of(problem)
-        self.named = {a.name for a in self.playbook.advice()}
+        advice = self.playbook.advice()
+        # where all of it is doubtful, the process does better by itself
+        self.named = {a.name for a in advice} if any(a.sure for a in advice) else set()
         if not self.named:
             self.explored = AdditiveGPTuner.explored
         asked = model is not None or {"model", "replay"} & set(problem.options)

@@ -209,7 +209,7 @@ RULES = (
          sure=True, because="one worker a core"),
     Rule(pattern=r"parallel_(setup|tuple)_cost|min_parallel", wish=_with_idle_cores(_raised(0.25)), needs=frozenset({"sorts"}),
          because="parallel plans sooner"),
-    Rule(pattern=r"spouts?$|splitt?ers?|counters?$|bolts?$|executors?$|max_spout|parallelism", wish=_raised(8), sure=True,
+    Rule(pattern=r"spouts?$|splitt?ers?|counters?$|bolts?$|executors?$|max_spout|parallelism", wish=_raised(8),
          because="more parallel workers and more in flight"),
     Rule(pattern=r"bloom", wish=_one_of(10, 10.0, True), needs=_READ, because="filters save reads of files without the key"),
     Rule(pattern=r"\bjit\b", wish=_one_of("off", False), needs=frozenset({"small"}), because="short queries do not repay compiling"),
