@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from common import publish, table
+from common import publish, quartiles, table
 from lustre import best_known
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel
@@ -83,12 +83,6 @@ def first_within(values, best, share):
     return next((k for k, v in enumerate(values) if k and v <= best * (1 + share)), None)
 
 
-def quartiles(found, most):
-    ordered = sorted(most + 1 if v is None else v for v in found)
-    picked = [ordered[int(q * (len(ordered) - 1) + 0.5)] for q in (0.25, 0.5, 0.75)]
-    return " / ".join(f">{most}" if v > most else str(v) for v in picked)
-
-
 def on_the_model(seeds):
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
         return _on_the_model(seeds, pool)
@@ -96,7 +90,7 @@ def on_the_model(seeds):
 
 def _on_the_model(seeds, pool):
     known = {w: best_known(w)[1] for w in model.WORKLOADS}
-    rows, shares, worse = [], {}, {}
+    rows = []
     for label, (name, options) in TUNERS.items():
         row, near, lost = [label], 0, 0
         for workload, best in known.items():
@@ -105,7 +99,6 @@ def _on_the_model(seeds, pool):
             near += np.median([after / best for _, after in made]) <= 1.10
             lost += sum(after > values[0] * 1.001 for values, after in made)
         row += [f"{near} of {len(known)}", str(lost)]
-        shares[label], worse[label] = near, lost
         print(*row, sep=" | ", flush=True)
         rows.append(row)
     heads = [

@@ -17,6 +17,13 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
+def quartiles(found: Sequence[int | None], most: int) -> str:
+    """Return the quartiles of numbers of trials; None, not reached, counts as more than ``most``."""
+    ordered = sorted(most + 1 if v is None else v for v in found)
+    picked = [ordered[int(q * (len(ordered) - 1) + 0.5)] for q in (0.25, 0.5, 0.75)]
+    return " / ".join(f">{most}" if v > most else str(v) for v in picked)
+
+
 def publish(name: str, title: str, command: str, body: str) -> None:
     """Print a result and write it to docs/results."""
     facts, used = machine_facts(), versions()

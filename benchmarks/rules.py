@@ -1,4 +1,4 @@
-"""Do rules from earlier sessions improve the first guess on an unseen workload? python benchmarks/rules.py [--quick].
+"""Do rules from earlier sessions improve the first guess on an unseen workload? python benchmarks/rules.py [--target sqlite].
 
 Each workload of a target is held out in turn: sessions on the others (tuner gp2, 20 trials, --explain) give rules; then
 the first guess on the held-out one is made from rules alone, by the playbook, and by the playbook with rules, and each is
@@ -46,9 +46,8 @@ def first_guesses(target, workload, rules):
     """Configurations of the three ways, by name."""
     about = f"{workload}: {target.workloads[workload]}"
     fitting = learned.fitting(rules, target.name, traits(about), target.space)
-    facts = {**target.facts}
     space = guarded(target, allow=(), never=())
-    plain, taught = (Playbook(space, about, facts, target.metrics[0], r) for r in ((), fitting))
+    plain, taught = (Playbook(space, about, target.facts, target.metrics[0], r) for r in ((), fitting))
     only = [a for a in taught.advice() if a.because.startswith("learned")]
     return {
         "rules alone": plain.combine(target.space.default, only)[0],

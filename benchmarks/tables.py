@@ -15,7 +15,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small matrices: a second thread only gets in the way
 
 import numpy as np
-from common import publish, table
+from common import publish, quartiles, table
 from smac_tuner import SmacTuner
 from tunewright.envs.tables import open_target
 
@@ -88,12 +88,6 @@ def trials_to_goal(target, tuner_name, options, seed, goal) -> int | None:
     return None
 
 
-def quartiles(found: list[int | None]) -> str:
-    ordered = sorted(TRIALS + 1 if v is None else v for v in found)
-    picked = [ordered[int(q * (len(ordered) - 1) + 0.5)] for q in (0.25, 0.5, 0.75)]
-    return " / ".join(f">{TRIALS}" if v > TRIALS else str(v) for v in picked)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
@@ -111,7 +105,9 @@ def main() -> None:
         row = [label]
         for target in targets.values():
             goal = target.known["best"] + 0.05 * (target.known["median"] - target.known["best"])
-            row.append(quartiles([trials_to_goal(target, name, options, seed, goal) for seed in range(given.seeds)]))
+            row.append(
+                quartiles([trials_to_goal(target, name, options, seed, goal) for seed in range(given.seeds)], TRIALS)
+            )
         print(*row, sep=" | ", flush=True)
         rows.append(row)
     if given.tuners:

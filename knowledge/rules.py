@@ -25,7 +25,7 @@ from tunewright.knowledge.workload import FEATURES, likeness, traits
 
 from tunewright.errors import ConfigError, unknown
 from tunewright.params import Value
-from tunewright.space import Space
+from tunewright.space import Space, single_change
 
 STATUSES = ("active", "alternative", "retired")
 LEAST = 0.01  # a smaller effect is none
@@ -134,13 +134,12 @@ def from_session(document: Mapping[str, Any], about: str = "", quotes: Mapping[s
     ]
     good = [_verified(t, document, name, sign) for t in good if (t["scores"].get(name) or 0) > 0]
     spread = _spread(document, name)
-    pairs = [(a, b, _difference(a["config"], b["config"])) for a, b in itertools.combinations(good, 2)]
-    pairs = [p for p in pairs if p[2] is not None]
+    pairs = [(a, b, single_change(a["config"], b["config"])) for a, b in itertools.combinations(good, 2)]
+    pairs = [p for p in pairs if p[2]]
     # of many comparisons some are large by chance (Bonferroni)
     sure = NormalDist().inv_cdf(1 - 0.025 / max(len(pairs), 1))
     found = []
     for a, b, parameter in pairs:
-        assert parameter is not None
         effect = sign * math.log(a["scores"][name] / b["scores"][name])
         better, worse = (a, b) if effect > 0 else (b, a)
         error = spread * math.sqrt(sum(1.0 / max(_runs(t, who), 1) for t in (a, b) for who in ("candidate", "default")))
@@ -172,14 +171,6 @@ def _verified(trial: dict[str, Any], document: Mapping[str, Any], name: str, sig
     if compared["kind"] != "ratio":
         return trial
     return {**trial, "scores": {name: default * compared["value"] ** sign}, "runs": verdict["runs"]}
-
-
-def _difference(a: Mapping[str, Value], b: Mapping[str, Value]) -> str | None:
-    """Return the one parameter in which two configurations differ; None if there are none or several."""
-    if a.keys() != b.keys():
-        return None
-    names = [n for n in a if a[n] != b[n]]
-    return names[0] if len(names) == 1 else None
 
 
 def _runs(trial: Mapping[str, Any], of: str) -> int:

@@ -392,8 +392,7 @@ def test_even_a_model_that_obeys_planted_text_can_do_no_harm(source, wanted, end
             f"** DB Stats **\nUptime(secs): 10.0 total, 10.0 interval\n{plant}\nrocksdb.block.cache.miss COUNT : 7\n"
         )
         seen = statistics.read(log, log.read_bytes())
-        if seen is None:
-            pytest.skip("not read as statistics at all")
+        assert seen is not None
     plain = Problem(space=space, metrics=target.metrics, objectives=["seconds"], workload="w", about="writes")
     answer = next_answer(
         model(server),

@@ -19,6 +19,7 @@ from tunewright.errors import ConfigError, TunerError
 from tunewright.testing import Sphere, run_tuner
 from tunewright.tuner import History, Problem, Refusal
 
+TALK = ("tune", "lustre", "-w", "ior-16m", "-t", "llm", "--model", "m", "--base-url")
 REPLAYS = Path(__file__).with_name("replays")
 
 
@@ -247,22 +248,7 @@ def test_the_report_shows_reasons_quotes_doubts_and_costs(cli, endpoint, tmp_pat
     )
     server = endpoint(bold, call("stop", {"reason": "enough was gained"}))
     store = f"sqlite:///{tmp_path / 's.db'}"
-    words = (
-        "tune",
-        "lustre",
-        "-w",
-        "ior-16m",
-        "-t",
-        "llm",
-        "--model",
-        "m",
-        "--base-url",
-        server.url,
-        "-n",
-        "4",
-        "--manual",
-        str(page),
-    )
+    words = (*TALK, server.url, "-n", "4", "--manual", str(page))
     done = json.loads(
         cli(*words, "-T", "price_in=2", "-T", "price_out=10", "--store", store, "--name", "r", "--json").stdout
     )
@@ -285,22 +271,7 @@ def test_the_report_shows_reasons_quotes_doubts_and_costs(cli, endpoint, tmp_pat
 def test_notes_go_on_over_a_resume(cli, endpoint, tmp_path):
     store = f"sqlite:///{tmp_path / 's.db'}"
     server = endpoint(proposal(stripe_count=-1), 401)
-    words = (
-        "tune",
-        "lustre",
-        "-w",
-        "ior-16m",
-        "-t",
-        "llm",
-        "--model",
-        "m",
-        "--base-url",
-        server.url,
-        "--store",
-        store,
-        "--name",
-        "n",
-    )
+    words = (*TALK, server.url, "--store", store, "--name", "n")
     assert "does not accept the key" in json.loads(cli(*words, "-n", "4", "--json").stdout)["ended"]
     server.script[:] = [proposal(stripe_count=4)]
     again = json.loads(cli("resume", "n", "-n", "1", "--store", store, "--json").stdout)

@@ -399,10 +399,9 @@ class Session:
 
     def _without(self, best: Trial) -> Iterator[Trial]:
         """Yield the best configuration without each of its changes, where that was not tried."""
-        default = self.space.default
+        default, tried = self.space.default, {self._key(t) for t in self.decided}
         for name, value in self.space.changes(best.config).items():
             config = self.space.fill({n: v for n, v in best.config.items() if n != name})
-            tried = {self._key(t) for t in self.decided}
             if config == default or self.space.key(config) in tried or self.space.problems(config):
                 continue
             why = f"the best without {name} = {value}, to see what it gives"

@@ -48,6 +48,16 @@ class Constraint:
         return Constraint(words=text, names=expression.names, holds=lambda scope: bool(expression(scope)))
 
 
+def single_change(a: Mapping[str, Value], b: Mapping[str, Value]) -> str:
+    """Return the one parameter in which two configurations differ; "" if there is none, or more than one.
+
+    >>> single_change({"a": 1, "b": 2}, {"a": 1, "b": 3}), single_change({"a": 1}, {"a": 1, "b": 3})
+    ('b', '')
+    """
+    names = [n for n in a if a[n] != b[n]] if a.keys() == b.keys() else []
+    return names[0] if len(names) == 1 else ""
+
+
 class Space:
     """Parameters with their conditions and constraints.
 

@@ -15,7 +15,7 @@ from tunewright import measure, protocol
 from tunewright.errors import ConfigError, TargetError
 from tunewright.guard import redact
 from tunewright.protocol import Comparison
-from tunewright.space import Config
+from tunewright.space import Config, single_change
 from tunewright.target import Measurement, Metric
 from tunewright.tuner import Trial, pareto
 
@@ -239,19 +239,16 @@ def contributions(
 
     def undone(base: Config, its: float) -> dict[str, float]:
         """What each change of a configuration gives, by its neighbours with the default's value."""
-        near = [(_apart(base, c), c, r) for c, r in held]
+        near = [(single_change(base, c), c, r) for c, r in held]
         return {n: its / r for n, c, r in near if n and c[n] == default.get(n) and base[n] != default.get(n)}
 
     # the winner may itself be one of those trials: lucky, or rid of a change that was bad
-    bases = [(config, ratio), *((c, r) for c, r in held if (n := _apart(config, c)) and config[n] == default.get(n))]
+    bases = [
+        (config, ratio),
+        *((c, r) for c, r in held if (n := single_change(config, c)) and config[n] == default.get(n)),
+    ]
     found = max((undone(base, its) for base, its in bases), key=len)
     return {n: gain for n, gain in found.items() if config.get(n) != default.get(n)}
-
-
-def _apart(a: Config, b: Config) -> str:
-    """Return the one parameter in which two configurations differ; "" if there is none or more than one."""
-    names = [n for n in a if a[n] != b.get(n)] if a.keys() == b.keys() else []
-    return names[0] if len(names) == 1 else ""
 
 
 def summary(session: Session, verdict: Verdict | None) -> dict[str, Any]:

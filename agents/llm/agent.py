@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tunewright.agents.llm.client import Ledger, recorder
+from tunewright.knowledge.manuals import Chunk
 
 from tunewright.errors import TunerError
 
@@ -35,6 +36,11 @@ def quoted(text: str) -> str:
     """Return a text as data: it cannot end the mark it stands in."""
     inside = text.replace("<data>", "<data >").replace("</data>", "</data >")
     return f"<data>\n{inside}\n</data>"
+
+
+def passages(chunks: Iterable[Chunk]) -> str:
+    """Return passages of a manual as data, each with its source and headings."""
+    return quoted("\n\n".join(f"[{c.source}] {' > '.join(c.path)}\n{c.text}" for c in chunks))
 
 
 def converse(

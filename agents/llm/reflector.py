@@ -43,6 +43,7 @@ def reflect(
     """
     by_id = {r.id: r for r in rules}
     held: list[dict[str, Rule]] = []
+    out: set[str] = set()
     wrong: list[str] = []
     repaired: list[int] = []
 
@@ -53,7 +54,7 @@ def reflect(
             return "not accepted, keep again, all of them: " + "; ".join(wrong)
         for entry in left_out if isinstance(left_out, list) else []:
             if isinstance(entry, dict) and entry.get("id") in by_id:
-                worded.pop(str(entry["id"]), None)
+                out.add(str(entry["id"]))
                 wrong.append(f"{entry['id']}: left out by the model: {entry.get('why', '')}")
         held.append(worded)
         return "accepted"
@@ -68,7 +69,6 @@ def reflect(
     text = "Claims:\n" + quoted(json.dumps(claims, ensure_ascii=False, indent=1))
     tools = [Tool(name="keep", does="Keep rules; ends the reflection.", function=keep, schema=_schema(list(by_id)))]
     converse(model, ledger, "reflector", SYSTEM, text, tools, lambda: bool(held), ends="`keep`")
-    out = {w.split(":")[0] for w in wrong if "left out" in w}
     return [held[-1].get(r.id, r) for r in rules if r.id not in out], wrong
 
 

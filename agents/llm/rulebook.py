@@ -35,7 +35,7 @@ def merge(
     Raises:
         ConfigError: a source is neither a session nor a folder of rules.
     """
-    book = RuleBook(folder)
+    book, quotes = RuleBook(folder), _quotes(manual)
     done: list[str] = []
     for source in sources:
         if Path(source).is_dir():
@@ -46,7 +46,7 @@ def merge(
             document = export(opened, source)
         finally:
             opened.close()
-        found = from_session(document, _about(document), _quotes(manual))
+        found = from_session(document, _about(document), quotes)
         if not found:
             done.append(
                 f"{source}: no two of its trials differ in one parameter by more than the noise; "

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tunewright.agents.llm.agent import Tool, converse, quoted
+from tunewright.agents.llm.agent import Tool, converse, passages, quoted
 from tunewright.agents.llm.analyst import analyse
 from tunewright.agents.llm.client import Ledger
 from tunewright.knowledge.evidence import Observations
@@ -116,7 +116,7 @@ def next_answer(
         found = manual.search(question, PASSAGES) if manual is not None else []
         if not found:
             return "the manual has no passage on this"
-        return quoted("\n\n".join(f"[{c.source}] {' > '.join(c.path)}\n{c.text}" for c in found))
+        return passages(found)
 
     def ask_analyst(question: str = "") -> str:
         return quoted(analyse(model, ledger, observations, question)) if observations is not None else ""

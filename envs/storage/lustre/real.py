@@ -157,9 +157,12 @@ class LustreReal(BaseTarget):
             "stripe_size": int(found.get("stripe_size", 2**20)) or 2**20,
         }
 
-    def _set(self, wanted: Mapping[str, int]) -> None:
-        """Set devices to values, in an order that is legal at each step; and see that they are held."""
-        held = self.read()
+    def _set(self, wanted: Mapping[str, int], held: Mapping[str, int] | None = None) -> None:
+        """Set devices to values, in an order that is legal at each step; and see that they are held.
+
+        ``held`` is what ``read`` gave just now, if it was called.
+        """
+        held = self.read() if held is None else held
         changes = {d: v for d, v in wanted.items() if held.get(d) != v}
 
         def turn(device: str) -> int:
@@ -175,9 +178,8 @@ class LustreReal(BaseTarget):
             if now.get(device) != value:
                 raise TargetError(f"{device} is {now.get(device)} after it was set to {value}")
 
-    def devices(self, config: Mapping[str, Any]) -> dict[str, int]:
-        """Return the value of each device under a configuration."""
-        held = self.read()
+    def devices(self, config: Mapping[str, Any], held: Mapping[str, int]) -> dict[str, int]:
+        """Return the value of each device of those held under a configuration."""
         return {d: int(config[n]) for n in config if "." in n for d in self._of(n, held)}
 
     # -- measuring ----------------------------------------------------------------------------------
@@ -189,7 +191,8 @@ class LustreReal(BaseTarget):
         if self.remount:
             self._remount()
         try:
-            self._set(self.devices(config))
+            held = self.read()
+            self._set(self.devices(config, held), held)
         except TargetError as error:
             return Measurement(status="failed", reason=str(error))
         work = self.folder / f"{OWN}{os.getpid()}-{seed}"
@@ -254,8 +257,9 @@ class LustreReal(BaseTarget):
 
     def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
         """Set the clients' parameters here, and the directory's layout for new files; until the next mount."""
-        undo = {**self.snapshot(Path()), "layout": self._layout()}
-        self._set(self.devices(config))
+        held = self.read()
+        undo = {"devices": held, "layout": self._layout()}
+        self._set(self.devices(config, held), held)
         self._stripe({n: int(config[n]) for n in ("stripe_count", "stripe_size")})
         return undo
 
