@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from tunewright.errors import ConfigError, TargetError
+from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.space import Config, Space
 
 Status = Literal["running", "ok", "failed", "timed out", "killed", "rejected", "interrupted"]
@@ -213,6 +213,25 @@ class BaseTarget:
         raise ConfigError(f"target {self.name!r} cannot roll back")
 
 
+def numeric_options(target: str, options: Mapping[str, Any], defaults: Mapping[str, float]) -> dict[str, Any]:
+    """Return a target's numeric options, the defaults filled in; whole numbers where the default is an int.
+
+    Raises:
+        UnknownNameError: the target has no such option.
+        ConfigError: a value is no such number.
+    """
+    found: dict[str, Any] = dict(defaults)
+    for name, value in options.items():
+        if name not in defaults:
+            raise unknown(f"option of target {target}", name, defaults)
+        whole = isinstance(defaults[name], int)
+        try:
+            found[name] = int(value) if whole else float(value)
+        except ValueError:
+            raise ConfigError(f"option {name} must be a {'whole ' if whole else ''}number, not {value!r}") from None
+    return found
+
+
 def with_requirements(metrics: Sequence[Metric], requirements: Sequence[str]) -> list[Metric]:
     """Return the metrics with user constraints such as ``recall>=0.9`` or ``memory<=512`` put in.
 
@@ -229,8 +248,6 @@ def with_requirements(metrics: Sequence[Metric], requirements: Sequence[str]) ->
             raise ConfigError(f"cannot read the requirement {text!r}; write METRIC>=NUMBER or METRIC<=NUMBER")
         name = name.strip()
         if name not in found:
-            from tunewright.errors import unknown
-
             raise unknown("metric", name, found)
         try:
             value = float(bound)

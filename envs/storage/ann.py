@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
+from tunewright.errors import ConfigError, TargetError, missing_extra
 from tunewright.space import Choice, Config, Int, Space
-from tunewright.target import BaseTarget, Budget, Measurement, Metric
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 
 NEEDS = {"faiss": "ann"}
 _WORKLOADS = {
@@ -34,14 +34,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> ANNTarget:
     """Entry point; options ``vectors``, ``dimensions`` and ``queries``."""
     if argument:
         raise ConfigError(f"target 'ann' takes no argument, not {argument!r}")
-    sizes = dict(_SIZES)
-    for name, text in options.items():
-        if name not in sizes:
-            raise unknown("option of target ann", name, sizes)
-        try:
-            sizes[name] = int(text)
-        except ValueError:
-            raise ConfigError(f"option {name} must be a whole number, not {text!r}") from None
+    sizes = numeric_options("ann", options, _SIZES)
     try:
         import faiss  # noqa: F401
     except ImportError:

@@ -23,7 +23,7 @@ from tunewright.envs.storage.ioload import Load, run_phase
 
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.space import Choice, Config, Int, Space
-from tunewright.target import BaseTarget, Budget, Measurement, Metric
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 
 START_S = 20.0
 KIB, MIB = 1024, 1024**2
@@ -327,14 +327,7 @@ def open_target(argument: str, options: Mapping[str, Any]) -> GlusterTarget:
     """
     if argument:
         raise ConfigError(f"target 'gluster' takes no argument, not {argument!r}; give options with -O KEY=VALUE")
-    given = {"bricks": 2.0, "scale": 1.0}
-    for name, value in options.items():
-        if name not in given:
-            raise unknown("option of target gluster", name, given)
-        try:
-            given[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"option {name} must be a number, not {value!r}") from None
+    given = numeric_options("gluster", options, {"bricks": 2.0, "scale": 1.0})
     if not (1 <= given["bricks"] <= 64 and given["bricks"] == int(given["bricks"]) and 0.01 <= given["scale"] <= 1000):
         raise ConfigError("bricks must be a whole number from 1 to 64, scale 0.01 to 1000")
     return GlusterTarget(int(given["bricks"]), given["scale"])

@@ -23,9 +23,9 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
+from tunewright.errors import ConfigError, TargetError, missing_extra
 from tunewright.space import Choice, Config, Int, Real, Space
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, numeric_options
 
 NEEDS = {"rocksdict": "rocksdb"}
 _WORKLOADS = {
@@ -46,17 +46,12 @@ def open_target(argument: str, options: Mapping[str, str]) -> RocksDBTarget:
     """Entry point; takes no argument and the option ``rows``."""
     if argument:
         raise ConfigError(f"target 'rocksdb' takes no argument, not {argument!r}")
-    for name in options:
-        if name not in RocksDBTarget.options:
-            raise unknown("option of target rocksdb", name, RocksDBTarget.options)
+    rows = numeric_options("rocksdb", options, {"rows": _ROWS})["rows"]
     try:
         import rocksdict  # noqa: F401
     except ImportError:
         raise missing_extra("rocksdict", "rocksdb", "target 'rocksdb'") from None
-    try:
-        return RocksDBTarget(rows=int(options.get("rows", _ROWS)))
-    except ValueError:
-        raise ConfigError(f"option rows must be a whole number, not {options['rows']!r}") from None
+    return RocksDBTarget(rows=rows)
 
 
 class RocksDBTarget(BaseTarget):

@@ -27,9 +27,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import ConfigError, TargetError, unknown
+from tunewright.errors import ConfigError, TargetError
 from tunewright.space import Choice, Config, Int, Space
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, numeric_options
 
 _ROWS = 40_000
 _AIM_S = 0.8  # run time of the default after calibration
@@ -61,13 +61,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> SQLiteTarget:
     """Entry point; takes no argument and the option ``rows``."""
     if argument:
         raise ConfigError(f"target 'sqlite' takes no argument, not {argument!r}; it makes its own database")
-    for name in options:
-        if name not in SQLiteTarget.options:
-            raise unknown("option of target sqlite", name, SQLiteTarget.options)
-    try:
-        rows = int(options.get("rows", _ROWS))
-    except ValueError:
-        raise ConfigError(f"option rows must be a whole number, not {options['rows']!r}") from None
+    rows = numeric_options("sqlite", options, {"rows": _ROWS})["rows"]
     if rows < 100:
         raise ConfigError(f"option rows must be at least 100, not {rows}")
     return SQLiteTarget(rows=rows)

@@ -13,7 +13,7 @@ from tunewright.envs.storage.lustre.params import commands, space
 
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config
-from tunewright.target import BaseTarget, Budget, Measurement, Metric
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 
 
 class LustreModel(BaseTarget):
@@ -94,14 +94,9 @@ def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
 
 
 def _open_model(options: Mapping[str, Any]) -> LustreModel:
-    given: dict[str, float] = {}
-    for name, value in options.items():
-        try:
-            given[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"option {name} must be a number, not {value!r}") from None
-    targets, ram = given.get("targets", 5), given.get("ram_mb", 65_536)
-    if not (targets == int(targets) and 1 <= targets <= 1000 and ram >= 1024 and 0 <= given.get("noise", 0) < 1):
+    given = numeric_options("lustre", options, {"targets": 5.0, "ram_mb": 65_536.0, "noise": model.NOISE})
+    targets, ram = given["targets"], given["ram_mb"]
+    if not (targets == int(targets) and 1 <= targets <= 1000 and ram >= 1024 and 0 <= given["noise"] < 1):
         raise ConfigError("targets must be 1 to 1000, ram_mb at least 1024, noise at least 0 and below 1")
     cluster = model.Cluster(targets=int(targets), client_ram_mb=int(ram))
-    return LustreModel(cluster, given.get("noise", model.NOISE))
+    return LustreModel(cluster, given["noise"])
