@@ -291,6 +291,11 @@ def test_the_commands(cli, tmp_path):
     cli("rules", "retire", name, "--rules", str(tmp_path / "r"), "--reason", "x")
     assert name not in cli("rules", "list", "--rules", str(tmp_path / "r")).stdout.replace("\n", "")
     assert "undone: retire" in cli("rules", "rollback", "--rules", str(tmp_path / "r")).stdout
+    (tmp_path / "one").mkdir()  # a folder of a session's name is not taken for its rules
+    assert "more evidence" not in cli("rules", "merge", "one", "--store", store, cwd=tmp_path).stdout
+    assert list((tmp_path / "rules").glob("*.toml"))
+    (tmp_path / "none").mkdir()
+    assert "holds no rules" in cli("rules", "merge", "none", "--store", store, cwd=tmp_path, code=1).stderr
 
 
 def test_rules_can_be_kept_in_git(tmp_path):

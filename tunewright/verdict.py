@@ -203,9 +203,10 @@ def _front(session: Session, best: Trial, compared: Mapping[str, Comparison]) ->
 def sentence(compared: Comparison, metric: Metric) -> str:
     """Say in one sentence what a comparison shows."""
     if compared.kind == "ratio":
-        interval = f"{compared.value:.2f} times the default's {metric.name}"
+        times = f"{compared.value:.{3 if 0.99 < compared.value < 1.01 else 2}f}"  # never "1.00 times better"
+        interval = f"{times} times the default's {metric.name}"
         if metric.direction == "min":
-            interval = f"{compared.value:.2f} times better than the default in {metric.name} (lower is better)"
+            interval = f"{times} times better than the default in {metric.name} (lower is better)"
         bounds = f"95 % interval {compared.low:.2f} to {compared.high:.2f}, {compared.pairs} fresh pairs"
         inside = compared.low <= 1 <= compared.high
     else:
@@ -242,10 +243,15 @@ def contributions(
         near = [(single_change(base, c), c, r) for c, r in held]
         return {n: its / r for n, c, r in near if n and c[n] == default.get(n) and base[n] != default.get(n)}
 
-    # the winner may itself be one of those trials: lucky, or rid of a change that was bad
+    # the winner may itself be one of those trials: lucky, or rid of a change that was bad; of a base that is clearly
+    # worse nothing is concluded
     bases = [
         (config, ratio),
-        *((c, r) for c, r in held if (n := single_change(config, c)) and config[n] == default.get(n)),
+        *(
+            (c, r)
+            for c, r in held
+            if r > 0.9 * ratio and (n := single_change(config, c)) and config[n] == default.get(n)
+        ),
     ]
     found = max((undone(base, its) for base, its in bases), key=len)
     return {n: gain for n, gain in found.items() if config.get(n) != default.get(n)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.knowledge.rules import Rule, RuleBook, entry_of, from_session
 
-from tunewright.errors import ConfigError
+from tunewright.errors import ConfigError, TunewrightError
 from tunewright.export import export
 from tunewright.store import Store, home
 
@@ -38,12 +38,16 @@ def merge(
     book, quotes = RuleBook(folder), _quotes(manual)
     done: list[str] = []
     for source in sources:
-        if Path(source).is_dir():
+        if any(Path(source).glob("*.toml")):
             done += book.merge(RuleBook(Path(source)).rules, source)
             continue
         opened = Store(store)
         try:
             document = export(opened, source)
+        except TunewrightError as error:
+            if Path(source).is_dir():
+                raise ConfigError(f"the folder {source} holds no rules (files *.toml), and {error}") from None
+            raise
         finally:
             opened.close()
         found = from_session(document, _about(document), quotes)
