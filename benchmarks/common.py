@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from tunewright.facts import machine_facts, versions
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
+DATA = Path(os.environ.get("TUNEWRIGHT_DATA") or Path(__file__).parents[2] / "shared" / "data")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:

@@ -1,0 +1,134 @@
+"""Measured plans: reads their tables and says how well predictions agree with them."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunewright.errors import ConfigError
+
+# columns by which a table is recognised
+TRAINING = ("layers", "hidden", "heads", "tp", "pp", "dp", "micro_batch", "global_batch")
+SERVING = ("model_path", "system", "isl", "osl", "mode", "silicon_tpot_ms")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured plan.
+
+    Attributes:
+        number: line in the file, the header being line 1.
+        cells: column to text.
+    """
+
+    number: int
+    cells: Mapping[str, str]
+
+    def value(self, column: str, default: float | None = None) -> float:
+        """Return a number of the row.
+
+        Raises:
+            ConfigError: it is missing or no number.
+        """
+        text = (self.cells.get(column) or "").strip()
+        if not text and default is not None:
+            return default
+        try:
+            found = float(text)
+        except ValueError:
+            raise ConfigError(f"line {self.number}: {column} must be a number, not {text!r}") from None
+        if not math.isfinite(found):
+            raise ConfigError(f"line {self.number}: {column} must be finite, not {text!r}")
+        return found
+
+    def has(self, column: str) -> bool:
+        """Whether the row has something in a column."""
+        return bool((self.cells.get(column) or "").strip())
+
+
+@dataclass
+class Agreement:
+    """Predictions beside measurements."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, row: Row, group: str, measured: float, predicted: float, **more: Any) -> None:
+        """Add one comparison."""
+        self.rows.append(
+            {"line": row.number, "group": group, "measured": measured, "predicted": predicted, "error": predicted / measured - 1, **more}
+        )  # fmt: skip
+
+
+def read(path: Path) -> tuple[str, list[Row]]:
+    """Return the kind of a table (``training`` or ``serving``) and its rows.
+
+    Raises:
+        ConfigError: it cannot be read, or its columns are of neither kind.
+    """
+    try:
+        raw = path.read_bytes()
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"there is no table of measured plans {path}") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the table {path}: {error}") from None
+    reader = csv.DictReader(io.StringIO(text))
+    columns = list(reader.fieldnames or [])
+    rows = [Row(number=k, cells=r) for k, r in enumerate(reader, 2)]
+    if not rows:
+        raise ConfigError(f"{path} has no rows")
+    missing = {kind: [c for c in needed if c not in columns] for kind, needed in (("training", TRAINING), ("serving", SERVING))}
+    kind = min(missing, key=lambda k: len(missing[k]) / (len(TRAINING) if k == "training" else len(SERVING)))
+    if missing[kind]:
+        raise ConfigError(f"{path} looks like measured {kind} plans, but lacks the columns {', '.join(missing[kind])}")
+    if kind == "training" and not {"sec_per_iter", "tflops_per_gpu"} & set(columns):
+        raise ConfigError(f"{path} lacks the measured time: sec_per_iter, or tflops_per_gpu")
+    return kind, rows
+
+
+def errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return mean, median and 90th percentile of the absolute relative error, and Spearman's rank correlation."""
+    off = np.array([abs(r["error"]) for r in rows])
+    if not len(off):
+        return {}
+    found = {
+        "mean_error": float(off.mean()), "median_error": float(np.median(off)), "p90_error": float(np.quantile(off, 0.9)),
+    }  # fmt: skip
+    if len(off) > 2:
+        found["spearman"] = spearman([r["measured"] for r in rows], [r["predicted"] for r in rows])
+    return found
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Rank correlation; 0 where one side does not vary."""
+    ranks = []
+    for values in (a, b):
+        _, where, counts = np.unique(np.asarray(values, float), return_inverse=True, return_counts=True)
+        ends = np.cumsum(counts)
+        ranks.append((ends - (counts - 1) / 2)[where])
+    if min(np.ptp(ranks[0]), np.ptp(ranks[1])) == 0:
+        return 0.0
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
+
+
+def regret(rows: Sequence[Mapping[str, Any]], best: Any = min) -> tuple[float, int]:
+    """Return how much worse the plan ranked first is than the best one, mean over groups of at least two plans."""
+    groups: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[row["group"]].append(row)
+    lost = []
+    for members in groups.values():
+        if len(members) > 1:
+            first = best(members, key=lambda r: r["predicted"])["measured"]
+            top = best(members, key=lambda r: r["measured"])["measured"]
+            lost.append(abs(first / top - 1))
+    return (float(np.mean(lost)) if lost else 0.0), len(lost)

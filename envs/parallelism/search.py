@@ -1,0 +1,285 @@
+"""Finds the best training plan of all legal ones, with baselines, a Pareto front and what bounds it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from tunewright.envs.parallelism import plans as P
+from tunewright.envs.parallelism.training import COLUMNS, RESULTS, Floats, Job, estimate
+
+from tunewright.errors import ConfigError
+
+TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")
+PARTS = ("compute", "tensor", "expert", "context", "overhead", "bubble", "pipeline", "data", "optimizer")
+MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "reserved")
+KEPT = 64  # best plans that are kept while searching
+
+
+@dataclass
+class Found:
+    """What a search gave.
+
+    Attributes:
+        best: rows of the best plans by time, shape (k, 13), and ``values`` their results, shape (k, 17).
+        pareto: rows and results of the plans that no other one beats in both time and memory.
+        smallest: row and result of the plan that needs least memory, whether it fits or not.
+        counted: legal plans; ``feasible`` of them fit into memory.
+        seconds: of the search, compiling apart.
+    """
+
+    best: Floats = field(default_factory=lambda: np.empty((0, len(COLUMNS))))
+    values: Floats = field(default_factory=lambda: np.empty((0, len(RESULTS))))
+    pareto: Floats = field(default_factory=lambda: np.empty((0, len(COLUMNS))))
+    pareto_values: Floats = field(default_factory=lambda: np.empty((0, len(RESULTS))))
+    smallest: tuple[Floats, Floats] | None = None
+    counted: int = 0
+    feasible: int = 0
+    seconds: float = 0.0
+
+
+def search(job: Job, choices: P.Choices | None = None, tick: Callable[[int], None] | None = None) -> Found:
+    """Estimate all legal plans.
+
+    Args:
+        job: what is trained where.
+        choices: what to choose from.
+        tick: called with the number of plans so far.
+
+    Raises:
+        ConfigError: there is no legal plan, or there are more than ``plans.LIMIT``.
+    """
+    numbers = job.numbers
+    estimate(numbers, P.Plan().row[None])  # compiles
+    start = time.perf_counter()
+    found, buffer = Found(), np.empty((0, len(RESULTS)))
+    for rows in P.enumerate_plans(job, choices):
+        if len(buffer) < len(rows):
+            buffer = np.empty((len(rows), len(RESULTS)))
+        out = estimate(numbers, rows, buffer[: len(rows)])
+        found.counted += len(rows)
+        if found.counted > P.LIMIT:
+            raise ConfigError(f"more than {P.LIMIT:,} legal plans; fix a part of the plan with --fix, or let a tuner search")
+        least = int(out[:, MEMORY].argmin())
+        if found.smallest is None or out[least, MEMORY] < found.smallest[1][MEMORY]:
+            found.smallest = rows[least].copy(), out[least].copy()
+        fits = out[:, MEMORY] <= job.nodes.memory_gb
+        found.feasible += int(fits.sum())
+        if fits.any():
+            rows, values = rows[fits], out[fits]
+            _merge(found, rows, values)
+        if tick:
+            tick(found.counted)
+    found.seconds = time.perf_counter() - start
+    if not found.counted:
+        raise ConfigError(_nothing_legal(job, choices))
+    return found
+
+
+def _merge(found: Found, rows: Floats, values: Floats) -> None:
+    best = np.argpartition(values[:, TIME], min(KEPT, len(rows) - 1))[:KEPT]
+    all_rows, all_values = np.vstack([found.best, rows[best]]), np.vstack([found.values, values[best]])
+    # of plans that take equally long, the one that needs less memory
+    order = np.lexsort((all_values[:, MEMORY], all_values[:, TIME]))[:KEPT]
+    found.best, found.values = all_rows[order], all_values[order]
+    front = pareto(values)
+    all_rows, all_values = np.vstack([found.pareto, rows[front]]), np.vstack([found.pareto_values, values[front]])
+    front = pareto(all_values)
+    found.pareto, found.pareto_values = all_rows[front], all_values[front]
+
+
+def pareto(values: Floats) -> NDIndex:
+    """Return the indices of results that no other beats in both time and memory, the fastest first."""
+    order = np.lexsort((values[:, MEMORY], values[:, TIME]))
+    memory = values[order, MEMORY]
+    lowest = np.minimum.accumulate(memory)
+    first = np.r_[True, memory[1:] < lowest[:-1]]
+    return order[first]
+
+
+NDIndex = Any
+
+
+def _nothing_legal(job: Job, choices: P.Choices | None) -> str:
+    m, n = job.model, job.nodes
+    text = f"no legal plan splits {m.name} over {n.gpus} GPUs with a global batch of {job.global_batch}"
+    if choices and choices.fixed:
+        return f"{text} when {', '.join(f'{k} = {v}' for k, v in choices.fixed.items())}; fix less"
+    degrees = [t for t in P.divisors(n.gpus) if m.heads % t == 0]
+    return (
+        f"{text}: tp must divide {m.heads} heads and the GPUs ({', '.join(map(str, degrees[:8]))}), pp must be at most"
+        f" {m.layers}, and dp, which is what is left, must divide the batch; try another number of GPUs or a batch that is a"
+        " multiple of more of them"
+    )
+
+
+def describe(job: Job, row: Floats, values: Floats) -> dict[str, Any]:
+    """Return a plan with what it costs, as ``tunewright plan train --json`` prints it."""
+    plan, time_s = P.from_row(row), float(values[TIME])
+    v = dict(zip(RESULTS, map(float, values), strict=True))
+    n = job.nodes
+    mfu = job.model_flops / time_s / n.gpus / (n.bf16_tflops * 1e12)
+    return {
+        "plan": {c: getattr(plan, c) for c in COLUMNS}, "short": plan.short, "time_s": time_s,
+        "tokens_per_s_per_gpu": job.seq * job.global_batch / time_s / n.gpus, "mfu": mfu, "hfu": mfu * hardware_share(job, plan),
+        "memory_gib": {p: v[f"{p}_gb"] * 1e9 / 2**30 for p in MEMORY_PARTS} | {"total": v["memory_gb"] * 1e9 / 2**30},
+        "fits": v["memory_gb"] <= n.memory_gb, "parts_s": {p: v[f"{p}_s"] for p in PARTS},
+        "cost": {"dollars_per_iteration": time_s / 3600 * n.gpus * n.dollars_hour, "dollars_per_million_tokens":
+                 time_s / 3600 * n.gpus * n.dollars_hour / (job.seq * job.global_batch) * 1e6,
+                 "joules_per_token": time_s * n.gpus * n.watts / (job.seq * job.global_batch)},
+    }  # fmt: skip
+
+
+def hardware_share(job: Job, plan: P.Plan) -> float:
+    """Operations that the hardware executes over those that the model needs (HFU over MFU)."""
+    m = job.model
+    weights = m.active_params - m.embedding_params * (0 if m.tied else 1) - m.positions * m.hidden
+    head = m.embedding_params
+    scores = job.model_flops / (6.0 * job.seq * job.global_batch) - weights
+    again = {"none": 0.0, "selective": scores, "full": weights - head + scores}[plan.recompute]
+    return 1.0 + again / (3.0 * (weights + scores))
+
+
+# -- what people do by rule -------------------------------------------------------------------------
+
+
+def baselines(job: Job) -> dict[str, tuple[Floats, Floats] | None]:
+    """Return the plans of common rules with what they cost; None where a rule gives nothing that fits.
+
+    - ``megatron``: tensor parallelism as little as fits, at most within a node, then pipeline stages as few as fit, ZeRO-1,
+      interleaved as far as possible, recomputation only if nothing fits without (Narayanan et al. 2021, section 3).
+    - ``zero3``: data parallelism alone with ZeRO-3, the largest micro-batch that fits.
+    - ``tensor``: the smallest tensor-parallel degree that fits, times replicas.
+    - ``defaults``: what an engine does when nothing is set: data parallelism alone, ZeRO-1, micro-batch 1.
+    """
+    return {
+        "megatron": _megatron(job), "zero3": _zero3(job), "tensor": _tensor(job),
+        "defaults": _first_fit(job, [P.Plan(dp=job.nodes.gpus, zero=1 if job.nodes.gpus > 1 else 0)]),
+    }  # fmt: skip
+
+
+def _first_fit(job: Job, candidates: Sequence[P.Plan]) -> tuple[Floats, Floats] | None:
+    legal = [p for p in candidates if not P.problems(p, job)]
+    if not legal:
+        return None
+    rows = np.array([p.row for p in legal])
+    out = estimate(job.numbers, rows)
+    fits = np.flatnonzero(out[:, MEMORY] <= job.nodes.memory_gb)
+    return (rows[fits[0]], out[fits[0]]) if len(fits) else None
+
+
+def _recomputes(job: Job) -> tuple[str, ...]:
+    return ("none", "full") if job.calibration.fused else ("none", "selective", "full")
+
+
+def _megatron(job: Job) -> tuple[Floats, Floats] | None:
+    gpus = job.nodes.gpus
+    tensor = [t for t in P.divisors(gpus) if t <= job.nodes.per_node]
+    made = []
+    for size in P.divisors(gpus):  # fewest GPUs for a replica first, so most data parallelism
+        for tp in [t for t in tensor if size % t == 0][::-1][:1]:
+            for recompute in _recomputes(job):
+                for cp in P._contexts(job):
+                    if (gpus // size) % cp:
+                        continue
+                    dp = gpus // size // cp
+                    for chunks in range(P.MOST_CHUNKS, 0, -1):
+                        ep = max((e for e in P.divisors(job.model.experts) if (dp * cp) % e == 0 and e <= job.nodes.per_node), default=1) if job.model.experts else 1
+                        made.append(P.Plan(tp=tp, pp=size // tp, dp=dp, cp=cp, ep=ep, chunks=chunks, recompute=recompute, zero=1 if dp * cp > 1 else 0, sequence_parallel=tp > 1))
+    return _first_fit(job, made)
+
+
+def _micro(job: Job) -> list[int]:
+    return [b for b in P.divisors(job.global_batch) if b <= P.MOST_MICRO][::-1]
+
+
+def _zero3(job: Job) -> tuple[Floats, Floats] | None:
+    return _first_fit(job, [
+        P.Plan(dp=job.nodes.gpus // cp, cp=cp, zero=3, micro_batch=b, recompute=r)
+        for cp in P._contexts(job) if job.nodes.gpus % cp == 0 for r in _recomputes(job) for b in _micro(job)
+    ])  # fmt: skip
+
+
+def _tensor(job: Job) -> tuple[Floats, Floats] | None:
+    return _first_fit(job, [
+        P.Plan(tp=t, dp=job.nodes.gpus // t, zero=1 if job.nodes.gpus > t else 0, micro_batch=b, recompute=r, sequence_parallel=t > 1)
+        for t in P.divisors(job.nodes.gpus) for r in _recomputes(job) for b in _micro(job)
+    ])  # fmt: skip
+
+
+# -- what bounds a plan -----------------------------------------------------------------------------
+
+
+def neighbours(job: Job, plan: P.Plan) -> list[tuple[str, P.Plan]]:
+    """Return the legal plans that differ in one choice, each with what was changed, in words.
+
+    Degrees trade a factor of two with another one, so that the number of GPUs stays.
+    """
+    made: list[tuple[str, P.Plan]] = []
+    degrees = ("tp", "pp", "cp", "dp")
+    for up in degrees:
+        for down in degrees:
+            if up != down and getattr(plan, down) % 2 == 0:
+                changed = replace(plan, **{up: getattr(plan, up) * 2, down: getattr(plan, down) // 2})
+                changed = replace(changed, sequence_parallel=plan.sequence_parallel and changed.tp > 1)
+                if changed.pp == 1:
+                    changed = replace(changed, chunks=1)
+                made.append((f"{up} {getattr(plan, up)} → {getattr(changed, up)}, {down} {getattr(plan, down)} → {getattr(changed, down)}", changed))
+    for name in ("micro_batch", "chunks", "ep"):
+        for value in (getattr(plan, name) * 2, getattr(plan, name) // 2):
+            made.append((f"{name} {getattr(plan, name)} → {value}", replace(plan, **{name: value})))
+    made += [(f"zero {plan.zero} → {z}", replace(plan, zero=z)) for z in range(4) if z != plan.zero]
+    made += [(f"recompute {plan.recompute} → {r}", replace(plan, recompute=r)) for r in _recomputes(job) if r != plan.recompute]
+    made += [(f"overlap {plan.overlap} → {o}", replace(plan, overlap=o)) for o in P.OVERLAP if o != plan.overlap]
+    made += [(f"precision {plan.precision} → {p}", replace(plan, precision=p)) for p in P.PRECISION if p != plan.precision]
+    for name in ("sequence_parallel", "offload"):
+        made.append((f"{name} {'on' if getattr(plan, name) else 'off'} → {'off' if getattr(plan, name) else 'on'}", replace(plan, **{name: not getattr(plan, name)})))
+    return [(what, p) for what, p in made if not P.problems(p, job)]
+
+
+def explain(job: Job, row: Floats, values: Floats) -> dict[str, Any]:
+    """Say what a plan's time goes to, and what changes when one choice does."""
+    v = dict(zip(RESULTS, map(float, values), strict=True))
+    parts = sorted(((p, v[f"{p}_s"] / v["time_s"]) for p in PARTS), key=lambda x: -x[1])
+    near = neighbours(job, P.from_row(row))
+    moved = []
+    if near:
+        out = estimate(job.numbers, np.array([p.row for _, p in near]))
+        for (what, _), other in zip(near, out, strict=True):
+            moved.append({
+                "change": what, "time_ratio": float(other[TIME] / values[TIME]), "memory_gib": float(other[MEMORY]) * 1e9 / 2**30,
+                "fits": bool(other[MEMORY] <= job.nodes.memory_gb),
+            })  # fmt: skip
+    moved.sort(key=lambda e: (not e["fits"], e["time_ratio"]))
+    return {"bound_by": parts[0][0], "shares": dict(parts), "changes": moved}
+
+
+def shortage(job: Job, found: Found) -> str:
+    """Say how much memory is short where nothing fits, and what would help."""
+    assert found.smallest is not None
+    row, values = found.smallest
+    needs, has = float(values[MEMORY]), job.nodes.memory_gb
+    from tunewright.envs.parallelism import clusters
+
+    larger = [f"{k} ({p['memory_gb']:.0f} GB)" for k, p in clusters.presets().items() if p["memory_gb"] >= needs]
+    hints = []
+    for factor in (2, 4, 8, 16, 32, 64):
+        more = replace(job, nodes=replace(job.nodes, gpus=job.nodes.gpus * factor))
+        try:
+            if search(more).feasible:
+                hints.append(f"{more.nodes.gpus} such GPUs")
+                break
+        except ConfigError:
+            continue
+    if larger:
+        hints.append(f"GPUs with more memory: {', '.join(larger)}")
+    if job.seq > 4096:
+        hints.append("shorter sequences")
+    return (
+        f"{job.model.name} does not fit on {job.nodes.gpus} {job.nodes.gpu}: the leanest of {found.counted:,} legal plans"
+        f" ({P.from_row(row).short}) needs {needs:.1f} GB a GPU, {needs - has:.1f} GB more than the {has:.0f} GB it has."
+        f" It would fit with {' or '.join(hints) or 'a smaller model'}."
+    )

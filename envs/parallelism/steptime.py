@@ -1,0 +1,274 @@
+"""How long one iteration of an LLM engine takes: the one step-time model, for serving plans and for the serving simulator.
+
+An engine decodes a batch of sequences and runs prefills between or beside the decode steps. The time of a step is what the
+weights need to come through memory or the products to be computed, whichever is longer, plus the key-value cache's way
+through memory, plus all-reduces, plus fixed times of the software. Everything is arithmetic on numbers or arrays, so it
+runs on whole tables of engines and inside compiled loops. Constants were fitted to measured plans; docs/parallelism.md
+says how well they hold.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tunewright.envs.parallelism.clusters import Nodes
+from tunewright.envs.parallelism.models import Model
+
+from tunewright.errors import ConfigError, unknown
+
+_FILE = Path(__file__).with_name("presets") / "serving.toml"
+BACKENDS = ("trtllm", "sglang", "vllm")
+# bytes of a weight (with scales), and how much faster than bfloat16 products are where the GPU has them
+PRECISIONS = {"bf16": (2.0, 1.0), "fp8": (1.0, 2.0), "int4": (0.53, 1.0), "fp4": (0.5625, 4.0)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """Constants of an engine's software on a kind of node; times in seconds, shares without unit.
+
+    Attributes:
+        base_s: of a step.
+        layer_s: of a layer in a step.
+        expert_s: of a layer with experts in a step, beside that.
+        host: factor on these three, by the host's speed.
+        memory: share of the memory's bandwidth that weights reach.
+        flops: share of the peak that decode steps reach.
+        cache: share of the bandwidth that reading keys and values reaches.
+        latent: factor on reading the cache of latent attention.
+        hop_s: latency of an all-reduce for each doubling of the GPUs.
+        link: share of the links' bandwidth.
+        far: factor on all-reduces across nodes.
+        sequence_s: of each sequence in a step.
+        prefill: factor on a prefill's ideal time.
+        prefill_fp4: the same with 4-bit weights, beside that.
+        step_fp4: factor on weights and products of a step with 4-bit weights.
+        admit_s: of admitting a request, while others wait.
+        most: sequences of a step and attention rank that the engine batches at most by default.
+        first_s: fixed part of the time to the first token.
+        first_steps: decode steps that a first token waits for.
+        first_prefill: factor on a prefill's time for the request itself.
+        wave: share of the other requests' prefills that a request waits for, in a closed loop.
+        wave_power: how that grows with their number.
+    """
+
+    base_s: float = 5e-4
+    layer_s: float = 3e-5
+    expert_s: float = 3e-5
+    host: float = 1.0
+    memory: float = 0.7
+    flops: float = 0.6
+    cache: float = 0.8
+    latent: float = 0.6
+    hop_s: float = 5e-6
+    link: float = 0.9
+    far: float = 5.0
+    sequence_s: float = 3e-5
+    prefill: float = 1.7
+    prefill_fp4: float = 1.2
+    step_fp4: float = 0.85
+    admit_s: float = 0.005
+    most: float = 330.0
+    first_s: float = 0.06
+    first_steps: float = 9.0
+    first_prefill: float = 1.4
+    wave: float = 0.09
+    wave_power: float = 0.1
+
+
+class Engine(NamedTuple):
+    """An engine in numbers, as compiled code takes it; every field may be an array."""
+
+    ranks: Any  # attention ranks that split the sequences
+    fixed_s: Any  # of a step
+    weights_s: Any  # of a step: weights that every step reads
+    experts_s: Any  # of a step that touches all experts
+    chance: Any  # that a token leaves an expert alone
+    token_s: Any  # products of a token whose weights are split over all GPUs
+    rank_token_s: Any  # products of a token on its attention rank
+    reduce_s: Any  # all-reduces of a token, bandwidth
+    cache_s: Any  # reading one token of context
+    sequence_s: Any
+    prefill_s: Any  # of a prompt's token
+    prefill_pair_s: Any  # of a prompt's token for each token before it
+    admit_s: Any
+    most: Any
+    bytes_per_gpu: Any  # weights
+    cache_bytes: Any  # of a token of context on each GPU of a rank
+
+
+def larger(a: Any, b: Any) -> Any:
+    """Return the larger of two numbers or arrays, in a form that compiles."""
+    return 0.5 * (a + b + abs(a - b))
+
+
+def decode_s(e: Engine, batch: Any, context: Any) -> Any:
+    """Return the time of a step that decodes.
+
+    Args:
+        e: the engine.
+        batch: sequences, all attention ranks together.
+        context: mean tokens of a sequence so far.
+
+    Returns:
+        Seconds.
+    """
+    share = batch / e.ranks
+    touched = 1.0 - e.chance**batch
+    heavy = larger(e.weights_s + e.experts_s * touched, e.token_s * batch + e.rank_token_s * share)
+    return e.fixed_s + heavy + e.reduce_s * batch + (e.cache_s * context + e.sequence_s) * share
+
+
+def prefill_s(e: Engine, tokens: Any, before: Any = 0.0) -> Any:
+    """Return the time of computing a prompt, or a chunk of one.
+
+    Args:
+        e: the engine.
+        tokens: tokens of the chunk.
+        before: tokens of the prompt that were computed already.
+
+    Returns:
+        Seconds.
+    """
+    return e.prefill_s * tokens + e.prefill_pair_s * tokens * (before + 0.5 * tokens)
+
+
+def tpot_s(e: Engine, batch: Any, isl: Any, osl: Any) -> Any:
+    """Return the mean time of an output token at a steady batch, with prefills between the steps."""
+    return decode_s(e, batch, isl + 0.5 * osl) + batch / osl * (prefill_s(e, isl) + e.admit_s)
+
+
+class Shape(NamedTuple):
+    """What of a model the step time depends on; every field may be an array."""
+
+    layers: Any
+    attention: Any  # weights of a layer
+    dense: Any  # feed-forward weights that every token uses, all layers
+    expert: Any  # weights of one expert
+    experts: Any
+    top_k: Any
+    moe_layers: Any
+    hidden: Any
+    cache: Any  # numbers a token leaves in a layer
+    full_every: Any
+    head: Any  # weights of the output layer
+    scores: Any  # heads * (dimension of query and key + of value)
+    latent: Any
+    kv_heads: Any
+
+
+def shape_of(m: Model) -> Shape:
+    """Return the shape of a model."""
+    dense = (m.layers - m.moe_layers) * m.dense_ffn_params + m.moe_layers * m.shared_experts * m.expert_params
+    return Shape(
+        m.layers, m.attention_params, dense, m.expert_params, m.experts, m.top_k, m.moe_layers, m.hidden, m.kv_bytes,
+        m.full_every, m.embedding_params, m.heads * (m.qk_dim + m.v_dim), float(m.kv_rank > 0), m.kv_heads,
+    )  # fmt: skip
+
+
+def engine(
+    s: Shape, n: Nodes | Any, stack: Stack | Any, *, gpus: Any, ranks: Any = 1.0, weight_bytes: Any = 2.0,
+    speed: Any = 1.0, cache_bytes: Any = 1.0, four: Any = 0.0,
+) -> Engine:  # fmt: skip
+    """Return an engine in numbers; arguments may be arrays.
+
+    Args:
+        s: the model.
+        n: the nodes.
+        stack: constants of the software.
+        gpus: GPUs of the engine.
+        ranks: attention ranks (data parallelism inside the engine); ``gpus / ranks`` GPUs split the heads.
+        weight_bytes: of a weight.
+        speed: of products over bfloat16's peak.
+        cache_bytes: of a number in the key-value cache.
+        four: 1 for 4-bit weights.
+    """
+    peak, rate, link = n.bf16_tflops * 1e12, n.memory_gb_s * 1e9, n.link_gb_s * 1e9 * stack.link
+    tp = gpus / ranks
+    both = 1.0 / gpus
+    far = np.where(gpus > n.per_node, stack.far, 1.0)
+    thin = np.where(four > 0, stack.step_fp4, 1.0)
+    attention = s.layers * s.attention
+    static = (attention / tp + s.dense * both) * weight_bytes + s.head * 2.0 * both
+    routed = s.moe_layers * s.experts * s.expert * weight_bytes * both
+    per_flop = 2.0 / (peak * speed * stack.flops)
+    split = np.where(s.latent > 0, 1.0, np.minimum(tp, s.kv_heads))
+    per_context = s.cache * s.layers / s.full_every * cache_bytes / split
+    moved = 4.0 * s.layers * s.hidden * (1.0 - both) / link
+    work = attention + s.dense + s.moe_layers * s.top_k * s.expert
+    slow = stack.prefill * np.where(four > 0, stack.prefill_fp4, 1.0)
+    hops = 2.0 * s.layers * stack.hop_s * np.log2(np.maximum(gpus, 1.0)) * far
+    return Engine(
+        ranks=ranks, fixed_s=(stack.base_s + s.layers * stack.layer_s + s.moe_layers * stack.expert_s) * stack.host + hops,
+        weights_s=static / (rate * stack.memory) * thin, experts_s=routed / (rate * stack.memory) * thin,
+        chance=1.0 - s.top_k / np.maximum(s.experts, 1.0),
+        token_s=per_flop * (s.dense + s.moe_layers * s.top_k * s.expert + s.head) * both * thin,
+        rank_token_s=per_flop * attention / tp * thin, reduce_s=moved * far,
+        cache_s=per_context / (rate * stack.cache) * np.where(s.latent > 0, stack.latent, 1.0), sequence_s=stack.sequence_s,
+        prefill_s=2.0 * work / (peak * speed * gpus) * slow + moved,
+        prefill_pair_s=4.0 * s.scores * s.layers / s.full_every / (peak * gpus) * slow, admit_s=stack.admit_s, most=stack.most,
+        bytes_per_gpu=static + routed, cache_bytes=per_context,
+    )  # fmt: skip
+
+
+@cache
+def _file() -> dict[str, Any]:
+    return tomllib.loads(_FILE.read_text(encoding="utf-8"))
+
+
+def stack_of(backend: str, kind: str) -> Stack:
+    """Return the constants of a backend on a kind of node.
+
+    Raises:
+        UnknownNameError: there is no such backend.
+    """
+    data = _file()
+    if backend not in data["backend"]:
+        raise unknown("backend", backend, list(data["backend"]))
+    common: Mapping[str, float] = data["common"]
+    return Stack(**{**common, **data["backend"][backend], "host": data["host"].get(kind, 1.0)})
+
+
+def correction(what: str, backend: str, model: str, kind: str, precision: str, mode: str = "agg") -> float:
+    """Return the factor by which measured times of a stack differ from the model's; 1 where none was measured.
+
+    Args:
+        what: ``tpot`` or ``ttft``.
+        backend, model, kind, precision, mode: the stack.
+    """
+    table: Mapping[str, float] = _file().get("correction", {}).get(what, {})
+    found = table.get(f"{mode} {backend} {model}", 1.0)
+    return found * table.get(f"{mode} {backend} {model} {kind} {precision}", 1.0)
+
+
+def corrected(e: Engine, factor: float) -> Engine:
+    """Return an engine whose times are longer by a factor."""
+    times = [f for f in Engine._fields if f.endswith("_s")]
+    return e._replace(**{f: getattr(e, f) * factor for f in times})
+
+
+def precision_of(name: str, kind: str) -> tuple[float, float, float]:
+    """Return bytes of a weight, speed over bfloat16 and whether weights have four bits.
+
+    Raises:
+        ConfigError: the kind of node has no such products.
+        UnknownNameError: there is no such precision.
+    """
+    if name not in PRECISIONS:
+        raise unknown("precision", name, PRECISIONS)
+    size, speed = PRECISIONS[name]
+    if kind in ("a100", "mi250x", "jean-zay") and name in ("fp8", "fp4"):
+        raise ConfigError(f"{kind} has no {name.upper()}; take bf16 or int4")
+    if name == "fp4" and not kind.startswith(("b", "gb")):
+        speed = 1.0  # weights are unpacked before the products
+    return size, speed, float(name == "fp4")
+
+
+def with_constants(stack: Stack, values: Mapping[str, float]) -> Stack:
+    """Return a stack with some constants replaced."""
+    return replace(stack, **{k: v for k, v in values.items() if k in {f.name for f in fields(Stack)}})
