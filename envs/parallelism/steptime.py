@@ -221,6 +221,11 @@ def _file() -> dict[str, Any]:
     return tomllib.loads(_FILE.read_text(encoding="utf-8"))
 
 
+def constants() -> dict[str, Any]:
+    """Return all fitted constants, as they stand in the file."""
+    return _file()
+
+
 def stack_of(backend: str, kind: str) -> Stack:
     """Return the constants of a backend on a kind of node.
 
