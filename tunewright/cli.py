@@ -564,6 +564,7 @@ app.command()(commands.read)
 app.command()(commands.place)
 app.add_typer(commands.train_app, name="train")
 app.add_typer(commands.rules_app, name="rules")
+app.add_typer(commands.plan_app, name="plan")
 
 
 @app.callback(invoke_without_command=True)

@@ -273,6 +273,77 @@ def train_placement(
         module.show(out(), document)
 
 
+plan_app = typer.Typer(
+    help="Plans for training or serving a model on a cluster: the best one, what it costs, and why.", no_args_is_help=True
+)
+_Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="A preset such as llama3-405b, or the path of a Hugging Face config.json.")]
+_Cluster = Annotated[str, typer.Option("--cluster", "-c", metavar="KIND:GPUS", help="Such as h100:2048 (a100, h100, h200, b200, b300, gb200, gb300, mi250x), or a TOML file.")]
+_Runners = Annotated[int, typer.Option("--runners", min=0, help="How many of the next best plans to show.")]
+
+
+@plan_app.command("train")
+def plan_train(
+    model: _Model,
+    cluster: _Cluster,
+    global_batch: Annotated[int, typer.Option("--global-batch", "-b", help="Sequences of an iteration.")],
+    seq: Annotated[int, typer.Option("--seq", "-s", help="Tokens of a sequence.")],
+    precision: Annotated[str, typer.Option("--precision", help="bf16, fp8, or auto for the faster one.")] = "bf16",
+    fix: Annotated[list[str] | None, typer.Option("--fix", metavar="NAME=VALUE", help="Set a part of the plan, such as tp=8, zero=1, recompute=full; repeatable.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="What bounds the plan, and what changes when one choice does.")] = False,
+    launch: Annotated[str, typer.Option("--emit", metavar="FORM", help="Print launch arguments: megatron, deepspeed or torchtitan.")] = "",
+    page: Annotated[Path | None, typer.Option("--output", "-o", help="HTML page of figures to write: time, memory, the pipeline's timeline.")] = None,
+    runners: _Runners = 5,
+    calibration: Annotated[str, typer.Option("--calibration", metavar="NAME", help="Efficiencies to use; default: by kind of node.")] = "",
+    imbalance: Annotated[float, typer.Option("--imbalance", help="Tokens of the busiest expert over the mean.")] = 1.0,
+    fewer: Annotated[bool, typer.Option("--fewer", help="Also plan for a half, a quarter and an eighth of the GPUs: time against money.")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Find the best plan for training a model: degrees of parallelism, ZeRO, micro-batch, recomputation."""
+    module = _command("plan")
+    document = module.train(
+        model, cluster, global_batch=global_batch, seq=seq, precision=precision, fix=fix or [], explain=explain, form=launch,
+        page=page, runners=runners, calibration=calibration, imbalance=imbalance, fewer=fewer,
+    )  # fmt: skip
+    emit(document) if as_json else module.show_train(out(), document)
+
+
+@plan_app.command("serve")
+def plan_serve(
+    model: _Model,
+    cluster: _Cluster,
+    isl: Annotated[int, typer.Option("--isl", min=1, help="Mean tokens of a prompt.")],
+    osl: Annotated[int, typer.Option("--osl", min=1, help="Mean tokens of an output.")],
+    rate: Annotated[float, typer.Option("--rate", help="Requests a second.")],
+    ttft: Annotated[float, typer.Option("--ttft", metavar="SECONDS", help="Longest mean time to the first token; default: no limit.")] = float("inf"),
+    tpot: Annotated[float, typer.Option("--tpot", metavar="SECONDS", help="Longest mean time of each further token; default: no limit.")] = float("inf"),
+    backend: Annotated[str, typer.Option("--backend", help="Whose step times: trtllm, sglang or vllm.")] = "vllm",
+    precision: Annotated[str, typer.Option("--precision", help="bf16, fp8, fp4, int4, or auto: bf16 and fp8.")] = "auto",
+    mode: Annotated[str, typer.Option("--mode", help="auto, or aggregated: no separate workers for prefills.")] = "auto",
+    launch: Annotated[str, typer.Option("--emit", metavar="FORM", help="Print launch commands: vllm or sglang.")] = "",
+    runners: _Runners = 5,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Find the plan with the fewest GPUs that serves a model at a rate within limits on its latencies."""
+    module = _command("plan")
+    document = module.serve(
+        model, cluster, rate=rate, isl=isl, osl=osl, ttft=ttft, tpot=tpot, backend=backend, precision=precision, mode=mode,
+        form=launch, runners=runners,
+    )  # fmt: skip
+    emit(document) if as_json else module.show_serve(out(), document)
+
+
+@plan_app.command("check")
+def plan_check(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="CSV of measured plans, plain or gzipped; docs/parallelism.md names the columns.")],
+    calibration: Annotated[str, typer.Option("--calibration", metavar="NAME", help="Efficiencies to use for all rows (training).")] = "",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Compare predictions with measured plans: error, rank correlation, regret, memory."""
+    module = _command("plan")
+    document = module.check(table, calibration=calibration)
+    emit(document) if as_json else module.show_check(out(), document)
+
+
 @contextmanager
 def _steps(what: str) -> Iterator[Any]:
     """Show a progress bar on the terminal; yields ``tick(done, total, words)``."""

@@ -445,6 +445,9 @@ class Session:
         self.all = [trial if t.number == trial.number else t for t in self.all]
 
     def _finish(self, trial: Trial, result: Evaluation, seconds: float) -> None:
+        if result.status == "rejected":
+            # it was tried: it counts, and the tuner learns of it, or it would be proposed for ever
+            result = replace(result, status="failed", reason=f"refused by the system: {result.reason}")
         violations = {
             m.name: m.violation(result.metrics[m.name]) for m in self.metrics if m.constrained and result.metrics
         }

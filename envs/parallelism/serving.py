@@ -171,7 +171,7 @@ def precisions(service: Service, wanted: Sequence[str]) -> list[str]:
 
 
 @dataclass
-class _Engines:
+class Engines:
     """Engines of all degrees in one precision, as arrays of the same length."""
 
     precision: str
@@ -183,7 +183,8 @@ class _Engines:
     tokens: Floats  # of context that one engine holds, all ranks together
 
 
-def _engines(service: Service, precision: str, kv_share: float) -> _Engines:
+def engines(service: Service, precision: str, kv_share: float) -> Engines:
+    """Return engines of all degrees that the cluster has room for."""
     m, n = service.model, service.nodes
     degrees = [t for t in divisors(m.heads) if t <= max(n.per_node, 8) and t <= n.gpus]
     found = []
@@ -208,7 +209,7 @@ def _engines(service: Service, precision: str, kv_share: float) -> _Engines:
                 getattr(e, field)[k] *= factor
     free = n.memory_gb * 1e9 * kv_share - RESERVED_GB * 1e9 - e.bytes_per_gpu / pp
     tokens = np.maximum(free, 0.0) / np.maximum(e.cache_bytes / pp, 1e-9) * ranks
-    return _Engines(precision, tp, pp, ranks, e, width * pp, tokens)
+    return Engines(precision, tp, pp, ranks, e, width * pp, tokens)
 
 
 def _take(e: Engine, index: Any) -> Engine:
@@ -292,7 +293,7 @@ def search(
     start = time.perf_counter()
     kinds, plans, values, oom = [], [], [], 0
     for precision in precisions(service, wanted):
-        found = _engines(service, precision, kv_share)
+        found = engines(service, precision, kv_share)
         fits = np.flatnonzero(found.tokens >= load.isl + load.osl)
         oom += len(found.tp) - len(fits)
         for rows, out in (_aggregated(service, found, fits, load, batches, chunks), _split(service, found, fits, load, batches, chunks) if disaggregated else (None, None)):
@@ -308,7 +309,7 @@ def search(
     )  # fmt: skip
 
 
-def _aggregated(service: Service, found: _Engines, fits: NDArray[Any], load: Load, batches: Sequence[int], chunks: Sequence[int]) -> tuple[Floats, Floats]:
+def _aggregated(service: Service, found: Engines, fits: NDArray[Any], load: Load, batches: Sequence[int], chunks: Sequence[int]) -> tuple[Floats, Floats]:
     gpus = service.nodes.gpus
     index, count = [], []
     for k in fits:
@@ -340,7 +341,7 @@ def _product(i: NDArray[Any], c: Floats, batches: Sequence[int], chunks: Sequenc
     return np.repeat(i, size), np.repeat(c, size), np.tile(options[:, 0], len(i)), np.tile(options[:, 1], len(i))
 
 
-def _split(service: Service, found: _Engines, fits: NDArray[Any], load: Load, batches: Sequence[int], chunks: Sequence[int]) -> tuple[Floats | None, Floats | None]:
+def _split(service: Service, found: Engines, fits: NDArray[Any], load: Load, batches: Sequence[int], chunks: Sequence[int]) -> tuple[Floats | None, Floats | None]:
     """Disaggregated plans: for each pair of engines the fewest workers of either kind that carry the load, and up to twice."""
     n = service.nodes
     if n.gpus < 2 or not len(fits):
@@ -429,7 +430,7 @@ def evaluate(service: Service, load: Load, plan: ServePlan) -> Floats:
 
 
 def _one(service: Service, load: Load, plan: ServePlan) -> Floats:
-    found = _engines(service, plan.precision, plan.kv_share)
+    found = engines(service, plan.precision, plan.kv_share)
 
     def at(part: Part) -> int:
         same = (found.tp == part.tp) & (found.pp == part.pp) & (found.ranks == part.ranks)
@@ -490,7 +491,7 @@ def baselines(service: Service, load: Load, precision: str) -> dict[str, ServePl
       (the heuristic plan that APEX compares with).
     """
     n = service.nodes
-    found = _engines(service, precision, 0.9)
+    found = engines(service, precision, 0.9)
     fits = found.tokens >= load.isl + load.osl
 
     def made(order: Sequence[int]) -> ServePlan | None:
@@ -511,7 +512,7 @@ def shortage(service: Service, load: Load, wanted: Sequence[str]) -> str:
     n, m = service.nodes, service.model
     best = None
     for precision in precisions(service, wanted):
-        found = _engines(service, precision, 0.9)
+        found = engines(service, precision, 0.9)
         need = found.engine.bytes_per_gpu / found.pp + (load.isl + load.osl) * found.engine.cache_bytes / found.pp / found.ranks
         k = int(need.argmin())
         if best is None or need[k] < best[0]:

@@ -229,6 +229,7 @@ def _estimate(
     ring_s = where(cp * tp <= k.per_node, k.link_s, k.fabric_s)
     around = 2.0 * tokens * k.key_value * per_tp * (cp - 1.0) * ring_s
     context = maximum(around * passes - scores * again * where(overlap > 1, k.hide, 0.0), 0.0)
+    context = context + (cp - 1.0) * k.latency * passes  # a message for each step of the ring
     layer = compute + tensor + expert + context + k.overhead
 
     # stages: the fullest one sets the pace, and the last one has the output layer

@@ -1,0 +1,302 @@
+"""What a training run meets beside the plan: sequences of unequal length, mixed nodes, failures.
+
+Each function is plain arithmetic or a short simulation; docs/parallelism.md says what each was checked against.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tunewright.envs.parallelism.clusters import Cluster
+from tunewright.envs.parallelism.plans import Plan, divisors
+from tunewright.envs.parallelism.training import RESULTS, Job, estimate_numpy
+
+from tunewright.errors import ConfigError
+
+BATCHING = ("pad", "pack", "balance")
+TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")
+
+
+# -- sequences of unequal length --------------------------------------------------------------------
+
+
+def draw_lengths(count: int, most: int, rng: np.random.Generator, spread: float = 1.2) -> NDArray[np.int64]:
+    """Draw lengths of sequences: log-normal, with a long tail that is cut.
+
+    Args:
+        count: sequences.
+        most: the longest [tokens].
+        rng: random numbers.
+        spread: standard deviation of the logarithm; the median is an eighth of ``most``.
+
+    Returns:
+        Tokens, shape (count,).
+    """
+    return np.clip(np.exp(rng.normal(math.log(most / 8), spread, count)), 16, most).astype(np.int64)
+
+
+def sequence_cost(lengths: Any, job: Job) -> Any:
+    """Operations of a forward pass of sequences: weights for each token, scores for each pair [FLOP]."""
+    m = job.model
+    pairs = lengths * (1.0 + lengths) / 2.0
+    return 2.0 * m.active_params * lengths + 2.0 * m.layers * m.heads * (m.qk_dim + m.v_dim) * pairs
+
+
+def batching_factor(lengths: NDArray[np.int64], job: Job, ranks: int, how: str) -> float:
+    """Return the time of an iteration over that of perfectly divisible work.
+
+    Args:
+        lengths: of the sequences of one iteration.
+        job: gives the costs, and the length of a full sequence.
+        ranks: data-parallel ranks; the slowest one sets the pace.
+        how: ``pad`` fills each sequence up; ``pack`` puts sequences one after the other into full ones (first fit,
+            longest first) and deals these out in turn; ``balance`` also deals them out by cost, the dearest first to the
+            least loaded rank, as FlexSP, ByteScale and Zeppelin do in their own ways.
+
+    Raises:
+        ConfigError: ``how`` is none of ``BATCHING``.
+    """
+    if how not in BATCHING:
+        raise ConfigError(f"batching must be one of {', '.join(BATCHING)}, not {how!r}")
+    ideal = float(sequence_cost(lengths.astype(float), job).sum()) / ranks
+    if how == "pad":
+        each = math.ceil(len(lengths) / ranks)
+        return each * float(sequence_cost(float(job.seq), job)) / ideal
+    bins = _first_fit(np.sort(lengths)[::-1], job.seq)
+    # attention stays inside a sequence, so a bin costs what its sequences cost, not what one of its length would
+    costs = [float(sequence_cost(np.array(b, dtype=float), job).sum()) for b in bins]
+    loads = [0.0] * ranks
+    if how == "pack":
+        for k, cost in enumerate(costs):
+            loads[k % ranks] += cost
+    else:
+        heap = [(0.0, r) for r in range(ranks)]
+        for cost in sorted(costs, reverse=True):
+            load, r = heapq.heappop(heap)
+            loads[r] = load + cost
+            heapq.heappush(heap, (loads[r], r))
+    return max(loads) / ideal
+
+
+def _first_fit(lengths: NDArray[np.int64], room: int) -> list[list[int]]:
+    """Put lengths into bins, each into the first with room; by free space, so that a bin is found quickly."""
+    bins: list[list[int]] = []
+    free: list[int] = []
+    for length in (int(v) for v in lengths):
+        best = next((k for k, left in enumerate(free) if left >= length), None)
+        if best is None:
+            bins.append([])
+            free.append(room)
+            best = len(bins) - 1
+        bins[best].append(length)
+        free[best] -= length
+    return bins
+
+
+# -- several kinds of nodes -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixed:
+    """A plan for a cluster of several kinds of nodes: pipeline stages lie inside a kind, and each gets layers by speed.
+
+    Attributes:
+        plans: of each kind, of the same tensor- and data-parallel degrees.
+        stages: stages of each kind.
+        layers: layers of each kind.
+        time_s: of an iteration.
+        even_s: the same with layers dealt out evenly.
+        naive_s: with the slow link inside every data-parallel group, layers dealt out evenly.
+    """
+
+    plans: tuple[Plan, ...]
+    stages: tuple[int, ...]
+    layers: tuple[int, ...]
+    time_s: float
+    even_s: float
+    naive_s: float
+
+
+def plan_mixed(cluster: Cluster, jobs: Sequence[Job], micro_batch: int = 1) -> Mixed:
+    """Find a plan for a cluster of several kinds: data parallelism within a kind, pipelines across, as Holmes does.
+
+    Args:
+        cluster: at least two kinds of nodes.
+        jobs: the same training on each kind alone.
+        micro_batch: sequences.
+
+    Returns:
+        The fastest plan that fits.
+
+    Raises:
+        ConfigError: none fits.
+    """
+    model, batch = jobs[0].model, jobs[0].global_batch
+    best: Mixed | None = None
+    common = math.gcd(*(g.gpus for g in cluster.groups))
+    for tp in [t for t in divisors(common) if model.heads % t == 0 and t <= min(g.per_node for g in cluster.groups)]:
+        for dp in [d for d in divisors(common // tp) if batch % (d * micro_batch) == 0]:
+            stages = [g.gpus // (tp * dp) for g in cluster.groups]
+            if sum(stages) > model.layers:
+                continue
+            speeds = [_per_layer(job, tp, dp, micro_batch) for job in jobs]
+            by_speed = _deal(model.layers, stages, speeds)
+            evenly = _deal(model.layers, stages, [1.0] * len(stages))
+            rounds = batch // (dp * micro_batch)
+            times = []
+            for layers, between in ((by_speed, None), (evenly, None), (evenly, cluster.between_gb_s)):
+                times.append(_mixed_time(jobs, tp, dp, micro_batch, stages, layers, speeds, rounds, between))
+            made = tuple(Plan(tp=tp, pp=max(s, 1), dp=dp, micro_batch=micro_batch, sequence_parallel=tp > 1, recompute="full") for s in stages)
+            if not _fits(jobs, made, stages, by_speed, sum(stages)):
+                continue
+            if best is None or times[0] < best.time_s:
+                best = Mixed(plans=made, stages=tuple(stages), layers=tuple(by_speed), time_s=times[0], even_s=times[1], naive_s=times[2])
+    if best is None:
+        raise ConfigError(f"{model.name} fits into no plan on {cluster.name}; more GPUs of each kind are needed")
+    return best
+
+
+def _per_layer(job: Job, tp: int, dp: int, micro: int) -> float:
+    """Time of one layer and micro-batch, forward and backward, on a kind of node."""
+    plan = Plan(tp=tp, pp=1, dp=dp, micro_batch=micro, sequence_parallel=tp > 1, recompute="full")
+    alone = replace(job, nodes=replace(job.nodes, gpus=tp * dp), global_batch=dp * micro)
+    out = dict(zip(RESULTS, estimate_numpy(alone.numbers, plan.row[None])[0], strict=True))
+    return float(out["compute_s"] + out["tensor_s"] + out["overhead_s"]) / job.model.layers
+
+
+def _deal(layers: int, stages: Sequence[int], seconds: Sequence[float]) -> list[int]:
+    """Give layers to kinds so that the slowest stage is as fast as can be: each next one to the stage that stays fastest."""
+    slots = [(s, k) for k, count in enumerate(stages) for s in [seconds[k]] * count]
+    heap = [(cost, i) for i, (cost, _) in enumerate(slots)]
+    heapq.heapify(heap)
+    given = [0] * len(slots)
+    for _ in range(layers):
+        after, i = heapq.heappop(heap)
+        given[i] += 1
+        heapq.heappush(heap, (after + slots[i][0], i))
+    out = [0] * len(stages)
+    for i, (_, k) in enumerate(slots):
+        out[k] += given[i]
+    return out
+
+
+def _mixed_time(
+    jobs: Sequence[Job], tp: int, dp: int, micro: int, stages: Sequence[int], layers: Sequence[int], seconds: Sequence[float],
+    rounds: int, between: float | None,
+) -> float:  # fmt: skip
+    per_stage = [math.ceil(n / s) * t for n, s, t in zip(layers, stages, seconds, strict=True) if s]
+    whole = sum(n * t for n, t in zip(layers, seconds, strict=True))
+    longest = max(per_stage)
+    m = jobs[0].model
+    share = (m.attention_params + m.dense_ffn_params) * max(math.ceil(n / s) for n, s in zip(layers, stages, strict=True) if s) / tp
+    sync = 0.0
+    for job in jobs:
+        rate = (job.nodes.fabric_gb_s if between is None else min(between, job.nodes.fabric_gb_s)) * 1e9 * job.calibration.fabric
+        sync = max(sync, share * (1 - 1 / dp) * (job.calibration.weight_bytes + job.calibration.gradient_bytes) / rate)
+    return rounds * longest + (whole - longest) + sync
+
+
+def _fits(jobs: Sequence[Job], made: Sequence[Plan], stages: Sequence[int], layers: Sequence[int], depth: int) -> bool:
+    for job, plan, count, own in zip(jobs, made, stages, layers, strict=True):
+        if not count:
+            continue
+        per = math.ceil(own / count)
+        alone = replace(job, model=replace(job.model, layers=per), nodes=replace(job.nodes, gpus=plan.tp * plan.dp))
+        memory = estimate_numpy(alone.numbers, replace(plan, pp=1).row[None])[0][MEMORY]
+        kept = (depth - 1) * per * 2.0 * plan.micro_batch * job.seq * job.model.hidden / plan.tp * 1e-9
+        if memory + kept > job.nodes.memory_gb:
+            return False
+    return True
+
+
+# -- failures ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failures:
+    """Failures of a long run.
+
+    Attributes:
+        node_hours: mean time between failures of one node [h].
+        checkpoint_s: writing a checkpoint while training waits.
+        restart_s: noticing a failure, loading the checkpoint and starting again.
+        repair_h: until a failed node is back.
+    """
+
+    node_hours: float = 20_000.0
+    checkpoint_s: float = 30.0
+    restart_s: float = 600.0
+    repair_h: float = 24.0
+
+    def rate(self, nodes: int) -> float:
+        """Failures a second."""
+        return nodes / (self.node_hours * 3600.0)
+
+
+def best_interval_s(failures: Failures, nodes: int) -> float:
+    """Return the time between checkpoints that loses least, to first order (Young 1974): sqrt(2 * cost / rate)."""
+    return math.sqrt(2.0 * failures.checkpoint_s / failures.rate(nodes))
+
+
+def useful_share(interval_s: float, failures: Failures, nodes: int) -> float:
+    """Return the share of the time that makes progress which is kept (Daly 2006, exponential failures).
+
+    In a segment of ``interval_s`` of work and a checkpoint, failures strike at a constant rate; after each one the run
+    restarts and the segment begins anew.
+    """
+    rate = failures.rate(nodes)
+    segment = interval_s + failures.checkpoint_s
+    expected = (math.exp(rate * segment) - 1.0) * (1.0 / rate + failures.restart_s)
+    return interval_s / expected
+
+
+def simulate_share(interval_s: float, failures: Failures, nodes: int, hours: float, rng: np.random.Generator) -> float:
+    """Return the same from a simulation, which the closed form is checked against."""
+    rate, end = failures.rate(nodes), hours * 3600.0
+    now, kept = 0.0, 0.0
+    strike = rng.exponential(1.0 / rate)
+    segment = interval_s + failures.checkpoint_s
+    while now < end:
+        if now + segment <= strike:
+            now += segment
+            kept += interval_s
+        else:
+            now = strike + failures.restart_s
+            strike = now + rng.exponential(1.0 / rate)
+    return kept / now
+
+
+def with_failures(job: Job, plan_time_s: float, smaller_time_s: float | None, failures: Failures, interval_s: float, how: str) -> float:
+    """Return the mean time of an iteration's worth of kept work.
+
+    Args:
+        job: gives the number of nodes.
+        plan_time_s: of an iteration on all nodes.
+        smaller_time_s: of an iteration by the best plan without the failed node; needed for ``shrink``.
+        failures: how often, and what each costs.
+        interval_s: between checkpoints.
+        how: ``wait`` stands still until the node is repaired; ``shrink`` plans anew for the nodes that are left (after
+            ElasWave); ``spare`` has nodes ready, which are counted as not working.
+
+    Raises:
+        ConfigError: ``how`` is none of these.
+    """
+    nodes = max(job.nodes.gpus // job.nodes.per_node, 1)
+    share = useful_share(interval_s, failures, nodes)
+    broken = min(failures.rate(nodes) * failures.repair_h * 3600.0, 1.0)  # share of the time with a node away
+    if how == "spare":
+        spares = max(1, math.ceil(broken * 2))
+        return plan_time_s / share * (nodes + spares) / nodes
+    if how == "wait":
+        return plan_time_s / (share * max(1.0 - broken, 1e-3))
+    if how != "shrink":
+        raise ConfigError(f"on_failure must be wait, shrink or spare, not {how!r}")
+    if smaller_time_s is None:
+        return math.inf
+    return 1.0 / (share * ((1.0 - broken) / plan_time_s + broken / smaller_time_s))
