@@ -10,3 +10,5 @@ gymnasium.register(
     vector_entry_point=f"{_HYBRID}.vector:PlacementVectorEnv",
 )
 gymnasium.register(id="tunewright/HybridMigration-v0", entry_point=f"{_HYBRID}.env:MigrationEnv")
+gymnasium.register(id="tunewright/TrainPlan-v0", entry_point="tunewright.envs.parallelism.env:TrainPlanEnv")
+gymnasium.register(id="tunewright/ServePlan-v0", entry_point="tunewright.envs.parallelism.env:ServePlanEnv")

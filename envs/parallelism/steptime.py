@@ -206,7 +206,7 @@ def engine(
     return Engine(
         ranks=ranks, fixed_s=(stack.base_s + s.layers * stack.layer_s + s.moe_layers * stack.expert_s) * stack.host + hops,
         weights_s=static / (rate * stack.memory) * thin, experts_s=routed / (rate * stack.memory) * thin,
-        chance=1.0 - s.top_k / np.maximum(s.experts, 1.0),
+        chance=np.where(s.experts > 0, 1.0 - s.top_k / np.maximum(s.experts, 1.0), 1.0),
         token_s=per_flop * (s.dense + s.moe_layers * s.top_k * s.expert + s.head) * both * thin,
         rank_token_s=per_flop * attention / tp * thin, reduce_s=moved * far,
         cache_s=per_context / (rate * stack.cache) * np.where(s.latent > 0, stack.latent, 1.0), sequence_s=stack.sequence_s,
