@@ -35,7 +35,11 @@ def run(env, pick):
 def told(ratios):
     good = np.isfinite(ratios)
     mean = np.exp(np.log(ratios[good]).mean()) if good.any() else math.nan
-    return f"{mean:.3f}", f"{np.quantile(ratios[good], 0.9):.2f}" if good.any() else "-", f"{100 * (1 - good.mean()):.0f} %"
+    return (
+        f"{mean:.3f}",
+        f"{np.quantile(ratios[good], 0.9):.2f}" if good.any() else "-",
+        f"{100 * (1 - good.mean()):.0f} %",
+    )
 
 
 def rules(name, pool):
@@ -81,13 +85,21 @@ def main() -> None:
             rows.append([f"MaskablePPO, seed {seed}", *told(ratios), f"{rewards.mean():.3f}"])
             print(rows[-1], flush=True)
         rng = np.random.default_rng(0)
-        ratios, rewards = run(test, lambda o, m: int(rng.choice(np.flatnonzero(m))))
+        ratios, rewards = run(test, lambda o, m, r=rng: int(r.choice(np.flatnonzero(m))))
         rows.append(["random legal plan", *told(ratios), f"{rewards.mean():.3f}"])
         for k, ratios in rules(name, test.unwrapped.pool()).items():
             rows.append([f"rule: {k}", *told(ratios), "-"])
         what = "time over the best plan's" if name == "TrainPlan" else "GPUs over the fewest"
-        heads = ["planner", f"{what}, geometric mean", "90th percentile", "out of memory" if name == "TrainPlan" else "misses the limits", "mean reward"]
-        body += f"\n## {name}-v0, {len(test.unwrapped.pool())} jobs with published models\n\n" + table(heads, rows) + "\n"
+        heads = [
+            "planner",
+            f"{what}, geometric mean",
+            "90th percentile",
+            "out of memory" if name == "TrainPlan" else "misses the limits",
+            "mean reward",
+        ]
+        body += (
+            f"\n## {name}-v0, {len(test.unwrapped.pool())} jobs with published models\n\n" + table(heads, rows) + "\n"
+        )
     words = (
         f"The agent learned {options.steps:,} steps on 1,024 drawn jobs, and plans with one attempt, without looking at any"
         " estimate; rules look at memory. Means are over the plans that do. The best is known from enumeration.\n"

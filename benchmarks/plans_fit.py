@@ -38,7 +38,10 @@ def rows_of(name):
 
 def predicted(cases, calibrations):
     """Times [s] and memory [GB] under a calibration for each case."""
-    out = [estimate_numpy(replace(job, calibration=calibrations(row)).numbers, plan[None])[0] for row, job, plan, _ in cases]
+    out = [
+        estimate_numpy(replace(job, calibration=calibrations(row)).numbers, plan[None])[0]
+        for row, job, plan, _ in cases
+    ]
     return np.array([o[0] for o in out]), np.array([o[10] for o in out])
 
 
@@ -81,7 +84,8 @@ JEAN_ZAY = {
 def score(cases, calibrations):
     times, _ = predicted(cases, calibrations)
     rows = [
-        {"measured": c[3], "predicted": t, "error": t / c[3] - 1, "group": shape_of(c[0])} for c, t in zip(cases, times, strict=True)
+        {"measured": c[3], "predicted": t, "error": t / c[3] - 1, "group": shape_of(c[0])}
+        for c, t in zip(cases, times, strict=True)
     ]
     return errors(rows), regret(rows)
 
@@ -100,7 +104,10 @@ def main() -> None:
         ])  # fmt: skip
         print(lines[-1])
 
-    papers = {"Megatron 2021": rows_of("megatron_a100_2021.csv"), "Korthikanti 2022": rows_of("korthikanti_a100_2022.csv")}
+    papers = {
+        "Megatron 2021": rows_of("megatron_a100_2021.csv"),
+        "Korthikanti 2022": rows_of("korthikanti_a100_2022.csv"),
+    }
     for name, cases in papers.items():
         others = [c for n, cs in papers.items() if n != name for c in cs]
         values = fit(others, list(A100), a100, A100)
@@ -119,7 +126,11 @@ def main() -> None:
         other = [c for c in sweep if bloom_half(int(c[0].value("source_line"))) != half]
         values = fit(mine, list(JEAN_ZAY), jean_zay, JEAN_ZAY)
         print({k: round(v, 4) for k, v in values.items()})
-        told(f"BLOOM sweep, half {1 - half}, constants from the other half", other, lambda row, v=values: jean_zay(v, row))
+        told(
+            f"BLOOM sweep, half {1 - half}, constants from the other half",
+            other,
+            lambda row, v=values: jean_zay(v, row),
+        )
     values = fit(sweep, list(JEAN_ZAY), jean_zay, JEAN_ZAY)
     told("BLOOM sweep, constants from all of it", sweep, lambda row, v=values: jean_zay(v, row))
     for epoch in (1, 2, 3):
@@ -136,7 +147,10 @@ def main() -> None:
     if options.write:
         path = Path(__file__).parents[1] / "envs" / "parallelism" / "presets" / "calibrations.toml"
         kept = path.read_text(encoding="utf-8").partition("# by hand")[2]
-        text = "# Written by benchmarks/plans_fit.py --write; what stands below the mark is by hand.\n\n" + tomli_w.dumps(entries)
+        text = (
+            "# Written by benchmarks/plans_fit.py --write; what stands below the mark is by hand.\n\n"
+            + tomli_w.dumps(entries)
+        )
         path.write_text(text + "\n# by hand" + kept, encoding="utf-8")
 
 

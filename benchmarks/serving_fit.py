@@ -54,7 +54,12 @@ class Table:
         shapes = {n: S.shape_of(models.load(n)) for n in {c.model for c in cases}}
         self.shape = S.Shape(*(np.array([float(getattr(shapes[c.model], f)) for c in cases]) for f in S.Shape._fields))
         kinds = clusters.presets()
-        self.nodes = SimpleNamespace(**{f: np.array([float(kinds[c.kind][f]) for c in cases]) for f in ("bf16_tflops", "memory_gb_s", "link_gb_s", "per_node")})
+        self.nodes = SimpleNamespace(
+            **{
+                f: np.array([float(kinds[c.kind][f]) for c in cases])
+                for f in ("bf16_tflops", "memory_gb_s", "link_gb_s", "per_node")
+            }
+        )
         found = np.array([S.precision_of(c.precision, c.kind) for c in cases])
         self.size, self.speed, self.four = found.T
         for f in ("gpus", "ranks", "prefill_gpus", "isl", "osl", "batch", "ttft_s", "tpot_s"):
@@ -66,7 +71,10 @@ class Table:
 
     def stack(self, v):
         hosts = np.array([v.get(f"host.{k}", 1.0) for k in HOSTS])
-        per = {n: np.array([v[f"{b}.{n}"] for b in S.BACKENDS])[self.backend] for n in {k.partition(".")[2] for k in v if k.partition(".")[0] in S.BACKENDS}}
+        per = {
+            n: np.array([v[f"{b}.{n}"] for b in S.BACKENDS])[self.backend]
+            for n in {k.partition(".")[2] for k in v if k.partition(".")[0] in S.BACKENDS}
+        }
         rest = {k: x for k, x in v.items() if "." not in k}
         return SimpleNamespace(**{**vars(S.Stack()), **rest, **per, "host": hosts[self.host]})
 
@@ -84,14 +92,21 @@ class Table:
         e = self.engine(v)
         batch = self.batches(v, e)
         alone = S.decode_s(e, batch, self.isl + 0.5 * self.osl)
-        return np.where(self.dis, alone * np.where(self.unknown, v["unknown.faster"], 1.0), S.tpot_s(e, batch, self.isl, self.osl))
+        return np.where(
+            self.dis, alone * np.where(self.unknown, v["unknown.faster"], 1.0), S.tpot_s(e, batch, self.isl, self.osl)
+        )
 
     def ttft(self, v, tpot):
         e = self.engine(v, np.where(self.dis, self.prefill_gpus, self.gpus))
         st = self.stack(v)
         own = np.where(self.dis, v["disagg.prefill"], st.first_prefill)
         wave = np.where(self.dis, v["disagg.wave"], st.wave)
-        return first_token_s(S.prefill_s(e, self.isl), tpot, self.batch, SimpleNamespace(**{**vars(st), "first_prefill": own, "wave": wave}))
+        return first_token_s(
+            S.prefill_s(e, self.isl),
+            tpot,
+            self.batch,
+            SimpleNamespace(**{**vars(st), "first_prefill": own, "wave": wave}),
+        )
 
 
 def fit(function, measured, start, bounds, mask):
@@ -111,7 +126,10 @@ def fit(function, measured, start, bounds, mask):
 def corrections(cases, log_ratio, mask, shrink=8.0):
     """Median of what is left for each stack, shrunk by the number of rows; the coarse factor first."""
     out, left = {}, log_ratio.copy()
-    for key in (lambda c: f"{c.mode} {c.backend} {c.model}", lambda c: f"{c.mode} {c.backend} {c.model} {c.kind} {c.precision}"):
+    for key in (
+        lambda c: f"{c.mode} {c.backend} {c.model}",
+        lambda c: f"{c.mode} {c.backend} {c.model} {c.kind} {c.precision}",
+    ):
         groups = defaultdict(list)
         for k, c in enumerate(cases):
             if mask[k]:
@@ -137,7 +155,11 @@ def main() -> None:
     values = fit(data.tpot, data.tpot_s, start, bounds, ~held)
     tpot = data.tpot(values)
     factors, by_row = corrections(cases, np.log(data.tpot_s / tpot), ~held)
-    more = {**FIRST, **{f"{b}.{n}": v for b in S.BACKENDS for n, v in FIRST_BACKEND.items()}, **{f"disagg.{n}": v for n, v in FIRST_DISAGG.items()}}
+    more = {
+        **FIRST,
+        **{f"{b}.{n}": v for b in S.BACKENDS for n, v in FIRST_BACKEND.items()},
+        **{f"disagg.{n}": v for n, v in FIRST_DISAGG.items()},
+    }
     values = fit(lambda v: data.ttft(v, tpot), data.ttft_s, values, more, ~held)
     ttft = data.ttft(values, tpot)
     first_factors, first_by_row = corrections(cases, np.log(data.ttft_s / ttft), ~held)
@@ -146,8 +168,23 @@ def main() -> None:
         for words, mask in (("all", held), ("aggregated", held & ~data.dis), ("disaggregated", held & data.dis)):
             for how, predicted in (("without corrections", plain), ("with", plain * by)):
                 off = np.abs(predicted[mask] / measured[mask] - 1)
-                lines.append([what, words, how, int(mask.sum()), f"{100 * np.median(off):.1f} %", f"{100 * off.mean():.1f} %", f"{spearman(measured[mask], predicted[mask]):.3f}"])
-    print(table(["time", "held-out rows", "corrections of the stack", "rows", "median error", "mean error", "Spearman"], lines))
+                lines.append(
+                    [
+                        what,
+                        words,
+                        how,
+                        int(mask.sum()),
+                        f"{100 * np.median(off):.1f} %",
+                        f"{100 * off.mean():.1f} %",
+                        f"{spearman(measured[mask], predicted[mask]):.3f}",
+                    ]
+                )
+    print(
+        table(
+            ["time", "held-out rows", "corrections of the stack", "rows", "median error", "mean error", "Spearman"],
+            lines,
+        )
+    )
     for k, v in values.items():
         print(f"{k} = {v:.4g}")
     if options.write:
@@ -159,7 +196,9 @@ def main() -> None:
             "unknown": {k: values[f"unknown.{k}"] for k in UNKNOWN}, "disagg": {k: values[f"disagg.{k}"] for k in FIRST_DISAGG},
             "correction": {"tpot": factors, "ttft": first_factors},
         }  # fmt: skip
-        OUTPUT.write_text("# Written by benchmarks/serving_fit.py --write.\n\n" + tomli_w.dumps(document), encoding="utf-8")
+        OUTPUT.write_text(
+            "# Written by benchmarks/serving_fit.py --write.\n\n" + tomli_w.dumps(document), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

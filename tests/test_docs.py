@@ -33,7 +33,7 @@ def test_docstring_examples(name):
     assert failed == 0
 
 
-PAGES = ("README.md", "docs/hybrid.md", "docs/reader.md", "docs/lustre.md", "docs/gluster.md")
+PAGES = ("README.md", "docs/hybrid.md", "docs/reader.md", "docs/lustre.md", "docs/gluster.md", "docs/parallelism.md")
 
 
 def blocks(kind, page="README.md"):
@@ -71,7 +71,7 @@ def test_only_real_commands_and_options_are_named(cli, page):
             words = shlex.split(line, comments=True)
             if words[:1] != ["tunewright"] or len(words) < 2 or words[1].startswith("-"):
                 continue
-            command = tuple(words[1:3] if words[1] in ("train", "rules") else words[1:2])
+            command = tuple(words[1:3] if words[1] in ("train", "rules", "plan") else words[1:2])
             if command not in known:
                 known[command] = cli(*command, "--help").stdout
             for word in words[2:]:

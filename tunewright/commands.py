@@ -274,10 +274,24 @@ def train_placement(
 
 
 plan_app = typer.Typer(
-    help="Plans for training or serving a model on a cluster: the best one, what it costs, and why.", no_args_is_help=True
+    help="Plans for training or serving a model on a cluster: the best one, what it costs, and why.",
+    no_args_is_help=True,
 )
-_Model = Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="A preset such as llama3-405b, or the path of a Hugging Face config.json.")]
-_Cluster = Annotated[str, typer.Option("--cluster", "-c", metavar="KIND:GPUS", help="Such as h100:2048 (a100, h100, h200, b200, b300, gb200, gb300, mi250x), or a TOML file.")]
+_Model = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", metavar="NAME", help="A preset such as llama3-405b, or the path of a Hugging Face config.json."
+    ),
+]
+_Cluster = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        "-c",
+        metavar="KIND:GPUS",
+        help="Such as h100:2048 (a100, h100, h200, b200, b300, gb200, gb300, mi250x), or a TOML file.",
+    ),
+]
 _Runners = Annotated[int, typer.Option("--runners", min=0, help="How many of the next best plans to show.")]
 
 

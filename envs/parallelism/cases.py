@@ -21,8 +21,9 @@ def flops_of_paper(layers: float, hidden: float, seq: float, vocab: float, batch
 
 
 def training_case(row: Row) -> tuple[Job, Floats, float | None]:
-    """Return a row's job, its plan, shape (13,), and its measured time of an iteration [s]; None for a plan that ran out
-    of memory.
+    """Return a row's job, its plan and its measured time.
+
+    The plan has shape (13,), the time of an iteration is in seconds, or None for a plan that ran out of memory.
 
     Columns beside the needed ones, all optional: ``seq``, ``vocab``, ``interleave``, ``recompute`` (none, selective,
     full), ``sequence_parallel``, ``zero``, ``gpus``, ``cluster`` (a kind of node), ``calibration``, ``oom``, and
@@ -30,11 +31,13 @@ def training_case(row: Row) -> tuple[Job, Floats, float | None]:
 
     Raises:
         ConfigError: a value is missing or impossible.
-    """  # fmt: skip
+    """
     bloom = row.has("epoch")
     tp, pp, dp = row.value("tp"), row.value("pp"), row.value("dp")
     kind = row.cells.get("cluster") or ("jean-zay" if bloom else "a100")
-    name = row.cells.get("calibration") or (f"jean-zay-{row.value('epoch'):.0f}" if bloom else calibration.of_nodes(kind)[0])
+    name = row.cells.get("calibration") or (
+        f"jean-zay-{row.value('epoch'):.0f}" if bloom else calibration.of_nodes(kind)[0]
+    )
     gpus = row.value("gpus", tp * pp * dp)
     layers, hidden, heads = (int(row.value(c)) for c in ("layers", "hidden", "heads"))
     seq, vocab = row.value("seq", SEQ), row.value("vocab", BLOOM_VOCAB if bloom else VOCAB)

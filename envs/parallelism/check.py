@@ -46,10 +46,16 @@ def _training(rows: list[Row], name: str) -> dict[str, Any]:
             job = replace(job, calibration=calibration(name))
         out = estimate_numpy(job.numbers, plan[None])[0]
         entry: dict[str, Any] = {
-            "line": row.number, "group": shape_of(row), "plan": fields(plan), "measured": measured, "predicted": float(out[TIME]),
-            "memory_gb": float(out[MEMORY]), "measured_memory_gb": row.value("mem_gb") if row.has("mem_gb") else None,
-            "oom": measured is None, "predicted_oom": bool(out[MEMORY] > job.nodes.memory_gb),
-        }  # fmt: skip
+            "line": row.number,
+            "group": shape_of(row),
+            "plan": fields(plan),
+            "measured": measured,
+            "predicted": float(out[TIME]),
+            "memory_gb": float(out[MEMORY]),
+            "measured_memory_gb": row.value("mem_gb") if row.has("mem_gb") else None,
+            "oom": measured is None,
+            "predicted_oom": bool(out[MEMORY] > job.nodes.memory_gb),
+        }
         entry["error"] = entry["predicted"] / measured - 1 if measured else None
         found.append(entry)
     timed = [r for r in found if r["measured"]]
@@ -77,7 +83,9 @@ def predict_served(case: Served) -> tuple[float, float]:
     else:
         batch = float(unknown_batch(case.batch, data["unknown"]["power"], data["unknown"]["scale"]))
     if apart:
-        tpot = S.decode_s(e, batch, case.isl + 0.5 * case.osl) * (1.0 if case.workers_known else data["unknown"]["faster"])
+        tpot = S.decode_s(e, batch, case.isl + 0.5 * case.osl) * (
+            1.0 if case.workers_known else data["unknown"]["faster"]
+        )
         stack = replace(stack, first_prefill=data["disagg"]["prefill"], wave=data["disagg"]["wave"])
         prefill = S.prefill_s(S.engine(shape, nodes, stack, gpus=case.prefill_gpus, **more), case.isl)
     else:
@@ -92,7 +100,9 @@ def _serving(rows: list[Row]) -> dict[str, Any]:
     for row in rows:
         case = served(row)
         first, token = predict_served(case)
-        group = " ".join([case.model, case.kind, case.backend, case.precision, case.mode, f"{case.isl:.0f}x{case.osl:.0f}"])
+        group = " ".join(
+            [case.model, case.kind, case.backend, case.precision, case.mode, f"{case.isl:.0f}x{case.osl:.0f}"]
+        )
         found.append({
             "line": row.number, "group": group, "ttft_s": case.ttft_s, "predicted_ttft_s": first, "tpot_s": case.tpot_s,
             "predicted_tpot_s": token,

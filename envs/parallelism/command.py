@@ -12,7 +12,7 @@ from tunewright.envs.parallelism import check as C
 from tunewright.envs.parallelism import clusters, emit, models, plans, search, serving, timeline
 from tunewright.envs.parallelism.training import RESULTS, Job
 
-from tunewright.errors import ConfigError
+from tunewright.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +38,9 @@ def job_of(
         raise ConfigError("--seq and --global-batch must be at least 1")
     if not 1.0 <= imbalance <= 100.0:
         raise ConfigError(f"imbalance is the busiest expert's tokens over the mean, 1 or more, not {imbalance}")
-    return Job(model=shape, nodes=nodes, seq=seq, global_batch=global_batch, calibration=found, imbalance=imbalance), name
+    return Job(
+        model=shape, nodes=nodes, seq=seq, global_batch=global_batch, calibration=found, imbalance=imbalance
+    ), name
 
 
 def fixed_of(given: Sequence[str]) -> dict[str, Any]:
@@ -76,6 +78,8 @@ def train(
     job, name = job_of(model, cluster, global_batch=global_batch, seq=seq, calibration=calibration, imbalance=imbalance)
     if precision not in ("bf16", "fp8", "auto"):
         raise ConfigError(f"--precision must be bf16, fp8 or auto, not {precision!r}")
+    if form and form not in emit.TRAIN:
+        raise unknown("form for training plans", form, emit.TRAIN)
     fixed = fixed_of(fix)
     wanted = ("bf16", "fp8") if precision == "auto" else (precision,)
     if precision == "fp8" and job.nodes.fp8_tflops <= job.nodes.bf16_tflops:
@@ -107,18 +111,23 @@ def train(
 
 def _runners(job: Job, found: search.Found, most: int) -> list[dict[str, Any]]:
     """The next best plans that differ in a degree, not in a flag alone."""
-    seen, made = {tuple(found.best[0][:5])}, []
+    seen = {tuple(found.best[0][:5])}
+    made: list[dict[str, Any]] = []
     for row, values in zip(found.best[1:], found.values[1:], strict=True):
         if tuple(row[:5]) not in seen and len(made) < most:
             seen.add(tuple(row[:5]))
-            made.append(search.describe(job, row, values) | {"ratio": float(values[search.TIME] / found.values[0, search.TIME])})
+            made.append(
+                search.describe(job, row, values) | {"ratio": float(values[search.TIME] / found.values[0, search.TIME])}
+            )
     return made
 
 
 def _baselines(job: Job, best_s: float) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, got in search.baselines(job).items():
-        made[name] = None if got is None else search.describe(job, *got) | {"ratio": float(got[1][search.TIME]) / best_s}
+        made[name] = (
+            None if got is None else search.describe(job, *got) | {"ratio": float(got[1][search.TIME]) / best_s}
+        )
     return made
 
 
@@ -151,6 +160,8 @@ def serve(
             raise ConfigError(f"{what} must be above 0, not {value}")
     if mode not in ("auto", "aggregated"):
         raise ConfigError(f"--mode must be auto or aggregated, not {mode!r}")
+    if form and form not in emit.SERVE:
+        raise unknown("form for serving plans", form, emit.SERVE)
     load = serving.Load(rate=rate, isl=isl, osl=osl, ttft_s=ttft, tpot_s=tpot)
     wanted = ("bf16", "fp8") if precision == "auto" else (precision,)
     found = serving.search(service, load, wanted=wanted, disaggregated=mode == "auto")
@@ -175,8 +186,10 @@ def serve(
         got = serving.describe(service, load, other, serving.evaluate(service, load, other))
         can = serving.capacity(service, load, other)
         document["baselines"][name] = got | {
-            "capacity_requests_per_s": can, "goodput_per_gpu": can / other.gpus, "gain": best["goodput_per_gpu"] / (can / other.gpus) if can else None,
-        }  # fmt: skip
+            "capacity_requests_per_s": can,
+            "goodput_per_gpu": can / other.gpus,
+            "gain": best["goodput_per_gpu"] / (can / other.gpus) if can else None,
+        }
     if form:
         document["launch"] = emit.emit_serve(form, plan, service, model)
     return document
@@ -191,13 +204,16 @@ def _verdict(service: serving.Service, load: serving.Load, best: dict[str, Any])
         return f"{best['gpus']} of {service.nodes.gpus} GPUs carry {load.rate:g} requests a second within the limits"
     if not best["stable"]:
         return (
-            f"no plan on {service.nodes.gpus} {service.nodes.gpu} carries {load.rate:g} requests a second: the best one would"
+            f"no plan on {service.nodes.gpus} {service.nodes.gpu} carries {load.rate:g} requests a second: the"
+            f" best one would"
             f" need {best['use']:.2f} times as much; more GPUs, fewer requests, or weights of fewer bits"
         )
     return "no plan meets the limits at this load; the one that misses them least is shown"
 
 
-def _other_plans(service: serving.Service, load: serving.Load, found: Any, order: Any, most: int) -> list[dict[str, Any]]:
+def _other_plans(
+    service: serving.Service, load: serving.Load, found: Any, order: Any, most: int
+) -> list[dict[str, Any]]:
     seen = {tuple(found.plans[order[0], :8])}
     made: list[dict[str, Any]] = []
     for k in order[1:2000]:
@@ -216,6 +232,16 @@ def check(path: Path, *, calibration: str = "") -> dict[str, Any]:
 # -- for people -------------------------------------------------------------------------------------
 
 
+def _columns(table: Any, *names: str) -> None:
+    """Add columns: numbers to the right, and only plans are folded."""
+    for name in names:
+        words = name in ("", "plan", "one choice changed")
+        wide = 10 if name == "plan" else None
+        table.add_column(
+            name, justify="left" if words else "right", overflow="fold", ratio=wide, no_wrap=name != "plan"
+        )
+
+
 def show_train(console: Console, document: dict[str, Any]) -> None:
     """Print a training plan."""
     from rich.table import Table
@@ -225,22 +251,32 @@ def show_train(console: Console, document: dict[str, Any]) -> None:
     console.print(Text(best["short"], style="bold"), soft_wrap=True)
     memory = best["memory_gib"]
     console.print(
-        f"{best['time_s']:.3f} s an iteration, {best['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU, MFU {100 * best['mfu']:.1f} %,"
-        f" HFU {100 * best['hfu']:.1f} %, {memory['total']:.1f} GiB a GPU, {best['cost']['dollars_per_million_tokens']:.3f} $ per million tokens",
+        f"{best['time_s']:.3f} s an iteration, {best['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU, MFU"
+        f" {100 * best['mfu']:.1f} %,"
+        f" HFU {100 * best['hfu']:.1f} %, {memory['total']:.1f} GiB a GPU,"
+        f" {best['cost']['dollars_per_million_tokens']:.3f} $ per million tokens",
         soft_wrap=True,
     )
     console.print(
-        "memory: " + ", ".join(f"{k} {v:.1f}" for k, v in memory.items() if k != "total" and v >= 0.05) + " GiB", style="dim", soft_wrap=True
+        "memory: " + ", ".join(f"{k} {v:.1f}" for k, v in memory.items() if k != "total" and v >= 0.05) + " GiB",
+        style="dim",
+        soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    for column, justify in (("", "left"), ("plan", "left"), ("time", "right"), ("ratio", "right"), ("MFU", "right"), ("GiB", "right")):
-        table.add_column(column, justify=justify, overflow="fold", ratio=10 if column == "plan" else None, no_wrap=column not in ("plan",))
+    _columns(table, "", "plan", "time", "ratio", "MFU", "GiB")
     others = [("next", r) for r in document["runners_up"]] + list(document["baselines"].items())
     for name, r in others:
         if r is None:
             table.add_row(name, Text("does not fit", style="dim"), "", "", "", "")
         else:
-            table.add_row(name, r["short"], f"{r['time_s']:.3f} s", f"{r['ratio']:.2f}×", f"{100 * r['mfu']:.1f} %", f"{r['memory_gib']['total']:.1f}")
+            table.add_row(
+                name,
+                r["short"],
+                f"{r['time_s']:.3f} s",
+                f"{r['ratio']:.2f}×",
+                f"{100 * r['mfu']:.1f} %",
+                f"{r['memory_gib']['total']:.1f}",
+            )
     console.print(table)
     if "sizes" in document:
         _show_sizes(console, document["sizes"])
@@ -264,7 +300,13 @@ def _show_sizes(console: Console, sizes: Sequence[dict[str, Any]]) -> None:
     for column in ("GPUs", "time", "$ per million tokens", "MFU", "plan"):
         table.add_column(column, justify="left" if column == "plan" else "right", overflow="fold")
     for s in sizes:
-        table.add_row(str(s["gpus"]), f"{s['time_s']:.3f} s", f"{s['cost']['dollars_per_million_tokens']:.3f}", f"{100 * s['mfu']:.1f} %", s["short"])
+        table.add_row(
+            str(s["gpus"]),
+            f"{s['time_s']:.3f} s",
+            f"{s['cost']['dollars_per_million_tokens']:.3f}",
+            f"{100 * s['mfu']:.1f} %",
+            s["short"],
+        )
     console.print(table)
 
 
@@ -275,10 +317,14 @@ def _show_explanation(console: Console, told: dict[str, Any]) -> None:
     parts = ", ".join(f"{k} {100 * v:.1f} %" for k, v in told["shares"].items() if v >= 0.0005)
     console.print(Text(f"bound by {told['bound_by']}: {parts}"), soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column, justify in (("one choice changed", "left"), ("time", "right"), ("GiB", "right"), ("", "left")):
-        table.add_column(column, justify=justify)
+    _columns(table, "one choice changed", "time", "GiB", "")
     for e in told["changes"]:
-        table.add_row(e["change"], f"{e['time_ratio']:.3f}×", f"{e['memory_gib']:.1f}", "" if e["fits"] else Text("out of memory", style="yellow"))
+        table.add_row(
+            e["change"],
+            f"{e['time_ratio']:.3f}×",
+            f"{e['memory_gib']:.1f}",
+            "" if e["fits"] else Text("out of memory", style="yellow"),
+        )
     console.print(table)
 
 
@@ -292,28 +338,40 @@ def show_serve(console: Console, document: dict[str, Any]) -> None:
     console.print(document["says"], style="" if best["meets"] else "yellow", soft_wrap=True)
     first = f"{best['ttft_s']:.2f} s" if best["ttft_s"] is not None else "unbounded"
     console.print(
-        f"time to first token {first}, per token {1e3 * best['tpot_s']:.1f} ms, {best['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU,"
-        f" batch {best['batch']:.0f}, {best['cost']['dollars_per_million_tokens']:.2f} $ and {1e6 * best['cost']['joules_per_token'] / 3.6e6:.2f} kWh"
+        f"time to first token {first}, per token {1e3 * best['tpot_s']:.1f} ms,"
+        f" {best['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU,"
+        f" batch {best['batch']:.0f}, {best['cost']['dollars_per_million_tokens']:.2f} $ and"
+        f" {1e6 * best['cost']['joules_per_token'] / 3.6e6:.2f} kWh"
         f" per million tokens; carries up to {best['capacity_requests_per_s']:.1f} requests/s",
         soft_wrap=True,
     )
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    for column, justify in (("", "left"), ("plan", "left"), ("GPUs", "right"), ("first", "right"), ("token", "right"), ("1/s/GPU", "right"), ("", "left")):
-        table.add_column(column, justify=justify, overflow="fold", ratio=10 if column == "plan" else None, no_wrap=column != "plan")
+    _columns(table, "", "plan", "GPUs", "first", "token", "1/s/GPU", "")
     for name, r in [("next", r) for r in document["runners_up"]] + list(document["baselines"].items()):
         if r is None:
             table.add_row(name, Text("does not fit", style="dim"), *[""] * 5)
             continue
         goodput = f"{r['goodput_per_gpu']:.2f}" if "goodput_per_gpu" in r else ""
         told = "" if r["meets"] else Text("unstable" if not r["stable"] else "late", style="yellow")
-        table.add_row(name, r["short"], str(r["gpus"]), f"{r['ttft_s']:.2f} s" if r["ttft_s"] is not None else "-", f"{1e3 * r['tpot_s']:.1f} ms", goodput, told)
+        table.add_row(
+            name,
+            r["short"],
+            str(r["gpus"]),
+            f"{r['ttft_s']:.2f} s" if r["ttft_s"] is not None else "-",
+            f"{1e3 * r['tpot_s']:.1f} ms",
+            goodput,
+            told,
+        )
     console.print(table)
     if "launch" in document:
         console.print(document["launch"], markup=False, soft_wrap=True)
     console.print(
-        f"{document['counted']:,} plans in {document['seconds']:.3f} s. 1/s/GPU: requests a second within the limits, for each GPU;"
-        " late: misses the limits at this load.", style="dim", soft_wrap=True,
-    )  # fmt: skip
+        f"{document['counted']:,} plans in {document['seconds']:.3f} s. 1/s/GPU: requests a second within the"
+        f" limits, for each GPU;"
+        " late: misses the limits at this load.",
+        style="dim",
+        soft_wrap=True,
+    )
 
 
 def show_check(console: Console, document: dict[str, Any]) -> None:
@@ -327,16 +385,29 @@ def show_check(console: Console, document: dict[str, Any]) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("", "mean error", "median", "90th percentile", "Spearman"):
         table.add_column(column, justify="left" if not column else "right")
-    parts = [("time of an iteration", document)] if document["kind"] == "training" else [("per token", document["tpot"]), ("first token", document["ttft"])]
+    parts = (
+        [("time of an iteration", document)]
+        if document["kind"] == "training"
+        else [("per token", document["tpot"]), ("first token", document["ttft"])]
+    )
     for name, e in parts:
-        table.add_row(name, percent(e.get("mean_error")), percent(e.get("median_error")), percent(e.get("p90_error")), f"{e['spearman']:.3f}" if "spearman" in e else "-")
+        table.add_row(
+            name,
+            percent(e.get("mean_error")),
+            percent(e.get("median_error")),
+            percent(e.get("p90_error")),
+            f"{e['spearman']:.3f}" if "spearman" in e else "-",
+        )
     console.print(table)
     if document["kind"] == "training":
         console.print(
-            f"regret of the plan ranked first: {percent(document['top1_regret'])} over {document['regret_groups']} shapes; memory error"
-            f" {percent(document['memory_error'])}; out of memory called so {percent(document['oom_recall'])}, false alarms"
-            f" {percent(document['oom_false_alarms'])}", soft_wrap=True,
-        )  # fmt: skip
+            f"regret of the plan ranked first: {percent(document['top1_regret'])} over"
+            f" {document['regret_groups']} shapes; memory error"
+            f" {percent(document['memory_error'])}; out of memory called so {percent(document['oom_recall'])},"
+            f" false alarms"
+            f" {percent(document['oom_false_alarms'])}",
+            soft_wrap=True,
+        )
 
 
 def pipeline(job: Job, plan: plans.Plan, values: Any) -> Any:
@@ -360,16 +431,43 @@ def _write_page(path: Path, job: Job, document: dict[str, Any], found: search.Fo
     memory = [m for m in search.MEMORY_PARTS if any(r["memory_gib"][m] > 0.05 for _, r in rows)]
     front = document["pareto"][::-1]
     sections: list[tuple[str, Any, str]] = [
-        ("Time of an iteration", bars([(n, r["time_s"], f"{r['time_s']:.3g} s, {100 * r['mfu']:.0f} % MFU") for n, r in rows], "seconds"), best["short"]),
-        ("What the time goes to", stacks([(n, [r["parts_s"][p] / r["time_s"] for p in parts]) for n, r in rows], parts, "share of the iteration"), ""),
-        ("What the memory goes to", stacks([(n, [r["memory_gib"][m] / r["memory_gib"]["total"] for m in memory]) for n, r in rows], memory, "share of a GPU's use"), ""),
+        (
+            "Time of an iteration",
+            bars([(n, r["time_s"], f"{r['time_s']:.3g} s, {100 * r['mfu']:.0f} % MFU") for n, r in rows], "seconds"),
+            best["short"],
+        ),
+        (
+            "What the time goes to",
+            stacks(
+                [(n, [r["parts_s"][p] / r["time_s"] for p in parts]) for n, r in rows], parts, "share of the iteration"
+            ),
+            "",
+        ),
+        (
+            "What the memory goes to",
+            stacks(
+                [(n, [r["memory_gib"][m] / r["memory_gib"]["total"] for m in memory]) for n, r in rows],
+                memory,
+                "share of a GPU's use",
+            ),
+            "",
+        ),
         (
             "Time against memory",
-            curves([("", [r["memory_gib"]["total"] for r in front], [r["time_s"] for r in front])], "GiB a GPU", "seconds"),
+            curves(
+                [("", [r["memory_gib"]["total"] for r in front], [r["time_s"] for r in front])], "GiB a GPU", "seconds"
+            ),
             "Plans that no other one beats in both.",
         ),
-    ]  # fmt: skip
+    ]
     plan = plans.from_row(found.best[0])
     if plan.pp > 1:
-        sections.append(("The pipeline", pipeline(job, plan, found.values[0]), "1F1B of the best plan; gaps are the bubble."))
-    write_page(path, f"Training {document['model']} on {document['cluster']}", f"{best['short']}; {document['calibration']['source']}", sections)
+        sections.append(
+            ("The pipeline", pipeline(job, plan, found.values[0]), "1F1B of the best plan; gaps are the bubble.")
+        )
+    write_page(
+        path,
+        f"Training {document['model']} on {document['cluster']}",
+        f"{best['short']}; {document['calibration']['source']}",
+        sections,
+    )

@@ -29,10 +29,17 @@ def emit_train(form: str, plan: Plan, job: Job) -> str:
 def _megatron(plan: Plan, job: Job) -> str:
     m = job.model
     words = [
-        f"--num-layers {m.layers}", f"--hidden-size {m.hidden}", f"--ffn-hidden-size {m.ffn}", f"--num-attention-heads {m.heads}",
-        f"--seq-length {job.seq}", f"--micro-batch-size {plan.micro_batch}", f"--global-batch-size {job.global_batch}",
-        f"--tensor-model-parallel-size {plan.tp}", f"--pipeline-model-parallel-size {plan.pp}", "--bf16",
-    ]  # fmt: skip
+        f"--num-layers {m.layers}",
+        f"--hidden-size {m.hidden}",
+        f"--ffn-hidden-size {m.ffn}",
+        f"--num-attention-heads {m.heads}",
+        f"--seq-length {job.seq}",
+        f"--micro-batch-size {plan.micro_batch}",
+        f"--global-batch-size {job.global_batch}",
+        f"--tensor-model-parallel-size {plan.tp}",
+        f"--pipeline-model-parallel-size {plan.pp}",
+        "--bf16",
+    ]
     if m.kv_heads != m.heads and not m.kv_rank:
         words += ["--group-query-attention", f"--num-query-groups {m.kv_heads}"]
     if m.experts:
@@ -66,7 +73,9 @@ def _megatron(plan: Plan, job: Job) -> str:
         notes.append("# ZeRO-3: --use-custom-fsdp --data-parallel-sharding-strategy optim_grads_params")
     if m.layers % (plan.pp * plan.chunks):
         notes.append(f"# {m.layers} layers are not a multiple of pp * chunks: give --pipeline-model-parallel-layout")
-    launch = f"torchrun --nnodes {-(-job.nodes.gpus // job.nodes.per_node)} --nproc-per-node {min(job.nodes.gpus, job.nodes.per_node)} pretrain_gpt.py"
+    per_node = min(job.nodes.gpus, job.nodes.per_node)
+    nodes = -(-job.nodes.gpus // job.nodes.per_node)
+    launch = f"torchrun --nnodes {nodes} --nproc-per-node {per_node} pretrain_gpt.py"
     return "\n".join([*notes, " \\\n  ".join([launch, *words])])
 
 
@@ -97,14 +106,24 @@ def _torchtitan(plan: Plan, job: Job) -> str:
     shard = plan.dp if plan.zero >= 1 else 1
     recompute = {"none": "none", "selective": "selective", "full": "full"}[plan.recompute]
     lines = [
-        "[training]", f"local_batch_size = {max(job.global_batch // plan.dp, 1)}", f"seq_len = {job.seq}", "", "[parallelism]",
-        f"data_parallel_replicate_degree = {plan.dp // shard}", f"data_parallel_shard_degree = {shard}",
-        f"tensor_parallel_degree = {plan.tp}", f"pipeline_parallel_degree = {plan.pp}",
-        f"pipeline_parallel_schedule = \"{'Interleaved1F1B' if plan.chunks > 1 else '1F1B'}\"",
-        f"pipeline_parallel_microbatch_size = {plan.micro_batch}", f"context_parallel_degree = {plan.cp}",
-        f"expert_parallel_degree = {plan.ep}", f'fsdp_reshard_after_forward = "{"always" if plan.zero == 3 else "never"}"', "",
-        "[activation_checkpoint]", f'mode = "{recompute}"',
-    ]  # fmt: skip
+        "[training]",
+        f"local_batch_size = {max(job.global_batch // plan.dp, 1)}",
+        f"seq_len = {job.seq}",
+        "",
+        "[parallelism]",
+        f"data_parallel_replicate_degree = {plan.dp // shard}",
+        f"data_parallel_shard_degree = {shard}",
+        f"tensor_parallel_degree = {plan.tp}",
+        f"pipeline_parallel_degree = {plan.pp}",
+        f'pipeline_parallel_schedule = "{"Interleaved1F1B" if plan.chunks > 1 else "1F1B"}"',
+        f"pipeline_parallel_microbatch_size = {plan.micro_batch}",
+        f"context_parallel_degree = {plan.cp}",
+        f"expert_parallel_degree = {plan.ep}",
+        f'fsdp_reshard_after_forward = "{"always" if plan.zero == 3 else "never"}"',
+        "",
+        "[activation_checkpoint]",
+        f'mode = "{recompute}"',
+    ]
     if plan.precision == "fp8":
         lines += ["", "[model]", 'converters = ["float8"]']
     return "\n".join(lines)
@@ -125,7 +144,11 @@ def emit_serve(form: str, plan: ServePlan, service: Service, name: str) -> str:
         if plan.prefill and part.pp > 1 and form == "sglang" and role == "decode":
             raise ConfigError("sglang does not combine pipeline stages with disaggregated decoding; take --emit vllm")
         words = (_vllm if form == "vllm" else _sglang)(plan, part, role, name, service)
-        out += [f"# {part.count} of these{f', {role}' if role else ''}, {part.tp * part.pp * part.ranks} GPUs each", " \\\n  ".join(words), ""]
+        out += [
+            f"# {part.count} of these{f', {role}' if role else ''}, {part.tp * part.pp * part.ranks} GPUs each",
+            " \\\n  ".join(words),
+            "",
+        ]
     return "\n".join(out).rstrip()
 
 
@@ -147,10 +170,13 @@ def _vllm(plan: ServePlan, part: Any, role: str, name: str, service: Service) ->
 
 def _sglang(plan: ServePlan, part: Any, role: str, name: str, service: Service) -> list[str]:
     words = [
-        f"python -m sglang.launch_server --model-path {name}", f"--tp-size {part.tp * part.ranks}", f"--pp-size {part.pp}",
-        f"--max-running-requests {plan.max_batch * part.ranks}", f"--chunked-prefill-size {plan.max_tokens}",
+        f"python -m sglang.launch_server --model-path {name}",
+        f"--tp-size {part.tp * part.ranks}",
+        f"--pp-size {part.pp}",
+        f"--max-running-requests {plan.max_batch * part.ranks}",
+        f"--chunked-prefill-size {plan.max_tokens}",
         f"--mem-fraction-static {plan.kv_share:g}",
-    ]  # fmt: skip
+    ]
     if part.ranks > 1:
         words += [f"--dp-size {part.ranks}", "--enable-dp-attention", f"--ep-size {part.ranks}"]
     if plan.precision == "fp8":

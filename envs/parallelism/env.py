@@ -1,7 +1,8 @@
 """Planning as a sequence of decisions: ``tunewright/TrainPlan-v0`` and ``tunewright/ServePlan-v0``.
 
 An episode plans for one job, drawn from a pool of models and clusters. Each step sets one part of the plan; masks
-(``action_masks``, and ``info["action_mask"]``) leave out values that break a rule. The last step gives the reward. Observation, a float32 vector:
+(``action_masks``, and ``info["action_mask"]``) leave out values that break a rule. The last step
+gives the reward. Observation, a float32 vector:
 
 ================ ==== ========= ==============================================================================
 part             size range     meaning
@@ -41,9 +42,19 @@ Vector = NDArray[np.float32]
 WORST, LOST = -5.0, -3.0
 OPTIONS = 8
 HELD_OUT = (
-    "llama2-7b", "llama2-70b", "llama3-8b", "llama3-70b", "llama3-405b", "qwen3-8b", "qwen3-32b", "qwen3-30b-a3b", "mixtral-8x7b",
-    "bloom-176b", "gpt3-13b", "gpt3-175b",
-)  # fmt: skip
+    "llama2-7b",
+    "llama2-70b",
+    "llama3-8b",
+    "llama3-70b",
+    "llama3-405b",
+    "qwen3-8b",
+    "qwen3-32b",
+    "qwen3-30b-a3b",
+    "mixtral-8x7b",
+    "bloom-176b",
+    "gpt3-13b",
+    "gpt3-175b",
+)
 
 
 def draw_model(rng: np.random.Generator) -> Model:
@@ -56,10 +67,20 @@ def draw_model(rng: np.random.Generator) -> Model:
     experts = int(rng.choice([8, 16, 64, 128])) if rng.random() < 0.25 else 0
     ffn = hidden * (4 if not grouped else 3)
     return Model(
-        name="drawn", layers=layers, hidden=hidden, heads=heads, kv_heads=8 if grouped else heads, qk_dim=head, v_dim=head, ffn=ffn,
-        gated=grouped, vocab=int(rng.choice([32000, 51200, 128256])), experts=experts, top_k=0 if not experts else 2 if experts <= 16 else 8,
+        name="drawn",
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=8 if grouped else heads,
+        qk_dim=head,
+        v_dim=head,
+        ffn=ffn,
+        gated=grouped,
+        vocab=int(rng.choice([32000, 51200, 128256])),
+        experts=experts,
+        top_k=0 if not experts else 2 if experts <= 16 else 8,
         expert_ffn=(ffn if experts <= 16 else ffn // 4) if experts else 0,
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
@@ -72,14 +93,26 @@ class _Case:
 
 def _numbers(m: Model) -> list[float]:
     values = [
-        math.log(m.params / 2e10), math.log(m.active_params / 1e10), math.log(m.layers / 40), math.log(m.hidden / 5000),
-        math.log(m.heads / 48), math.log(m.heads / m.kv_heads) - 1.0, math.log(m.vocab / 6e4), math.log1p(m.experts) - 1.0,
-    ]  # fmt: skip
+        math.log(m.params / 2e10),
+        math.log(m.active_params / 1e10),
+        math.log(m.layers / 40),
+        math.log(m.hidden / 5000),
+        math.log(m.heads / 48),
+        math.log(m.heads / m.kv_heads) - 1.0,
+        math.log(m.vocab / 6e4),
+        math.log1p(m.experts) - 1.0,
+    ]
     return [v * 0.6 for v in values]
 
 
 def _hardware(n: clusters.Nodes) -> list[float]:
-    return [0.5 * math.log(n.gpus / 64), math.log(n.bf16_tflops / 700), math.log(n.memory_gb / 90), math.log(n.link_gb_s / 300), math.log(n.fabric_gb_s / 35)]
+    return [
+        0.5 * math.log(n.gpus / 64),
+        math.log(n.bf16_tflops / 700),
+        math.log(n.memory_gb / 90),
+        math.log(n.link_gb_s / 300),
+        math.log(n.fabric_gb_s / 35),
+    ]
 
 
 class PlanEnv(gymnasium.Env[Vector, np.int64]):
@@ -97,7 +130,9 @@ class PlanEnv(gymnasium.Env[Vector, np.int64]):
         self.action_space: spaces.Space[Any] = spaces.Discrete(OPTIONS)
         low = [-3.0] * size + [0.0] * (2 * len(self.parts))
         high = [3.0] * size + [1.0] * (2 * len(self.parts))
-        self.observation_space: spaces.Space[Any] = spaces.Box(np.array(low, dtype=np.float32), np.array(high, dtype=np.float32), dtype=np.float32)
+        self.observation_space: spaces.Space[Any] = spaces.Box(
+            np.array(low, dtype=np.float32), np.array(high, dtype=np.float32), dtype=np.float32
+        )
         self.chosen: dict[str, Any] = {}
         self.case: _Case | None = None
 
@@ -130,7 +165,11 @@ class PlanEnv(gymnasium.Env[Vector, np.int64]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
         """Draw a job and start with an empty plan; ``options={"case": n}`` takes a certain job of the pool."""
         super().reset(seed=seed)
-        self.case = self.draw(self.np_random) if not options or "case" not in options else self.pool()[int(options["case"]) % len(self.pool())]
+        self.case = (
+            self.draw(self.np_random)
+            if not options or "case" not in options
+            else self.pool()[int(options["case"]) % len(self.pool())]
+        )
         self.chosen = {}
         return self._observe(), {"action_mask": self.action_masks()}
 
@@ -160,16 +199,18 @@ class PlanEnv(gymnasium.Env[Vector, np.int64]):
             done.append((1 + options.index(self.chosen[name])) / len(options) if name in self.chosen else 0.0)
         now = [float(k == len(self.chosen)) for k in range(len(self.parts))]
         out = np.array([*self.describe(self.case.job), *done, *now], dtype=np.float32)
-        return np.clip(out, self.observation_space.low, self.observation_space.high)  # type: ignore[attr-defined, no-any-return]
+        return np.clip(out, self.observation_space.low, self.observation_space.high)  # type: ignore[attr-defined]
 
 
 def _job(model: Model, kind: str, gpus: int, seq: int, per_gpu: int) -> Job:
     nodes = clusters.load(f"{kind}:{gpus}").nodes
-    return Job(model=model, nodes=nodes, seq=seq, global_batch=gpus * per_gpu, calibration=calibration.of_nodes(kind)[1])
+    return Job(
+        model=model, nodes=nodes, seq=seq, global_batch=gpus * per_gpu, calibration=calibration.of_nodes(kind)[1]
+    )
 
 
 def _train_cases(jobs: Sequence[Job], most: int) -> list[_Case]:
-    found = []
+    found: list[_Case] = []
     for job in jobs:
         if len(found) == most:
             break
@@ -214,7 +255,8 @@ class TrainPlanEnv(PlanEnv):
         >>> import gymnasium, tunewright.envs
         >>> env = gymnasium.make("tunewright/TrainPlan-v0", count=4)
         >>> observation, info = env.reset(seed=1)
-        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample(info["action_mask"].astype("int8")))
+        >>> action = env.action_space.sample(info["action_mask"].astype("int8"))
+        >>> observation, reward, terminated, truncated, info = env.step(action)
         >>> terminated
         False
     """
@@ -224,12 +266,18 @@ class TrainPlanEnv(PlanEnv):
         self.count, self.seed, self.held_out = count, seed, held_out
         super().__init__(
             [
-                ("tp", (1, 2, 4, 8, 16)), ("cp", (1, 2, 4, 8)), ("pp", (1, 2, 4, 8, 16, 32, 64)), ("ep", (1, 2, 4, 8, 16, 32, 64, 128)),
-                ("micro_batch", (1, 2, 4, 8, 16)), ("chunks", (1, 2, 4, 8)), ("zero", (0, 1, 2, 3)), ("recompute", RECOMPUTE),
+                ("tp", (1, 2, 4, 8, 16)),
+                ("cp", (1, 2, 4, 8)),
+                ("pp", (1, 2, 4, 8, 16, 32, 64)),
+                ("ep", (1, 2, 4, 8, 16, 32, 64, 128)),
+                ("micro_batch", (1, 2, 4, 8, 16)),
+                ("chunks", (1, 2, 4, 8)),
+                ("zero", (0, 1, 2, 3)),
+                ("recompute", RECOMPUTE),
                 ("offload", (False, True)),
             ],
             15,
-        )  # fmt: skip
+        )
 
     def pool(self) -> Sequence[_Case]:
         """Return all jobs."""
@@ -242,7 +290,12 @@ class TrainPlanEnv(PlanEnv):
 
     def describe(self, job: Job) -> list[float]:
         """Describe a job in 15 numbers."""
-        return [*_numbers(job.model), *_hardware(job.nodes), math.log(job.seq / 4096), 0.5 * math.log(job.global_batch / job.nodes.gpus / 6)]
+        return [
+            *_numbers(job.model),
+            *_hardware(job.nodes),
+            math.log(job.seq / 4096),
+            0.5 * math.log(job.global_batch / job.nodes.gpus / 6),
+        ]
 
     def plan(self, chosen: dict[str, Any]) -> P.Plan:
         """Return the plan of what was chosen; data parallelism is what is left of the GPUs."""
@@ -267,7 +320,13 @@ class TrainPlanEnv(PlanEnv):
         plan, job = self.plan(self.chosen), self.case.job
         out: Floats = estimate(job.numbers, plan.row[None])[0]
         time_s, memory = float(out[R.TIME]), float(out[R.MEMORY])
-        told = {"plan": plan, "time_s": time_s, "memory_gb": memory, "fits": memory <= job.nodes.memory_gb, "regret": time_s / self.case.best - 1}
+        told = {
+            "plan": plan,
+            "time_s": time_s,
+            "memory_gb": memory,
+            "fits": memory <= job.nodes.memory_gb,
+            "regret": time_s / self.case.best - 1,
+        }
         if memory > job.nodes.memory_gb:
             return max(LOST - math.log(memory / job.nodes.memory_gb), WORST), told
         return float(np.clip(math.log(self.case.best / time_s), LOST, 0.0)), told
@@ -282,7 +341,13 @@ class _Service:
 def _serve_case(model: Model, kind: str, gpus: int, rng: np.random.Generator) -> _Case | None:
     service = V.Service(model=model, nodes=clusters.load(f"{kind}:{gpus}").nodes)
     isl, osl = int(rng.choice([500, 1000, 3000, 8000])), int(rng.choice([100, 300, 1000]))
-    load = V.Load(rate=1.0, isl=isl, osl=osl, ttft_s=float(rng.choice([0.5, 1.0, 3.0])), tpot_s=float(rng.choice([0.03, 0.05, 0.1])))
+    load = V.Load(
+        rate=1.0,
+        isl=isl,
+        osl=osl,
+        ttft_s=float(rng.choice([0.5, 1.0, 3.0])),
+        tpot_s=float(rng.choice([0.03, 0.05, 0.1])),
+    )
     base = V.baselines(service, load, "bf16")["tensor"]
     if base is None:
         return None
@@ -303,7 +368,9 @@ def serve_pool(count: int, seed: int) -> tuple[_Case, ...]:
     rng = np.random.default_rng(seed)
     found: list[_Case] = []
     while len(found) < count:
-        case = _serve_case(draw_model(rng), str(rng.choice(["a100", "h100", "h200", "b200"])), int(rng.choice([8, 16, 32, 64])), rng)
+        case = _serve_case(
+            draw_model(rng), str(rng.choice(["a100", "h100", "h200", "b200"])), int(rng.choice([8, 16, 32, 64])), rng
+        )
         if case:
             found.append(case)
     return tuple(found)
@@ -313,7 +380,11 @@ def serve_pool(count: int, seed: int) -> tuple[_Case, ...]:
 def held_out_serve() -> tuple[_Case, ...]:
     """Return loads on published models, none of which is drawn for training."""
     rng = np.random.default_rng(12345)
-    made = [_serve_case(models.load(name), kind, gpus, rng) for name in HELD_OUT for kind, gpus in (("a100", 16), ("h100", 32), ("h200", 16), ("b200", 8))]
+    made = [
+        _serve_case(models.load(name), kind, gpus, rng)
+        for name in HELD_OUT
+        for kind, gpus in (("a100", 16), ("h100", 32), ("h200", 16), ("b200", 8))
+    ]
     return tuple(c for c in made if c)
 
 
@@ -331,12 +402,17 @@ class ServePlanEnv(PlanEnv):
         self.count, self.seed, self.held_out = count, seed, held_out
         super().__init__(
             [
-                ("precision", ("bf16", "fp8")), ("tp", (1, 2, 4, 8)), ("pp", (1, 2, 4, 8)), ("attention_dp", (False, True)),
-                ("replicas", (1, 2, 3, 4, 6, 8, 12, 16)), ("prefill_tp", (0, 1, 2, 4, 8)), ("prefill_workers", (1, 2, 3, 4, 6, 8, 12, 16)),
+                ("precision", ("bf16", "fp8")),
+                ("tp", (1, 2, 4, 8)),
+                ("pp", (1, 2, 4, 8)),
+                ("attention_dp", (False, True)),
+                ("replicas", (1, 2, 3, 4, 6, 8, 12, 16)),
+                ("prefill_tp", (0, 1, 2, 4, 8)),
+                ("prefill_workers", (1, 2, 3, 4, 6, 8, 12, 16)),
                 ("max_batch", (8, 16, 32, 64, 128, 256, 512)),
             ],
             18,
-        )  # fmt: skip
+        )
 
     def pool(self) -> Sequence[_Case]:
         """Return all jobs."""
@@ -350,18 +426,30 @@ class ServePlanEnv(PlanEnv):
     def describe(self, job: _Service) -> list[float]:
         """Describe a load in 18 numbers."""
         load = job.load
-        asked = [0.4 * math.log(load.rate / 5), math.log(load.isl / 2000), math.log(load.osl / 300), math.log(load.ttft_s), math.log(load.tpot_s / 0.05)]
+        asked = [
+            0.4 * math.log(load.rate / 5),
+            math.log(load.isl / 2000),
+            math.log(load.osl / 300),
+            math.log(load.ttft_s),
+            math.log(load.tpot_s / 0.05),
+        ]
         return [*_numbers(job.service.model), *_hardware(job.service.nodes), *asked]
 
     def plan(self, chosen: dict[str, Any]) -> V.ServePlan:
         """Return the plan of what was chosen."""
         ranks = chosen.get("tp", 1) if chosen.get("attention_dp") else 1
         tp = 1 if chosen.get("attention_dp") else chosen.get("tp", 1)
-        prefill = V.Part(count=chosen.get("prefill_workers", 1), tp=chosen["prefill_tp"]) if chosen.get("prefill_tp") else None
+        prefill = (
+            V.Part(count=chosen.get("prefill_workers", 1), tp=chosen["prefill_tp"])
+            if chosen.get("prefill_tp")
+            else None
+        )
         return V.ServePlan(
-            engines=V.Part(count=chosen.get("replicas", 1), tp=tp, pp=chosen.get("pp", 1), ranks=ranks), prefill=prefill,
-            precision=chosen.get("precision", "bf16"), max_batch=chosen.get("max_batch", 256),
-        )  # fmt: skip
+            engines=V.Part(count=chosen.get("replicas", 1), tp=tp, pp=chosen.get("pp", 1), ranks=ranks),
+            prefill=prefill,
+            precision=chosen.get("precision", "bf16"),
+            max_batch=chosen.get("max_batch", 256),
+        )
 
     def legal(self, chosen: dict[str, Any]) -> bool:
         """Whether the plan is legal with the rest at its defaults."""
@@ -381,7 +469,14 @@ class ServePlanEnv(PlanEnv):
         job, plan = self.case.job, self.plan(self.chosen)
         out = V.evaluate(job.service, job.load, plan)
         ttft, tpot, use = float(out[0]), float(out[1]), float(out[2])
-        told = {"plan": plan, "ttft_s": ttft, "tpot_s": tpot, "meets": V.meets(out, job.load), "gpus": plan.gpus, "regret": plan.gpus / self.case.best - 1}
+        told = {
+            "plan": plan,
+            "ttft_s": ttft,
+            "tpot_s": tpot,
+            "meets": V.meets(out, job.load),
+            "gpus": plan.gpus,
+            "regret": plan.gpus / self.case.best - 1,
+        }
         if told["meets"]:
             return float(np.clip(math.log(self.case.best / plan.gpus), LOST, 0.0)), told
         over = max(use, 1.0) if not math.isfinite(ttft) else max(ttft / job.load.ttft_s, tpot / job.load.tpot_s, 1.0)

@@ -64,8 +64,15 @@ class Agreement:
     def add(self, row: Row, group: str, measured: float, predicted: float, **more: Any) -> None:
         """Add one comparison."""
         self.rows.append(
-            {"line": row.number, "group": group, "measured": measured, "predicted": predicted, "error": predicted / measured - 1, **more}
-        )  # fmt: skip
+            {
+                "line": row.number,
+                "group": group,
+                "measured": measured,
+                "predicted": predicted,
+                "error": predicted / measured - 1,
+                **more,
+            }
+        )
 
 
 def read(path: Path) -> tuple[str, list[Row]]:
@@ -86,7 +93,9 @@ def read(path: Path) -> tuple[str, list[Row]]:
     rows = [Row(number=k, cells=r) for k, r in enumerate(reader, 2)]
     if not rows:
         raise ConfigError(f"{path} has no rows")
-    missing = {kind: [c for c in needed if c not in columns] for kind, needed in (("training", TRAINING), ("serving", SERVING))}
+    missing = {
+        kind: [c for c in needed if c not in columns] for kind, needed in (("training", TRAINING), ("serving", SERVING))
+    }
     kind = min(missing, key=lambda k: len(missing[k]) / (len(TRAINING) if k == "training" else len(SERVING)))
     if missing[kind]:
         raise ConfigError(f"{path} looks like measured {kind} plans, but lacks the columns {', '.join(missing[kind])}")
@@ -101,8 +110,10 @@ def errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     if not len(off):
         return {}
     found = {
-        "mean_error": float(off.mean()), "median_error": float(np.median(off)), "p90_error": float(np.quantile(off, 0.9)),
-    }  # fmt: skip
+        "mean_error": float(off.mean()),
+        "median_error": float(np.median(off)),
+        "p90_error": float(np.quantile(off, 0.9)),
+    }
     if len(off) > 2:
         found["spearman"] = spearman([r["measured"] for r in rows], [r["predicted"] for r in rows])
     return found

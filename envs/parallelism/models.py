@@ -116,7 +116,9 @@ class Model:
     def params(self) -> int:
         """All weights."""
         dense = (self.layers - self.moe_layers) * self.dense_ffn_params
-        routed = self.moe_layers * ((self.experts + self.shared_experts) * self.expert_params + self.experts * self.hidden)
+        routed = self.moe_layers * (
+            (self.experts + self.shared_experts) * self.expert_params + self.experts * self.hidden
+        )
         ends = self.embedding_params * (1 if self.tied else 2) + self.positions * self.hidden
         return self.layers * (self.attention_params + 2 * self.hidden) + dense + routed + ends
 
@@ -210,19 +212,32 @@ def from_config(config: Mapping[str, Any], name: str = "model") -> Model:
     ffn = number("intermediate_size", "n_inner", "ffn_dim", default=4 * hidden) or 4 * hidden
     act = str(config.get("hidden_act") or config.get("activation_function") or config.get("activation") or "gelu")
     return Model(
-        name=name, layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, qk_dim=qk_dim,
-        v_dim=number("v_head_dim", default=head_dim) if latent else head_dim, ffn=ffn,
-        gated=act.lower().startswith(_GATED) or str(config.get("model_type", "")).startswith("gemma"), vocab=vocab,
+        name=name,
+        layers=layers,
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        qk_dim=qk_dim,
+        v_dim=number("v_head_dim", default=head_dim) if latent else head_dim,
+        ffn=ffn,
+        gated=act.lower().startswith(_GATED) or str(config.get("model_type", "")).startswith("gemma"),
+        vocab=vocab,
         tied=bool(config.get("tie_word_embeddings", config.get("model_type") in ("gpt2", "bloom"))),
-        experts=experts, top_k=top_k, expert_ffn=number("moe_intermediate_size", default=ffn) or ffn if experts else 0,
+        experts=experts,
+        top_k=top_k,
+        expert_ffn=number("moe_intermediate_size", default=ffn) or ffn if experts else 0,
         shared_experts=number("n_shared_experts", "num_shared_experts"),
         dense_layers=number("first_k_dense_replace") if experts else 0,
         window=number("sliding_window") if config.get("use_sliding_window", True) else 0,
-        full_every=max(number("full_attention_interval", "sliding_window_pattern", default=_interval(config, layers)), 1),
-        q_rank=number("q_lora_rank") if latent else 0, kv_rank=latent, rope_dim=rope,
+        full_every=max(
+            number("full_attention_interval", "sliding_window_pattern", default=_interval(config, layers)), 1
+        ),
+        q_rank=number("q_lora_rank") if latent else 0,
+        kv_rank=latent,
+        rope_dim=rope,
         positions=number("n_positions") if config.get("model_type") == "gpt2" else 0,
         source=str(config.get("source", "")),
-    )  # fmt: skip
+    )
 
 
 def _interval(config: Mapping[str, Any], layers: int) -> int:

@@ -63,22 +63,29 @@ class Plan:
         """The plan in a line, what is at its default left out."""
         degrees = [f"{n.upper()}{getattr(self, n)}" for n in ("tp", "cp", "pp", "dp", "ep") if getattr(self, n) > 1]
         words = [
-            *(degrees or ["one GPU"]), f"micro-batch {self.micro_batch}", *([f"{self.chunks} chunks"] if self.chunks > 1 else []),
-            f"ZeRO-{self.zero}", *([f"{self.recompute} recomputation"] if self.recompute != "none" else []),
-            *(["sequence parallel"] if self.sequence_parallel else []), *(["offload"] if self.offload else []),
+            *(degrees or ["one GPU"]),
+            f"micro-batch {self.micro_batch}",
+            *([f"{self.chunks} chunks"] if self.chunks > 1 else []),
+            f"ZeRO-{self.zero}",
+            *([f"{self.recompute} recomputation"] if self.recompute != "none" else []),
+            *(["sequence parallel"] if self.sequence_parallel else []),
+            *(["offload"] if self.offload else []),
             *(["FP8"] if self.precision == "fp8" else []),
-        ]  # fmt: skip
+        ]
         return ", ".join(words)
 
 
-def from_row(row: Sequence[float]) -> Plan:
+def from_row(row: Sequence[float] | Floats) -> Plan:
     """Return the plan of a row of the model."""
     v = dict(zip(COLUMNS, (int(x) for x in row), strict=True))
     return Plan(
-        **{n: v[n] for n in ("tp", "pp", "dp", "cp", "ep", "micro_batch", "chunks", "zero")}, recompute=RECOMPUTE[v["recompute"]],
-        sequence_parallel=bool(v["sequence_parallel"]), overlap=OVERLAP[v["overlap"]], offload=bool(v["offload"]),
+        **{n: v[n] for n in ("tp", "pp", "dp", "cp", "ep", "micro_batch", "chunks", "zero")},
+        recompute=RECOMPUTE[v["recompute"]],
+        sequence_parallel=bool(v["sequence_parallel"]),
+        overlap=OVERLAP[v["overlap"]],
+        offload=bool(v["offload"]),
         precision=PRECISION[v["precision"]],
-    )  # fmt: skip
+    )
 
 
 def plan_from(values: Mapping[str, Any]) -> Plan:
@@ -95,7 +102,7 @@ def plan_from(values: Mapping[str, Any]) -> Plan:
     for name, options in (("recompute", RECOMPUTE), ("overlap", OVERLAP), ("precision", PRECISION)):
         if values.get(name, options[0]) not in options:
             raise ConfigError(f"{name} must be one of {', '.join(options)}, not {values[name]!r}")
-    made = {n: (bool(v) if isinstance(getattr(known, n), bool) else v) for n, v in values.items()}
+    made: dict[str, Any] = {n: (bool(v) if isinstance(getattr(known, n), bool) else v) for n, v in values.items()}
     for name, value in made.items():
         if isinstance(getattr(known, name), int) and not isinstance(value, int):
             raise ConfigError(f"{name} must be a whole number, not {value!r}")
@@ -133,8 +140,10 @@ def problems(plan: Plan, job: Job) -> list[str]:
         hint = f"dp = {rest} would" if rest and rest * plan.tp * plan.pp * plan.cp == n.gpus else (
             f"{plan.tp * plan.pp * plan.cp} does not divide {n.gpus}; tp can be {near(plan.tp, divisors(n.gpus))}"
         )  # fmt: skip
-        found.append(f"tp {plan.tp} * pp {plan.pp} * dp {plan.dp} * cp {plan.cp} is {size}, not the {n.gpus} GPUs; {hint}")
-    for name, count, what in _split_by_tp(job):
+        found.append(
+            f"tp {plan.tp} * pp {plan.pp} * dp {plan.dp} * cp {plan.cp} is {size}, not the {n.gpus} GPUs; {hint}"
+        )
+    for _, count, what in _split_by_tp(job):
         if count % plan.tp:
             found.append(f"tp {plan.tp} does not divide the {count} {what}; nearest: {near(plan.tp, divisors(count))}")
             break
@@ -142,26 +151,41 @@ def problems(plan: Plan, job: Job) -> list[str]:
         found.append(f"pp {plan.pp} * chunks {plan.chunks} is more than the {m.layers} layers")
     if job.global_batch % (plan.dp * plan.micro_batch):
         legal = divisors(job.global_batch // plan.dp) if job.global_batch % plan.dp == 0 else []
-        said = f"micro_batch could be {near(plan.micro_batch, legal)}" if legal else f"dp could be {near(plan.dp, divisors(job.global_batch))}"
-        found.append(f"dp {plan.dp} * micro_batch {plan.micro_batch} does not divide the global batch of {job.global_batch}; {said}")
+        said = (
+            f"micro_batch could be {near(plan.micro_batch, legal)}"
+            if legal
+            else f"dp could be {near(plan.dp, divisors(job.global_batch))}"
+        )
+        found.append(
+            f"dp {plan.dp} * micro_batch {plan.micro_batch} does not divide the global batch of"
+            f" {job.global_batch}; {said}"
+        )
     elif plan.chunks > 1 and (plan.pp == 1 or (job.global_batch // (plan.dp * plan.micro_batch)) % plan.pp):
         found.append(
-            f"interleaving (chunks {plan.chunks}) needs a pipeline, and micro-batches that are a multiple of pp {plan.pp};"
+            f"interleaving (chunks {plan.chunks}) needs a pipeline, and micro-batches that are a multiple of pp"
+            f" {plan.pp};"
             f" there are {job.global_batch // (plan.dp * plan.micro_batch)}"
         )
     if plan.cp > 1 and job.seq % (2 * plan.cp):
-        found.append(f"cp {plan.cp} needs sequences that 2 * cp divides, not {job.seq}; nearest: {near(plan.cp, _contexts(job))}")
+        found.append(
+            f"cp {plan.cp} needs sequences that 2 * cp divides, not {job.seq}; nearest: {near(plan.cp, _contexts(job))}"
+        )
     if plan.ep > 1 and not m.experts:
         found.append(f"ep {plan.ep} needs a model with experts, and {m.name} has none")
     elif plan.ep > 1 and (m.experts % plan.ep or (plan.dp * plan.cp) % plan.ep):
         legal = [e for e in divisors(m.experts) if (plan.dp * plan.cp) % e == 0]
-        found.append(f"ep {plan.ep} must divide the {m.experts} experts and dp * cp = {plan.dp * plan.cp}; nearest: {near(plan.ep, legal)}")
+        found.append(
+            f"ep {plan.ep} must divide the {m.experts} experts and dp * cp = {plan.dp * plan.cp}; nearest:"
+            f" {near(plan.ep, legal)}"
+        )
     if plan.sequence_parallel and plan.tp == 1:
         found.append("sequence_parallel needs tp above 1")
     if plan.zero not in (0, 1, 2, 3):
         found.append(f"zero must be 0, 1, 2 or 3, not {plan.zero}")
     elif plan.zero == 3 and plan.pp > 1:
-        found.append("zero 3 gathers weights for each micro-batch and is not combined with a pipeline; take zero 1 or 2, or pp 1")
+        found.append(
+            "zero 3 gathers weights for each micro-batch and is not combined with a pipeline; take zero 1 or 2, or pp 1"
+        )
     if plan.offload and plan.zero == 0:
         found.append("offload needs zero 1 or more")
     if plan.precision == "fp8" and n.fp8_tflops <= n.bf16_tflops:
@@ -176,7 +200,10 @@ def _split_by_tp(job: Job) -> list[tuple[str, int, str]]:
 
 
 def _contexts(job: Job) -> list[int]:
-    return [1, *(c for c in (2**k for k in range(1, 20)) if c <= MOST_CP and job.seq % (2 * c) == 0 and job.seq // c >= 1024)]
+    return [
+        1,
+        *(c for c in (2**k for k in range(1, 20)) if c <= MOST_CP and job.seq % (2 * c) == 0 and job.seq // c >= 1024),
+    ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,15 +237,23 @@ def enumerate_plans(job: Job, choices: Choices | None = None) -> Iterator[Floats
     m, n, batch, slots = job.model, job.nodes, job.global_batch, 2 * job.calibration.embedding_slots
     # a fused kernel has nothing that selective recomputation could save
     recompute = [
-        RECOMPUTE.index(r) for r in choices.recompute
-        if r == fixed.get("recompute", r) and not (job.calibration.fused and r == "selective" and "none" in choices.recompute and "recompute" not in fixed)
-    ]  # fmt: skip
+        RECOMPUTE.index(r)
+        for r in choices.recompute
+        if r == fixed.get("recompute", r)
+        and not (
+            job.calibration.fused and r == "selective" and "none" in choices.recompute and "recompute" not in fixed
+        )
+    ]
     precision = [
         PRECISION.index(p) for p in choices.precision
         if p == fixed.get("precision", p) and (p == "bf16" or n.fp8_tflops > n.bf16_tflops)
     ]  # fmt: skip
     overlap = [OVERLAP.index(o) for o in choices.overlap if o == fixed.get("overlap", o)]
-    degrees = [t for t in divisors(n.gpus) if all(count % t == 0 for _, count, _ in _split_by_tp(job)) and t <= max(n.per_node, 8) * 2]
+    degrees = [
+        t
+        for t in divisors(n.gpus)
+        if all(count % t == 0 for _, count, _ in _split_by_tp(job)) and t <= max(n.per_node, 8) * 2
+    ]
     for tp, cp in itertools.product(only("tp", degrees), only("cp", _contexts(job))):
         if n.gpus % (tp * cp):
             continue
@@ -229,19 +264,30 @@ def enumerate_plans(job: Job, choices: Choices | None = None) -> Iterator[Floats
             rounds = batch // dp
             micro = only("micro_batch", [b for b in divisors(rounds) if b <= MOST_MICRO])
             experts = only("ep", [e for e in divisors(m.experts) if (dp * cp) % e == 0] if m.experts else [1])
-            zero = [z for z in choices.zero if z == fixed.get("zero", z) and (z < 3 or pp == 1) and (z == 0 or dp * cp > 1)]
+            zero = [
+                z for z in choices.zero if z == fixed.get("zero", z) and (z < 3 or pp == 1) and (z == 0 or dp * cp > 1)
+            ]
             if dp * cp == 1 and not zero:
                 zero = [0] if "zero" not in fixed else [int(fixed["zero"])]
             flags = [(0,), (0, 1)][tp > 1]
             sequence = [f for f in flags if f == int(fixed.get("sequence_parallel", f))]
             offload = [int(o) for o in choices.offload if o == fixed.get("offload", o)]
-            rest = np.array(list(itertools.product(zero, recompute, sequence, overlap, offload, precision)), dtype=np.float64)
+            rest = np.array(
+                list(itertools.product(zero, recompute, sequence, overlap, offload, precision)), dtype=np.float64
+            )
             if not len(rest):
                 continue
             rest = rest[~((rest[:, 4] > 0) & (rest[:, 0] == 0))]
             heads = []
             for b in micro:
-                chunks = [1, *(c for c in range(2, MOST_CHUNKS + 1) if pp > 1 and (rounds // b) % pp == 0 and pp * c <= m.layers + slots)]
+                chunks = [
+                    1,
+                    *(
+                        c
+                        for c in range(2, MOST_CHUNKS + 1)
+                        if pp > 1 and (rounds // b) % pp == 0 and pp * c <= m.layers + slots
+                    ),
+                ]
                 heads += [(tp, pp, dp, cp, e, b, c) for e in experts for c in only("chunks", chunks)]
             if not heads or not len(rest):
                 continue

@@ -56,7 +56,8 @@ def batching_factor(lengths: NDArray[np.int64], job: Job, ranks: int, how: str) 
         job: gives the costs, and the length of a full sequence.
         ranks: data-parallel ranks; the slowest one sets the pace.
         how: ``pad`` fills each sequence up; ``pack`` puts sequences one after the other into full ones (first fit,
-            longest first) and deals these out in turn; ``balance`` also deals them out by cost, the dearest first to the
+            longest first) and deals these out in turn; ``balance`` also deals them out by cost, the dearest first to
+            the
             least loaded rank, as FlexSP, ByteScale and Zeppelin do in their own ways.
 
     Raises:
@@ -152,11 +153,21 @@ def plan_mixed(cluster: Cluster, jobs: Sequence[Job], micro_batch: int = 1) -> M
             times = []
             for layers, between in ((by_speed, None), (evenly, None), (evenly, cluster.between_gb_s)):
                 times.append(_mixed_time(jobs, tp, dp, micro_batch, stages, layers, speeds, rounds, between))
-            made = tuple(Plan(tp=tp, pp=max(s, 1), dp=dp, micro_batch=micro_batch, sequence_parallel=tp > 1, recompute="full") for s in stages)
+            made = tuple(
+                Plan(tp=tp, pp=max(s, 1), dp=dp, micro_batch=micro_batch, sequence_parallel=tp > 1, recompute="full")
+                for s in stages
+            )
             if not _fits(jobs, made, stages, by_speed, sum(stages)):
                 continue
             if best is None or times[0] < best.time_s:
-                best = Mixed(plans=made, stages=tuple(stages), layers=tuple(by_speed), time_s=times[0], even_s=times[1], naive_s=times[2])
+                best = Mixed(
+                    plans=made,
+                    stages=tuple(stages),
+                    layers=tuple(by_speed),
+                    time_s=times[0],
+                    even_s=times[1],
+                    naive_s=times[2],
+                )
     if best is None:
         raise ConfigError(f"{model.name} fits into no plan on {cluster.name}; more GPUs of each kind are needed")
     return best
@@ -171,7 +182,7 @@ def _per_layer(job: Job, tp: int, dp: int, micro: int) -> float:
 
 
 def _deal(layers: int, stages: Sequence[int], seconds: Sequence[float]) -> list[int]:
-    """Give layers to kinds so that the slowest stage is as fast as can be: each next one to the stage that stays fastest."""
+    """Give layers to kinds so that the slowest stage is as fast as can be: each to the stage that stays fastest."""
     slots = [(s, k) for k, count in enumerate(stages) for s in [seconds[k]] * count]
     heap = [(cost, i) for i, (cost, _) in enumerate(slots)]
     heapq.heapify(heap)
@@ -187,24 +198,39 @@ def _deal(layers: int, stages: Sequence[int], seconds: Sequence[float]) -> list[
 
 
 def _mixed_time(
-    jobs: Sequence[Job], tp: int, dp: int, micro: int, stages: Sequence[int], layers: Sequence[int], seconds: Sequence[float],
-    rounds: int, between: float | None,
-) -> float:  # fmt: skip
+    jobs: Sequence[Job],
+    tp: int,
+    dp: int,
+    micro: int,
+    stages: Sequence[int],
+    layers: Sequence[int],
+    seconds: Sequence[float],
+    rounds: int,
+    between: float | None,
+) -> float:
     per_stage = [math.ceil(n / s) * t for n, s, t in zip(layers, stages, seconds, strict=True) if s]
     whole = sum(n * t for n, t in zip(layers, seconds, strict=True))
     longest = max(per_stage)
     m = jobs[0].model
-    share = (m.attention_params + m.dense_ffn_params) * max(math.ceil(n / s) for n, s in zip(layers, stages, strict=True) if s) / tp
+    share = (
+        (m.attention_params + m.dense_ffn_params)
+        * max(math.ceil(n / s) for n, s in zip(layers, stages, strict=True) if s)
+        / tp
+    )
     sync = 0.0
     for job in jobs:
-        rate = (job.nodes.fabric_gb_s if between is None else min(between, job.nodes.fabric_gb_s)) * 1e9 * job.calibration.fabric
+        rate = (
+            (job.nodes.fabric_gb_s if between is None else min(between, job.nodes.fabric_gb_s))
+            * 1e9
+            * job.calibration.fabric
+        )
         sync = max(sync, share * (1 - 1 / dp) * (job.calibration.weight_bytes + job.calibration.gradient_bytes) / rate)
     return rounds * longest + (whole - longest) + sync
 
 
 def _fits(jobs: Sequence[Job], made: Sequence[Plan], stages: Sequence[int], layers: Sequence[int], depth: int) -> bool:
     for job, plan, count, own in zip(jobs, made, stages, layers, strict=True):
-        if not count:
+        if not count or not own:
             continue
         per = math.ceil(own / count)
         alone = replace(job, model=replace(job.model, layers=per), nodes=replace(job.nodes, gpus=plan.tp * plan.dp))
@@ -272,7 +298,9 @@ def simulate_share(interval_s: float, failures: Failures, nodes: int, hours: flo
     return kept / now
 
 
-def with_failures(job: Job, plan_time_s: float, smaller_time_s: float | None, failures: Failures, interval_s: float, how: str) -> float:
+def with_failures(
+    job: Job, plan_time_s: float, smaller_time_s: float | None, failures: Failures, interval_s: float, how: str
+) -> float:
     """Return the mean time of an iteration's worth of kept work.
 
     Args:

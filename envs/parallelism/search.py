@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from tunewright.envs.parallelism import plans as P
-from tunewright.envs.parallelism.training import COLUMNS, RESULTS, Floats, Job, estimate
+from tunewright.envs.parallelism.training import COLUMNS, OVERLAP, PRECISION, RESULTS, Floats, Job, estimate
 
 from tunewright.errors import ConfigError
 
@@ -62,7 +62,9 @@ def search(job: Job, choices: P.Choices | None = None, tick: Callable[[int], Non
         out = estimate(numbers, rows, buffer[: len(rows)])
         found.counted += len(rows)
         if found.counted > P.LIMIT:
-            raise ConfigError(f"more than {P.LIMIT:,} legal plans; fix a part of the plan with --fix, or let a tuner search")
+            raise ConfigError(
+                f"more than {P.LIMIT:,} legal plans; fix a part of the plan with --fix, or let a tuner search"
+            )
         least = int(out[:, MEMORY].argmin())
         if found.smallest is None or out[least, MEMORY] < found.smallest[1][MEMORY]:
             found.smallest = rows[least].copy(), out[least].copy()
@@ -111,7 +113,8 @@ def _nothing_legal(job: Job, choices: P.Choices | None) -> str:
     degrees = [t for t in P.divisors(n.gpus) if m.heads % t == 0]
     return (
         f"{text}: tp must divide {m.heads} heads and the GPUs ({', '.join(map(str, degrees[:8]))}), pp must be at most"
-        f" {m.layers}, and dp, which is what is left, must divide the batch; try another number of GPUs or a batch that is a"
+        f" {m.layers}, and dp, which is what is left, must divide the batch; try another number of GPUs or a"
+        f" batch that is a"
         " multiple of more of them"
     )
 
@@ -123,14 +126,21 @@ def describe(job: Job, row: Floats, values: Floats) -> dict[str, Any]:
     n = job.nodes
     mfu = job.model_flops / time_s / n.gpus / (n.bf16_tflops * 1e12)
     return {
-        "plan": {c: getattr(plan, c) for c in COLUMNS}, "short": plan.short, "time_s": time_s,
-        "tokens_per_s_per_gpu": job.seq * job.global_batch / time_s / n.gpus, "mfu": mfu, "hfu": mfu * hardware_share(job, plan),
+        "plan": {c: getattr(plan, c) for c in COLUMNS},
+        "short": plan.short,
+        "time_s": time_s,
+        "tokens_per_s_per_gpu": job.seq * job.global_batch / time_s / n.gpus,
+        "mfu": mfu,
+        "hfu": mfu * hardware_share(job, plan),
         "memory_gib": {p: v[f"{p}_gb"] * 1e9 / 2**30 for p in MEMORY_PARTS} | {"total": v["memory_gb"] * 1e9 / 2**30},
-        "fits": v["memory_gb"] <= n.memory_gb, "parts_s": {p: v[f"{p}_s"] for p in PARTS},
-        "cost": {"dollars_per_iteration": time_s / 3600 * n.gpus * n.dollars_hour, "dollars_per_million_tokens":
-                 time_s / 3600 * n.gpus * n.dollars_hour / (job.seq * job.global_batch) * 1e6,
-                 "joules_per_token": time_s * n.gpus * n.watts / (job.seq * job.global_batch)},
-    }  # fmt: skip
+        "fits": v["memory_gb"] <= n.memory_gb,
+        "parts_s": {p: v[f"{p}_s"] for p in PARTS},
+        "cost": {
+            "dollars_per_iteration": time_s / 3600 * n.gpus * n.dollars_hour,
+            "dollars_per_million_tokens": time_s / 3600 * n.gpus * n.dollars_hour / (job.seq * job.global_batch) * 1e6,
+            "joules_per_token": time_s * n.gpus * n.watts / (job.seq * job.global_batch),
+        },
+    }
 
 
 def hardware_share(job: Job, plan: P.Plan) -> float:
@@ -149,7 +159,8 @@ def hardware_share(job: Job, plan: P.Plan) -> float:
 def baselines(job: Job) -> dict[str, tuple[Floats, Floats] | None]:
     """Return the plans of common rules with what they cost; None where a rule gives nothing that fits.
 
-    - ``megatron``: tensor parallelism as little as fits, at most within a node, then pipeline stages as few as fit, ZeRO-1,
+    - ``megatron``: tensor parallelism as little as fits, at most within a node, then pipeline stages as few as fit,
+      ZeRO-1,
       interleaved as far as possible, recomputation only if nothing fits without (Narayanan et al. 2021, section 3).
     - ``zero3``: data parallelism alone with ZeRO-3, the largest micro-batch that fits.
     - ``tensor``: the smallest tensor-parallel degree that fits, times replicas.
@@ -187,8 +198,31 @@ def _megatron(job: Job) -> tuple[Floats, Floats] | None:
                         continue
                     dp = gpus // size // cp
                     for chunks in range(P.MOST_CHUNKS, 0, -1):
-                        ep = max((e for e in P.divisors(job.model.experts) if (dp * cp) % e == 0 and e <= job.nodes.per_node), default=1) if job.model.experts else 1
-                        made.append(P.Plan(tp=tp, pp=size // tp, dp=dp, cp=cp, ep=ep, chunks=chunks, recompute=recompute, zero=1 if dp * cp > 1 else 0, sequence_parallel=tp > 1))
+                        ep = (
+                            max(
+                                (
+                                    e
+                                    for e in P.divisors(job.model.experts)
+                                    if (dp * cp) % e == 0 and e <= job.nodes.per_node
+                                ),
+                                default=1,
+                            )
+                            if job.model.experts
+                            else 1
+                        )
+                        made.append(
+                            P.Plan(
+                                tp=tp,
+                                pp=size // tp,
+                                dp=dp,
+                                cp=cp,
+                                ep=ep,
+                                chunks=chunks,
+                                recompute=recompute,
+                                zero=1 if dp * cp > 1 else 0,
+                                sequence_parallel=tp > 1,
+                            )
+                        )
     return _first_fit(job, made)
 
 
@@ -204,10 +238,22 @@ def _zero3(job: Job) -> tuple[Floats, Floats] | None:
 
 
 def _tensor(job: Job) -> tuple[Floats, Floats] | None:
-    return _first_fit(job, [
-        P.Plan(tp=t, dp=job.nodes.gpus // t, zero=1 if job.nodes.gpus > t else 0, micro_batch=b, recompute=r, sequence_parallel=t > 1)
-        for t in P.divisors(job.nodes.gpus) for r in _recomputes(job) for b in _micro(job)
-    ])  # fmt: skip
+    return _first_fit(
+        job,
+        [
+            P.Plan(
+                tp=t,
+                dp=job.nodes.gpus // t,
+                zero=1 if job.nodes.gpus > t else 0,
+                micro_batch=b,
+                recompute=r,
+                sequence_parallel=t > 1,
+            )
+            for t in P.divisors(job.nodes.gpus)
+            for r in _recomputes(job)
+            for b in _micro(job)
+        ],
+    )
 
 
 # -- what bounds a plan -----------------------------------------------------------------------------
@@ -227,16 +273,34 @@ def neighbours(job: Job, plan: P.Plan) -> list[tuple[str, P.Plan]]:
                 changed = replace(changed, sequence_parallel=plan.sequence_parallel and changed.tp > 1)
                 if changed.pp == 1:
                     changed = replace(changed, chunks=1)
-                made.append((f"{up} {getattr(plan, up)} → {getattr(changed, up)}, {down} {getattr(plan, down)} → {getattr(changed, down)}", changed))
+                made.append(
+                    (
+                        f"{up} {getattr(plan, up)} → {getattr(changed, up)},"
+                        f" {down} {getattr(plan, down)} → {getattr(changed, down)}",
+                        changed,
+                    )
+                )
     for name in ("micro_batch", "chunks", "ep"):
         for value in (getattr(plan, name) * 2, getattr(plan, name) // 2):
             made.append((f"{name} {getattr(plan, name)} → {value}", replace(plan, **{name: value})))
     made += [(f"zero {plan.zero} → {z}", replace(plan, zero=z)) for z in range(4) if z != plan.zero]
-    made += [(f"recompute {plan.recompute} → {r}", replace(plan, recompute=r)) for r in _recomputes(job) if r != plan.recompute]
-    made += [(f"overlap {plan.overlap} → {o}", replace(plan, overlap=o)) for o in P.OVERLAP if o != plan.overlap]
-    made += [(f"precision {plan.precision} → {p}", replace(plan, precision=p)) for p in P.PRECISION if p != plan.precision]
+    made += [
+        (f"recompute {plan.recompute} → {r}", replace(plan, recompute=r))
+        for r in _recomputes(job)
+        if r != plan.recompute
+    ]
+    made += [(f"overlap {plan.overlap} → {o}", replace(plan, overlap=o)) for o in OVERLAP if o != plan.overlap]
+    made += [
+        (f"precision {plan.precision} → {p}", replace(plan, precision=p)) for p in PRECISION if p != plan.precision
+    ]
     for name in ("sequence_parallel", "offload"):
-        made.append((f"{name} {'on' if getattr(plan, name) else 'off'} → {'off' if getattr(plan, name) else 'on'}", replace(plan, **{name: not getattr(plan, name)})))
+        flipped: dict[str, Any] = {name: not getattr(plan, name)}
+        made.append(
+            (
+                f"{name} {'on' if getattr(plan, name) else 'off'} → {'off' if getattr(plan, name) else 'on'}",
+                replace(plan, **flipped),
+            )
+        )
     return [(what, p) for what, p in made if not P.problems(p, job)]
 
 
@@ -249,10 +313,14 @@ def explain(job: Job, row: Floats, values: Floats) -> dict[str, Any]:
     if near:
         out = estimate(job.numbers, np.array([p.row for _, p in near]))
         for (what, _), other in zip(near, out, strict=True):
-            moved.append({
-                "change": what, "time_ratio": float(other[TIME] / values[TIME]), "memory_gib": float(other[MEMORY]) * 1e9 / 2**30,
-                "fits": bool(other[MEMORY] <= job.nodes.memory_gb),
-            })  # fmt: skip
+            moved.append(
+                {
+                    "change": what,
+                    "time_ratio": float(other[TIME] / values[TIME]),
+                    "memory_gib": float(other[MEMORY]) * 1e9 / 2**30,
+                    "fits": bool(other[MEMORY] <= job.nodes.memory_gb),
+                }
+            )
     moved.sort(key=lambda e: (not e["fits"], e["time_ratio"]))
     return {"bound_by": parts[0][0], "shares": dict(parts), "changes": moved}
 
@@ -279,7 +347,9 @@ def shortage(job: Job, found: Found) -> str:
     if job.seq > 4096:
         hints.append("shorter sequences")
     return (
-        f"{job.model.name} does not fit on {job.nodes.gpus} {job.nodes.gpu}: the leanest of {found.counted:,} legal plans"
-        f" ({P.from_row(row).short}) needs {needs:.1f} GB a GPU, {needs - has:.1f} GB more than the {has:.0f} GB it has."
+        f"{job.model.name} does not fit on {job.nodes.gpus} {job.nodes.gpu}: the leanest of {found.counted:,}"
+        f" legal plans"
+        f" ({P.from_row(row).short}) needs {needs:.1f} GB a GPU, {needs - has:.1f} GB more than the {has:.0f}"
+        f" GB it has."
         f" It would fit with {' or '.join(hints) or 'a smaller model'}."
     )

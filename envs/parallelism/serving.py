@@ -1,7 +1,9 @@
 """Serving plans: what each gives at a load, and all of them at once.
 
-An aggregated plan runs replicas that prefill and decode; a disaggregated one has workers for each. At a rate of requests
-the steady batch follows from Little's law, the wait for a prefill from an M/D/1 queue; a plan that cannot carry the load
+An aggregated plan runs replicas that prefill and decode; a disaggregated one has workers for each. At a rate of
+requests
+the steady batch follows from Little's law, the wait for a prefill from an M/D/1 queue; a plan that cannot carry the
+load
 says so. Step times are those of ``steptime``.
 """
 
@@ -47,7 +49,8 @@ def first_token_s(prefill_s: Any, step_s: Any, others: Any, stack: Any) -> Any:
         prefill_s: time of computing the prompt alone.
         step_s: time of an output token.
         others: requests that run at once, this one included.
-        stack: ``Stack``, whose constants say how many steps, and what share of the others' prefills, a request waits for.
+        stack: ``Stack``, whose constants say how many steps, and what share of the others' prefills, a request waits
+          for.
     """
     wave = prefill_s * np.maximum(others - 1.0, 0.0) * stack.wave * (others / 64.0) ** stack.wave_power
     return stack.first_prefill * prefill_s + stack.first_steps * step_s + stack.first_s + wave
@@ -120,7 +123,11 @@ class Part:
     @property
     def short(self) -> str:
         """In a line."""
-        words = [f"TP{self.tp}"] * (self.tp > 1) + [f"PP{self.pp}"] * (self.pp > 1) + [f"attention DP{self.ranks}"] * (self.ranks > 1)
+        words = (
+            [f"TP{self.tp}"] * (self.tp > 1)
+            + [f"PP{self.pp}"] * (self.pp > 1)
+            + [f"attention DP{self.ranks}"] * (self.ranks > 1)
+        )
         return f"{self.count} × {' '.join(words) or 'one GPU'}"
 
 
@@ -189,9 +196,9 @@ def engines(service: Service, precision: str, kv_share: float) -> Engines:
     degrees = [t for t in divisors(m.heads) if t <= max(n.per_node, 8) and t <= n.gpus]
     found = []
     for t in degrees:
-        for pp in (1, 2, 4, 8):
-            if pp <= m.layers and t * pp <= n.gpus:
-                found.append((t, pp, 1))
+        for stages in (1, 2, 4, 8):
+            if stages <= m.layers and t * stages <= n.gpus:
+                found.append((t, stages, 1))
         if m.experts and t > 1:
             found.append((1, 1, t))  # attention data-parallel, experts over all
     tp, pp, ranks = (np.array(c, dtype=float) for c in zip(*found, strict=True))
@@ -199,7 +206,15 @@ def engines(service: Service, precision: str, kv_share: float) -> Engines:
     width = tp * ranks
     cache = 2.0 if precision == "bf16" else 1.0
     e = engine(
-        shape_of(m), n, service.stack, gpus=width, ranks=ranks, weight_bytes=size, speed=speed, cache_bytes=cache, four=four
+        shape_of(m),
+        n,
+        service.stack,
+        gpus=width,
+        ranks=ranks,
+        weight_bytes=size,
+        speed=speed,
+        cache_bytes=cache,
+        four=four,
     )
     e = Engine(*(np.broadcast_to(np.asarray(v, dtype=float), tp.shape).copy() for v in e))
     for k in range(len(tp)):
@@ -224,7 +239,7 @@ def _steady(
     By Little's law the batch is rate * output tokens * time of a token, which itself depends on the batch.
     """
 
-    def token(batch: Floats) -> Floats:
+    def token(batch: Floats) -> Any:
         group = batch / pp
         if alone:
             return decode_s(e, group, load.isl + 0.5 * load.osl) + (pp - 1.0) * hop_s
@@ -269,9 +284,13 @@ class Served:
         v = dict(zip(COLUMNS, (int(x) for x in self.plans[k]), strict=True))
         prefill = Part(count=v["p_count"], tp=v["p_tp"], pp=v["p_pp"], ranks=v["p_ranks"]) if v["p_count"] else None
         return ServePlan(
-            engines=Part(count=v["count"], tp=v["tp"], pp=v["pp"], ranks=v["ranks"]), prefill=prefill, precision=str(self.precision[k]),
-            max_batch=v["max_batch"], max_tokens=v["max_tokens"], kv_share=self.kv_share,
-        )  # fmt: skip
+            engines=Part(count=v["count"], tp=v["tp"], pp=v["pp"], ranks=v["ranks"]),
+            prefill=prefill,
+            precision=str(self.precision[k]),
+            max_batch=v["max_batch"],
+            max_tokens=v["max_tokens"],
+            kv_share=self.kv_share,
+        )
 
 
 def _first(service: Service, prefill: Floats, step: Floats, busy: Floats, chunks: Floats) -> Floats:
@@ -282,9 +301,15 @@ def _first(service: Service, prefill: Floats, step: Floats, busy: Floats, chunks
 
 
 def search(
-    service: Service, load: Load, *, wanted: Sequence[str] = ("bf16", "fp8"), disaggregated: bool = True, kv_share: float = 0.9,
-    batches: Sequence[int] = MAX_BATCHES, chunks: Sequence[int] = CHUNKS,
-) -> Served:  # fmt: skip
+    service: Service,
+    load: Load,
+    *,
+    wanted: Sequence[str] = ("bf16", "fp8"),
+    disaggregated: bool = True,
+    kv_share: float = 0.9,
+    batches: Sequence[int] = MAX_BATCHES,
+    chunks: Sequence[int] = CHUNKS,
+) -> Served:
     """Estimate all serving plans that the cluster has room for.
 
     Raises:
@@ -296,20 +321,30 @@ def search(
         found = engines(service, precision, kv_share)
         fits = np.flatnonzero(found.tokens >= load.isl + load.osl)
         oom += len(found.tp) - len(fits)
-        for rows, out in (_aggregated(service, found, fits, load, batches, chunks), _split(service, found, fits, load, batches, chunks) if disaggregated else (None, None)):
-            if rows is not None and len(rows):
+        for rows, out in (
+            _aggregated(service, found, fits, load, batches, chunks),
+            _split(service, found, fits, load, batches, chunks) if disaggregated else (None, None),
+        ):
+            if rows is not None and out is not None and len(rows):
                 plans.append(rows)
                 values.append(out)
                 kinds.append(np.repeat(precision, len(rows)))
     counted = sum(map(len, plans)) + oom
     empty = np.empty((0, 0))
     return Served(
-        np.concatenate(kinds) if kinds else np.array([]), np.vstack(plans) if plans else empty, np.vstack(values) if values else empty,
-        time.perf_counter() - start, counted, oom, kv_share,
-    )  # fmt: skip
+        np.concatenate(kinds) if kinds else np.array([]),
+        np.vstack(plans) if plans else empty,
+        np.vstack(values) if values else empty,
+        time.perf_counter() - start,
+        counted,
+        oom,
+        kv_share,
+    )
 
 
-def _aggregated(service: Service, found: Engines, fits: NDArray[Any], load: Load, batches: Sequence[int], chunks: Sequence[int]) -> tuple[Floats, Floats]:
+def _aggregated(
+    service: Service, found: Engines, fits: NDArray[Any], load: Load, batches: Sequence[int], chunks: Sequence[int]
+) -> tuple[Floats, Floats]:
     gpus = service.nodes.gpus
     index, count = [], []
     for k in fits:
@@ -335,14 +370,18 @@ def _aggregated(service: Service, found: Engines, fits: NDArray[Any], load: Load
     return rows, np.column_stack([ttft, tpot, use, batch, c * found.gpus[i], full])
 
 
-def _product(i: NDArray[Any], c: Floats, batches: Sequence[int], chunks: Sequence[int]) -> tuple[NDArray[Any], Floats, Floats, Floats]:
+def _product(
+    i: NDArray[Any], c: Floats, batches: Sequence[int], chunks: Sequence[int]
+) -> tuple[NDArray[Any], Floats, Floats, Floats]:
     size = len(batches) * len(chunks)
     options = np.array([(b, t) for b in batches for t in chunks], dtype=float)
     return np.repeat(i, size), np.repeat(c, size), np.tile(options[:, 0], len(i)), np.tile(options[:, 1], len(i))
 
 
-def _split(service: Service, found: Engines, fits: NDArray[Any], load: Load, batches: Sequence[int], chunks: Sequence[int]) -> tuple[Floats | None, Floats | None]:
-    """Disaggregated plans: for each pair of engines the fewest workers of either kind that carry the load, and up to twice."""
+def _split(
+    service: Service, found: Engines, fits: NDArray[Any], load: Load, batches: Sequence[int], chunks: Sequence[int]
+) -> tuple[Floats | None, Floats | None]:
+    """Disaggregated plans: for each pair of engines the fewest workers that carry the load, and up to twice."""
     n = service.nodes
     if n.gpus < 2 or not len(fits):
         return None, None
@@ -350,7 +389,12 @@ def _split(service: Service, found: Engines, fits: NDArray[Any], load: Load, bat
     prefill = prefill_s(e, load.isl)
     # prefill workers: few enough GPUs, busy below 95 %
     least = np.ceil(load.rate * prefill / pp / 0.95)
-    left = [(k, x) for k in fits for x in {int(least[k]), int(np.ceil(least[k] * 1.25)), int(np.ceil(least[k] * 2))} if x >= 1 and x * found.gpus[k] < n.gpus]
+    left = [
+        (k, x)
+        for k in fits
+        for x in {int(least[k]), int(np.ceil(least[k] * 1.25)), int(np.ceil(least[k] * 2))}
+        if x >= 1 and x * found.gpus[k] < n.gpus
+    ]
     right = [(k, y) for k in fits for y in range(1, int((n.gpus - 1) // found.gpus[k]) + 1)]
     if not left or not right:
         return None, None
@@ -371,7 +415,20 @@ def _split(service: Service, found: Engines, fits: NDArray[Any], load: Load, bat
     busy = load.rate * prefill[j[c]] / pp[j[c]] / x[c]
     moved = load.isl * e.cache_bytes[j[c]] / (n.fabric_gb_s * 1e9 * 0.8)  # each GPU sends its part of the cache
     ttft = _first(service, prefill[j[c]], tpot[a], busy, np.ceil(load.isl / t[a])) + moved
-    rows = np.column_stack([y[a], found.tp[i[a]], pp[i[a]], found.ranks[i[a]], x[c], found.tp[j[c]], pp[j[c]], found.ranks[j[c]], b[a], t[a]])
+    rows = np.column_stack(
+        [
+            y[a],
+            found.tp[i[a]],
+            pp[i[a]],
+            found.ranks[i[a]],
+            x[c],
+            found.tp[j[c]],
+            pp[j[c]],
+            found.ranks[j[c]],
+            b[a],
+            t[a],
+        ]
+    )
     gpus = y[a] * found.gpus[i[a]] + x[c] * found.gpus[j[c]]
     full = batch[a] * (load.isl + 0.5 * load.osl) / found.tokens[i[a]]
     return rows, np.column_stack([ttft, tpot[a], np.maximum(use[a], busy), batch[a], gpus, full])
@@ -380,8 +437,9 @@ def _split(service: Service, found: Engines, fits: NDArray[Any], load: Load, bat
 def rank(found: Served, load: Load) -> NDArray[Any]:
     """Return indices of plans, the best first: those that meet the limits, by GPUs, then by how far they stay below."""
     v = dict(zip(RESULTS, found.values.T, strict=True))
-    over = np.maximum(v["ttft_s"] / load.ttft_s, v["tpot_s"] / load.tpot_s)
-    late = np.where(v["use"] <= 1.0, np.maximum(np.nan_to_num(over, nan=1.0), 1.0), 1e6 * v["use"])
+    parts = [v[n] / limit for n, limit in (("ttft_s", load.ttft_s), ("tpot_s", load.tpot_s)) if math.isfinite(limit)]
+    over = np.maximum.reduce([np.ones(len(found.values)), *parts])
+    late = np.where(v["use"] <= 1.0, over, 1e6 * v["use"])
     calm = v["tpot_s"] + 0.05 * v["ttft_s"]
     return np.lexsort((found.plans[:, COLUMNS.index("max_batch")], calm, v["gpus"], late))
 
@@ -397,13 +455,23 @@ def describe(service: Service, load: Load, plan: ServePlan, values: Floats) -> d
     v = dict(zip(RESULTS, map(float, values), strict=True))
     n, tokens = service.nodes, load.rate * load.osl
     return {
-        "plan": asdict(plan), "short": plan.short, "meets": meets(values, load), "stable": v["use"] <= 1.0,
+        "plan": asdict(plan),
+        "short": plan.short,
+        "meets": meets(values, load),
+        "stable": v["use"] <= 1.0,
         "use": v["use"] if math.isfinite(v["use"]) else None,
-        "ttft_s": v["ttft_s"] if math.isfinite(v["ttft_s"]) else None, "tpot_s": v["tpot_s"], "gpus": int(v["gpus"]),
-        "tokens_per_s_per_gpu": tokens / v["gpus"], "batch": v["batch"], "kv_use": v["cache_share"],
-        "cost": {"dollars_per_hour": v["gpus"] * n.dollars_hour, "dollars_per_million_tokens": v["gpus"] * n.dollars_hour / 3600 / tokens * 1e6,
-                 "joules_per_token": v["gpus"] * n.watts / tokens},
-    }  # fmt: skip
+        "ttft_s": v["ttft_s"] if math.isfinite(v["ttft_s"]) else None,
+        "tpot_s": v["tpot_s"],
+        "gpus": int(v["gpus"]),
+        "tokens_per_s_per_gpu": tokens / v["gpus"],
+        "batch": v["batch"],
+        "kv_use": v["cache_share"],
+        "cost": {
+            "dollars_per_hour": v["gpus"] * n.dollars_hour,
+            "dollars_per_million_tokens": v["gpus"] * n.dollars_hour / 3600 / tokens * 1e6,
+            "joules_per_token": v["gpus"] * n.watts / tokens,
+        },
+    }
 
 
 def capacity(service: Service, load: Load, plan: ServePlan) -> float:
@@ -452,7 +520,9 @@ def _one(service: Service, load: Load, plan: ServePlan) -> Floats:
         prefill = prefill_s(_take(found.engine, np.array([p])), load.isl)
         busy = load.rate * prefill / found.pp[[p]] / plan.prefill.count
         use = np.maximum(use, busy)
-        ttft = _first(service, prefill, tpot, busy, parts) + load.isl * found.engine.cache_bytes[[p]] / (service.nodes.fabric_gb_s * 0.8e9)
+        ttft = _first(service, prefill, tpot, busy, parts) + load.isl * found.engine.cache_bytes[[p]] / (
+            service.nodes.fabric_gb_s * 0.8e9
+        )
     full = batch * (load.isl + 0.5 * load.osl) / found.tokens[[k]]
     return np.array([ttft[0] if use[0] <= 1.0 else math.inf, tpot[0], use[0], batch[0], plan.gpus, full[0]])
 
@@ -468,11 +538,17 @@ def problems(plan: ServePlan, service: Service) -> list[str]:
             continue
         legal = [t for t in divisors(m.heads) if t <= max(n.per_node, 8) and t <= n.gpus]
         if part.tp not in legal and part.ranks == 1:
-            found.append(f"{what}: tp {part.tp} must divide the {m.heads} attention heads and fit into a node; nearest: {near(part.tp, legal)}")
+            found.append(
+                f"{what}: tp {part.tp} must divide the {m.heads} attention heads and fit into a node; nearest:"
+                f" {near(part.tp, legal)}"
+            )
         if part.pp not in (1, 2, 4, 8) or part.pp > m.layers:
             found.append(f"{what}: pp {part.pp} must be 1, 2, 4 or 8, and at most the {m.layers} layers")
         if part.ranks > 1 and (not m.experts or part.tp > 1 or part.pp > 1 or part.ranks not in legal):
-            found.append(f"{what}: attention ranks need a model with experts, tp 1 and pp 1; nearest number of ranks: {near(part.ranks, legal)}")
+            found.append(
+                f"{what}: attention ranks need a model with experts, tp 1 and pp 1; nearest number of ranks:"
+                f" {near(part.ranks, legal)}"
+            )
     if plan.gpus > n.gpus:
         found.append(f"the plan needs {plan.gpus} GPUs, and there are {n.gpus}")
     if not 0.1 <= plan.kv_share <= 1:
@@ -487,7 +563,8 @@ def baselines(service: Service, load: Load, precision: str) -> dict[str, ServePl
 
     - ``tensor``: the smallest tensor-parallel degree that fits, times as many replicas as there is room for.
     - ``defaults``: what an engine does when nothing is set: one GPU a replica.
-    - ``apex``: tensor parallelism over a node, pipeline stages over nodes if the model needs them, replicas for the rest
+    - ``apex``: tensor parallelism over a node, pipeline stages over nodes if the model needs them, replicas for the
+      rest
       (the heuristic plan that APEX compares with).
     """
     n = service.nodes
@@ -513,17 +590,29 @@ def shortage(service: Service, load: Load, wanted: Sequence[str]) -> str:
     best = None
     for precision in precisions(service, wanted):
         found = engines(service, precision, 0.9)
-        need = found.engine.bytes_per_gpu / found.pp + (load.isl + load.osl) * found.engine.cache_bytes / found.pp / found.ranks
+        need = (
+            found.engine.bytes_per_gpu / found.pp
+            + (load.isl + load.osl) * found.engine.cache_bytes / found.pp / found.ranks
+        )
         k = int(need.argmin())
         if best is None or need[k] < best[0]:
             best = (float(need[k]), precision, int(found.gpus[k]))
     assert best is not None
     has = n.memory_gb * 0.9 - RESERVED_GB
-    larger = [f"{k} ({p['memory_gb']:.0f} GB)" for k, p in presets().items() if p["memory_gb"] * 0.9 - RESERVED_GB >= best[0] / 1e9]
+    larger = [
+        f"{k} ({p['memory_gb']:.0f} GB)"
+        for k, p in presets().items()
+        if p["memory_gb"] * 0.9 - RESERVED_GB >= best[0] / 1e9
+    ]
     hints = [f"GPUs with more memory: {', '.join(larger)}"] if larger else []
-    hints += [f"{n.gpus * 2} or more GPUs", "weights of fewer bits (--precision fp8 or fp4)" if best[1] == "bf16" else "a smaller model"]
+    hints += [
+        f"{n.gpus * 2} or more GPUs",
+        "weights of fewer bits (--precision fp8 or fp4)" if best[1] == "bf16" else "a smaller model",
+    ]
     return (
-        f"{m.name} does not fit on {n.gpus} {n.gpu}: the leanest engine ({best[2]} GPUs, {best[1]}) needs {best[0] / 1e9:.1f} GB a GPU"
-        f" for weights and one request, {best[0] / 1e9 - has:.1f} GB more than the {has:.1f} GB that are free. It would fit with"
+        f"{m.name} does not fit on {n.gpus} {n.gpu}: the leanest engine ({best[2]} GPUs, {best[1]}) needs"
+        f" {best[0] / 1e9:.1f} GB a GPU"
+        f" for weights and one request, {best[0] / 1e9 - has:.1f} GB more than the {has:.1f} GB that are free."
+        f" It would fit with"
         f" {' or '.join(hints)}."
     )

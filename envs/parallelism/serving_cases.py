@@ -12,11 +12,23 @@ from tunewright.errors import ConfigError
 
 # the published tables name repositories, the presets shapes
 SHAPES = {
-    "minimax-m2": "minimax-m2", "qwen3-235b": "qwen3-235b-a22b", "qwen3-32b": "qwen3-32b", "qwen3.5-397b": "qwen3.5-397b-a17b",
-    "qwen3-30b": "qwen3-30b-a3b", "qwen3-8b": "qwen3-8b", "deepseek-r1": "deepseek-v3", "deepseek-v3": "deepseek-v3",
-    "llama-3.1-70b": "llama3-70b", "llama-3.3-70b": "llama3-70b", "llama-3.1-8b": "llama3-8b", "llama-3.1-405b": "llama3-405b",
-    "kimi-k2": "kimi-k2", "gpt-oss-120b": "gpt-oss-120b", "glm-5": "glm-5", "mixtral-8x7b": "mixtral-8x7b",
-}  # fmt: skip
+    "minimax-m2": "minimax-m2",
+    "qwen3-235b": "qwen3-235b-a22b",
+    "qwen3-32b": "qwen3-32b",
+    "qwen3.5-397b": "qwen3.5-397b-a17b",
+    "qwen3-30b": "qwen3-30b-a3b",
+    "qwen3-8b": "qwen3-8b",
+    "deepseek-r1": "deepseek-v3",
+    "deepseek-v3": "deepseek-v3",
+    "llama-3.1-70b": "llama3-70b",
+    "llama-3.3-70b": "llama3-70b",
+    "llama-3.1-8b": "llama3-8b",
+    "llama-3.1-405b": "llama3-405b",
+    "kimi-k2": "kimi-k2",
+    "gpt-oss-120b": "gpt-oss-120b",
+    "glm-5": "glm-5",
+    "mixtral-8x7b": "mixtral-8x7b",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +72,9 @@ def served(row: Row) -> Served:
     path, text = row.cells["model_path"], row.cells
     name = next((shape for part, shape in SHAPES.items() if part in path.lower()), None)
     if name is None:
-        raise ConfigError(f"line {row.number}: no preset has the shape of {path}; known: {', '.join(sorted(set(SHAPES.values())))}")
+        raise ConfigError(
+            f"line {row.number}: no preset has the shape of {path}; known: {', '.join(sorted(set(SHAPES.values())))}"
+        )
     dense = models.load(name).experts == 0
     mode = text["mode"]
     if mode not in ("agg", "disagg"):
@@ -80,17 +94,28 @@ def served(row: Row) -> Served:
     if batch <= 0:
         raise ConfigError(f"line {row.number}: neither batch_size nor a concurrency (_cN in the id) is given")
     return Served(
-        model=name, kind=text["system"].partition("_")[0], backend=text["backend"],
-        precision=text.get("precision") or ("fp8" if "FP8" in path else "fp4" if "FP4" in path else "bf16"), mode=mode,
-        gpus=gpus, ranks=ranks, prefill_gpus=prefill, isl=row.value("isl"), osl=row.value("osl"), batch=batch, workers_known=known,
-        ttft_s=row.value("silicon_ttft_ms") / 1e3, tpot_s=row.value("silicon_tpot_ms") / 1e3,
-    )  # fmt: skip
+        model=name,
+        kind=text["system"].partition("_")[0],
+        backend=text["backend"],
+        precision=text.get("precision") or ("fp8" if "FP8" in path else "fp4" if "FP4" in path else "bf16"),
+        mode=mode,
+        gpus=gpus,
+        ranks=ranks,
+        prefill_gpus=prefill,
+        isl=row.value("isl"),
+        osl=row.value("osl"),
+        batch=batch,
+        workers_known=known,
+        ttft_s=row.value("silicon_ttft_ms") / 1e3,
+        tpot_s=row.value("silicon_tpot_ms") / 1e3,
+    )
 
 
 def _world(row: Row, part: str, dense: bool) -> tuple[float, float]:
     """Return GPUs and attention ranks of an engine.
 
-    Some rows of the published table state products of degrees instead of degrees: 64 for tensor parallelism 8 with 8-way
+    Some rows of the published table state products of degrees instead of degrees: 64 for tensor parallelism 8 with
+    8-way
     experts on 8 GPUs. They are recognised by experts' degrees that repeat the same number.
     """
     tp, dp, moe_tp, moe_ep = (

@@ -1,6 +1,7 @@
-"""How long one iteration of an LLM engine takes: the one step-time model, for serving plans and for the serving simulator.
+"""How long one iteration of an LLM engine takes: the one step-time model, for serving plans and the simulator.
 
-An engine decodes a batch of sequences and runs prefills between or beside the decode steps. The time of a step is what the
+An engine decodes a batch of sequences and runs prefills between or beside the decode steps. The time of a step is
+what the
 weights need to come through memory or the products to be computed, whichever is longer, plus the key-value cache's way
 through memory, plus all-reduces, plus fixed times of the software. Everything is arithmetic on numbers or arrays, so it
 runs on whole tables of engines and inside compiled loops. Constants were fitted to measured plans; docs/parallelism.md
@@ -204,16 +205,23 @@ def engine(
     slow = stack.prefill * np.where(four > 0, stack.prefill_fp4, 1.0)
     hops = 2.0 * s.layers * stack.hop_s * np.log2(np.maximum(gpus, 1.0)) * far
     return Engine(
-        ranks=ranks, fixed_s=(stack.base_s + s.layers * stack.layer_s + s.moe_layers * stack.expert_s) * stack.host + hops,
-        weights_s=static / (rate * stack.memory) * thin, experts_s=routed / (rate * stack.memory) * thin,
+        ranks=ranks,
+        fixed_s=(stack.base_s + s.layers * stack.layer_s + s.moe_layers * stack.expert_s) * stack.host + hops,
+        weights_s=static / (rate * stack.memory) * thin,
+        experts_s=routed / (rate * stack.memory) * thin,
         chance=np.where(s.experts > 0, 1.0 - s.top_k / np.maximum(s.experts, 1.0), 1.0),
         token_s=per_flop * (s.dense + s.moe_layers * s.top_k * s.expert + s.head) * both * thin,
-        rank_token_s=per_flop * attention / tp * thin, reduce_s=moved * far,
-        cache_s=per_context / (rate * stack.cache) * np.where(s.latent > 0, stack.latent, 1.0), sequence_s=stack.sequence_s,
+        rank_token_s=per_flop * attention / tp * thin,
+        reduce_s=moved * far,
+        cache_s=per_context / (rate * stack.cache) * np.where(s.latent > 0, stack.latent, 1.0),
+        sequence_s=stack.sequence_s,
         prefill_s=2.0 * work / (peak * speed * gpus) * slow + moved,
-        prefill_pair_s=4.0 * s.scores * s.layers / s.full_every / (peak * gpus) * slow, admit_s=stack.admit_s, most=stack.most,
-        bytes_per_gpu=static + routed, cache_bytes=per_context,
-    )  # fmt: skip
+        prefill_pair_s=4.0 * s.scores * s.layers / s.full_every / (peak * gpus) * slow,
+        admit_s=stack.admit_s,
+        most=stack.most,
+        bytes_per_gpu=static + routed,
+        cache_bytes=per_context,
+    )
 
 
 @cache

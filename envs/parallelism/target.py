@@ -1,4 +1,4 @@
-"""The targets ``trainplan`` and ``serveplan``: a plan is a configuration, its cost is computed, running out of memory fails."""
+"""The targets ``trainplan`` and ``serveplan``: a plan is a configuration; running out of memory fails."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ SCENARIOS = {
     "lengths": "sequences of unequal length; the parameter batching says how they are put together",
     "failures": "nodes fail; checkpoint_minutes and on_failure say what is done",
 }
-SEEDED = 2048  # sequences whose lengths are drawn for the scenario of unequal lengths
+SEQUENCES, LENGTHS_SEED = 2048, 7  # the lengths are the same for all plans and sessions
 
 
 class TrainPlanTarget(BaseTarget):
@@ -68,17 +68,29 @@ class TrainPlanTarget(BaseTarget):
     )
     workloads: Mapping[str, str] = SCENARIOS
     options: Mapping[str, str] = {
-        "model": "preset or config.json", "cluster": "such as h100:64", "seq": "tokens of a sequence", "global_batch": "sequences",
-    }  # fmt: skip
+        "model": "preset or config.json",
+        "cluster": "such as h100:64",
+        "seq": "tokens of a sequence",
+        "global_batch": "sequences",
+    }
 
     def __init__(self, job: Job, about: str = "") -> None:
         self.job = job
         self.facts = {
-            "model": job.model.name, "parameters": job.model.params, "layers": job.model.layers, "heads": job.model.heads,
-            "experts": job.model.experts, "GPUS": job.nodes.gpus, "gpu": job.nodes.gpu, "GPUS_PER_NODE": job.nodes.per_node,
-            "GPU_MEMORY_GB": job.nodes.memory_gb, "seq": job.seq, "GLOBAL_BATCH": job.global_batch, "about": about,
+            "model": job.model.name,
+            "parameters": job.model.params,
+            "layers": job.model.layers,
+            "heads": job.model.heads,
+            "experts": job.model.experts,
+            "GPUS": job.nodes.gpus,
+            "gpu": job.nodes.gpu,
+            "GPUS_PER_NODE": job.nodes.per_node,
+            "GPU_MEMORY_GB": job.nodes.memory_gb,
+            "seq": job.seq,
+            "GLOBAL_BATCH": job.global_batch,
+            "about": about,
             "simulated": "a model; see docs/parallelism.md for what it was checked against",
-        }  # fmt: skip
+        }
         self.space = train_space(job)
 
     def plan(self, config: Config) -> P.Plan:
@@ -98,24 +110,37 @@ class TrainPlanTarget(BaseTarget):
         found = R.describe(job, plan.row, out)
         if not found["fits"]:
             total, has = found["memory_gib"]["total"], job.nodes.memory_gb * 1e9 / 2**30
-            return Measurement(status="failed", reason=f"out of memory: {total:.1f} GiB of {has:.1f}", traces=found["memory_gib"])
+            return Measurement(
+                status="failed", reason=f"out of memory: {total:.1f} GiB of {has:.1f}", traces=found["memory_gib"]
+            )
         time_s = self._time(job, plan, float(found["time_s"]), config, workload, seed)
         dollars = found["cost"]["dollars_per_iteration"] * time_s / found["time_s"]
         return Measurement(
-            values={"time": time_s, "memory": found["memory_gib"]["total"], "cost": dollars}, traces={"parts_s": found["parts_s"]}
+            values={"time": time_s, "memory": found["memory_gib"]["total"], "cost": dollars},
+            traces={"parts_s": found["parts_s"]},
         )
 
     def _time(self, job: Job, plan: P.Plan, time_s: float, config: Config, workload: str, seed: int) -> float:
         if workload == "lengths":
-            lengths = X.draw_lengths(min(job.global_batch * 2, SEEDED), job.seq, np.random.default_rng(seed))
-            share = float(X.sequence_cost(lengths.astype(float), job).sum() / (len(lengths) * X.sequence_cost(float(job.seq), job)))
+            lengths = X.draw_lengths(min(job.global_batch * 2, SEQUENCES), job.seq, np.random.default_rng(LENGTHS_SEED))
+            share = float(
+                X.sequence_cost(lengths.astype(float), job).sum()
+                / (len(lengths) * X.sequence_cost(float(job.seq), job))
+            )
             factor = X.batching_factor(lengths, job, min(plan.dp, len(lengths)), str(config["batching"]))
             return time_s * share * factor
         if workload == "failures":
             smaller = None
             if config["on_failure"] == "shrink":
                 smaller = self._smaller(job, plan)
-            return X.with_failures(job, time_s, smaller, X.Failures(), 60.0 * float(config["checkpoint_minutes"]), str(config["on_failure"]))
+            return X.with_failures(
+                job,
+                time_s,
+                smaller,
+                X.Failures(),
+                60.0 * float(config["checkpoint_minutes"]),
+                str(config["on_failure"]),
+            )
         return time_s
 
     def _smaller(self, job: Job, plan: P.Plan) -> float | None:
@@ -148,23 +173,54 @@ def train_space(job: Job) -> Space:
         choice("ep", experts, start.ep, "expert-parallel degree: ranks over which experts are spread"),
         choice("micro_batch", micro, start.micro_batch, "sequences of a micro-batch"),
         choice("chunks", list(range(1, P.MOST_CHUNKS + 1)), start.chunks, "model chunks of a stage (interleaving)"),
-        choice("zero", [0, 1, 2, 3], start.zero, "what data-parallel ranks share: 1 optimizer states, 2 gradients too, 3 weights too"),
+        choice(
+            "zero",
+            [0, 1, 2, 3],
+            start.zero,
+            "what data-parallel ranks share: 1 optimizer states, 2 gradients too, 3 weights too",
+        ),
         choice("recompute", list(RECOMPUTE), start.recompute, "activations computed again in the backward pass"),
         choice("overlap", list(OVERLAP), "all", "communication hidden behind computing"),
-        choice("sequence_parallel", [False, True], start.sequence_parallel, "split what lies between the matrix products", ordered=False),
+        choice(
+            "sequence_parallel",
+            [False, True],
+            start.sequence_parallel,
+            "split what lies between the matrix products",
+            ordered=False,
+        ),
         choice("offload", [False, True], False, "optimizer states in the host's memory", ordered=False),
-        choice("batching", list(X.BATCHING), "pad", "how sequences of unequal length are put together (workload lengths)"),
-        Int(name="checkpoint_minutes", low=1, high=240, default=60, log=True, unit="min", doc="time between checkpoints (workload failures)"),
-        choice("on_failure", ["wait", "shrink", "spare"], "wait", "when a node fails: wait for it, go on without it, or have spares (workload failures)", ordered=False),
-    ]  # fmt: skip
+        choice(
+            "batching", list(X.BATCHING), "pad", "how sequences of unequal length are put together (workload lengths)"
+        ),
+        Int(
+            name="checkpoint_minutes",
+            low=1,
+            high=240,
+            default=60,
+            log=True,
+            unit="min",
+            doc="time between checkpoints (workload failures)",
+        ),
+        choice(
+            "on_failure",
+            ["wait", "shrink", "spare"],
+            "wait",
+            "when a node fails: wait for it, go on without it, or have spares (workload failures)",
+            ordered=False,
+        ),
+    ]
     names = ("tp", "pp", "cp", "ep", "micro_batch", "chunks", "zero", "sequence_parallel", "offload")
     rest = {"recompute": "none", "overlap": "all"}
     words = (
-        f"tp * pp * cp divides {n.gpus} GPUs (dp is the rest), dp * micro_batch divides the batch of {job.global_batch}, chunks"
-        " above 1 need micro-batches that are a multiple of pp, pp * chunks is at most the layers, zero 3 needs pp 1, offload"
+        f"tp * pp * cp divides {n.gpus} GPUs (dp is the rest), dp * micro_batch divides the batch of"
+        f" {job.global_batch}, chunks"
+        " above 1 need micro-batches that are a multiple of pp, pp * chunks is at most the layers, zero 3 needs"
+        " pp 1, offload"
         " needs zero above 0, ep divides dp * cp"
     )
-    rule = Constraint(words=words, names=names, holds=lambda scope: not P.problems(plan_of({**rest, **scope}, n.gpus), job))
+    rule = Constraint(
+        words=words, names=names, holds=lambda scope: not P.problems(plan_of({**rest, **scope}, n.gpus), job)
+    )
     return Space(params, [rule])
 
 
@@ -198,7 +254,11 @@ def open_train(argument: str, options: Mapping[str, Any]) -> TrainPlanTarget:
     if name not in PRESETS:
         raise unknown("training job", name, PRESETS)
     preset = PRESETS[name]
-    given = numeric_options("trainplan", {k: v for k, v in options.items() if k in ("seq", "global_batch")}, {"seq": float(preset.seq), "global_batch": float(preset.batch)})
+    given = numeric_options(
+        "trainplan",
+        {k: v for k, v in options.items() if k in ("seq", "global_batch")},
+        {"seq": float(preset.seq), "global_batch": float(preset.batch)},
+    )
     model, cluster = str(options.get("model", preset.model)), str(options.get("cluster", preset.cluster))
     job, _ = job_of(model, cluster, global_batch=int(given["global_batch"]), seq=int(given["seq"]))
     same = model == preset.model and cluster == preset.cluster
@@ -224,20 +284,36 @@ class ServePlanTarget(BaseTarget):
     parallel_safe = True
     exact = True
     metrics = (
-        Metric(name="goodput", direction="max", unit="requests/s/GPU", doc="most requests a second within the limits, for each GPU"),
+        Metric(
+            name="goodput",
+            direction="max",
+            unit="requests/s/GPU",
+            doc="most requests a second within the limits, for each GPU",
+        ),
         Metric(name="ttft", direction="min", unit="s", doc="mean time to the first token at the workload's rate"),
         Metric(name="tpot", direction="min", unit="s", doc="mean time of a further token at the workload's rate"),
     )
-    workloads: Mapping[str, str] = {n: f"{words}: {x.isl} in, {x.osl} out, {x.rate:g} requests/s" for n, (words, x) in LOADS.items()}
-    options: Mapping[str, str] = {"model": "preset or config.json", "cluster": "such as h100:16", "backend": "trtllm, sglang or vllm"}
+    workloads: Mapping[str, str] = {
+        n: f"{words}: {x.isl} in, {x.osl} out, {x.rate:g} requests/s" for n, (words, x) in LOADS.items()
+    }
+    options: Mapping[str, str] = {
+        "model": "preset or config.json",
+        "cluster": "such as h100:16",
+        "backend": "trtllm, sglang or vllm",
+    }
 
     def __init__(self, service: V.Service) -> None:
         self.service = service
         n = service.nodes
         self.facts = {
-            "model": service.model.name, "parameters": service.model.params, "GPUS": n.gpus, "gpu": n.gpu, "GPUS_PER_NODE": n.per_node,
-            "GPU_MEMORY_GB": n.memory_gb, "simulated": "a model; see docs/parallelism.md for what it was checked against",
-        }  # fmt: skip
+            "model": service.model.name,
+            "parameters": service.model.params,
+            "GPUS": n.gpus,
+            "gpu": n.gpu,
+            "GPUS_PER_NODE": n.per_node,
+            "GPU_MEMORY_GB": n.memory_gb,
+            "simulated": "a model; see docs/parallelism.md for what it was checked against",
+        }
         self.space = serve_space(service)
 
     def plan(self, config: Config) -> V.ServePlan:
@@ -279,9 +355,13 @@ def serve_plan_of(config: Mapping[str, Any], gpus: int) -> V.ServePlan:
     tp = 1 if c["attention_dp"] else int(c["tp"])
     count = left // (tp * int(c["pp"]) * ranks)
     return V.ServePlan(
-        engines=V.Part(count=max(count, 1), tp=tp, pp=int(c["pp"]), ranks=ranks), prefill=prefill, precision=str(c["precision"]),
-        max_batch=int(c["max_batch"]), max_tokens=int(c["max_tokens"]), kv_share=float(c["kv_share"]),
-    )  # fmt: skip
+        engines=V.Part(count=max(count, 1), tp=tp, pp=int(c["pp"]), ranks=ranks),
+        prefill=prefill,
+        precision=str(c["precision"]),
+        max_batch=int(c["max_batch"]),
+        max_tokens=int(c["max_tokens"]),
+        kv_share=float(c["kv_share"]),
+    )
 
 
 def serve_space(service: V.Service) -> Space:
@@ -291,7 +371,8 @@ def serve_space(service: V.Service) -> Space:
     kinds = V.precisions(service, ("bf16", "fp8"))
     first, stages, kind = _start_serving(service, kinds)
     words = (
-        f"prefill workers and at least one replica fit into {n.gpus} GPUs, tp * pp at most; attention_dp needs experts, pp 1 and"
+        f"prefill workers and at least one replica fit into {n.gpus} GPUs, tp * pp at most; attention_dp needs"
+        f" experts, pp 1 and"
         " tp above 1; prefill_tp is at most prefill_gpus"
     )
     shape = ("tp", "pp", "attention_dp", "prefill_gpus", "prefill_tp")
@@ -300,21 +381,63 @@ def serve_space(service: V.Service) -> Space:
     def legal(scope: Mapping[str, Any]) -> bool:
         whole = not scope["prefill_gpus"] or int(scope["prefill_gpus"]) % int(scope["prefill_tp"]) == 0
         alone = not scope["attention_dp"] or (scope["pp"] == 1 and scope["tp"] > 1)
-        return whole and alone and not V.problems(serve_plan_of({**rest, **{k: scope[k] for k in shape}}, n.gpus), service)
+        return (
+            whole and alone and not V.problems(serve_plan_of({**rest, **{k: scope[k] for k in shape}}, n.gpus), service)
+        )
 
     rule = Constraint(words=words, names=shape, holds=legal)
     shares = [0, *(g for g in (1, 2, 4, 8, 12, 16, 24, 32, 48) if g < n.gpus)]
-    return Space([
-        Choice(name="tp", choices=tuple(degrees), default=first, ordered=True, doc="GPUs that split each layer"),
-        Choice(name="pp", choices=(1, 2, 4, 8), default=stages, ordered=True, doc="pipeline stages"),
-        Choice(name="attention_dp", choices=(False, True), default=False, doc="split sequences instead of heads; experts over all GPUs"),
-        Choice(name="prefill_gpus", choices=tuple(shares), default=0, ordered=True, doc="GPUs for workers that only prefill; 0: no such workers"),
-        Choice(name="prefill_tp", choices=tuple(degrees), default=first, ordered=True, doc="GPUs that split each layer of a prefill worker"),
-        Choice(name="precision", choices=tuple(kinds), default=kind, doc="of the weights"),
-        Int(name="max_batch", low=1, high=1024, default=256, log=True, unit="sequences", doc="most sequences of a step"),
-        Choice(name="max_tokens", choices=(512, 1024, 2048, 4096, 8192, 16384), default=8192, ordered=True, doc="tokens of a prompt computed at once"),
-        Choice(name="kv_share", choices=(0.7, 0.8, 0.85, 0.9, 0.95), default=0.9, ordered=True, doc="share of memory for weights and cache"),
-    ], [rule])  # fmt: skip
+    return Space(
+        [
+            Choice(name="tp", choices=tuple(degrees), default=first, ordered=True, doc="GPUs that split each layer"),
+            Choice(name="pp", choices=(1, 2, 4, 8), default=stages, ordered=True, doc="pipeline stages"),
+            Choice(
+                name="attention_dp",
+                choices=(False, True),
+                default=False,
+                doc="split sequences instead of heads; experts over all GPUs",
+            ),
+            Choice(
+                name="prefill_gpus",
+                choices=tuple(shares),
+                default=0,
+                ordered=True,
+                doc="GPUs for workers that only prefill; 0: no such workers",
+            ),
+            Choice(
+                name="prefill_tp",
+                choices=tuple(degrees),
+                default=first,
+                ordered=True,
+                doc="GPUs that split each layer of a prefill worker",
+            ),
+            Choice(name="precision", choices=tuple(kinds), default=kind, doc="of the weights"),
+            Int(
+                name="max_batch",
+                low=1,
+                high=1024,
+                default=256,
+                log=True,
+                unit="sequences",
+                doc="most sequences of a step",
+            ),
+            Choice(
+                name="max_tokens",
+                choices=(512, 1024, 2048, 4096, 8192, 16384),
+                default=8192,
+                ordered=True,
+                doc="tokens of a prompt computed at once",
+            ),
+            Choice(
+                name="kv_share",
+                choices=(0.7, 0.8, 0.85, 0.9, 0.95),
+                default=0.9,
+                ordered=True,
+                doc="share of memory for weights and cache",
+            ),
+        ],
+        [rule],
+    )
 
 
 def _start_serving(service: V.Service, kinds: list[str]) -> tuple[int, int, str]:
@@ -340,7 +463,11 @@ def open_serve(argument: str, options: Mapping[str, Any]) -> ServePlanTarget:
         if name not in ServePlanTarget.options:
             raise unknown("option of target serveplan", name, ServePlanTarget.options)
     model = str(options.get("model", argument or "llama3-70b"))
-    service = V.Service(model=models.load(model), nodes=clusters.load(str(options.get("cluster", "h100:16"))).nodes, backend=str(options.get("backend", "vllm")))
+    service = V.Service(
+        model=models.load(model),
+        nodes=clusters.load(str(options.get("cluster", "h100:16"))).nodes,
+        backend=str(options.get("backend", "vllm")),
+    )
     if service.backend not in ("trtllm", "sglang", "vllm"):
         raise unknown("backend", service.backend, ("trtllm", "sglang", "vllm"))
     return ServePlanTarget(service)

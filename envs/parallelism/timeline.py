@@ -41,7 +41,9 @@ def order(stage: int, stages: int, batches: int) -> list[tuple[int, bool]]:
     return made + [(k, False) for k in range(batches - warm, batches)]
 
 
-def schedule(stages: int, batches: int, forward_s: list[float], backward_s: list[float], hop_s: float = 0.0) -> list[Work]:
+def schedule(
+    stages: int, batches: int, forward_s: list[float], backward_s: list[float], hop_s: float = 0.0
+) -> list[Work]:
     """Simulate 1F1B: a pass starts when its input is there and the stage is free.
 
     Args:
@@ -85,19 +87,30 @@ def draw(made: list[Work], stages: int, label: str) -> Markup:
     at = scale(0.0, last, left, WIDTH - 16)
     parts: list[Any] = []
     for tick in ticks(0.0, last):
-        parts += [line(at(tick), top, at(tick), top + step * stages, "grid"), text(at(tick), top + step * stages + 15, f"{tick:.3g}")]
+        parts += [
+            line(at(tick), top, at(tick), top + step * stages, "grid"),
+            text(at(tick), top + step * stages + 15, f"{tick:.3g}"),
+        ]
     for s in range(stages):
         if stages <= 24 or s % 8 == 0:
             parts.append(text(left - 6, top + step * s + step * 0.75, f"stage {s}", "end"))
     for w in made:
         parts.append(
-            Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="f{}"><title>{}</title></rect>').format(
-                at(w.start_s), top + step * w.stage + 1, max(at(w.end_s) - at(w.start_s) - 0.6, 0.4), step - 2, 0 if w.forward else 1,
+            Markup(
+                '<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="f{}"><title>{}</title></rect>'
+            ).format(
+                at(w.start_s),
+                top + step * w.stage + 1,
+                max(at(w.end_s) - at(w.start_s) - 0.6, 0.4),
+                step - 2,
+                0 if w.forward else 1,
                 f"micro-batch {w.batch}, {'forward' if w.forward else 'backward'}: {w.start_s:.3f} to {w.end_s:.3f} s",
             )
-        )  # fmt: skip
+        )
     for k, words in enumerate(("forward", "backward")):
-        parts.append(Markup('<rect x="{}" y="{}" width="11" height="11" class="f{}"/>').format(left + 110 * k, height - 14, k))
+        parts.append(
+            Markup('<rect x="{}" y="{}" width="11" height="11" class="f{}"/>').format(left + 110 * k, height - 14, k)
+        )
         parts.append(text(left + 110 * k + 16, height - 4, words, "start"))
     parts.append(text((left + WIDTH) / 2 + 60, height - 4, label))
     return svg(parts, label, height)

@@ -22,10 +22,46 @@ from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_o
 NEEDS = {"torch": "rl"}
 TOLERANCE = 0.05  # of the loss, in nats; bfloat16 moves it by some thousandths
 SIZES = {
-    "tiny": {"layers": 2, "hidden": 128, "heads": 4, "vocab": 512, "seq": 64, "global_batch": 16, "steps": 6, "warmup": 2},
-    "small": {"layers": 4, "hidden": 256, "heads": 8, "vocab": 2048, "seq": 128, "global_batch": 16, "steps": 4, "warmup": 1},
-    "gpt3-125m": {"layers": 12, "hidden": 768, "heads": 12, "vocab": 51200, "seq": 1024, "global_batch": 64, "steps": 6, "warmup": 2},
-    "gpt3-1.3b": {"layers": 24, "hidden": 2048, "heads": 16, "vocab": 51200, "seq": 2048, "global_batch": 32, "steps": 4, "warmup": 2},
+    "tiny": {
+        "layers": 2,
+        "hidden": 128,
+        "heads": 4,
+        "vocab": 512,
+        "seq": 64,
+        "global_batch": 16,
+        "steps": 6,
+        "warmup": 2,
+    },
+    "small": {
+        "layers": 4,
+        "hidden": 256,
+        "heads": 8,
+        "vocab": 2048,
+        "seq": 128,
+        "global_batch": 16,
+        "steps": 4,
+        "warmup": 1,
+    },
+    "gpt3-125m": {
+        "layers": 12,
+        "hidden": 768,
+        "heads": 12,
+        "vocab": 51200,
+        "seq": 1024,
+        "global_batch": 64,
+        "steps": 6,
+        "warmup": 2,
+    },
+    "gpt3-1.3b": {
+        "layers": 24,
+        "hidden": 2048,
+        "heads": 16,
+        "vocab": 51200,
+        "seq": 2048,
+        "global_batch": 32,
+        "steps": 4,
+        "warmup": 2,
+    },
 }
 _WORDS = {
     "tiny": "2 layers of 128, for tests: about 2 s a trial on two cores",
@@ -74,7 +110,13 @@ class TorchTrain(BaseTarget):
     metrics = (
         Metric(name="tokens_per_s", direction="max", unit="tokens/s", doc="fixed tokens over their wall time"),
         Metric(name="memory", direction="min", unit="MiB", doc="peak memory of the fullest process"),
-        Metric(name="loss_gap", direction="min", unit="nats", at_most=TOLERANCE, doc="loss after the steps against the default's"),
+        Metric(
+            name="loss_gap",
+            direction="min",
+            unit="nats",
+            at_most=TOLERANCE,
+            doc="loss after the steps against the default's",
+        ),
     )
     options: Mapping[str, str] = {"device": "auto, cpu or cuda", "steps": "timed optimizer steps"}
     manual = "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html"
@@ -91,19 +133,57 @@ class TorchTrain(BaseTarget):
         parallel = ("single", "dp2", "pp2") if device == "cpu" else ("single",)
         self.space = Space(
             [
-                Choice(name="micro_batch", choices=(1, 2, 4, 8, 16), default=4, ordered=True, doc="sequences at once; gradients of several add up to a step"),
-                Choice(name="checkpointing", choices=(False, True), default=False, doc="compute activations again in the backward pass"),
+                Choice(
+                    name="micro_batch",
+                    choices=(1, 2, 4, 8, 16),
+                    default=4,
+                    ordered=True,
+                    doc="sequences at once; gradients of several add up to a step",
+                ),
+                Choice(
+                    name="checkpointing",
+                    choices=(False, True),
+                    default=False,
+                    doc="compute activations again in the backward pass",
+                ),
                 Choice(name="precision", choices=("fp32", "bf16"), default="fp32", doc="of matrix products (autocast)"),
                 Choice(name="compile", choices=(False, True), default=False, doc="torch.compile"),
-                Choice(name="attention", choices=("manual", "sdpa"), default="manual", doc="attention step by step, or the fused kernel"),
-                Choice(name="optimizer", choices=("loop", "foreach", "fused"), default="loop", doc="implementation of AdamW"),
-                Choice(name="parallel", choices=parallel, default="single", doc="one process, two data-parallel ones, or two pipeline stages"),
-                Choice(name="sharding", choices=(False, True), default=False, doc="share optimizer states between data-parallel processes (ZeRO-1)", when="parallel == 'dp2'" if device == "cpu" else None),
-                Choice(name="threads", choices=tuple(threads), default=threads[-1] if len(threads) < 3 else threads[-1], ordered=True, doc="threads of an operation, in each process"),
+                Choice(
+                    name="attention",
+                    choices=("manual", "sdpa"),
+                    default="manual",
+                    doc="attention step by step, or the fused kernel",
+                ),
+                Choice(
+                    name="optimizer",
+                    choices=("loop", "foreach", "fused"),
+                    default="loop",
+                    doc="implementation of AdamW",
+                ),
+                Choice(
+                    name="parallel",
+                    choices=parallel,
+                    default="single",
+                    doc="one process, two data-parallel ones, or two pipeline stages",
+                ),
+                Choice(
+                    name="sharding",
+                    choices=(False, True),
+                    default=False,
+                    doc="share optimizer states between data-parallel processes (ZeRO-1)",
+                    when="parallel == 'dp2'" if device == "cpu" else None,
+                ),
+                Choice(
+                    name="threads",
+                    choices=tuple(threads),
+                    default=threads[-1],
+                    ordered=True,
+                    doc="threads of an operation, in each process",
+                ),
                 Choice(name="interop", choices=(1, 2), default=1, ordered=True, doc="threads between operations"),
             ],
             [Constraint.of("parallel != 'dp2' or micro_batch <= 8")] if device == "cpu" else [],
-        )  # fmt: skip
+        )
 
     def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
         """Train once by the default: its loss is what others must reach."""
@@ -127,7 +207,13 @@ class TorchTrain(BaseTarget):
 
     def _run(self, config: Config, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
         size = SIZES[workload]
-        settings = {**size, **config, "sharding": bool(config.get("sharding", False)), "device": self.device, "seed": 1234 + seed}
+        settings = {
+            **size,
+            **config,
+            "sharding": bool(config.get("sharding", False)),
+            "device": self.device,
+            "seed": 1234 + seed,
+        }
         settings["steps"] = self.steps or size["steps"]
         budget.workdir.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=budget.workdir) as folder:
@@ -137,7 +223,10 @@ class TorchTrain(BaseTarget):
             count = 1 if settings["parallel"] == "single" else 2
             command = [sys.executable, "-m", "tunewright.envs.parallelism.torchtrain_worker", str(path)]
             # in this process's group, so that a hard kill takes them along
-            workers = [subprocess.Popen([*command, str(r)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for r in range(count)]
+            workers = [
+                subprocess.Popen([*command, str(r)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                for r in range(count)
+            ]
             try:
                 done = [w.communicate(timeout=budget.seconds) for w in workers]
             except subprocess.TimeoutExpired:
@@ -155,8 +244,10 @@ class TorchTrain(BaseTarget):
                 raise TargetError(f"training ended with exit code {w.returncode}: {last[:300]}")
             results.append(json.loads(line.removeprefix("RESULT ")))
         return {
-            "seconds": max(r["seconds"] for r in results), "loss": results[0]["loss"], "memory_bytes": max(r["memory_bytes"] for r in results),
-        }  # fmt: skip
+            "seconds": max(r["seconds"] for r in results),
+            "loss": results[0]["loss"],
+            "memory_bytes": max(r["memory_bytes"] for r in results),
+        }
 
     def render(self, config: Config) -> str:
         """Return the settings as Python."""

@@ -1,6 +1,7 @@
 """One process of the target ``torch-train``: trains a small GPT and prints what it measured as one line of JSON.
 
-Run as ``python -m tunewright.envs.parallelism.torchtrain_worker SETTINGS.json RANK``; the settings file says everything,
+Run as ``python -m tunewright.envs.parallelism.torchtrain_worker SETTINGS.json RANK``; the settings file says
+everything,
 and processes find each other through a file, so that no port is opened beyond loopback's.
 """
 
@@ -18,7 +19,7 @@ def build(settings: dict[str, Any], stage: int, stages: int) -> Any:
     """Return the module of a pipeline stage; of one stage it is the whole model."""
     import torch
     from torch import nn
-    from torch.nn import functional as F  # noqa: N812 (PyTorch's own habit)
+    from torch.nn import functional as F
     from torch.utils.checkpoint import checkpoint
 
     width, heads, vocab, seq = (settings[k] for k in ("hidden", "heads", "vocab", "seq"))
@@ -47,8 +48,14 @@ def build(settings: dict[str, Any], stage: int, stages: int) -> Any:
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(settings["seed"])
-            blocks = [Block() for _ in range(settings["layers"])]  # all of them, so that each stage has the same weights
-            tokens, places, head = nn.Embedding(vocab, width), nn.Embedding(seq, width), nn.Linear(width, vocab, bias=False)
+            blocks = [
+                Block() for _ in range(settings["layers"])
+            ]  # all of them, so that each stage has the same weights
+            tokens, places, head = (
+                nn.Embedding(vocab, width),
+                nn.Embedding(seq, width),
+                nn.Linear(width, vocab, bias=False),
+            )
             share = len(blocks) // stages
             self.blocks = nn.ModuleList(blocks[stage * share : (stage + 1) * share])
             if stage == 0:
@@ -67,7 +74,7 @@ def build(settings: dict[str, Any], stage: int, stages: int) -> Any:
 
 
 def batches(settings: dict[str, Any], device: Any) -> Any:
-    """Return tokens of all steps, shape (steps, global batch, seq + 1): a chain with noise, so that there is something to learn."""
+    """Return tokens of all steps, shape (steps, global batch, seq + 1): a chain with noise that can be learned."""
     import torch
 
     g = torch.Generator().manual_seed(settings["seed"] + 1)
@@ -97,13 +104,17 @@ def train(settings: dict[str, Any], rank: int) -> dict[str, Any]:
     """Train for a fixed number of steps and return what was measured."""
     import torch
     import torch.distributed as dist
-    from torch.nn import functional as F  # noqa: N812 (PyTorch's own habit)
+    from torch.nn import functional as F
 
     torch.set_num_threads(settings["threads"])
     torch.set_num_interop_threads(settings["interop"])
     parallel = settings["parallel"]
     world = 1 if parallel == "single" else 2
-    device = torch.device(settings["device"], rank % max(torch.cuda.device_count(), 1)) if settings["device"] == "cuda" else torch.device("cpu")
+    device = (
+        torch.device(settings["device"], rank % max(torch.cuda.device_count(), 1))
+        if settings["device"] == "cuda"
+        else torch.device("cpu")
+    )
     if world > 1:
         dist.init_process_group("gloo", init_method=f"file://{settings['meeting']}", rank=rank, world_size=world)
     stages = 2 if parallel == "pp2" else 1
@@ -175,6 +186,7 @@ def train(settings: dict[str, Any], rank: int) -> dict[str, Any]:
             with mixed:
                 loss = loss_of(model(inside), part(step, k)[:, 1:])
             (loss / rounds).backward()
+            assert inside.grad is not None
             sent.append(dist.isend(inside.grad.cpu().contiguous(), 0))
             total += float(loss.detach()) / rounds
         for s in sent:
@@ -219,7 +231,9 @@ def _peak(device: Any) -> int:
 def main() -> None:
     """Train and print the result."""
     settings = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # processes meet on loopback, whatever the host's name resolves to
+    os.environ.setdefault(
+        "GLOO_SOCKET_IFNAME", "lo"
+    )  # processes meet on loopback, whatever the host's name resolves to
     result = train(settings, int(sys.argv[2]))
     sys.stdout.write("RESULT " + json.dumps(result) + "\n")
 

@@ -27,13 +27,39 @@ RECOMPUTE = ("none", "selective", "full")
 OVERLAP = ("none", "data", "all")
 PRECISION = ("bf16", "fp8")
 COLUMNS = (
-    "tp", "pp", "dp", "cp", "ep", "micro_batch", "chunks", "zero", "recompute", "sequence_parallel", "overlap", "offload",
+    "tp",
+    "pp",
+    "dp",
+    "cp",
+    "ep",
+    "micro_batch",
+    "chunks",
+    "zero",
+    "recompute",
+    "sequence_parallel",
+    "overlap",
+    "offload",
     "precision",
-)  # fmt: skip
+)
 RESULTS = (
-    "time_s", "compute_s", "tensor_s", "expert_s", "context_s", "overhead_s", "bubble_s", "pipeline_s", "data_s",
-    "optimizer_s", "memory_gb", "weights_gb", "gradients_gb", "optimizer_gb", "activations_gb", "logits_gb", "reserved_gb",
-)  # fmt: skip
+    "time_s",
+    "compute_s",
+    "tensor_s",
+    "expert_s",
+    "context_s",
+    "overhead_s",
+    "bubble_s",
+    "pipeline_s",
+    "data_s",
+    "optimizer_s",
+    "memory_gb",
+    "weights_gb",
+    "gradients_gb",
+    "optimizer_gb",
+    "activations_gb",
+    "logits_gb",
+    "reserved_gb",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +75,8 @@ class Calibration:
         straggler: slowdown for each doubling of the GPUs.
         fused: whether attention is one fused kernel; else scores travel through memory.
         softmax: bytes for each score, forward, where it is not fused [passes of 2 bytes].
-        elementwise: bytes for each token and hidden unit that element-wise operations move, forward [passes of 2 bytes].
+        elementwise: bytes for each token and hidden unit that element-wise operations move, forward [passes of 2
+          bytes].
         optimizer_bytes: bytes moved for each parameter by the optimizer's step.
         rails: whether a data-parallel group with several ranks in a node uses the network cards of all of them.
         latency_s: of one message between nodes [s].
@@ -167,19 +194,47 @@ class Job:
         # without dropout, and with the gate's product computed again, newer stacks keep less
         width = narrow - m.heads * m.v_dim + (2 if c.fused else m.matrices) * ffn
         return Numbers(
-            layers=m.layers, slots=2.0 * c.embedding_slots, hidden=m.hidden, attention_params=m.attention_params,
-            dense_params=(1 - moe) * m.dense_ffn_params + shared, expert_params=moe * m.experts * m.expert_params,
-            used_params=moe * m.top_k * m.expert_params, score_width=m.heads * (m.qk_dim + m.v_dim), heads=m.heads,
-            key_value=m.kv_bytes, width=width, top_k=moe * m.top_k, vocab=m.vocab, seq=self.seq, context=context,
-            batch=self.global_batch, imbalance=self.imbalance,
-            gpus=n.gpus, per_node=n.per_node, flop_s=1e-12 / (n.bf16_tflops * c.gemm), flop8_s=1e-12 / (eight * c.gemm),
-            scores_s=1e-12 * odd / (n.bf16_tflops * c.gemm * c.attention), byte_s=1e-9 / n.memory_gb_s,
-            link_s=1e-9 / (n.link_gb_s * c.link), fabric_s=1e-9 / (n.fabric_gb_s * c.fabric), host_s=1e-9 / n.host_gb_s,
-            latency=c.latency_s, overhead=c.overhead_s, softmax=c.softmax * 2.0, elementwise=c.elementwise * 2.0,
-            fused=float(c.fused), drag=1.0 + c.straggler * math.log2(n.gpus), optimizer_bytes=c.optimizer_bytes, rails=float(c.rails),
-            reserved=c.reserved_gb * 1e9, work=c.work_bytes, logit=c.logit_bytes, weight=c.weight_bytes,
-            gradient=c.gradient_bytes, hide=c.hidden,
-        )  # fmt: skip
+            layers=m.layers,
+            slots=2.0 * c.embedding_slots,
+            hidden=m.hidden,
+            attention_params=m.attention_params,
+            dense_params=(1 - moe) * m.dense_ffn_params + shared,
+            expert_params=moe * m.experts * m.expert_params,
+            used_params=moe * m.top_k * m.expert_params,
+            score_width=m.heads * (m.qk_dim + m.v_dim),
+            heads=m.heads,
+            key_value=m.kv_bytes,
+            width=width,
+            top_k=moe * m.top_k,
+            vocab=m.vocab,
+            seq=self.seq,
+            context=context,
+            batch=self.global_batch,
+            imbalance=self.imbalance,
+            gpus=n.gpus,
+            per_node=n.per_node,
+            flop_s=1e-12 / (n.bf16_tflops * c.gemm),
+            flop8_s=1e-12 / (eight * c.gemm),
+            scores_s=1e-12 * odd / (n.bf16_tflops * c.gemm * c.attention),
+            byte_s=1e-9 / n.memory_gb_s,
+            link_s=1e-9 / (n.link_gb_s * c.link),
+            fabric_s=1e-9 / (n.fabric_gb_s * c.fabric),
+            host_s=1e-9 / n.host_gb_s,
+            latency=c.latency_s,
+            overhead=c.overhead_s,
+            softmax=c.softmax * 2.0,
+            elementwise=c.elementwise * 2.0,
+            fused=float(c.fused),
+            drag=1.0 + c.straggler * math.log2(n.gpus),
+            optimizer_bytes=c.optimizer_bytes,
+            rails=float(c.rails),
+            reserved=c.reserved_gb * 1e9,
+            work=c.work_bytes,
+            logit=c.logit_bytes,
+            weight=c.weight_bytes,
+            gradient=c.gradient_bytes,
+            hide=c.hidden,
+        )
 
     @property
     def model_flops(self) -> float:
@@ -196,9 +251,21 @@ class Job:
 
 
 def _estimate(
-    k: Numbers, tp: Any, pp: Any, dp: Any, cp: Any, ep: Any, micro: Any, chunks: Any, zero: Any, recompute: Any, sp: Any,
-    overlap: Any, offload: Any, fp8: Any,
-) -> Any:  # fmt: skip
+    k: Numbers,
+    tp: Any,
+    pp: Any,
+    dp: Any,
+    cp: Any,
+    ep: Any,
+    micro: Any,
+    chunks: Any,
+    zero: Any,
+    recompute: Any,
+    sp: Any,
+    overlap: Any,
+    offload: Any,
+    fp8: Any,
+) -> Any:
     """Return ``RESULTS`` of one plan, or of arrays of plans."""
     full, none = recompute == 2, recompute == 0
     per_tp, per_cp, per_ep, per_chunk = 1.0 / tp, 1.0 / cp, 1.0 / ep, 1.0 / chunks
@@ -340,7 +407,7 @@ def _compiled() -> Callable[[Numbers, Floats, Floats], None]:
     import numba
 
     # without "numpy" each division is checked for zero, which makes the loop six times slower
-    quick = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "arcp"}}
+    quick: Any = {"error_model": "numpy", "fastmath": {"contract", "reassoc", "arcp"}}
 
     @numba.njit(inline="always")
     def pick(condition: Any, yes: Any, no: Any) -> Any:
@@ -357,17 +424,15 @@ def _compiled() -> Callable[[Numbers, Floats, Floats], None]:
     names = {"where": pick, "ceil": np.ceil, "maximum": more, "minimum": less}
     scalar = numba.njit(**quick)(types.FunctionType(_estimate.__code__, {**globals(), **names}, "_scalar"))
 
-    @numba.njit(nogil=True, **quick)
+    @numba.njit(nogil=True, **quick)  # type: ignore[untyped-decorator]
     def loop(numbers: Numbers, plans: Floats, out: Floats) -> None:
         for i in range(plans.shape[0]):
             p = plans[i]
-            values = scalar(
-                numbers, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12]
-            )
+            values = scalar(numbers, p[0], p[1], p[2], p[3], p[4], p[5], p[6], p[7], p[8], p[9], p[10], p[11], p[12])
             for j in range(out.shape[1]):
                 out[i, j] = values[j]
 
-    return loop
+    return loop  # type: ignore[no-any-return]
 
 
 def estimate(numbers: Numbers, plans: Floats, out: Floats | None = None) -> Floats:

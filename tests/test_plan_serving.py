@@ -1,0 +1,279 @@
+"""The step-time model and serving plans."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tunewright.envs.parallelism import clusters, models
+from tunewright.envs.parallelism import serving as V
+from tunewright.envs.parallelism import steptime as S
+from tunewright.envs.parallelism.check import check
+from tunewright.envs.parallelism.emit import SERVE, emit_serve
+
+from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
+from tunewright.testing import check_space, check_target
+
+
+def service(model="llama3-70b", cluster="h100:16", backend="vllm"):
+    return V.Service(model=models.load(model), nodes=clusters.load(cluster).nodes, backend=backend)
+
+
+LOAD = V.Load(rate=8.0, isl=1000, osl=300, ttft_s=1.0, tpot_s=0.05)
+
+
+def engine(model="llama3-70b", kind="h100", gpus=4, precision="bf16", **more):
+    size, speed, four = S.precision_of(precision, kind)
+    nodes = clusters.load(f"{kind}:{max(gpus, 8)}").nodes
+    return S.engine(
+        S.shape_of(models.load(model)), nodes, S.stack_of("vllm", kind), gpus=gpus, weight_bytes=size, speed=speed, four=four, **more
+    )  # fmt: skip
+
+
+# -- steps ------------------------------------------------------------------------------------------
+
+
+def test_a_step_is_never_faster_than_its_bytes():
+    """One sequence: all weights come through memory once, at no more than its bandwidth."""
+    e = engine()
+    model = models.load("llama3-70b")
+    weights = (model.params - model.embedding_params) * 2.0 / 4  # of a GPU; the embedding is looked up, not read
+    assert S.decode_s(e, 1.0, 0.0) > weights / 3.35e12
+    assert S.decode_s(e, 1.0, 0.0) < 2.5 * weights / 3.35e12
+
+
+def test_a_prefill_is_never_faster_than_its_products():
+    e, model = engine(), models.load("llama3-70b")
+    ideal = 2.0 * (model.params - 2 * model.embedding_params) * 4096 / (4 * 989.4e12)
+    assert ideal < S.prefill_s(e, 4096) < 4 * ideal
+
+
+@given(st.floats(1, 512), st.floats(1, 20_000))
+@settings(max_examples=50)
+def test_more_work_takes_longer(batch, context):
+    e = engine()
+    assert S.decode_s(e, batch + 1, context) > S.decode_s(e, batch, context)
+    assert S.decode_s(e, batch, context * 2) > S.decode_s(e, batch, context)
+    assert S.prefill_s(e, 512, context) > S.prefill_s(e, 512, 0.0)
+
+
+def test_chunks_add_up_to_the_whole_prompt():
+    e = engine()
+    parts = sum(S.prefill_s(e, 512.0, 512.0 * k) for k in range(8))
+    assert parts == pytest.approx(S.prefill_s(e, 4096.0))
+
+
+def test_few_tokens_touch_few_experts():
+    e = engine("mixtral-8x7b", gpus=2)
+    one, many = S.decode_s(e, 1.0, 0.0), S.decode_s(e, 64.0, 0.0)
+    assert float(e.chance) == pytest.approx(6 / 8)
+    assert many > 1.8 * one, "two of eight experts for one token, all of them for 64"
+    dense = engine("llama3-8b", gpus=2)
+    assert S.decode_s(dense, 64.0, 0.0) < 1.6 * S.decode_s(dense, 1.0, 0.0)
+
+
+def test_arrays_and_compiled_code_give_the_same():
+    import numba
+
+    e = S.Engine(*(float(v) for v in engine()))
+    compiled = numba.njit(S.decode_s.__wrapped__ if hasattr(S.decode_s, "__wrapped__") else _decode())
+    for batch in (1.0, 17.0, 200.0):
+        assert compiled(e, batch, 1500.0) == pytest.approx(float(S.decode_s(e, batch, 1500.0)))
+    batches = np.array([1.0, 17.0, 200.0])
+    assert np.allclose(S.decode_s(e, batches, 1500.0), [S.decode_s(e, b, 1500.0) for b in batches])
+
+
+def _decode():
+    """decode_s with the function that it calls compiled too, as the simulator does."""
+    import types
+
+    import numba
+
+    names = {**vars(S), "larger": numba.njit(S.larger)}
+    return types.FunctionType(S.decode_s.__code__, names, "decode")
+
+
+def test_precisions():
+    assert S.decode_s(engine(precision="fp8"), 1.0, 0.0) < 0.75 * S.decode_s(engine(precision="bf16"), 1.0, 0.0)
+    with pytest.raises(ConfigError, match="a100 has no FP8"):
+        S.precision_of("fp8", "a100")
+    with pytest.raises(UnknownNameError, match="Did you mean 'fp8'"):
+        S.precision_of("fp9", "h100")
+    with pytest.raises(UnknownNameError, match="Did you mean 'vllm'"):
+        S.stack_of("vlm", "h100")
+
+
+# -- plans ------------------------------------------------------------------------------------------
+
+
+def test_littles_law_holds_in_the_steady_state():
+    sv = service()
+    found = V.search(sv, LOAD)
+    stable = found.values[:, V.RESULTS.index("use")] <= 1
+    aggregated = stable & (found.plans[:, V.COLUMNS.index("p_count")] == 0)
+    v = found.values[aggregated]
+    count = found.plans[aggregated, 0]
+    batch, tpot = v[:, V.RESULTS.index("batch")], v[:, V.RESULTS.index("tpot_s")]
+    small = batch < 1  # the time of a token is that of at least one sequence
+    assert np.allclose(batch[~small], (LOAD.rate / count * LOAD.osl * tpot)[~small], rtol=1e-3)
+
+
+def test_one_plan_is_what_the_search_says():
+    sv = service()
+    found = V.search(sv, LOAD)
+    for k in np.random.default_rng(0).integers(0, len(found.plans), 40):
+        plan = found.plan(int(k))
+        assert V.problems(plan, sv) == []
+        assert np.allclose(V.evaluate(sv, LOAD, plan), found.values[k], rtol=1e-6)
+        assert plan.gpus <= sv.nodes.gpus
+
+
+def test_the_best_plan_carries_the_load_with_fewest_gpus():
+    sv = service()
+    found = V.search(sv, LOAD)
+    best = V.rank(found, LOAD)[0]
+    meets = np.array([V.meets(v, LOAD) for v in found.values])
+    assert (
+        meets[best]
+        and found.values[best, V.RESULTS.index("gpus")] == found.values[meets, V.RESULTS.index("gpus")].min()
+    )
+    most = V.capacity(sv, LOAD, found.plan(int(best)))
+    assert most >= LOAD.rate
+    assert not V.meets(V.evaluate(sv, replace(LOAD, rate=most * 1.01), found.plan(int(best))), LOAD)
+
+
+def test_an_overloaded_system_says_so():
+    sv = service("llama3-70b", "h100:4")
+    heavy = replace(LOAD, rate=500.0)
+    found = V.search(sv, heavy)
+    best = found.values[V.rank(found, heavy)[0]]
+    assert best[V.RESULTS.index("use")] > 1 and math.isinf(best[V.RESULTS.index("ttft_s")])
+
+
+def test_a_model_that_fits_nowhere():
+    sv = service("llama3-405b", "a100:4")
+    found = V.search(sv, LOAD, wanted=("bf16",))
+    assert not len(found.plans) and found.oom > 0
+    said = V.shortage(sv, LOAD, ("bf16",))
+    assert "GB more than" in said and "8 or more GPUs" in said
+
+
+@pytest.mark.parametrize(
+    ("plan", "said"),
+    [
+        (V.ServePlan(engines=V.Part(tp=3)), "nearest: 2 or 4"),
+        (V.ServePlan(engines=V.Part(tp=8, count=3)), "needs 24 GPUs"),
+        (V.ServePlan(engines=V.Part(pp=3)), "pp 3 must be"),
+        (V.ServePlan(engines=V.Part(ranks=4)), "need a model with experts"),
+        (V.ServePlan(engines=V.Part(count=0)), "at least 1"),
+        (V.ServePlan(engines=V.Part(), kv_share=2.0), "kv_share"),
+        (V.ServePlan(engines=V.Part(), prefill=V.Part(tp=5)), "prefill: tp 5"),
+    ],
+)
+def test_impossible_plans(plan, said):
+    assert any(said in p for p in V.problems(plan, service()))
+    with pytest.raises(ConfigError):
+        V.evaluate(service(), LOAD, plan)
+
+
+@pytest.mark.parametrize("form", SERVE)
+def test_launch_commands(form):
+    plan = V.ServePlan(engines=V.Part(count=2, tp=4), prefill=V.Part(count=3, tp=2), precision="fp8", max_batch=64)
+    text = emit_serve(form, plan, service(), "my/model")
+    assert (
+        "my/model" in text
+        and "# 2 of these, decode, 4 GPUs each" in text
+        and "# 3 of these, prefill, 2 GPUs each" in text
+    )
+    assert ("--tensor-parallel-size 4" if form == "vllm" else "--tp-size 4") in text
+    with pytest.raises(UnknownNameError):
+        emit_serve("tgi", plan, service(), "x")
+
+
+@pytest.mark.data
+def test_measured_serving_plans(data):
+    """The bars of accuracy on all rows; docs/results/plans.md has the held-out ones."""
+    found = check(data / "parallelism" / "serving_silicon_fit.csv.gz")
+    assert found["tpot"]["median_error"] <= 0.13 and found["ttft"]["median_error"] <= 0.40
+    assert found["tpot"]["spearman"] >= 0.93 and found["ttft"]["spearman"] >= 0.75
+
+
+def test_the_target_keeps_the_contract():
+    from tunewright.envs.parallelism.target import ServePlanTarget
+
+    target = ServePlanTarget(service("llama3-8b", "h100:8"))
+    check_space(target.space)
+    for workload in target.workloads:
+        check_target(target, workload=workload, others=3)
+
+
+def test_the_command(cli):
+    words = (
+        "plan",
+        "serve",
+        "-m",
+        "llama3-70b",
+        "-c",
+        "h100:16",
+        "--isl",
+        "3000",
+        "--osl",
+        "300",
+        "--rate",
+        "10",
+        "--ttft",
+        "2",
+        "--tpot",
+        "0.05",
+    )
+    found = json.loads(cli(*words, "--json", "--emit", "vllm").stdout)
+    best = found["best"]
+    assert best["meets"] and best["ttft_s"] <= 2 and best["tpot_s"] <= 0.05 and best["capacity_requests_per_s"] >= 10
+    assert set(found["baselines"]) == {"tensor", "defaults", "apex"} and "vllm serve" in found["launch"]
+    assert "within the limits" in cli(*words).stdout
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"rate": 0.0}, "--rate must be above 0"),
+        ({"backend": "vlm"}, "Did you mean 'vllm'"),
+        ({"precision": "fp3"}, "no precision named"),
+        ({"mode": "split"}, "auto or aggregated"),
+        ({"form": "tgi"}, "no form for serving plans"),
+        ({"cluster": "h100:1", "precision": "bf16"}, "does not fit"),
+        ({"cluster": "a100:8", "precision": "fp8"}, "a100 has no FP8"),
+    ],
+)
+def test_what_is_wrong_is_explained(given, said):
+    from tunewright.envs.parallelism import command
+
+    base = {"model": "llama3-70b", "cluster": "h100:16", "rate": 10.0, "isl": 3000, "osl": 300}
+    with pytest.raises(TunewrightError, match=said):
+        command.serve(**{**base, **given})
+
+
+def test_aggregated_plans_alone():
+    from tunewright.envs.parallelism import command
+
+    base = {
+        "model": "llama3-70b",
+        "cluster": "h100:16",
+        "rate": 10.0,
+        "isl": 3000,
+        "osl": 300,
+        "ttft": 2.0,
+        "tpot": 0.05,
+    }
+    alone, every = command.serve(**base, mode="aggregated"), command.serve(**base)
+    assert alone["best"]["plan"]["prefill"] is None and alone["best"]["gpus"] >= every["best"]["gpus"]
+
+
+def test_overload_on_the_terminal(cli):
+    text = cli(
+        "plan", "serve", "-m", "llama3-70b", "-c", "h100:4", "--isl", "3000", "--osl", "300", "--rate", "100"
+    ).stdout
+    assert "no plan on 4" in text and "times as much" in text
