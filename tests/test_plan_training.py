@@ -499,6 +499,13 @@ def test_scenarios_reward_what_they_are_about(tmp_path):
 # -- the command ------------------------------------------------------------------------------------
 
 
+def test_the_command_on_mixed_clusters(cli):
+    words = ("plan", "train", "-m", "llama2-13b", "-c", "h100:64+a100:64", "-b", "256", "-s", "4096")
+    found = json.loads(cli(*words, "--json").stdout)
+    assert [p["gpus"] for p in found["mixed"]] == [64, 64] and found["time_s"] <= found["layers_evenly_s"]
+    assert "evenly" in cli(*words).stdout
+
+
 def test_the_command(cli, tmp_path):
     words = ("plan", "train", "--model", "llama3-8b", "--cluster", "h100:16", "--global-batch", "256", "--seq", "4096")
     found = json.loads(
@@ -536,7 +543,8 @@ def test_the_command(cli, tmp_path):
         ({"calibration": "x"}, "no calibration named"),
         ({"imbalance": 0.5}, "1 or more"),
         ({"form": "megatrn"}, "Did you mean 'megatron'"),
-        ({"cluster": "h100:8+a100:8"}, "2 kinds of nodes"),
+        ({"cluster": "h100:8+a100:8", "explain": True}, "several kinds of nodes"),
+        ({"cluster": "h100:8+a100:8", "model": "llama3-405b"}, "fits into no plan"),
         ({"model": "llama3-405b", "cluster": "h100:8"}, "does not fit on 8"),
     ],
 )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.envs.parallelism import calibration as K
 from tunewright.envs.parallelism import check as C
-from tunewright.envs.parallelism import clusters, emit, models, plans, search, serving, timeline
+from tunewright.envs.parallelism import clusters, emit, models, plans, scenario, search, serving, timeline
 from tunewright.envs.parallelism.training import RESULTS, Job
 
 from tunewright.errors import ConfigError, unknown
@@ -75,6 +76,11 @@ def train(
     imbalance: float = 1.0, fewer: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Find the best training plan; see ``tunewright plan train --help`` for the arguments."""
+    whole = clusters.load(cluster)
+    if not whole.uniform:
+        if fix or explain or form or page or fewer or precision != "bf16":
+            raise ConfigError("a cluster of several kinds of nodes is planned as a whole: leave out all but --json")
+        return _mixed(model, whole, global_batch, seq, calibration)
     job, name = job_of(model, cluster, global_batch=global_batch, seq=seq, calibration=calibration, imbalance=imbalance)
     if precision not in ("bf16", "fp8", "auto"):
         raise ConfigError(f"--precision must be bf16, fp8 or auto, not {precision!r}")
@@ -109,6 +115,30 @@ def train(
     return document
 
 
+def _mixed(model: str, cluster: clusters.Cluster, global_batch: int, seq: int, calibration: str) -> dict[str, Any]:
+    """Plan for several kinds of nodes: pipelines across kinds, data parallelism inside each, layers by speed."""
+    jobs = [
+        job_of(model, f"{g.kind}:{g.gpus}", global_batch=global_batch, seq=seq, calibration=calibration)[0]
+        for g in cluster.groups
+    ]
+    jobs = [replace(j, nodes=g) for j, g in zip(jobs, cluster.groups, strict=True)]
+    found = scenario.plan_mixed(cluster, jobs)
+    parts = [
+        {"kind": g.kind, "gpus": g.gpus, "stages": s, "layers": n, "plan": p.short}
+        for g, s, n, p in zip(cluster.groups, found.stages, found.layers, found.plans, strict=True)
+    ]
+    return {
+        "model": model,
+        "cluster": cluster.name,
+        "gpus": cluster.gpus,
+        "mixed": parts,
+        "time_s": found.time_s,
+        "tokens_per_s_per_gpu": seq * global_batch / found.time_s / cluster.gpus,
+        "layers_evenly_s": found.even_s,
+        "slow_link_inside_groups_s": found.naive_s,
+    }
+
+
 def _runners(job: Job, found: search.Found, most: int) -> list[dict[str, Any]]:
     """The next best plans that differ in a degree, not in a flag alone."""
     seen = {tuple(found.best[0][:5])}
@@ -133,8 +163,6 @@ def _baselines(job: Job, best_s: float) -> dict[str, Any]:
 
 def _sizes(job: Job, choices: plans.Choices) -> list[dict[str, Any]]:
     """The best plan on parts of the cluster: time against money."""
-    from dataclasses import replace
-
     made = []
     for part in TRIED_SIZES:
         if job.nodes.gpus % part:
@@ -244,6 +272,9 @@ def _columns(table: Any, *names: str) -> None:
 
 def show_train(console: Console, document: dict[str, Any]) -> None:
     """Print a training plan."""
+    if "mixed" in document:
+        _show_mixed(console, document)
+        return
     from rich.table import Table
     from rich.text import Text
 
@@ -291,6 +322,23 @@ def show_train(console: Console, document: dict[str, Any]) -> None:
     )  # fmt: skip
     if "page" in document:
         console.print(f"figures: {document['page']}", markup=False, style="dim")
+
+
+def _show_mixed(console: Console, document: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    time_s = document["time_s"]
+    console.print(
+        f"{time_s:.3f} s an iteration, {document['tokens_per_s_per_gpu']:,.0f} tokens/s a GPU; with layers dealt out"
+        f" evenly {document['layers_evenly_s'] / time_s:.2f}×, and with the slow link inside data-parallel groups too"
+        f" {document['slow_link_inside_groups_s'] / time_s:.2f}×",
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    _columns(table, "", "GPUs", "stages", "layers", "plan")
+    for part in document["mixed"]:
+        table.add_row(part["kind"], str(part["gpus"]), str(part["stages"]), str(part["layers"]), part["plan"])
+    console.print(table)
 
 
 def _show_sizes(console: Console, sizes: Sequence[dict[str, Any]]) -> None:
