@@ -164,6 +164,51 @@ def speed():
     return "## Speed\n\nMedians of seven.\n\n" + table(["what", "measured", "bar"], rows)
 
 
+def heuristics():
+    """Serving plans beside the heuristic that APEX compares with, at the load that it can just carry."""
+    rows = []
+    loads = {
+        "chat, 1000 in, 300 out": (1000, 300),
+        "summary, 6000 in, 250 out": (6000, 250),
+        "reasoning, 800 in, 4000 out": (800, 4000),
+    }
+    for model, cluster in (
+        ("llama3-8b", "h100:16"),
+        ("llama3-70b", "h100:16"),
+        ("mixtral-8x22b", "h100:16"),
+        ("qwen3-235b-a22b", "h200:32"),
+        ("deepseek-v3", "h200:64"),
+    ):
+        for words, (isl, osl) in loads.items():
+            sv = V.Service(model=models.load(model), nodes=clusters.load(cluster).nodes)
+            kind = "bf16" if model in ("llama3-8b", "llama3-70b", "mixtral-8x22b") else "fp8"
+            load = V.Load(rate=1.0, isl=isl, osl=osl, ttft_s=3.0, tpot_s=0.06)
+            plan = V.baselines(sv, load, kind)["apex"]
+            if plan is None:
+                continue
+            theirs = V.capacity(sv, load, plan)
+            if theirs <= 0:
+                rows.append([model, cluster, words, plan.short, "-", "-", "the rule misses the limits"])
+                continue
+            # the most that any plan of the whole cluster carries: search at rising rates
+            best, low, high = plan, theirs, theirs
+            for _ in range(14):
+                at = V.Load(rate=high * 1.3, isl=isl, osl=osl, ttft_s=3.0, tpot_s=0.06)
+                found = V.search(sv, at, wanted=(kind,))
+                k = int(V.rank(found, at)[0])
+                if not V.meets(found.values[k], at):
+                    break
+                best, high = found.plan(k), at.rate
+            low = max(V.capacity(sv, load, best), theirs)
+            rows.append([model, cluster, words, plan.short, best.short, f"{theirs:.1f}", f"{low / theirs:.2f}×"])
+    text = (
+        "## Serving plans beside a heuristic\n\nRequests a second that the whole cluster carries within 3 s and 60 ms: APEX's heuristic"
+        " plan (tensor parallelism over a node, replicas for the rest) and the best plan in the same precision. APEX reports up to"
+        " 3.37×, on other GPUs and engines.\n\n"
+    )
+    return text + table(["model", "cluster", "load", "heuristic", "best", "heuristic carries [1/s]", "gain"], rows)
+
+
 def regret_of(target, name, seed, best, trials=30):
     """Time of the best plan that a tuner found over the best there is, after each number of trials."""
     problem = Problem(
@@ -226,10 +271,16 @@ def tuners(seeds):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=("accuracy", "speed", "published", "tuners"))
+    parser.add_argument("--part", choices=("accuracy", "speed", "published", "heuristics", "tuners"))
     parser.add_argument("--seeds", type=int, default=5)
     options = parser.parse_args()
-    parts = {"accuracy": accuracy, "published": published, "speed": speed, "tuners": lambda: tuners(options.seeds)}
+    parts = {
+        "accuracy": accuracy,
+        "published": published,
+        "speed": speed,
+        "heuristics": heuristics,
+        "tuners": lambda: tuners(options.seeds),
+    }
     if options.part:
         print(parts[options.part]())
         return

@@ -153,6 +153,13 @@ def test_an_overloaded_system_says_so():
     assert best[V.RESULTS.index("use")] > 1 and math.isinf(best[V.RESULTS.index("ttft_s")])
 
 
+def test_large_clusters_are_searched_too():
+    sv = service("llama3-70b", "h100:50000")
+    heavy = V.Load(rate=30_000.0, isl=3000, osl=300, ttft_s=2.0, tpot_s=0.05)
+    found = V.search(sv, heavy)
+    assert len(found.plans) < 10**6 and V.meets(found.values[V.rank(found, heavy)[0]], heavy)
+
+
 def test_a_model_that_fits_nowhere():
     sv = service("llama3-405b", "a100:4")
     found = V.search(sv, LOAD, wanted=("bf16",))

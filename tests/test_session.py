@@ -118,6 +118,23 @@ def test_illegal_suggestions_are_stored_with_the_reason_and_told(store):
     assert session.best.config == {"n": 3, "mode": "safe"}
 
 
+def test_what_the_system_refuses_counts_as_a_trial(store):
+    """It was proposed for ever before: such a trial was neither counted nor told."""
+
+    class Refuses(Guarded):
+        def measure(self, config, *, workload, seed, budget):
+            if config["n"] == 3:
+                return Measurement(status="rejected", reason="no three here")
+            return super().measure(config, workload=workload, seed=seed, budget=budget)
+
+    session = create(store, target=Refuses(), tuner="random")
+    session.tuner = Scripted(*[{"n": 3, "mode": "safe"}] * 3, {"n": 4, "mode": "safe"})
+    session.run(trials=3, verify=False)
+    assert [(t.config["n"], t.status) for t in session.decided] == [(1, "ok"), (3, "failed"), (4, "ok")]
+    refused = session.decided[1]
+    assert refused.reason == "refused by the system: no three here" and refused in session.tuner.told
+
+
 def test_duplicates_are_not_measured_again_unless_asked(store):
     same = {"n": 3, "mode": "safe"}
     session = scripted(store, same, same, same, {"n": 4, "mode": "safe"})

@@ -348,9 +348,9 @@ def _aggregated(
     gpus = service.nodes.gpus
     index, count = [], []
     for k in fits:
-        room = int(gpus // found.gpus[k])
-        index.append(np.repeat(k, room))
-        count.append(np.arange(1, room + 1))
+        numbers = _counts(int(gpus // found.gpus[k]))
+        index.append(np.repeat(k, len(numbers)))
+        count.append(numbers)
     if not index:
         return np.empty((0, len(COLUMNS))), np.empty((0, len(RESULTS)))
     i, c = np.concatenate(index), np.concatenate(count).astype(float)
@@ -368,6 +368,13 @@ def _aggregated(
     rows = np.column_stack([c, found.tp[i], pp, ranks, zero, zero, zero, zero, b, t])
     full = batch * (load.isl + 0.5 * load.osl) / found.tokens[i]
     return rows, np.column_stack([ttft, tpot, use, batch, c * found.gpus[i], full])
+
+
+def _counts(most: int) -> NDArray[np.int64]:
+    """Numbers of engines to look at: all of them, or at most 512 in even ratios."""
+    if most <= 512:
+        return np.arange(1, most + 1)
+    return np.unique(np.geomspace(1, most, 512).round().astype(np.int64))
 
 
 def _product(
@@ -395,7 +402,7 @@ def _split(
         for x in {int(least[k]), int(np.ceil(least[k] * 1.25)), int(np.ceil(least[k] * 2))}
         if x >= 1 and x * found.gpus[k] < n.gpus
     ]
-    right = [(k, y) for k in fits for y in range(1, int((n.gpus - 1) // found.gpus[k]) + 1)]
+    right = [(k, y) for k in fits for y in _counts(int((n.gpus - 1) // found.gpus[k]))]
     if not left or not right:
         return None, None
     j, x = np.array([k for k, _ in left]), np.array([v for _, v in left], dtype=float)
@@ -405,6 +412,11 @@ def _split(
     most = np.minimum(b * found.ranks[i] * pp[i], found.tokens[i] / (load.isl + load.osl))
     batch, tpot, use = _steady(_take(e, i), pp[i], rate, load, most, True, service.stack.hop_s)
     keep = (use <= 1.0) & (tpot <= load.tpot_s * 1.5)
+    i, y, b, t, batch, tpot, use = (v[keep] for v in (i, y, b, t, batch, tpot, use))
+    # more than twice the fewest workers only cost more
+    fewest = np.full(len(e.fixed_s), np.inf)
+    np.minimum.at(fewest, i, y)
+    keep = y <= 2.0 * fewest[i] + 1.0
     i, y, b, t, batch, tpot, use = (v[keep] for v in (i, y, b, t, batch, tpot, use))
     # of decode pools with the same engine and number only those that no smaller batch limit equals
     _, first = np.unique(np.column_stack([i, y]), axis=0, return_index=True)
