@@ -363,6 +363,14 @@ def test_llama_405b(gpus, seq, batch, degrees, published):
     assert out[MEMORY] <= 80
 
 
+def test_deepseek_v3():
+    """Its report: 180,000 H800 hours for 10^12 tokens, PP16, EP64, ZeRO-1, FP8; no constant was fitted to it."""
+    given_job = job("deepseek-v3", "h800:2048", seq=4096, batch=15360)
+    plan = plans.Plan(pp=16, dp=128, ep=64, zero=1, precision="fp8")
+    out = estimate_numpy(given_job.numbers, plan.row[None])[0]
+    assert 4096 * 15360 / out[TIME] / 2048 == pytest.approx(1e12 / (180e3 * 3600), rel=0.06)
+
+
 def test_tables_that_cannot_be_read(tmp_path):
     path = tmp_path / "t.csv"
     for text, said in (

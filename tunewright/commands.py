@@ -289,7 +289,7 @@ _Cluster = Annotated[
         "--cluster",
         "-c",
         metavar="KIND:GPUS",
-        help="Such as h100:2048 (a100, h100, h200, b200, b300, gb200, gb300, mi250x), or a TOML file.",
+        help="Such as h100:2048 (a100, h100, h800, h200, b200, b300, gb200, gb300, mi250x), or a TOML file.",
     ),
 ]
 _Runners = Annotated[int, typer.Option("--runners", min=0, help="How many of the next best plans to show.")]
