@@ -517,7 +517,17 @@ def test_the_command_on_mixed_clusters(cli):
 def test_the_command(cli, tmp_path):
     words = ("plan", "train", "--model", "llama3-8b", "--cluster", "h100:16", "--global-batch", "256", "--seq", "4096")
     found = json.loads(
-        cli(*words, "--json", "--explain", "--emit", "megatron", "--fewer", "-o", str(tmp_path / "p.html")).stdout
+        cli(
+            *words,
+            "--json",
+            "--explain",
+            "--emit",
+            "megatron",
+            "--fewer",
+            "--scenarios",
+            "-o",
+            str(tmp_path / "p.html"),
+        ).stdout
     )
     best = found["best"]
     assert best["time_s"] > 0 and 0.2 < best["mfu"] <= best["hfu"] < 0.8 and best["memory_gib"]["total"] <= 80
@@ -528,6 +538,10 @@ def test_the_command(cli, tmp_path):
         and found["oom"] > 0
     )
     assert "torchrun" in found["launch"] and [s["gpus"] for s in found["sizes"]] == [16, 8, 4, 2][: len(found["sizes"])]
+    lengths = found["scenarios"]["unequal_lengths"]["time_over_divisible_work"]
+    assert lengths["pad"] > lengths["pack"] >= lengths["balance"] >= 1
+    failing = found["scenarios"]["failures"]["time_over_no_failures"]
+    assert failing["wait"] >= failing["shrink"] > 1
     page = (tmp_path / "p.html").read_text()
     assert page.count("<svg") >= 4 and "<script" not in page
     text = cli(*words, "--fix", "tp=4", "--fix", "pp=2").stdout

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tunewright.envs.parallelism import calibration as K
 from tunewright.envs.parallelism import check as C
 from tunewright.envs.parallelism import clusters, emit, models, plans, scenario, search, serving, timeline
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 DRAWN_BATCHES = 24  # micro-batches that the timeline shows at most
 DRAWN_STAGES = 64
+LENGTHS = 2048  # sequences whose lengths are drawn
 TRIED_SIZES = (1, 2, 4, 8)  # parts of the cluster that --fewer tries
 
 
@@ -73,12 +75,12 @@ def fixed_of(given: Sequence[str]) -> dict[str, Any]:
 def train(
     model: str, cluster: str, *, global_batch: int, seq: int, precision: str = "bf16", fix: Sequence[str] = (),
     explain: bool = False, form: str = "", page: Path | None = None, runners: int = 5, calibration: str = "",
-    imbalance: float = 1.0, fewer: bool = False,
+    imbalance: float = 1.0, fewer: bool = False, scenarios: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Find the best training plan; see ``tunewright plan train --help`` for the arguments."""
     whole = clusters.load(cluster)
     if not whole.uniform:
-        if fix or explain or form or page or fewer or precision != "bf16":
+        if fix or explain or form or page or fewer or scenarios or precision != "bf16":
             raise ConfigError("a cluster of several kinds of nodes is planned as a whole: leave out all but --json")
         return _mixed(model, whole, global_batch, seq, calibration)
     job, name = job_of(model, cluster, global_batch=global_batch, seq=seq, calibration=calibration, imbalance=imbalance)
@@ -105,6 +107,8 @@ def train(
     }  # fmt: skip
     if fewer:
         document["sizes"] = _sizes(job, choices)
+    if scenarios:
+        document["scenarios"] = _scenarios(job, found)
     if explain:
         document["explanation"] = search.explain(job, found.best[0], found.values[0])
     if form:
@@ -159,6 +163,32 @@ def _baselines(job: Job, best_s: float) -> dict[str, Any]:
             None if got is None else search.describe(job, *got) | {"ratio": float(got[1][search.TIME]) / best_s}
         )
     return made
+
+
+def _scenarios(job: Job, found: search.Found) -> dict[str, Any]:
+    """What the best plan meets beside full sequences and nodes that never fail."""
+    plan, time_s = plans.from_row(found.best[0]), float(found.values[0, search.TIME])
+    lengths = scenario.draw_lengths(LENGTHS, job.seq, np.random.default_rng(0))
+    ranks = min(plan.dp, LENGTHS)
+    batching = {how: scenario.batching_factor(lengths, job, ranks, how) for how in scenario.BATCHING}
+    failures, nodes = scenario.Failures(), max(job.nodes.gpus // job.nodes.per_node, 1)
+    interval = scenario.best_interval_s(failures, nodes)
+    smaller = scenario.without_a_rank(job, plan)
+    return {
+        "unequal_lengths": {
+            "what": f"{LENGTHS:,} drawn lengths, median {int(np.median(lengths)):,} of {job.seq:,} tokens",
+            "time_over_divisible_work": batching,
+        },
+        "failures": {
+            "what": f"a node fails every {failures.node_hours:,.0f} h, {nodes} nodes",
+            "best_checkpoint_minutes": interval / 60.0,
+            "useful_share": scenario.useful_share(interval, failures, nodes),
+            "time_over_no_failures": {
+                how: _finite(scenario.with_failures(job, time_s, smaller, failures, interval, how) / time_s)
+                for how in ("wait", "shrink", "spare")
+            },
+        },
+    }
 
 
 def _sizes(job: Job, choices: plans.Choices) -> list[dict[str, Any]]:
@@ -311,6 +341,8 @@ def show_train(console: Console, document: dict[str, Any]) -> None:
     console.print(table)
     if "sizes" in document:
         _show_sizes(console, document["sizes"])
+    if "scenarios" in document:
+        _show_scenarios(console, document["scenarios"])
     if "explanation" in document:
         _show_explanation(console, document["explanation"])
     if "launch" in document:
@@ -339,6 +371,25 @@ def _show_mixed(console: Console, document: dict[str, Any]) -> None:
     for part in document["mixed"]:
         table.add_row(part["kind"], str(part["gpus"]), str(part["stages"]), str(part["layers"]), part["plan"])
     console.print(table)
+
+
+def _show_scenarios(console: Console, told: dict[str, Any]) -> None:
+    lengths, failures = told["unequal_lengths"], told["failures"]
+
+    def listed(ratios: dict[str, float | None]) -> str:
+        return ", ".join(f"{k} {v:.2f}×" if v is not None else f"{k} impossible" for k, v in ratios.items())
+
+    console.print(
+        f"unequal lengths ({lengths['what']}), time over that of divisible work:"
+        f" {listed(lengths['time_over_divisible_work'])}",
+        soft_wrap=True,
+    )
+    console.print(
+        f"failures ({failures['what']}): a checkpoint every {failures['best_checkpoint_minutes']:.0f} min keeps"
+        f" {100 * failures['useful_share']:.1f} % of the work; time over that without failures:"
+        f" {listed(failures['time_over_no_failures'])}",
+        soft_wrap=True,
+    )
 
 
 def _show_sizes(console: Console, sizes: Sequence[dict[str, Any]]) -> None:

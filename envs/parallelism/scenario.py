@@ -298,6 +298,15 @@ def simulate_share(interval_s: float, failures: Failures, nodes: int, hours: flo
     return kept / now
 
 
+def without_a_rank(job: Job, plan: Plan) -> float | None:
+    """Time of an iteration with one data-parallel rank less, the others taking over its micro-batches [s]."""
+    if plan.dp < 2:
+        return None
+    left = replace(plan, dp=plan.dp - 1)
+    gpus = left.tp * left.pp * left.cp * left.dp
+    return float(estimate_numpy(replace(job, nodes=replace(job.nodes, gpus=gpus)).numbers, left.row[None])[0][TIME])
+
+
 def with_failures(
     job: Job, plan_time_s: float, smaller_time_s: float | None, failures: Failures, interval_s: float, how: str
 ) -> float:

@@ -406,7 +406,8 @@ def _split(
     if not left or not right:
         return None, None
     j, x = np.array([k for k, _ in left]), np.array([v for _, v in left], dtype=float)
-    i, y = np.array([k for k, _ in right]), np.array([v for _, v in right], dtype=float)
+    i: NDArray[Any] = np.array([k for k, _ in right])
+    y: NDArray[Any] = np.array([v for _, v in right], dtype=float)
     i, y, b, t = _product(i, y, batches, chunks[-1:])
     rate = load.rate / y
     most = np.minimum(b * found.ranks[i] * pp[i], found.tokens[i] / (load.isl + load.osl))
@@ -415,7 +416,7 @@ def _split(
     i, y, b, t, batch, tpot, use = (v[keep] for v in (i, y, b, t, batch, tpot, use))
     # more than twice the fewest workers only cost more
     fewest = np.full(len(e.fixed_s), np.inf)
-    np.minimum.at(fewest, i, y)
+    np.minimum.at(fewest, i.astype(np.int64), y)
     keep = y <= 2.0 * fewest[i] + 1.0
     i, y, b, t, batch, tpot, use = (v[keep] for v in (i, y, b, t, batch, tpot, use))
     # of decode pools with the same engine and number only those that no smaller batch limit equals

@@ -132,7 +132,7 @@ class TrainPlanTarget(BaseTarget):
         if workload == "failures":
             smaller = None
             if config["on_failure"] == "shrink":
-                smaller = self._smaller(job, plan)
+                smaller = X.without_a_rank(job, plan)
             return X.with_failures(
                 job,
                 time_s,
@@ -142,15 +142,6 @@ class TrainPlanTarget(BaseTarget):
                 str(config["on_failure"]),
             )
         return time_s
-
-    def _smaller(self, job: Job, plan: P.Plan) -> float | None:
-        """Time of an iteration with one data-parallel rank less, the others taking over its micro-batches."""
-        if plan.dp < 2:
-            return None
-        left = replace(plan, dp=plan.dp - 1)
-        gpus = left.tp * left.pp * left.cp * left.dp
-        out = estimate_numpy(replace(job, nodes=replace(job.nodes, gpus=gpus)).numbers, left.row[None])[0]
-        return float(out[0])
 
 
 def train_space(job: Job) -> Space:
