@@ -186,3 +186,22 @@ def test_a_size_in_bytes_is_no_list_of_four_billion_numbers(tuner):
     assert len(trials) == 5 and all(
         isinstance(t.config["stripe_size"], int) and not target.space.problems(t.config) for t in trials
     )
+
+
+def test_after_failures_gp2_stays_nearer_to_what_worked():
+    """Where most of the space fails, looking far away teaches nothing."""
+
+    class Narrow(BaseTarget):
+        name = "narrow"
+        space = Space([Real(name=f"x{k}", low=0.0, high=1.0, default=0.0) for k in range(8)])
+        metrics = (Metric(name="loss", direction="min"),)
+        isolated = False
+
+        def measure(self, config, *, workload, seed, budget):
+            if sum(v > 0.5 for v in config.values()) > 2:
+                return Measurement(status="failed", reason="out of memory")
+            return Measurement(values={"loss": 9.0 - sum(config.values())})
+
+    for seed in range(3):
+        trials = run_tuner(AdditiveGPTuner, Narrow(), trials=7, seed=seed)
+        assert sum(t.ok for t in trials[1:]) >= 2

@@ -73,7 +73,20 @@ class AdditiveGPTuner(BaseTuner):
         return Suggestion(config=pool[int(np.argmax(score))], why=f"{self.label}: {why}")
 
     def explore(self, known: Sequence[Trial], tried: set[str], rng: np.random.Generator) -> Suggestion:
-        """Propose what lies farthest from all that is known, by the sum of the parameters' distances."""
+        """Propose what lies farthest from all that is known, by the sum of the parameters' distances.
+
+        After failures only so far from what worked as changing half of its parameters goes, then a quarter, and so on:
+        where much of the space fails, as plans run out of memory, far away is no place to learn.
+        """
+        worked, failed = [t for t in known if t.ok], sum(not t.ok for t in known)
+        if worked and failed:
+            near = self.halfway(dict(worked[0].config), failed, rng)
+            fresh = [c for c in near if self.problem.space.key(c) not in tried]
+            if fresh:
+                seen = self.encoder.rows([dict(t.config) for t in known])
+                distance = self.encoder.distances(self.encoder.rows(fresh), seen).sum(axis=0).min(axis=1)
+                why = f"{self.label}: away from what was tried, not as far as what failed"
+                return Suggestion(config=fresh[int(np.argmax(distance))], why=why)
         count = min(FAR, len(self.pool))
         chosen = rng.choice(len(self.pool), count, replace=False)
         seen = self.encoder.rows([dict(t.config) for t in known] or [self.problem.space.default])
@@ -83,6 +96,19 @@ class AdditiveGPTuner(BaseTuner):
                 config = self.pool[chosen[k]]
                 return Suggestion(config=config, why=f"{self.label}: far from all that was tried")
         raise TunerError("every configuration of the space was tried; there is nothing left to propose")
+
+    def halfway(self, config: Config, failed: int, rng: np.random.Generator) -> list[Config]:
+        """Change a share of a configuration's parameters, halved for each failure."""
+        space = self.problem.space
+        point = space.encode(config)
+        count = max(1, round(len(point) * 0.5**failed))
+        made = []
+        for _ in range(MUTANTS):
+            changed = rng.permutation(len(point))[:count]
+            to = point.copy()
+            to[changed] = rng.random(count)
+            made.append(space.decode(to))
+        return made
 
     def candidates(
         self, good: Sequence[Trial], tried: set[str], rng: np.random.Generator
