@@ -74,6 +74,14 @@ def test_failures_say_why(tmp_path):
     assert got.status == "failed" and "exit code 1" in got.reason
 
 
+def test_a_session_compares_losses_of_the_same_tokens(tmp_path):
+    """Runs of a session have seeds of their own; the tokens must not."""
+    target = open_target("torch-train", {"device": "cpu", "steps": "1"})
+    prepared = target.prepare(workload="tiny", seed=5, budget=Budget(workdir=tmp_path, seconds=100))
+    budget = Budget(workdir=tmp_path, seconds=100, prepared=prepared)
+    assert target.measure(target.space.default, workload="tiny", seed=77, budget=budget).values["loss_gap"] < 1e-6
+
+
 def test_options_are_checked():
     for options, said in (
         ({"device": "tpu"}, "auto, cpu or cuda"),

@@ -119,6 +119,7 @@ class TorchTrain(BaseTarget):
         ),
     )
     options: Mapping[str, str] = {"device": "auto, cpu or cuda", "steps": "timed optimizer steps"}
+    limit_seconds = 300.0  # torch.compile alone takes half a minute and more
     manual = "https://docs.pytorch.org/tutorials/recipes/recipes/tuning_guide.html"
 
     def __init__(self, *, device: str = "cpu", steps: int = 0) -> None:
@@ -189,14 +190,15 @@ class TorchTrain(BaseTarget):
         """Train once by the default: its loss is what others must reach."""
         if "loss" in budget.prepared:
             return dict(budget.prepared)
-        return {"loss": self._run(self.space.default, workload, seed, budget)["loss"]}
+        return {"loss": self._run(self.space.default, workload, seed, budget)["loss"], "seed": seed}
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Train for the fixed number of steps."""
         if workload not in SIZES:
             raise unknown("workload", workload, SIZES)
         try:
-            got = self._run(config, workload, seed, budget)
+            # every run of a session trains on the same tokens from the same weights, or losses could not be compared
+            got = self._run(config, workload, int(budget.prepared.get("seed", seed)), budget)
         except TargetError as error:
             return Measurement(status="failed", reason=str(error))
         size = SIZES[workload]
