@@ -57,6 +57,7 @@ def test_quantised_vectors_need_less_memory(budget):
     assert small.values["memory"] < whole.values["memory"] / 2
 
 
+@pytest.mark.slow
 def test_two_objectives_under_the_recall_constraint(store):
     plan = Plan(target="ann", tuner="tpe", objectives=("qps", "memory"), trust="fast", seed=2)
     session = Session.create(plan, "a", store, target=SMALL)

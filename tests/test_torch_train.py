@@ -74,6 +74,7 @@ def test_failures_say_why(tmp_path):
     assert got.status == "failed" and "exit code 1" in got.reason
 
 
+@pytest.mark.slow
 def test_a_session_compares_losses_of_the_same_tokens(tmp_path):
     """Runs of a session have seeds of their own; the tokens must not."""
     target = open_target("torch-train", {"device": "cpu", "steps": "1"})

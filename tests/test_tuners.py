@@ -178,7 +178,7 @@ def test_listed_spaces_are_searched_to_their_end():
     assert len({target.space.key(t.config) for t in found}) == 12
 
 
-@pytest.mark.parametrize("tuner", [TPETuner, CMAESTuner, GPTuner])
+@pytest.mark.parametrize("tuner", [TPETuner, CMAESTuner, pytest.param(GPTuner, marks=pytest.mark.slow)])
 def test_a_size_in_bytes_is_no_list_of_four_billion_numbers(tuner):
     """Optuna's Gaussian process lists whole numbers; 32 GiB for the stripe size of Lustre."""
     target = LustreModel(noise=0.0)
