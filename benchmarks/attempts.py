@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from common import publish, quartiles, table
+from common import ask_new, publish, quartiles, table
 from lustre import best_known
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel
@@ -27,7 +27,7 @@ from tunewright.plugins import make_tuner, open_target
 from tunewright.session import Session
 from tunewright.store import Store
 from tunewright.target import Budget
-from tunewright.tuner import History, Problem, Refusal, Trial, best_trial, untried
+from tunewright.tuner import Problem, Trial, best_trial
 
 TUNERS = {
     "playbook": ("playbook", {}), "random": ("random", {}), "TPE, 3 start-up": ("tpe", {}),
@@ -56,19 +56,11 @@ def trace(workload, name, options, seed):
         return target.measure(config, workload=workload, seed=seed * 1000 + k, budget=budget).values[metric.name]
 
     for step in range(ATTEMPTS + 1):
-        refused, config = [], space.default
-        while step:
-            config = tuner.ask(History(trials=tuple(trials), step=step, refused=tuple(refused))).config
-            if space.key(config) not in tried:
-                break
-            refused.append(Refusal(config=config, reason="measured already"))
-            if len(refused) >= getattr(tuner, "asks", 12):
-                config = untried(space, tried, config, np.random.default_rng([seed, step]))
-                break
+        config, refused = ask_new(tuner, space, trials, tried, seed) if step else (space.default, 0)
         tried.add(space.key(config))
         seen = float(np.median([value(noisy, config, 10 * step + r) for r in range(3)]))
         trial = Trial(
-            number=step, config=config, status="ok", step=step, attempt=len(refused), metrics={metric.name: seen},
+            number=step, config=config, status="ok", step=step, attempt=refused, metrics={metric.name: seen},
             scores={metric.name: seen},
         )  # fmt: skip
         trials.append(trial)

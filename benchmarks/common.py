@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from tunewright.facts import machine_facts, versions
+from tunewright.tuner import History, Refusal, untried
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 DATA = Path(os.environ.get("TUNEWRIGHT_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -17,6 +20,24 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Return a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def ask_new(tuner, space, trials, tried, seed, remaining=None):
+    """Ask a tuner until it proposes what is legal and new, as a session does; returns it and the refusals before.
+
+    Raises:
+        TunerError: nothing untried is left.
+    """
+    refused = []
+    while len(refused) < getattr(tuner, "asks", 12):
+        history = History(trials=tuple(trials), step=len(trials), refused=tuple(refused), remaining=remaining)
+        config = tuner.ask(history).config
+        wrong = "; ".join(space.problems(config)) or ("measured already" if space.key(config) in tried else "")
+        if not wrong:
+            return config, len(refused)
+        refused.append(Refusal(config=config, reason=wrong))
+    near = config if not space.problems(config) else space.default
+    return untried(space, tried, near, np.random.default_rng([seed, len(trials)])), len(refused)
 
 
 def quartiles(found: Sequence[int | None], most: int) -> str:

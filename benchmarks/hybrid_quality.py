@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
 import sys
 import time
@@ -18,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from common import RESULTS, publish, table
+from common import DATA, RESULTS, publish, table
 from tunewright.agents.placement import learning, shadow
 from tunewright.agents.placement import policies as P
 from tunewright.envs.storage.hybrid.devices import load_devices
@@ -28,7 +27,6 @@ from tunewright.knowledge.blocktrace import paged, read_trace
 from tunewright.knowledge.synthetic import generate
 
 HERE = Path(__file__).parent
-DATA = Path(os.environ.get("TUNEWRIGHT_DATA") or HERE.parents[1] / "shared" / "data")
 SPLIT = tomllib.loads((HERE / "placement_split.toml").read_text())
 CONFIGS = ("performance", "cost", "triple", "quad")
 SEEDED = ("random", "archivist", "rnn-hss", "sibyl", "sibyl-code", "harmonia")

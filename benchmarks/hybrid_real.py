@@ -6,7 +6,6 @@ three times, in real time.
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from common import publish, table
+from common import DATA, publish, table
 from tunewright.agents.placement import policies as P
 from tunewright.agents.placement.real import real_setup, replay_real
 from tunewright.envs.storage.hybrid.devices import load_devices
@@ -22,7 +21,6 @@ from tunewright.envs.storage.hybrid.pagestore import parse_places
 from tunewright.knowledge.blocktrace import paged, read_trace
 from tunewright.knowledge.synthetic import generate
 
-DATA = Path(os.environ.get("TUNEWRIGHT_DATA") or Path(__file__).parents[2] / "shared" / "data")
 POLICIES = ("slow-only", "lru", "lru-write", "tunewright", "harmonia")
 ROUNDS = 3
 LONGEST_GAP_US = 20_000.0

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import os
 from pathlib import Path
 
 import numpy as np
-from common import publish, table
+from common import DATA, publish, table
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel
 
@@ -90,7 +89,7 @@ def best_known(workload, tries=3000, seeds=3):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("TUNEWRIGHT_DATA", "../shared/data")))
+    parser.add_argument("--data", type=Path, default=DATA)
     cells, cap, said = pipeline_cells(parser.parse_args().data / "lustre" / "lustre_osc_rpc_log.csv.gz")
     errors = [abs(s / y - 1) for (_, y, _), s in zip(cells, said, strict=True)]
     flight = [[f"{x:,.0f}", f"{y:.0f}", f"{s:.0f}", f"{n:,}"] for (x, y, n), s in zip(cells, said, strict=True)]

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from common import publish, table
+from common import DATA, publish, table
 from tunewright.knowledge.extract import extract
 from tunewright.knowledge.manuals import chunks, read_manual
 from tunewright.knowledge.quantities import scale
@@ -125,7 +125,7 @@ def speed(folder: Path):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("TUNEWRIGHT_DATA", "../shared/data")))
+    parser.add_argument("--data", type=Path, default=DATA)
     manuals = parser.parse_args().data / "manuals"
     right, of, wrong = postgresql(manuals / "postgresql")
     bars = {

@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from common import DATA, publish, table
+from common import DATA, ask_new, publish, table
 from tunewright.envs.parallelism import calibration, clusters, models, plans, search
 from tunewright.envs.parallelism import serving as V
 from tunewright.envs.parallelism.check import check
@@ -26,7 +26,7 @@ from tunewright.envs.parallelism.training import RESULTS, Job, estimate, estimat
 
 from tunewright.plugins import make_tuner
 from tunewright.target import Budget
-from tunewright.tuner import History, Problem, Refusal, Trial
+from tunewright.tuner import Problem, Trial
 
 TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")
 HERE = Path(__file__).parent
@@ -225,16 +225,9 @@ def regret_of(target, name, seed, best, trials=30):
     tuner = make_tuner(name, problem)[1]
     done, tried, found, left = [], set(), [], np.inf
     for step in range(trials):
-        refused = []
-        config = target.space.default
-        while step and len(refused) < 60:
-            config = tuner.ask(
-                History(trials=tuple(done), step=step, refused=tuple(refused), remaining=trials - step)
-            ).config
-            wrong = target.space.problems(config)
-            if not wrong and target.space.key(config) not in tried:
-                break
-            refused.append(Refusal(config=config, reason="; ".join(wrong) or "measured already"))
+        config, refused = target.space.default, 0
+        if step:
+            config, refused = ask_new(tuner, target.space, done, tried, seed, trials - step)
         tried.add(target.space.key(config))
         got = target.measure(config, workload="plain", seed=0, budget=Budget(workdir=Path(".")))
         trial = Trial(
@@ -242,7 +235,7 @@ def regret_of(target, name, seed, best, trials=30):
             config=config,
             status=got.status,
             step=step,
-            attempt=len(refused),
+            attempt=refused,
             metrics=got.values,
             scores=got.values,
             reason=got.reason,

@@ -14,15 +14,14 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small matrices: a second thread only gets in the way
 
-import numpy as np
-from common import publish, quartiles, table
+from common import DATA, ask_new, publish, quartiles, table
 from smac_tuner import SmacTuner
 from tunewright.envs.tables import open_target
 
 from tunewright.errors import TunerError
 from tunewright.plugins import make_tuner
 from tunewright.target import Budget
-from tunewright.tuner import History, Problem, Refusal, Trial, untried
+from tunewright.tuner import Problem, Trial
 
 # PostgreSQL's own defaults; the other tables come without any, so their first values are taken
 POSTGRES_DEFAULT = "fsync=1,synchronousCommit=1,fullPageWrites=1,trackActivities=1,trackCounts=1,SharedBuffers=128,TempBuffers=8,WorkMem=4096"
@@ -56,19 +55,12 @@ def trials_to_goal(target, tuner_name, options, seed, goal) -> int | None:
     trials: list[Trial] = []
     tried: set[str] = set()
     for step in range(TRIALS):
-        refused: list = []
-        config = target.space.default
-        while step:
-            config = tuner.ask(History(trials=tuple(trials), step=step, refused=tuple(refused))).config
-            if target.space.key(config) not in tried:
-                break
-            refused.append(Refusal(config=config, reason="measured already"))
-            if len(refused) >= getattr(tuner, "asks", 12):
-                try:
-                    config = untried(target.space, tried, config, np.random.default_rng([seed, step]))
-                except TunerError:
-                    return None
-                break
+        config, refused = target.space.default, 0
+        if step:
+            try:
+                config, refused = ask_new(tuner, target.space, trials, tried, seed)
+            except TunerError:
+                return None
         tried.add(target.space.key(config))
         found = target.measure(config, workload="replay", seed=0, budget=Budget(workdir=Path(".")))
         trial = Trial(
@@ -76,7 +68,7 @@ def trials_to_goal(target, tuner_name, options, seed, goal) -> int | None:
             config=config,
             status=found.status,
             step=step,
-            attempt=len(refused),
+            attempt=refused,
             metrics=found.values,
             scores=found.values,
         )
@@ -92,7 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--tuners", help="only these, separated by semicolons; nothing is written")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("TUNEWRIGHT_DATA", "../shared/data")))
+    parser.add_argument("--data", type=Path, default=DATA)
     given = parser.parse_args()
     targets = {n: open_target(str(given.data / "tables" / f"{f}.csv.gz"), o) for n, (f, o) in TABLES.items()}
     rows = []

@@ -19,7 +19,6 @@ A descriptor beside the table, ``TABLE.toml`` for ``TABLE.csv`` or ``TABLE.csv.g
 from __future__ import annotations
 
 import csv
-import gzip
 import hashlib
 import io
 import math
@@ -33,6 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.errors import ConfigError, missing_extra, unknown
+from tunewright.files import read_text
 from tunewright.space import Choice, Config, Constraint, Cube, Int, Param, Real, Space, Value
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
 
@@ -63,14 +63,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> TableTarget:
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no table {path}") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the table {path}: {error}") from None
-    lines = csv.reader(io.StringIO(text))
+    lines = csv.reader(io.StringIO(read_text(path, "table")))
     header = next(lines, [])
     if len(header) < 2:
         raise ConfigError(f"{path}: a table needs a header with at least one parameter and one objective")

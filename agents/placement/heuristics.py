@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from tunewright.agents.placement.network import draw
 from tunewright.envs.storage.hybrid.kernel import arrive, move, serve
-from tunewright.envs.storage.hybrid.lowlevel import inlined, jit, look_ahead, page, request
+from tunewright.envs.compiled import inlined, jit
+from tunewright.envs.storage.hybrid.lowlevel import look_ahead, page, request
 
 SLOW_ONLY, FAST_ONLY, RANDOM, LRU, LRU_WRITE, SECOND_TOUCH, CDE, HPS = range(8)
 

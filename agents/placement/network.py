@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from tunewright.agents.placement.inference import HIDDEN, INPUTS, LANES, forward16
-from tunewright.envs.storage.hybrid.lowlevel import fast_jit as jit
+from tunewright.envs.compiled import fast_jit as jit
 
 ATOMS = 51  # of C51 (Bellemare et al. 2017), as Sibyl uses it
 

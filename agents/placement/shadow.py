@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from tunewright.envs.storage.hybrid.devices import Device
 from tunewright.envs.storage.hybrid.kernel import arrive, serve
-from tunewright.envs.storage.hybrid.lowlevel import jit, look_ahead, page, request
+from tunewright.envs.compiled import jit
+from tunewright.envs.storage.hybrid.lowlevel import look_ahead, page, request
 
 WRITES, SECOND, ALL = range(3)
 #: candidate: what is promoted, and how many pages behind a read are fetched (see ``kernel.serve``)

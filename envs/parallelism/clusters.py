@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.files import read_text
 
 _PRESETS = Path(__file__).with_name("presets") / "clusters.toml"
 
@@ -124,10 +125,8 @@ def load(text: str) -> Cluster:
 
 def _from_file(path: Path) -> Cluster:
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no cluster description {path}") from None
-    except (OSError, ValueError) as error:
+        data = tomllib.loads(read_text(path, "cluster description"))
+    except ValueError as error:
         raise ConfigError(f"cannot read the cluster description {path}: {error}") from None
     for key in data:
         if key not in ("name", "node", "between_gb_s"):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 DRAWN_BATCHES = 24  # micro-batches that the timeline shows at most
 DRAWN_STAGES = 64
-LENGTHS = 2048  # sequences whose lengths are drawn
 TRIED_SIZES = (1, 2, 4, 8)  # parts of the cluster that --fewer tries
 
 
@@ -168,15 +167,15 @@ def _baselines(job: Job, best_s: float) -> dict[str, Any]:
 def _scenarios(job: Job, found: search.Found) -> dict[str, Any]:
     """What the best plan meets beside full sequences and nodes that never fail."""
     plan, time_s = plans.from_row(found.best[0]), float(found.values[0, search.TIME])
-    lengths = scenario.draw_lengths(LENGTHS, job.seq, np.random.default_rng(0))
-    ranks = min(plan.dp, LENGTHS)
+    lengths = scenario.lengths_of(job)
+    ranks = min(plan.dp, len(lengths))
     batching = {how: scenario.batching_factor(lengths, job, ranks, how) for how in scenario.BATCHING}
     failures, nodes = scenario.Failures(), max(job.nodes.gpus // job.nodes.per_node, 1)
     interval = scenario.best_interval_s(failures, nodes)
     smaller = scenario.without_a_rank(job, plan)
     return {
         "unequal_lengths": {
-            "what": f"{LENGTHS:,} drawn lengths, median {int(np.median(lengths)):,} of {job.seq:,} tokens",
+            "what": f"{len(lengths):,} drawn lengths, median {int(np.median(lengths)):,} of {job.seq:,} tokens",
             "time_over_divisible_work": batching,
         },
         "failures": {
@@ -466,8 +465,7 @@ def show_serve(console: Console, document: dict[str, Any]) -> None:
         console.print(document["launch"], markup=False, soft_wrap=True)
     console.print(
         f"{document['counted']:,} plans in {document['seconds']:.3f} s. 1/s/GPU: requests a second within the"
-        f" limits, for each GPU;"
-        " late: misses the limits at this load.",
+        " limits, for each GPU; late: misses the limits at this load.",
         style="dim",
         soft_wrap=True,
     )
@@ -503,8 +501,7 @@ def show_check(console: Console, document: dict[str, Any]) -> None:
             f"regret of the plan ranked first: {percent(document['top1_regret'])} over"
             f" {document['regret_groups']} shapes; memory error"
             f" {percent(document['memory_error'])}; out of memory called so {percent(document['oom_recall'])},"
-            f" false alarms"
-            f" {percent(document['oom_false_alarms'])}",
+            f" false alarms {percent(document['oom_false_alarms'])}",
             soft_wrap=True,
         )
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -115,7 +116,7 @@ def _hardware(n: clusters.Nodes) -> list[float]:
     ]
 
 
-class PlanEnv(gymnasium.Env[Vector, np.int64]):
+class PlanEnv(gymnasium.Env[Vector, np.int64], ABC):
     """What both environments share: one part of the plan after the other.
 
     Args:
@@ -137,21 +138,21 @@ class PlanEnv(gymnasium.Env[Vector, np.int64]):
         self.case: _Case | None = None
 
     # what the two differ in
+    @abstractmethod
     def draw(self, rng: np.random.Generator) -> _Case:
         """Draw a job."""
-        raise NotImplementedError
 
+    @abstractmethod
     def describe(self, job: Any) -> list[float]:
         """Describe a job in numbers."""
-        raise NotImplementedError
 
+    @abstractmethod
     def legal(self, chosen: dict[str, Any]) -> bool:
         """Whether a partial plan can still become a legal one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self) -> tuple[float, dict[str, Any]]:
         """Return the reward of the complete plan, and what to tell of it."""
-        raise NotImplementedError
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Return which options of the part at hand are legal, shape (8,)."""
@@ -173,9 +174,9 @@ class PlanEnv(gymnasium.Env[Vector, np.int64]):
         self.chosen = {}
         return self._observe(), {"action_mask": self.action_masks()}
 
+    @abstractmethod
     def pool(self) -> Sequence[_Case]:
         """Return all jobs."""
-        raise NotImplementedError
 
     def step(self, action: np.int64) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
         """Set one part of the plan; an option that the mask forbids ends the episode with the worst reward."""
@@ -214,7 +215,7 @@ def _train_cases(jobs: Sequence[Job], most: int) -> list[_Case]:
     for job in jobs:
         if len(found) == most:
             break
-        got = R.search(job, P.Choices(fixed=None))
+        got = R.search(job)
         if got.feasible:
             found.append(_Case(job, float(got.values[0, R.TIME])))
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import math
 from collections import defaultdict
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.errors import ConfigError
+from tunewright.files import read_text
 
 # columns by which a table is recognised
 TRAINING = ("layers", "hidden", "heads", "tp", "pp", "dp", "micro_batch", "global_batch")
@@ -81,14 +81,7 @@ def read(path: Path) -> tuple[str, list[Row]]:
     Raises:
         ConfigError: it cannot be read, or its columns are of neither kind.
     """
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"there is no table of measured plans {path}") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the table {path}: {error}") from None
-    reader = csv.DictReader(io.StringIO(text))
+    reader = csv.DictReader(io.StringIO(read_text(path, "table of measured plans")))
     columns = list(reader.fieldnames or [])
     rows = [Row(number=k, cells=r) for k, r in enumerate(reader, 2)]
     if not rows:

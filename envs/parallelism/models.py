@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.files import read_text
 
 _PRESETS = Path(__file__).with_name("presets") / "models.toml"
 _GATED = ("silu", "swish", "swiglu", "geglu")
@@ -21,7 +22,6 @@ _NAMES = {
     "heads": ("num_attention_heads", "n_head", "n_heads"),
     "vocab": ("vocab_size",),
 }
-_LENGTH = ("max_position_embeddings", "n_positions", "seq_length", "max_sequence_length")
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
@@ -159,10 +159,8 @@ def load(name: str) -> Model:
         path = path / "config.json"
     if path.suffix == ".json" or path.exists():
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"there is no model description {path}") from None
-        except (OSError, ValueError) as error:
+            config = json.loads(read_text(path, "model description"))
+        except ValueError as error:
             raise ConfigError(f"cannot read the model description {path}: {error}") from None
         if not isinstance(config, dict):
             raise ConfigError(f"{path}: a config.json holds one object")

@@ -163,12 +163,11 @@ def problems(plan: Plan, job: Job) -> list[str]:
     elif plan.chunks > 1 and (plan.pp == 1 or (job.global_batch // (plan.dp * plan.micro_batch)) % plan.pp):
         found.append(
             f"interleaving (chunks {plan.chunks}) needs a pipeline, and micro-batches that are a multiple of pp"
-            f" {plan.pp};"
-            f" there are {job.global_batch // (plan.dp * plan.micro_batch)}"
+            f" {plan.pp}; there are {job.global_batch // (plan.dp * plan.micro_batch)}"
         )
     if plan.cp > 1 and job.seq % (2 * plan.cp):
         found.append(
-            f"cp {plan.cp} needs sequences that 2 * cp divides, not {job.seq}; nearest: {near(plan.cp, _contexts(job))}"
+            f"cp {plan.cp} needs sequences that 2 * cp divides, not {job.seq}; nearest: {near(plan.cp, contexts(job))}"
         )
     if plan.ep > 1 and not m.experts:
         found.append(f"ep {plan.ep} needs a model with experts, and {m.name} has none")
@@ -199,7 +198,8 @@ def _split_by_tp(job: Job) -> list[tuple[str, int, str]]:
     return [*split, ("experts", m.expert_ffn, "hidden units of an expert")] if m.experts else split
 
 
-def _contexts(job: Job) -> list[int]:
+def contexts(job: Job) -> list[int]:
+    """Return the context-parallel degrees that are looked at: at least 1,024 tokens of a sequence on a GPU."""
     return [
         1,
         *(c for c in (2**k for k in range(1, 20)) if c <= MOST_CP and job.seq % (2 * c) == 0 and job.seq // c >= 1024),
@@ -254,7 +254,7 @@ def enumerate_plans(job: Job, choices: Choices | None = None) -> Iterator[Floats
         for t in divisors(n.gpus)
         if all(count % t == 0 for _, count, _ in _split_by_tp(job)) and t <= max(n.per_node, 8) * 2
     ]
-    for tp, cp in itertools.product(only("tp", degrees), only("cp", _contexts(job))):
+    for tp, cp in itertools.product(only("tp", degrees), only("cp", contexts(job))):
         if n.gpus % (tp * cp):
             continue
         for pp in only("pp", [p for p in divisors(n.gpus // (tp * cp)) if p <= m.layers]):

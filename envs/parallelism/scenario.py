@@ -20,6 +20,7 @@ from tunewright.envs.parallelism.training import RESULTS, Job, estimate_numpy
 from tunewright.errors import ConfigError
 
 BATCHING = ("pad", "pack", "balance")
+SEQUENCES, LENGTHS_SEED = 2048, 7  # lengths that stand for a job: the same for all plans and sessions
 TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")
 
 
@@ -39,6 +40,11 @@ def draw_lengths(count: int, most: int, rng: np.random.Generator, spread: float 
         Tokens, shape (count,).
     """
     return np.clip(np.exp(rng.normal(math.log(most / 8), spread, count)), 16, most).astype(np.int64)
+
+
+def lengths_of(job: Job) -> NDArray[np.int64]:
+    """Return the lengths that stand for a job whose sequences are not full [tokens]."""
+    return draw_lengths(min(job.global_batch * 2, SEQUENCES), job.seq, np.random.default_rng(LENGTHS_SEED))
 
 
 def sequence_cost(lengths: Any, job: Job) -> Any:

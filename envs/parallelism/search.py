@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from tunewright.envs.parallelism import clusters
 from tunewright.envs.parallelism import plans as P
 from tunewright.envs.parallelism.training import COLUMNS, OVERLAP, PRECISION, RESULTS, Floats, Job, estimate
 
@@ -41,13 +43,12 @@ class Found:
     seconds: float = 0.0
 
 
-def search(job: Job, choices: P.Choices | None = None, tick: Callable[[int], None] | None = None) -> Found:
+def search(job: Job, choices: P.Choices | None = None) -> Found:
     """Estimate all legal plans.
 
     Args:
         job: what is trained where.
         choices: what to choose from.
-        tick: called with the number of plans so far.
 
     Raises:
         ConfigError: there is no legal plan, or there are more than ``plans.LIMIT``.
@@ -73,8 +74,6 @@ def search(job: Job, choices: P.Choices | None = None, tick: Callable[[int], Non
         if fits.any():
             rows, values = rows[fits], out[fits]
             _merge(found, rows, values)
-        if tick:
-            tick(found.counted)
     found.seconds = time.perf_counter() - start
     if not found.counted:
         raise ConfigError(_nothing_legal(job, choices))
@@ -93,16 +92,13 @@ def _merge(found: Found, rows: Floats, values: Floats) -> None:
     found.pareto, found.pareto_values = all_rows[front], all_values[front]
 
 
-def pareto(values: Floats) -> NDIndex:
+def pareto(values: Floats) -> NDArray[np.intp]:
     """Return the indices of results that no other beats in both time and memory, the fastest first."""
     order = np.lexsort((values[:, MEMORY], values[:, TIME]))
     memory = values[order, MEMORY]
     lowest = np.minimum.accumulate(memory)
     first = np.r_[True, memory[1:] < lowest[:-1]]
     return order[first]
-
-
-NDIndex = Any
 
 
 def _nothing_legal(job: Job, choices: P.Choices | None) -> str:
@@ -114,8 +110,7 @@ def _nothing_legal(job: Job, choices: P.Choices | None) -> str:
     return (
         f"{text}: tp must divide {m.heads} heads and the GPUs ({', '.join(map(str, degrees[:8]))}), pp must be at most"
         f" {m.layers}, and dp, which is what is left, must divide the batch; try another number of GPUs or a"
-        f" batch that is a"
-        " multiple of more of them"
+        " batch that is a multiple of more of them"
     )
 
 
@@ -193,7 +188,7 @@ def _megatron(job: Job) -> tuple[Floats, Floats] | None:
     for size in P.divisors(gpus):  # fewest GPUs for a replica first, so most data parallelism
         for tp in [t for t in tensor if size % t == 0][::-1][:1]:
             for recompute in _recomputes(job):
-                for cp in P._contexts(job):
+                for cp in P.contexts(job):
                     if (gpus // size) % cp:
                         continue
                     dp = gpus // size // cp
@@ -233,7 +228,7 @@ def _micro(job: Job) -> list[int]:
 def _zero3(job: Job) -> tuple[Floats, Floats] | None:
     return _first_fit(job, [
         P.Plan(dp=job.nodes.gpus // cp, cp=cp, zero=3, micro_batch=b, recompute=r)
-        for cp in P._contexts(job) if job.nodes.gpus % cp == 0 for r in _recomputes(job) for b in _micro(job)
+        for cp in P.contexts(job) if job.nodes.gpus % cp == 0 for r in _recomputes(job) for b in _micro(job)
     ])  # fmt: skip
 
 
@@ -330,8 +325,6 @@ def shortage(job: Job, found: Found) -> str:
     assert found.smallest is not None
     row, values = found.smallest
     needs, has = float(values[MEMORY]), job.nodes.memory_gb
-    from tunewright.envs.parallelism import clusters
-
     larger = [f"{k} ({p['memory_gb']:.0f} GB)" for k, p in clusters.presets().items() if p["memory_gb"] >= needs]
     hints = []
     for factor in (2, 4, 8, 16, 32, 64):
@@ -348,8 +341,6 @@ def shortage(job: Job, found: Found) -> str:
         hints.append("shorter sequences")
     return (
         f"{job.model.name} does not fit on {job.nodes.gpus} {job.nodes.gpu}: the leanest of {found.counted:,}"
-        f" legal plans"
-        f" ({P.from_row(row).short}) needs {needs:.1f} GB a GPU, {needs - has:.1f} GB more than the {has:.0f}"
-        f" GB it has."
-        f" It would fit with {' or '.join(hints) or 'a smaller model'}."
+        f" legal plans ({P.from_row(row).short}) needs {needs:.1f} GB a GPU, {needs - has:.1f} GB more than the"
+        f" {has:.0f} GB it has. It would fit with {' or '.join(hints) or 'a smaller model'}."
     )

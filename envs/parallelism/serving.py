@@ -23,6 +23,7 @@ from tunewright.envs.parallelism.plans import divisors, near
 from tunewright.envs.parallelism.steptime import (
     Engine,
     Stack,
+    corrected,
     correction,
     decode_s,
     engine,
@@ -57,10 +58,8 @@ def first_token_s(prefill_s: Any, step_s: Any, others: Any, stack: Any) -> Any:
 
 
 MAX_BATCHES = (8, 16, 32, 64, 128, 256, 512)
-KV_SHARES = (0.9,)
 CHUNKS = (2048, 8192)
 RESERVED_GB = 3.0  # context, activations of a step, graphs; assumed
-MOST = 10**8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,12 +215,8 @@ def engines(service: Service, precision: str, kv_share: float) -> Engines:
         cache_bytes=cache,
         four=four,
     )
-    e = Engine(*(np.broadcast_to(np.asarray(v, dtype=float), tp.shape).copy() for v in e))
-    for k in range(len(tp)):
-        factor = correction("tpot", service.backend, m.name, n.kind, precision)
-        for field in Engine._fields:
-            if field.endswith("_s"):
-                getattr(e, field)[k] *= factor
+    e = Engine(*(np.broadcast_to(np.asarray(v, dtype=float), tp.shape) for v in e))
+    e = corrected(e, correction("tpot", service.backend, m.name, n.kind, precision))
     free = n.memory_gb * 1e9 * kv_share - RESERVED_GB * 1e9 - e.bytes_per_gpu / pp
     tokens = np.maximum(free, 0.0) / np.maximum(e.cache_bytes / pp, 1e-9) * ranks
     return Engines(precision, tp, pp, ranks, e, width * pp, tokens)
@@ -489,12 +484,18 @@ def describe(service: Service, load: Load, plan: ServePlan, values: Floats) -> d
 
 def capacity(service: Service, load: Load, plan: ServePlan) -> float:
     """Return the most requests a second that a plan carries within the limits."""
+    found = engines(service, plan.precision, plan.kv_share)
+
+    def carries(rate: float) -> bool:
+        at = replace(load, rate=rate)
+        return meets(_one(service, at, plan, found), at)
+
     low, high = 0.0, max(load.rate, 1e-3)
-    while high < 1e7 and meets(_one(service, replace(load, rate=high), plan), load):
+    while high < 1e7 and carries(high):
         low, high = high, high * 2
     for _ in range(20):
         middle = 0.5 * (low + high)
-        low, high = (middle, high) if meets(_one(service, replace(load, rate=middle), plan), load) else (low, middle)
+        low, high = (middle, high) if carries(middle) else (low, middle)
     return low
 
 
@@ -507,12 +508,10 @@ def evaluate(service: Service, load: Load, plan: ServePlan) -> Floats:
     wrong = problems(plan, service)
     if wrong:
         raise ConfigError("; ".join(wrong))
-    return _one(service, load, plan)
+    return _one(service, load, plan, engines(service, plan.precision, plan.kv_share))
 
 
-def _one(service: Service, load: Load, plan: ServePlan) -> Floats:
-    found = engines(service, plan.precision, plan.kv_share)
-
+def _one(service: Service, load: Load, plan: ServePlan, found: Engines) -> Floats:
     def at(part: Part) -> int:
         same = (found.tp == part.tp) & (found.pp == part.pp) & (found.ranks == part.ranks)
         return int(np.flatnonzero(same)[0])

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -142,6 +142,29 @@ def prefill_s(e: Engine, tokens: Any, before: Any = 0.0) -> Any:
 def tpot_s(e: Engine, batch: Any, isl: Any, osl: Any) -> Any:
     """Return the mean time of an output token at a steady batch, with prefills between the steps."""
     return decode_s(e, batch, isl + 0.5 * osl) + batch / osl * (prefill_s(e, isl) + e.admit_s)
+
+
+def iteration_s(e: Engine, batch: Any, context: Any, tokens: Any, pairs: Any) -> Any:
+    """Return the time of an iteration that decodes and computes parts of prompts at once.
+
+    Decoding waits for the memory and prompts for arithmetic, so the weights come once, beside the products; without
+    prompts it is ``decode_s``. Attention is not shared.
+
+    Args:
+        e: the engine.
+        batch: tokens that are decoded, all attention ranks together.
+        context: tokens that they look back at, summed over the sequences.
+        tokens: of prompts.
+        pairs: tokens that those look back at, summed over the tokens.
+
+    Returns:
+        Seconds.
+    """
+    touched = 1.0 - e.chance ** (batch + tokens)
+    computed = (e.token_s + e.rank_token_s / e.ranks) * batch + e.prefill_s * tokens
+    heavy = larger(e.weights_s + e.experts_s * touched, computed)
+    looked = (e.cache_s * context + e.sequence_s * batch) / e.ranks
+    return e.fixed_s + heavy + e.reduce_s * batch + looked + e.prefill_pair_s * pairs
 
 
 class Shape(NamedTuple):
@@ -280,8 +303,3 @@ def precision_of(name: str, kind: str) -> tuple[float, float, float]:
     if name == "fp4" and not kind.startswith(("b", "gb")):
         speed = 1.0  # weights are unpacked before the products
     return size, speed, float(name == "fp4")
-
-
-def with_constants(stack: Stack, values: Mapping[str, float]) -> Stack:
-    """Return a stack with some constants replaced."""
-    return replace(stack, **{k: v for k, v in values.items() if k in {f.name for f in fields(Stack)}})

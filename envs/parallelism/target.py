@@ -46,7 +46,6 @@ SCENARIOS = {
     "lengths": "sequences of unequal length; the parameter batching says how they are put together",
     "failures": "nodes fail; checkpoint_minutes and on_failure say what is done",
 }
-SEQUENCES, LENGTHS_SEED = 2048, 7  # the lengths are the same for all plans and sessions
 
 
 class TrainPlanTarget(BaseTarget):
@@ -122,7 +121,7 @@ class TrainPlanTarget(BaseTarget):
 
     def _time(self, job: Job, plan: P.Plan, time_s: float, config: Config, workload: str, seed: int) -> float:
         if workload == "lengths":
-            lengths = X.draw_lengths(min(job.global_batch * 2, SEQUENCES), job.seq, np.random.default_rng(LENGTHS_SEED))
+            lengths = X.lengths_of(job)
             share = float(
                 X.sequence_cost(lengths.astype(float), job).sum()
                 / (len(lengths) * X.sequence_cost(float(job.seq), job))
@@ -149,7 +148,7 @@ def train_space(job: Job) -> Space:
     m, n = job.model, job.nodes
     tensor = [t for t in P.divisors(n.gpus) if m.heads % t == 0 and m.ffn % t == 0 and t <= n.per_node * 2]
     pipe = [p for p in P.divisors(n.gpus) if p <= m.layers]
-    context = [c for c in P._contexts(job) if n.gpus % c == 0 and c <= 16]
+    context = [c for c in P.contexts(job) if n.gpus % c == 0 and c <= 16]
     micro = [b for b in P.divisors(job.global_batch) if b <= P.MOST_MICRO]
     experts = [e for e in P.divisors(m.experts) if n.gpus % e == 0] if m.experts else [1]
     start = _start(job)

@@ -8,6 +8,7 @@ something else is no gain.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -125,8 +126,6 @@ class TorchTrain(BaseTarget):
     def __init__(self, *, device: str = "cpu", steps: int = 0) -> None:
         if steps < 0:
             raise ConfigError(f"option steps must be at least 1, not {steps}")
-        import os
-
         self.device, self.steps = device, steps
         cores = os.cpu_count() or 1
         self.facts = {"device": device, "torch": _version()}

@@ -13,7 +13,7 @@ import functools
 import math
 import types
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -444,8 +444,3 @@ def estimate(numbers: Numbers, plans: Floats, out: Floats | None = None) -> Floa
     out = np.empty((len(plans), len(RESULTS))) if out is None else out
     _compiled()(Numbers(*map(float, numbers)), np.ascontiguousarray(plans, dtype=np.float64), out)
     return out
-
-
-def with_calibration(job: Job, **changes: Any) -> Job:
-    """Return the job with some efficiencies replaced."""
-    return replace(job, calibration=replace(job.calibration, **changes))

@@ -18,7 +18,8 @@ Which features there are and how many bins each has is second-hand for Harmonia 
 from __future__ import annotations
 
 import numpy as np
-from tunewright.envs.storage.hybrid.lowlevel import inlined, page, request
+from tunewright.envs.compiled import inlined
+from tunewright.envs.storage.hybrid.lowlevel import page, request
 
 NAMES = ("type", "size", "access_interval", "access_count", "free_fast", "tier", "migration_interval")
 BINS = (2, 8, 64, 64, 8, 4, 64)

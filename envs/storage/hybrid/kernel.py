@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import math
 
+from tunewright.envs.compiled import inlined, jit
 from tunewright.envs.storage.hybrid.lowlevel import (
     device,
-    inlined,
-    jit,
     load_page,
     move_entry,
     page,

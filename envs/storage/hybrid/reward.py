@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 
-from tunewright.envs.storage.hybrid.lowlevel import device, inlined, request
+from tunewright.envs.compiled import inlined
+from tunewright.envs.storage.hybrid.lowlevel import device, request
 
 INVERSE, LOGARITHM = 0, 1
 
