@@ -252,6 +252,11 @@ def _finish(w, q, j, now):
     a.done_at = now
     q.load -= a.predicted
     w.left -= 1
+    tpot = (now - a.first_at) / max(a.output - 1, 1)
+    w.good += a.first_at - a.arrival <= w.limit_ttft and tpot <= w.limit_tpot
+    if w.closed == 1 and w.released < w.requests:  # a client sends its next request when it has the answer
+        ask(w.asks, w.released).arrival = now
+        w.released += 1
     bin_ = min(a.output // HISTORY_STEP, HISTORY_BINS - 1)
     cell(w.history_at, bin_).v += 1
     w.learned += 1

@@ -91,12 +91,14 @@ class Reference:
 
     Args:
         step_s: time of an iteration; None for the step-time model.
+        clients: who send their next request when they have the answer; 0: requests come when the trace says.
         each: called after every event, with this object: for invariants.
     """
 
     def __init__(
         self, requests: Requests, setup: Setup, knobs: Knobs, *, ttft_s: float = 2.0, predicted: Any = None,
         step_s: StepTime | None = None, each: Callable[[Reference], None] | None = None,
+        clients: int = 0,
     ) -> None:  # fmt: skip
         from tunewright.envs.parallelism.steptime import decode_s, prefill_s
 
@@ -115,6 +117,9 @@ class Reference:
                 first + guess * step, first, rank, chunks, int(requests.question[i]), int(requests.category[i]),
                 int(requests.version[i]),
             ))  # fmt: skip
+        self.released = clients or len(self.items)
+        for a in self.items[self.released :]:
+            a.arrival = math.inf
         self.replicas = [
             Replica(r, setup.prefill or setup.engine, setup.prefill_blocks, True)
             if r < setup.prefillers
@@ -456,6 +461,9 @@ class Reference:
         a.decoding = False
         q.load -= a.predicted
         self.lengths.append(a.output)
+        if self.released < len(self.items):
+            self.items[self.released].arrival = self.now
+            self.released += 1
         if len(self.lengths) % 64 == 0 or len(self.lengths) == 8:
             self.learn()
 

@@ -154,7 +154,7 @@ def predicted(output: NDArray[np.int64], error: float, seed: int) -> NDArray[np.
 
 def systems(
     loads: list[Requests], system: Setup, knobs: P.Knobs, *, ttft_s: float = 2.0, tpot_s: float = 0.1, error: float = 0.0,
-    seed: int = 0, log: int = 0,
+    seed: int = 0, log: int = 0, clients: int = 0,
 ) -> S.Systems:  # fmt: skip
     """Return systems that have not begun, one for each load; loads have equally many requests.
 
@@ -166,6 +166,7 @@ def systems(
         error: of predicted lengths, see ``predicted``.
         seed: of these errors.
         log: iterations to keep for a picture.
+        clients: who send their next request when they have the answer to the last; 0: requests come when the trace says.
     """
     n, count = len(loads), len(loads[0])
     if any(len(x) != count for x in loads):
@@ -198,6 +199,8 @@ def systems(
     first = prefill_s(system.prefill or system.engine, asks["prompt"].astype(float))
     asks["work_first"], asks["work"] = first, first + asks["predicted"] * step
     asks["rank"] = [_groups(x) for x in loads]
+    if clients:
+        asks["arrival"][:, clients:] = np.inf
     a = knobs.accept
     values = {
         "replicas": replicas, "prefillers": system.prefillers, "requests": count, "left": count,
@@ -260,7 +263,7 @@ class Outcome:
 
 def simulate(
     requests: Requests, system: Setup, knobs: P.Knobs, *, ttft_s: float = 2.0, tpot_s: float = 0.1, error: float = 0.0,
-    seed: int = 0, log: int = 0, most_waiting: int = MOST_WAITING,
+    seed: int = 0, log: int = 0, clients: int = 0, most_waiting: int = MOST_WAITING,
 ) -> Outcome:  # fmt: skip
     """Serve requests until none is left; see ``systems`` for the arguments.
 
@@ -271,7 +274,7 @@ def simulate(
 
     if not (ttft_s > 0 and tpot_s > 0):
         raise ConfigError(f"limits on times must be above 0, not ttft {ttft_s} and tpot {tpot_s}")
-    s = systems([requests], system, knobs, ttft_s=ttft_s, tpot_s=tpot_s, error=error, seed=seed, log=log)
+    s = systems([requests], system, knobs, ttft_s=ttft_s, tpot_s=tpot_s, error=error, seed=seed, log=log, clients=clients)
     start = time.perf_counter()
     ended = kernel.run_one(s.address, 0, system.engine, system.prefill or system.engine, most_waiting, 0)
     return Outcome(s, requests, system, knobs, ttft_s, tpot_s, time.perf_counter() - start, ended == -2)
@@ -294,8 +297,8 @@ def metrics(o: Outcome) -> dict[str, Any]:
     asks, reps, w = o.systems.requests[0], o.systems.replicas[0], o.systems.systems[0]
     done = asks["phase"] == S.DONE
     arrival, output = asks["arrival"], asks["output"]
-    ttft = asks["first_at"] - arrival
-    tpot = (asks["done_at"] - asks["first_at"]) / np.maximum(output - 1, 1)
+    first, last = np.where(done, asks["first_at"], arrival), np.where(done, asks["done_at"], arrival)
+    ttft, tpot = first - arrival, (last - first) / np.maximum(output - 1, 1)
     answered = done & (asks["replica"] < 0)
     longer = done & (output > 1)
     good = done & (ttft <= o.ttft_s) & ((tpot <= o.tpot_s) | (output <= 1))

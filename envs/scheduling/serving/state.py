@@ -37,8 +37,8 @@ SYSTEM = _record(
     """
     i8: reps asks moves_at history_at expected_at scratch_at served_at log_at chunks_at ttl_at answers_at
     i8: replicas prefillers requests batching order admission routing swap swap_async swap_group caching most_running
-    i8: most_tokens chunk most_output quantum guesses block chunk_blocks hash_chunks answers questions log_size
-    i8: next left over turn moves preemptions learned logged answered stale kept
+    i8: most_tokens chunk most_output quantum guesses block chunk_blocks hash_chunks answers questions log_size closed
+    i8: next left over turn moves preemptions learned logged answered stale kept released good seen
     f8: now limit_ttft limit_tpot limit_quantile swap_operation_s swap_block_s move_s move_block_s tokens_step draft lookup_s
     """
 )

@@ -1,0 +1,224 @@
+"""The target ``serving``: the knobs of a serving system, for one trace on one cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tunewright.envs.parallelism import clusters, models
+from tunewright.envs.parallelism.serving import Part, ServePlan, Service
+from tunewright.envs.scheduling.serving import policies as P
+from tunewright.envs.scheduling.serving import simulate as M
+from tunewright.envs.scheduling.serving import synthetic
+from tunewright.envs.scheduling.serving.trace import Requests, data_folder, load, read
+
+from tunewright.errors import ConfigError, unknown
+from tunewright.params import Choice, Int, Real
+from tunewright.space import Config, Constraint, Space
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+
+REAL = {
+    "azure-conv": ("llm/AzureLLMInferenceTrace_conv.csv.gz", "Azure's chat service, November 2023"),
+    "mooncake-conv": ("llm/conversation_trace.jsonl.gz", "Kimi's chat service with prefixes that requests share (Mooncake)"),
+}
+GOOD_AT_DEFAULT = 0.7  # share of good requests that the trace's speed leaves to the default, unless it is given
+MOST_WAITING = 3000
+OPTIONS = {
+    "model": "preset or config.json (llama3-70b)",
+    "cluster": "such as h100:8",
+    "ttft": "limit on the time to the first token, s (2)",
+    "tpot": "limit on the time of each further token, s (0.1)",
+    "speed": f"arrivals so many times as dense; default: so that {100 * GOOD_AT_DEFAULT:.0f} % are good with the default",
+    "requests": "first requests of the trace that are served (4000)",
+    "trace": "a file of your own, as the workload 'trace'",
+    "error": "standard deviation of the log of predicted over true output lengths (0.3)",
+}
+
+
+class ServingTarget(BaseTarget):
+    """A serving system under one trace.
+
+    Args:
+        service: model, nodes and engine.
+        trace: file of the workload ``trace``; "" for none.
+        numbers: the numeric options.
+    """
+
+    name = "serving"
+    isolated = False
+    parallel_safe = True
+    exact = True
+    options: Mapping[str, str] = OPTIONS
+
+    def __init__(self, service: Service, trace: str, numbers: Mapping[str, float]) -> None:
+        self.service, self.trace, self.numbers = service, trace, dict(numbers)
+        self.ttft_s, self.tpot_s = float(numbers["ttft"]), float(numbers["tpot"])
+        if not (self.ttft_s > 0 and self.tpot_s > 0 and numbers["requests"] >= 50 and numbers["speed"] >= 0):
+            raise ConfigError("ttft and tpot must be above 0, requests at least 50, and speed at least 0")
+        self.metrics = (
+            Metric(
+                name="goodput", direction="max", unit="requests/s",
+                doc=f"requests a second with the first token within {self.ttft_s:g} s and further ones within {self.tpot_s:g} s",
+            ),
+            Metric(name="ttft_p99", direction="min", unit="s", doc="99th percentile of the time to the first token"),
+            Metric(name="tpot_p99", direction="min", unit="s", doc="99th percentile of the time of a further token"),
+            Metric(name="throughput", direction="max", unit="tokens/s", doc="output tokens a second"),
+            Metric(name="fairness", direction="max", doc="Jain's index of the users' mean slowdowns"),
+        )  # fmt: skip
+        found = {"trace": f"the file {trace}"} if trace else {}
+        found |= {n: f"{words}; needs the project's data directory" for n, (_, words) in REAL.items()}
+        found |= {n: f"synthetic: {words}" for n, (words, _) in synthetic.KINDS.items() if n != "questions"}
+        self.workloads: Mapping[str, str] = found
+        n = service.nodes
+        self.facts = {
+            "model": service.model.name, "parameters": service.model.params, "GPUS": n.gpus, "gpu": n.gpu,
+            "GPU_MEMORY_GB": n.memory_gb, "ttft_limit_s": self.ttft_s, "tpot_limit_s": self.tpot_s,
+            "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
+        }  # fmt: skip
+        self.space = space_of(service)
+        self._loads: dict[str, tuple[Requests, float]] = {}
+
+    def plan(self, config: Config) -> ServePlan:
+        """Return the serving plan of a configuration: replicas take the GPUs that prefill workers leave."""
+        tp, prefill = int(config["tp"]), int(config["prefill_gpus"])
+        first = Part(count=prefill // tp, tp=tp) if prefill else None
+        return ServePlan(engines=Part(count=(self.service.nodes.gpus - prefill) // tp, tp=tp), prefill=first)
+
+    def knobs(self, config: Config) -> P.Knobs:
+        """Return the knobs of a configuration."""
+        known = {f: config[f] for f in P.Knobs.__dataclass_fields__ if f in config}
+        return P.policy("vllm", **known)
+
+    def _run(self, config: Config, requests: Requests) -> M.Outcome:
+        knobs = self.knobs(config)
+        return M.simulate(
+            requests, M.setup(self.service, self.plan(config), knobs), knobs, ttft_s=self.ttft_s, tpot_s=self.tpot_s,
+            error=float(self.numbers["error"]), most_waiting=MOST_WAITING,
+        )  # fmt: skip
+
+    def load(self, workload: str) -> tuple[Requests, float]:
+        """Return the requests of a workload at its speed, and that speed.
+
+        Raises:
+            ConfigError: the data is not there.
+            UnknownNameError: there is no such workload.
+        """
+        if workload not in self._loads:
+            requests = self._requests(workload).first(int(self.numbers["requests"]))
+            speed = float(self.numbers["speed"]) or self._speed(requests)
+            self._loads[workload] = requests.faster(speed), speed
+        return self._loads[workload]
+
+    def _requests(self, workload: str) -> Requests:
+        if workload == "trace" and self.trace:
+            return load(self.trace)
+        if workload in REAL:
+            folder = data_folder()
+            if folder is None:
+                raise ConfigError(
+                    f"workload {workload} is a real trace that is not part of the package: set TUNEWRIGHT_DATA to a folder with"
+                    f" {REAL[workload][0]}, give a file (-O trace=FILE --workload trace), or take a synthetic workload"
+                )
+            return read(folder / REAL[workload][0])
+        if workload in self.workloads:
+            return load(f"synthetic:{workload}", {"requests": self.numbers["requests"]}, seed=1)
+        raise unknown("workload", workload, self.workloads)
+
+    def _speed(self, requests: Requests) -> float:
+        """The speed at which the default leaves the wanted share of requests good, by bisection on its logarithm."""
+        low, high = 1 / 64, 4096.0
+        for _ in range(24):
+            middle = (low * high) ** 0.5
+            good = M.metrics(self._run(self.space.default, requests.faster(middle)))["good_share"]
+            low, high = (middle, high) if good >= GOOD_AT_DEFAULT else (low, middle)
+        return low
+
+    def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
+        """Serve the trace."""
+        requests, speed = self.load(workload)
+        try:
+            o = self._run(config, requests)
+        except ConfigError as error:
+            return Measurement(status="rejected", reason=str(error))
+        found = M.metrics(o)
+        stable, words = M.stability(o)
+        if o.given_up or found["ttft_s"]["p99"] is None:
+            return Measurement(status="failed", reason=words or "no request was served")
+        values = {
+            "goodput": found["goodput_requests_per_s"], "ttft_p99": found["ttft_s"]["p99"],
+            "tpot_p99": found["tpot_s"]["p99"] or 0.0, "throughput": found["throughput_tokens_per_s"],
+            "fairness": found["fairness"],
+        }  # fmt: skip
+        traces = {"speed": speed, "stable": stable, "unstable_because": words}
+        more = ("good_share", "kv_use_peak", "preemptions", "prefix_hit_share", "batch_mean", "busy")
+        return Measurement(values=values, seconds=o.seconds, traces={**traces, **{k: found[k] for k in more}})
+
+    def render(self, config: Config) -> str:
+        """Return the command that starts the engine, as far as it has these knobs."""
+        from tunewright.envs.parallelism.emit import emit_serve
+
+        return emit_serve("vllm", self.plan(config), self.service, self.service.model.name)
+
+
+def space_of(service: Service) -> Space:
+    """Return the knobs that are tuned."""
+    n = service.nodes
+    fits = []
+    for tp in (1, 2, 4, 8):
+        try:
+            M.setup(service, M.default_plan(service, tp=tp), P.Knobs())
+            fits.append(tp)
+        except ConfigError:
+            continue
+    if not fits:
+        M.default_plan(service)  # says why
+
+    def choice(name: str, choices: tuple[Any, ...], default: Any, doc: str, *, ordered: bool = False) -> Choice:
+        return Choice(name=name, choices=choices, default=default, doc=doc, ordered=ordered)
+
+    shares = tuple(g for g in (0, 1, 2, 4, 6, 8, 12, 16) if g < n.gpus)
+    start = M.default_plan(service).engines.tp
+    rule = Constraint(
+        words="prefill_gpus and the other GPUs are multiples of tp that leave at least one engine", names=("tp", "prefill_gpus"),
+        holds=lambda s: int(s["prefill_gpus"]) % int(s["tp"]) == 0 and n.gpus - int(s["prefill_gpus"]) >= int(s["tp"]),
+    )  # fmt: skip
+    return Space(
+        [
+            choice("tp", tuple(fits), start, "GPUs of an engine; the rest are replicas", ordered=True),
+            choice("prefill_gpus", shares, 0, "GPUs of workers that only prefill; 0: none", ordered=True),
+            choice("batching", ("prefill-first", "mixed", "chunked"), "prefill-first", "what prompts do to decoding"),
+            Int(name="chunk", low=64, high=8192, default=512, log=True, unit="tokens", doc="of an iteration, decoded ones included", when="batching == 'chunked'"),
+            Int(name="max_tokens", low=512, high=32768, default=8192, log=True, unit="tokens", doc="of whole prompts in an iteration", when="batching != 'chunked'"),
+            Int(name="max_seqs", low=8, high=1024, default=256, log=True, unit="sequences", doc="that run on a replica at most"),
+            choice("order", P.ORDER[:4], "fcfs", "which waiting request comes first"),
+            Int(name="quantum", low=0, high=16384, default=0, special={0: "no preemption for the order's sake"}, unit="tokens", doc="that a running request may be ahead before it is preempted", when="order == 'fair'"),
+            choice("admission", P.ADMISSION, "aggressive", "blocks that must be free before a request runs"),
+            Real(name="quantile", low=0.5, high=1.0, default=0.9, doc="of past output lengths that past-future admission expects", when="admission == 'past-future'"),
+            choice("preemption", P.PREEMPTION, "recompute", "what happens to a sequence whose blocks are taken"),
+            choice("caching", (False, True), False, "keep and share prefixes"),
+            choice("routing", P.ROUTING, "least-loaded", "which replica a request goes to"),
+            Real(name="kv_share", low=0.6, high=0.95, default=0.9, doc="of a GPU's memory for weights and cache"),
+        ],
+        [rule],
+    )  # fmt: skip
+
+
+def open_target(argument: str, options: Mapping[str, Any]) -> ServingTarget:
+    """Open ``serving``, or ``serving:TRACE`` for a file of one's own.
+
+    Raises:
+        ConfigError: an option is wrong, or the model fits nowhere.
+    """
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown("option of target serving", name, OPTIONS)
+    texts = {"model", "cluster", "trace"}
+    numbers = numeric_options(
+        "serving", {k: v for k, v in options.items() if k not in texts},
+        {"ttft": 2.0, "tpot": 0.1, "speed": 0.0, "requests": 4000, "error": 0.3},
+    )  # fmt: skip
+    service = Service(
+        model=models.load(str(options.get("model", "llama3-70b"))),
+        nodes=clusters.load(str(options.get("cluster", "h100:8"))).nodes,
+    )
+    return ServingTarget(service, str(options.get("trace", argument)), numbers)
