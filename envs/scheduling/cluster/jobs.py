@@ -1,0 +1,353 @@
+"""Jobs of clusters and their nodes: from traces of several kinds, or generated with stated parameters."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tunewright.envs.scheduling.cluster.state import WHOLE
+from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
+
+from tunewright.errors import ConfigError, missing_extra, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Jobs:
+    """Jobs in the order in which they are submitted; arrays of one entry a job.
+
+    Attributes:
+        source: where they come from.
+        submit_s, run_s, estimate_s: seconds; an estimate is never below the run time, since a job is ended at its limit.
+        gpus, milli: GPUs, and thousandths of each (1000 but for jobs that take part of one GPU).
+        cpu, memory: of each node that it uses: thousandths of CPUs, MiB.
+        user: number of the user.
+        notes: what was mended or left out, for people.
+    """
+
+    source: str
+    submit_s: NDArray[np.float64]
+    run_s: NDArray[np.float64]
+    estimate_s: NDArray[np.float64]
+    gpus: NDArray[np.int64]
+    milli: NDArray[np.int64]
+    cpu: NDArray[np.int64]
+    memory: NDArray[np.int64]
+    user: NDArray[np.int64]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.submit_s)
+
+    @property
+    def uses_gpus(self) -> bool:
+        """Whether any job wants a GPU."""
+        return bool((self.gpus > 0).any())
+
+    def first(self, n: int, start: int = 0) -> Jobs:
+        """Return ``n`` jobs from a place on; the first is submitted at 0."""
+        part = slice(start, start + n)
+        cut = {f: getattr(self, f)[part] for f in ("submit_s", "run_s", "estimate_s", "gpus", "milli", "cpu", "memory", "user")}
+        cut["submit_s"] = cut["submit_s"] - cut["submit_s"][0]
+        return replace(self, **cut)
+
+    def faster(self, factor: float) -> Jobs:
+        """Return the same jobs submitted so many times as densely."""
+        return replace(self, submit_s=self.submit_s / factor)
+
+    def demand(self) -> float:
+        """Mean GPUs (CPUs where no job wants a GPU) that the jobs would keep busy between the first and last submission."""
+        span = max(float(self.submit_s[-1] - self.submit_s[0]), 1e-9)
+        size = self.gpus * self.milli if self.uses_gpus else self.cpu
+        return float((self.run_s * size).sum() / WHOLE / span)
+
+
+def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Jobs:
+    """Check columns, sort them and return them as jobs.
+
+    Args:
+        source: for messages.
+        rows: columns: submit_s and run_s, and any of estimate_s, gpus, milli, cpu, memory, user.
+        notes: for people.
+
+    Raises:
+        ConfigError: a value is missing or negative; the row is named, from 1.
+    """
+    submit, run = np.asarray(rows["submit_s"], float), np.asarray(rows["run_s"], float)
+    if not len(submit):
+        raise ConfigError(f"{source}: no jobs in it")
+    for name, values in (("submission", submit), ("run time", run)):
+        bad = np.flatnonzero(~np.isfinite(values) | ((values < 0) if name == "run time" else False))
+        if len(bad):
+            raise ConfigError(f"{source}, job {bad[0] + 1}: the {name} {values[bad[0]]} is no time ({len(bad)} such jobs)")
+    n = len(submit)
+    order = np.argsort(submit, kind="stable")
+    late = int((np.diff(submit) < 0).sum())
+    whole: dict[str, Any] = {}
+    for name, default in (("gpus", 0), ("milli", WHOLE), ("cpu", 0), ("memory", 0)):
+        values = np.asarray(rows[name], float) if name in rows else np.full(n, float(default))
+        bad = np.flatnonzero(~np.isfinite(values) | (values < 0))
+        if len(bad):
+            raise ConfigError(f"{source}, job {bad[0] + 1}: {name} cannot be {values[bad[0]]}")
+        whole[name] = values[order].astype(np.int64)
+    whole["milli"] = np.where((whole["gpus"] == 1) & (whole["milli"] > 0), np.minimum(whole["milli"], WHOLE), WHOLE)
+    user = np.unique(np.asarray(rows["user"]), return_inverse=True)[1] if "user" in rows else np.zeros(n, np.int64)
+    run = np.maximum(run, 1e-3)
+    estimate = np.asarray(rows["estimate_s"], float) if "estimate_s" in rows else run
+    estimate = np.maximum(np.where(np.isfinite(estimate) & (estimate > 0), estimate, run), run)
+    if late:
+        notes = (*notes, f"{late} jobs come before the one above them; sorted by submission")
+    return Jobs(
+        source=source, submit_s=submit[order] - submit.min(), run_s=run[order], estimate_s=estimate[order],
+        user=user[order].astype(np.int64), notes=notes, **whole,
+    )  # fmt: skip
+
+
+def read(path: Path) -> Jobs:
+    """Read a trace: Standard Workload Format, Philly's or Alibaba's CSV, SURF's Parquet, or CSV with named columns.
+
+    Raises:
+        ConfigError: it cannot be read; line and reason are named.
+    """
+    try:
+        raw = path.read_bytes()
+        if raw[:4] == b"PAR1":
+            return _parquet(path)
+        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8", errors="replace")
+    except (OSError, EOFError) as error:
+        raise ConfigError(f"cannot read the trace {path}: {error}") from None
+    first = next((line for line in text.splitlines() if line.strip() and not line.startswith(";")), "")
+    return _table(path, text) if "," in first else _swf(path, text)
+
+
+def _swf(path: Path, text: str) -> Jobs:
+    """Standard Workload Format: 18 fields a line (Feitelson et al.); jobs that never ran are left out."""
+    rows, dropped = [], 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith(";") or not line.strip():
+            continue
+        parts = line.split()
+        try:
+            values = [float(v) for v in parts[:18]]
+            if len(values) < 12:
+                raise ValueError(f"{len(values)} fields instead of 18")
+        except ValueError as error:
+            raise ConfigError(f"{path}, line {number}: not in the Standard Workload Format: {error}") from None
+        procs = values[4] if values[4] > 0 else values[7]
+        if values[3] < 0 or procs <= 0:
+            dropped += 1
+            continue
+        rows.append((values[1], values[3], values[8], procs * WHOLE, values[11]))
+    if not rows:
+        raise ConfigError(f"{path}: no jobs in it")
+    submit, run, estimate, cpu, user = zip(*rows, strict=True)
+    notes = (f"{dropped} jobs without a run time or processors were left out",) if dropped else ()
+    return jobs_of(path.name, {"submit_s": submit, "run_s": run, "estimate_s": estimate, "cpu": cpu, "user": user}, notes)
+
+
+#: column of a CSV: names that it may have
+_NAMES = {
+    "submit_s": ("submit_s", "submit_time", "timestamp", "creation_time", "submission_time"),
+    "run_s": ("run_s", "duration", "run_time", "runtime"),
+    "end_s": ("deletion_time",),
+    "estimate_s": ("estimate_s", "walltime", "requested_time"),
+    "gpus": ("gpus", "num_gpus", "num_gpu", "gpu_request"),
+    "milli": ("gpu_milli",),
+    "cpu": ("cpu_milli",),
+    "cpus": ("cpus", "cpu_count", "cpu_request"),
+    "memory": ("memory_mib",),
+    "user": ("user", "cluster", "qos"),
+}
+
+
+def _table(path: Path, text: str) -> Jobs:
+    table = csv.DictReader(io.StringIO(text))
+    heads = [h.strip() for h in table.fieldnames or []]
+    has = {c: next((h for h in heads if h in names), None) for c, names in _NAMES.items()}
+    if has["submit_s"] is None:
+        raise ConfigError(f"{path} has no column of submissions: one of {', '.join(_NAMES['submit_s'])} is needed")
+    if has["run_s"] is None and has["end_s"] is None:
+        raise ConfigError(f"{path} has no column of run times: one of {', '.join(_NAMES['run_s'])} is needed")
+    if has["gpus"] is None and has["cpus"] is None and has["cpu"] is None:
+        raise ConfigError(f"{path} has no column of what a job needs: num_gpus, cpu_count or cpu_milli is needed")
+    columns: dict[str, list[Any]] = {}
+    dropped = 0
+    for row in table:
+        try:
+            submit = row[has["submit_s"]]
+            ends = row[has["run_s"] or has["end_s"] or ""]
+            if not submit or not ends:
+                dropped += 1  # still running when the trace ended, or begun before it
+                continue
+            when = _seconds(submit)
+            found = {"submit_s": when, "run_s": float(ends) if has["run_s"] else float(ends) - when}
+            for name in ("estimate_s", "gpus", "milli", "cpu", "memory"):
+                if has[name]:
+                    found[name] = float(row[has[name]] or 0)
+            if has["cpus"]:
+                found["cpu"] = float(row[has["cpus"]] or 0) * WHOLE
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path}, line {table.line_num}: {error}") from None
+        for name, value in found.items():
+            columns.setdefault(name, []).append(value)
+        if has["user"]:
+            columns.setdefault("user", []).append(row[has["user"]])
+    if not columns:
+        raise ConfigError(f"{path}: no jobs below the names of the columns")
+    notes = (f"{dropped} jobs without submission or end were left out",) if dropped else ()
+    return jobs_of(path.name, columns, notes)
+
+
+def _seconds(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        from datetime import datetime
+
+        return datetime.fromisoformat(text).timestamp()
+
+
+def _parquet(path: Path) -> Jobs:
+    try:
+        import duckdb
+    except ImportError:
+        raise missing_extra("duckdb", "llm", f"reading {path.name}") from None
+    names = {r[0] for r in duckdb.execute("SELECT name FROM parquet_schema(?)", [str(path)]).fetchall()}
+    if not {"submission_time", "duration", "cpu_count"} <= names:
+        raise ConfigError(f"{path} needs the columns submission_time, duration (ms) and cpu_count; it has {', '.join(sorted(names))}")
+    rows = duckdb.execute(
+        "SELECT epoch_ms(submission_time) / 1e3, duration / 1e3, cpu_count * 1000 FROM read_parquet(?)"
+        if duckdb.execute("SELECT typeof(submission_time) FROM read_parquet(?) LIMIT 1", [str(path)]).fetchone()[0].startswith("TIMESTAMP")
+        else "SELECT submission_time / 1e3, duration / 1e3, cpu_count * 1000 FROM read_parquet(?)",
+        [str(path)],
+    ).fetchnumpy()
+    submit, run, cpu = (np.asarray(v, float) for v in rows.values())
+    return jobs_of(path.name, {"submit_s": submit, "run_s": run, "cpu": cpu})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nodes:
+    """Nodes; arrays of one entry a node.
+
+    Attributes:
+        name: for people.
+        cpu, memory: thousandths of CPUs, MiB.
+        gpus: how many.
+    """
+
+    name: str
+    cpu: NDArray[np.int64]
+    memory: NDArray[np.int64]
+    gpus: NDArray[np.int64]
+
+    @property
+    def words(self) -> str:
+        """In a line."""
+        total = int(self.gpus.sum())
+        return f"{len(self.cpu)} nodes, {total} GPUs" if total else f"{int(self.cpu.sum()) // WHOLE:,} CPUs as one pool"
+
+
+ENOUGH = 10**12  # of what a description does not limit
+
+
+def nodes(text: str, jobs: Jobs | None = None, load: float = 0.9) -> Nodes:
+    """Return nodes by description.
+
+    Args:
+        text: ``16x8`` (16 nodes of 8 GPUs), ``cpu:1024`` (a pool of CPUs), a CSV with columns cpu_milli, memory_mib and gpu,
+            or ``auto``: as many as the jobs keep busy at a load, with 8 GPUs a node or as a pool of CPUs.
+        jobs: for ``auto``.
+        load: for ``auto``.
+
+    Raises:
+        ConfigError: the text cannot be read so.
+    """
+    if text == "auto":
+        if jobs is None:
+            raise ConfigError("say which nodes: 16x8 (16 nodes of 8 GPUs) or cpu:1024")
+        busy = jobs.demand() / load
+        if jobs.uses_gpus:
+            return nodes(f"{max(math.ceil(busy / 8), math.ceil(int(jobs.gpus.max()) / 8), 1)}x8")
+        return nodes(f"cpu:{max(math.ceil(busy), math.ceil(int(jobs.cpu.max()) / WHOLE), 1)}")
+    if text.endswith(".csv"):
+        return _node_list(Path(text))
+    kind, _, count = text.partition(":")
+    if kind == "cpu" and count.isdigit() and int(count) > 0:
+        one = np.array([int(count) * WHOLE])
+        return Nodes(name=text, cpu=one, memory=np.array([ENOUGH]), gpus=np.array([0]))
+    many, _, each = text.partition("x")
+    if many.isdigit() and each.isdigit() and int(many) > 0 and 0 < int(each) <= 16:
+        n = int(many)
+        return Nodes(name=text, cpu=np.full(n, ENOUGH), memory=np.full(n, ENOUGH), gpus=np.full(n, int(each)))
+    raise ConfigError(f"nodes are 16x8 (16 nodes of 8 GPUs, at most 16 each), cpu:1024, a CSV, or auto, not {text!r}")
+
+
+def _node_list(path: Path) -> Nodes:
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
+        cpu, memory, gpus = (np.array([int(r[c]) for r in rows]) for c in ("cpu_milli", "memory_mib", "gpu"))
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ConfigError(f"cannot read the nodes {path}: it needs the columns cpu_milli, memory_mib and gpu ({error!r})") from None
+    if not len(cpu):
+        raise ConfigError(f"{path} has no nodes")
+    return Nodes(name=path.name, cpu=cpu, memory=memory, gpus=gpus)
+
+
+DEFAULTS: dict[str, float] = {
+    "jobs": 2000,
+    "load": 0.9,  # work that arrives over what the cluster does
+    "cv": 1.5,  # of the gaps
+    "run_s": 1800.0,  # mean
+    "run_cv": 3.0,  # run times of GPU jobs are heavy-tailed (Philly, Jeon et al., ATC 2019)
+    "over": 3.0,  # mean estimate over run time
+    "users": 30,
+    "user_skew": 1.0,
+    "share": 0.2,  # of the jobs that take part of a GPU
+    "gpus": 8,  # most GPUs of a job; powers of two, half as often each
+}
+
+
+def generate(where: Nodes, options: Mapping[str, Any] | None = None, seed: int = 0) -> Jobs:
+    """Generate jobs for nodes; the same seed gives the same ones.
+
+    Raises:
+        UnknownNameError: there is no such parameter.
+        ConfigError: a value is out of range.
+    """
+    p = dict(DEFAULTS)
+    for name, value in (options or {}).items():
+        if name not in p:
+            raise unknown("parameter of the jobs", name, p)
+        try:
+            p[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"{name} must be a number, not {value!r}") from None
+        if not math.isfinite(p[name]) or p[name] < 0 or (p[name] == 0 and name not in ("share", "run_cv", "user_skew")):
+            raise ConfigError(f"{name} must be above 0, not {value!r}")
+    if p["over"] < 1 or p["share"] > 1:
+        raise ConfigError("over is at least 1 (jobs are ended at their estimate), and share at most 1")
+    rng = np.random.default_rng([seed, 2503])
+    n = int(p["jobs"])
+    run = lognormal(rng, p["run_s"], p["run_cv"], n)
+    pooled = int(where.gpus.sum()) == 0
+    most = max(int(math.log2(min(p["gpus"], int(where.gpus.sum()) or p["gpus"]))), 0)
+    size = 2 ** np.minimum(rng.geometric(0.5, n) - 1, most)
+    milli = np.where((size == 1) & (rng.random(n) < p["share"]), rng.choice([100, 250, 500], n), WHOLE)
+    work = float((run * size * (milli / WHOLE if not pooled else 1.0)).sum())
+    total = float(where.cpu.sum()) / WHOLE if pooled else float(where.gpus.sum())
+    shape = 1.0 / p["cv"] ** 2
+    submit = np.cumsum(rng.gamma(shape, 1.0 / shape, n))
+    submit *= work / (p["load"] * total) / submit[-1]
+    rows = {
+        "submit_s": submit, "run_s": run, "estimate_s": run * (1.0 + rng.exponential(p["over"] - 1.0, n) if p["over"] > 1 else 1.0),
+        "user": zipf(rng, int(p["users"]), p["user_skew"], n),
+    }  # fmt: skip
+    rows |= {"cpu": size * WHOLE} if pooled else {"gpus": size, "milli": milli}
+    return jobs_of("synthetic", rows)
