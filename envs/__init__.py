@@ -12,9 +12,13 @@ gymnasium.register(
 gymnasium.register(id="tunewright/HybridMigration-v0", entry_point=f"{_HYBRID}.env:MigrationEnv")
 gymnasium.register(id="tunewright/TrainPlan-v0", entry_point="tunewright.envs.parallelism.env:TrainPlanEnv")
 gymnasium.register(id="tunewright/ServePlan-v0", entry_point="tunewright.envs.parallelism.env:ServePlanEnv")
-_SCHEDULING = "tunewright.envs.scheduling"
-gymnasium.register(
-    id="tunewright/Serving-v0",
-    entry_point=f"{_SCHEDULING}.serving.env:ServingEnv",
-    vector_entry_point=f"{_SCHEDULING}.serving.env:ServingVectorEnv",
-)
+for _name, _place, _class in (
+    ("Serving", "serving", "Serving"),
+    ("SparkScheduling", "spark", "Spark"),
+    ("ClusterScheduling", "cluster", "Cluster"),
+):
+    gymnasium.register(
+        id=f"tunewright/{_name}-v0",
+        entry_point=f"tunewright.envs.scheduling.{_place}.env:{_class}Env",
+        vector_entry_point=f"tunewright.envs.scheduling.{_place}.env:{_class}VectorEnv",
+    )

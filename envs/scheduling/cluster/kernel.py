@@ -451,7 +451,6 @@ def _las(w):
     """Preempt running jobs of lower queues where one of a higher queue waits and would not fit otherwise (Tiresias)."""
     at, looked = 0, 0
     while at < w.waiting and looked < w.depth:
-        looked += 1
         i = cell(w.waiting_at, at).v
         j = job(w.jobs_at, i)
         if find(w, w.room_at, j):
@@ -489,6 +488,7 @@ def _las(w):
                 start(w, at)
                 continue
         at += 1
+        looked += 1
 
 
 @jit

@@ -171,7 +171,7 @@ def metrics(o: Outcome) -> dict[str, Any]:
     """Return the metrics of an outcome.
 
     Waiting is until a job first starts. Bounded slowdown is response over run time, with at least ten seconds of the latter.
-    Fairness is Jain's index of the users' mean bounded slowdowns. Utilisation counts up to the last submission.
+    Fairness is Jain's index of the users' mean bounded slowdowns. Utilisation is until the last job ends.
     """
     rows, w = o.systems.jobs[0], o.systems.systems[0]
     done = rows["phase"] == S.DONE

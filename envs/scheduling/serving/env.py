@@ -33,14 +33,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium
 import numpy as np
-import numpy.typing as npt
-from gymnasium import spaces
-from gymnasium.vector import AutoresetMode
-from gymnasium.vector.utils import batch_space
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism.serving import Service
+from tunewright.envs.scheduling.batch import BatchEnv, SingleEnv
 from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import simulate as M
 from tunewright.envs.scheduling.serving import state as S
@@ -48,7 +44,6 @@ from tunewright.envs.scheduling.serving.trace import Requests, load
 
 from tunewright.errors import ConfigError
 
-Seen = npt.NDArray[np.float32]
 BUDGETS = np.array([0, 128, 256, 512, 1024, 2048])
 ORDERS = np.array([S.FCFS, S.SJF, S.SLO])
 SEEN = 14
@@ -99,124 +94,42 @@ class Scene:
         return requests, M.setup(service, M.default_plan(service, tp=self.tp), knobs), knobs
 
 
-class ServingVectorEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], npt.NDArray[Any]]):
-    """``n`` systems, each with its own piece of the trace; a system whose episode is over is reset by the next step.
+class ServingVectorEnv(BatchEnv):
+    """``n`` serving systems, each with its own piece of the trace.
 
     Args:
         num_envs: how many.
         **scene: see ``Scene``.
     """
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
-
     def __init__(self, num_envs: int = 1, **scene: Any) -> None:
         from tunewright.envs.scheduling.serving import decide
 
-        if num_envs < 1:
-            raise ConfigError(f"a batch has at least one environment, not {num_envs}")
-        self._decide = decide.decide_all
-        self.scene, self.num_envs = Scene(**scene), num_envs
+        self._compiled = decide.decide_all
+        self.scene = Scene(**scene)
         self.requests, self.setup, self.knobs = self.scene.open()
-        self.single_observation_space = spaces.Box(0.0, 1.0, (SEEN,), np.float32)
-        self.single_action_space = spaces.Discrete(len(BUDGETS) * len(ORDERS))
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._over = np.ones(num_envs, np.bool_)
-        self._systems: list[S.Systems] = []
+        super().__init__(num_envs, SEEN, len(BUDGETS) * len(ORDERS))
 
-    def reset(
-        self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Seen, dict[str, Any]]:
-        """Start an episode in every system.
-
-        Args:
-            seed: of the batch; system k uses ``seed + k``, or the k-th of a list.
-            options: ``reset_mask``, bool, (n,): reset only these.
-        """
-        mask = np.ones(self.num_envs, np.bool_)
-        if options and "reset_mask" in options:
-            mask = np.asarray(options["reset_mask"], np.bool_)
-        if seed is not None or not hasattr(self, "_rngs"):
-            seeds = seed if isinstance(seed, list) else [None if seed is None else seed + k for k in range(self.num_envs)]
-            if len(seeds) != self.num_envs:
-                raise ConfigError(f"{len(seeds)} seeds for {self.num_envs} environments")
-            self._rngs = [np.random.default_rng(s) for s in seeds]
-        seen = np.zeros((self.num_envs, SEEN), np.float32)
-        self._begin(mask, seen)
-        return seen, {}
-
-    def _begin(self, mask: npt.NDArray[np.bool_], seen: Seen) -> None:
-        if not self._systems:
-            self._systems = [self._piece(k) for k in range(self.num_envs)]
-            self._table = np.zeros(self.num_envs, S.SYSTEM)
-            self._waiting = np.full(self.num_envs, -1)
-            mask = np.ones(self.num_envs, np.bool_)
-        else:
-            for k in np.flatnonzero(mask):
-                self._systems[k] = self._piece(int(k))
-        for k in np.flatnonzero(mask):
-            self._table[k] = self._systems[k].systems[0]
-        self._waiting[mask] = -1
-        nothing = np.zeros(self.num_envs, np.int64)
-        self._go(mask, nothing, nothing, seen)
-        self._over[mask] = self._waiting[mask] < 0
-
-    def _piece(self, k: int) -> S.Systems:
-        rng, scene = self._rngs[k], self.scene
+    def _piece(self, rng: np.random.Generator) -> S.Systems:
+        scene = self.scene
         start = int(rng.integers(0, len(self.requests) - scene.requests + 1))
         return M.systems(
             [self.requests.first(scene.requests, start)], self.setup, self.knobs, ttft_s=scene.ttft_s, tpot_s=scene.tpot_s,
             error=scene.error, seed=start,
         )  # fmt: skip
 
-    def _go(self, which: Any, chunks: Any, orders: Any, seen: Seen) -> npt.NDArray[np.float64]:
-        reward = np.zeros(self.num_envs)
-        setup = self.setup
-        self._decide(
-            self._table.ctypes.data, which, self._waiting, chunks, orders, setup.engine, setup.prefill or setup.engine, seen,
-            reward,
-        )  # fmt: skip
-        return reward
-
-    def step(
-        self, actions: npt.NDArray[np.int64]
-    ) -> tuple[Seen, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:
-        """Take one decision in every system whose episode goes on; begin a new one in the others."""
-        actions = np.asarray(actions, np.int64)
-        n, count = self.num_envs, len(BUDGETS) * len(ORDERS)
-        if actions.shape != (n,) or ((actions < 0) | (actions >= count)).any():
-            raise ConfigError(f"actions are {n} numbers from 0 to {count - 1}, not {actions}")
-        seen, fresh = np.zeros((n, SEEN), np.float32), self._over.copy()
+    def _decide(self, address: int, which: Any, waiting: Any, actions: Any, seen: Any, mask: Any, reward: Any) -> None:
         chunks, orders = BUDGETS[actions % len(BUDGETS)], ORDERS[actions // len(BUDGETS)]
-        reward = self._go(~fresh, chunks, orders, seen)
-        over = ~fresh & (self._waiting < 0)
-        self._over = over.copy()
-        if fresh.any():
-            self._begin(fresh, seen)
-        return seen, reward, over, np.zeros(n, np.bool_), {}
+        e = self.setup.engine
+        self._compiled(address, which, waiting, chunks, orders, e, self.setup.prefill or e, seen, reward)
 
 
-class ServingEnv(gymnasium.Env[Seen, np.int64]):
-    """One system; the batch of one.
+class ServingEnv(SingleEnv):
+    """One serving system.
 
     Args:
         **scene: see ``Scene``.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012
-
     def __init__(self, **scene: Any) -> None:
-        self.batch = ServingVectorEnv(1, **scene)
-        self.observation_space, self.action_space = self.batch.single_observation_space, self.batch.single_action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Seen, dict[str, Any]]:
-        """Start an episode."""
-        super().reset(seed=seed)
-        self.batch._rngs = [self.np_random]
-        seen, _ = self.batch.reset()
-        return seen[0], {}
-
-    def step(self, action: np.int64) -> tuple[Seen, float, bool, bool, dict[str, Any]]:
-        """Take one decision."""
-        seen, reward, over, _, _ = self.batch.step(np.array([action]))
-        return seen[0], float(reward[0]), bool(over[0]), False, {}
+        super().__init__(ServingVectorEnv(1, **scene))
