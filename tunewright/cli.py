@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewright import commands
+from tunewright import commands, simulating
 from tunewright.commands import Json, StoreUrl, console, emit, out
 
 if TYPE_CHECKING:
@@ -82,8 +82,9 @@ def _open_store(url: str | None) -> Store:
     return Store(url)
 
 
-@app.command()
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def tune(
+    context: typer.Context,
     target: Annotated[str, typer.Argument(help="What to tune: a target's name, table:FILE, or a TOML file.")],
     workload: Annotated[str, typer.Option("--workload", "-w", help="Workload of the target; default: its first.", rich_help_panel=_GUIDE)] = "",
     tuner: Annotated[str, typer.Option("--tuner", "-t", help="auto, or one of 'tunewright tuners'.", rich_help_panel=_GUIDE)] = "auto",
@@ -115,12 +116,15 @@ def tune(
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Tune a target: measure its default, try configurations, verify the best one on fresh runs."""
+    """Tune a target: measure its default, try configurations, verify the best one on fresh runs.
+
+    Options of the target (see 'tunewright show TARGET') may be given as --NAME VALUE too, such as --ttft 2 for 'serving'.
+    """
     from tunewright.plan import Plan
     from tunewright.plugins import parse_options
     from tunewright.session import Session
 
-    options = parse_options(option)
+    options = {**parse_options(option), **_target_options(context, target)}
     objectives = tuple(objective or ())
     if direction is not None:
         options["direction"] = direction
@@ -146,6 +150,35 @@ def tune(
     name = name or _free_name(opened, target)
     with Session.create(plan, name, opened, workers=workers, executor=_executor(workers)) as session:
         _run(session, trials, minutes, patience, explain, as_json)
+
+
+def _target_options(context: typer.Context, target: str) -> dict[str, Any]:
+    """Read what is left on the command line as options of the target: ``--NAME VALUE`` or ``--NAME=VALUE``.
+
+    Raises:
+        UnknownNameError: neither the command nor the target has such an option.
+        ConfigError: a value is missing, or something stands alone.
+    """
+    from tunewright.errors import ConfigError, unknown
+    from tunewright.plugins import open_target
+
+    left, found = list(context.args), {}
+    known = open_target(target, {}).options if left else {}
+    mine = [name.lstrip("-") for p in context.command.params for name in p.opts if name.startswith("--")]
+    while left:
+        text = left.pop(0)
+        name, equals, value = text.partition("=")
+        if not name.startswith("--"):
+            raise ConfigError(f"what is {text!r}? A command takes one target, and options as --NAME VALUE")
+        name = name[2:].replace("-", "_")
+        if name not in known:
+            raise unknown("option", f"--{name.replace('_', '-')}", sorted({f"--{n}" for n in (*mine, *known)}))
+        if not equals:
+            if not left or left[0].startswith("--"):
+                raise ConfigError(f"--{name} needs a value: {known[name]}")
+            value = left.pop(0)
+        found[name] = value
+    return found
 
 
 @app.command()
@@ -565,6 +598,7 @@ app.command()(commands.place)
 app.add_typer(commands.train_app, name="train")
 app.add_typer(commands.rules_app, name="rules")
 app.add_typer(commands.plan_app, name="plan")
+app.add_typer(simulating.simulate_app, name="simulate")
 
 
 @app.callback(invoke_without_command=True)

@@ -67,7 +67,7 @@ _SkipBad = Annotated[
 _Limit = Annotated[int | None, typer.Option("--requests", min=1, metavar="N", help="Use the first N requests only.")]
 
 
-def _command(name: str) -> Any:
+def command(name: str) -> Any:
     from tunewright.plugins import COMMANDS, installed
 
     return installed(COMMANDS)[name].load()
@@ -84,7 +84,7 @@ def trace(
     """Summarise a block trace: mix, sizes, sequentiality, reuse, bursts, hot pages, and what that means for placement."""
     from tunewright.plugins import parse_options
 
-    module = _command("trace")
+    module = command("trace")
     document = module.run(source, parse_options(option), skip_bad=skip_bad, limit=requests, page=output)
     if as_json:
         emit(document)
@@ -109,10 +109,10 @@ def read(
 
     Structure and common phrases are read without a model; prose needs one (--model).
     """
-    module = _command("read")
+    module = command("read")
     wanted = [n.strip() for n in names.split(",") if n.strip()]
-    asks = _command("extract").reader(model, base_url or "") if model else None
-    means = _command("extract").open_embeddings(embeddings, base_url or "") if embeddings else None
+    asks = command("extract").reader(model, base_url or "") if model else None
+    means = command("extract").open_embeddings(embeddings, base_url or "") if embeddings else None
     with _steps("reading") as tick:
         document = module.run(
             manuals,
@@ -153,7 +153,7 @@ def place(
     """Replay a block trace on simulated tiers under placement policies, and compare their latencies."""
     from tunewright.plugins import parse_options
 
-    module = _command("place")
+    module = command("place")
     with _steps("placing") as tick:
         document = module.run(
             source, parse_options(option), devices=devices, policies=policy or ["all"], fast=fast, seed=seed,
@@ -186,7 +186,7 @@ def list_rules(
     as_json: Json = False,
 ) -> None:
     """List the rules of a folder."""
-    module = _command("rules")
+    module = command("rules")
     document = module.listing(folder, system=system, retired=retired)
     emit(document) if as_json else module.show_list(out(), document, folder)
 
@@ -198,7 +198,7 @@ def show_rule(
     as_json: Json = False,
 ) -> None:
     """Show a rule: what it says, where it holds, and the trials that it rests on."""
-    module = _command("rules")
+    module = command("rules")
     document = module.one(folder, name)
     emit(document) if as_json else module.show_one(out(), document)
 
@@ -214,7 +214,7 @@ def merge_rules(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Add what sessions show about single parameters, or another folder's rules. A model, if given, words them."""
-    module = _command("rules")
+    module = command("rules")
     document = module.merge(
         folder, sources, store=store, manual=manual or "", model=model or "", base_url=base_url or ""
     )
@@ -229,7 +229,7 @@ def retire_rule(
     as_json: Json = False,
 ) -> None:
     """Take a rule out of use; it stays in its file."""
-    module = _command("rules")
+    module = command("rules")
     document = module.retire(folder, name, reason)
     emit(document) if as_json else module.show_done(out(), document, folder)
 
@@ -237,7 +237,7 @@ def retire_rule(
 @rules_app.command("rollback")
 def rollback_rules(folder: _Folder = _RULES, as_json: Json = False) -> None:
     """Undo the last change of a folder."""
-    module = _command("rules")
+    module = command("rules")
     document = module.rollback(folder)
     emit(document) if as_json else module.show_done(out(), document, folder)
 
@@ -262,7 +262,7 @@ def train_placement(
     """Train a Stable-Baselines3 agent on the placement environment, and say how it compares with simple policies."""
     from tunewright.plugins import parse_options
 
-    module = _command("train-placement")
+    module = command("train-placement")
     document = module.run(
         source, parse_options(option), algorithm=algorithm, steps=steps, output=output, devices=devices, fast=fast,
         seed=seed, skip_bad=skip_bad, limit=requests, progress=not as_json and sys.stderr.isatty(),
@@ -314,7 +314,7 @@ def plan_train(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Find the best plan for training a model: degrees of parallelism, ZeRO, micro-batch, recomputation."""
-    module = _command("plan")
+    module = command("plan")
     document = module.train(
         model, cluster, global_batch=global_batch, seq=seq, precision=precision, fix=fix or [], explain=explain, form=launch,
         page=page, runners=runners, calibration=calibration, imbalance=imbalance, fewer=fewer,
@@ -340,7 +340,7 @@ def plan_serve(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Find the plan with the fewest GPUs that serves a model at a rate within limits on its latencies."""
-    module = _command("plan")
+    module = command("plan")
     document = module.serve(
         model, cluster, rate=rate, isl=isl, osl=osl, ttft=ttft, tpot=tpot, backend=backend, precision=precision, mode=mode,
         form=launch, runners=runners,
@@ -355,7 +355,7 @@ def plan_check(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Compare predictions with measured plans: error, rank correlation, regret, memory."""
-    module = _command("plan")
+    module = command("plan")
     document = module.check(table, calibration=calibration)
     emit(document) if as_json else module.show_check(out(), document)
 

@@ -1,0 +1,245 @@
+"""Functions that start cold: how long instances are kept, and when they are started ahead.
+
+An instance serves one invocation at a time; an invocation without a warm instance waits for a new one. Policies:
+
+- ``none``: an instance goes when it is done. ``fixed``: after ``keep_s`` without work.
+- ``histogram``: after Shahrad et al. (Serverless in the Wild, ATC 2020): a histogram of each function's idle times in minutes;
+  an instance is taken away at once, brought back before the 5th percentile, and kept to the 99th. Where the histogram says
+  little (few idle times, many outside it, or no peak) it is ``fixed``.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from tunewright.envs.scheduling.serving.synthetic import lognormal
+
+from tunewright.errors import ConfigError, unknown
+
+POLICIES = ("none", "fixed", "histogram")
+BINS, BIN_S = 240, 60.0  # four hours in minutes, as published
+LEAST_IDLE = 10  # idle times before a histogram is believed; assumed
+LEAST_PEAK = 2.0  # coefficient of variation of the bins' counts, as published
+MOST_OUTSIDE = 0.5  # share of idle times beyond four hours at which it is not believed; assumed
+MOST_INSTANCES = 512
+DEFAULTS: dict[str, float] = {
+    "functions": 200,
+    "hours": 6.0,
+    "rate_spread": 2.5,  # standard deviation of ln(invocations a second) among functions; popularity spans many orders
+    "rate": 0.003,  # median invocations a second
+    "timers": 0.3,  # share of functions that a clock calls (Shahrad et al.: 29 % of functions have timers)
+    "run_s": 0.7,  # median (Shahrad et al.: half of the functions run below a second)
+    "run_spread": 1.5,
+    "memory_mb": 170.0,  # median (Shahrad et al.)
+    "memory_spread": 0.6,
+    "cold_s": 1.5,  # median of the start of an instance; assumed, of the order that Huawei reports
+    "cold_spread": 0.8,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Invocations:
+    """Invocations in the order of functions, then of time.
+
+    Attributes:
+        source: where they come from.
+        function: number of each one's function.
+        at_s, run_s: when, and how long.
+        memory_mb, cold_s: of each function.
+    """
+
+    source: str
+    function: NDArray[np.int64]
+    at_s: NDArray[np.float64]
+    run_s: NDArray[np.float64]
+    memory_mb: NDArray[np.float64]
+    cold_s: NDArray[np.float64]
+
+
+def generate(options: Mapping[str, Any] | None = None, seed: int = 0) -> Invocations:
+    """Generate invocations; the same seed gives the same ones.
+
+    Raises:
+        UnknownNameError: there is no such parameter.
+        ConfigError: a value is out of range.
+    """
+    p = dict(DEFAULTS)
+    for name, value in (options or {}).items():
+        if name not in p:
+            raise unknown("parameter of the functions", name, p)
+        try:
+            p[name] = float(value)
+        except ValueError:
+            raise ConfigError(f"{name} must be a number, not {value!r}") from None
+        if not math.isfinite(p[name]) or p[name] < 0:
+            raise ConfigError(f"{name} must be at least 0, not {value!r}")
+    rng = np.random.default_rng([seed, 2020])
+    n, span = int(p["functions"]), p["hours"] * 3600.0
+    rate = np.minimum(p["rate"] * np.exp(rng.normal(0.0, p["rate_spread"], n)), 20.0)
+    function, at = [], []
+    for f in range(n):
+        if rng.random() < p["timers"]:
+            period = float(rng.choice([60.0, 300.0, 900.0, 3600.0]))
+            times = np.arange(rng.random() * period, span, period)
+        else:
+            times = np.sort(rng.random(rng.poisson(rate[f] * span)) * span)
+        function.append(np.full(len(times), f))
+        at.append(times)
+    which, when = np.concatenate(function), np.concatenate(at)
+    run = np.exp(rng.normal(math.log(p["run_s"]), p["run_spread"], n))[which] * lognormal(rng, 1.0, 0.5, len(which))
+    memory = p["memory_mb"] * np.exp(rng.normal(0.0, p["memory_spread"], n))
+    cold = p["cold_s"] * np.exp(rng.normal(0.0, p["cold_spread"], n))
+    return Invocations(source="synthetic", function=which, at_s=when, run_s=run, memory_mb=memory, cold_s=cold)
+
+
+def read(path: Path, cold_s: float = 1.5, memory_mb: float = 170.0) -> Invocations:
+    """Read Azure's invocations of 2021: app, func, end_timestamp, duration (s); memory and cold starts are not in it.
+
+    Raises:
+        ConfigError: it cannot be read so.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            rows = [(r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])) for r in csv.DictReader(file)]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"cannot read {path}: it needs the columns app, func, end_timestamp and duration ({error!r})") from None
+    if not rows:
+        raise ConfigError(f"{path} has no invocations")
+    names, ends, runs = zip(*rows, strict=True)
+    which = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    at, run = np.array(ends) - np.array(runs), np.array(runs)
+    order = np.lexsort((at, which))
+    n = int(which.max()) + 1
+    return Invocations(
+        source=path.name, function=which[order], at_s=at[order] - at.min(), run_s=run[order],
+        memory_mb=np.full(n, memory_mb), cold_s=np.full(n, cold_s),
+    )  # fmt: skip
+
+
+@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
+def _function(at: Any, run: Any, cold_s: float, policy: int, keep_s: float, end: float, waits: Any) -> tuple[int, float]:
+    """One function: fills in each invocation's wait; returns cold starts and instance-seconds without work."""
+    busy = np.zeros(MOST_INSTANCES)  # when the instance is done
+    alive = np.zeros(MOST_INSTANCES, np.int64)
+    counts = np.zeros(BINS, np.int64)
+    idles, outside, cold, wasted, last = 0, 0, 0, 0.0, -1.0
+    pre, keep = 0.0, keep_s
+    for i in range(len(at)):
+        now = at[i]
+        if policy == 2 and last >= 0.0 and now > last:  # how long nothing ran
+            gap = now - last
+            idles += 1
+            if gap >= BINS * BIN_S:
+                outside += 1
+            else:
+                counts[int(gap // BIN_S)] += 1
+        chosen = -1
+        for k in range(MOST_INSTANCES):
+            if alive[k] == 0:
+                continue
+            free = busy[k]
+            if free > now:
+                continue
+            back, gone = free + pre, free + pre + keep  # it is there between these, apart from the moment it ends
+            if now >= gone:
+                wasted += keep
+                alive[k] = 0
+            elif now >= back or pre == 0.0:
+                if chosen < 0 or free > busy[chosen]:
+                    chosen = k
+        if chosen >= 0:
+            wasted += now - (busy[chosen] + pre)
+            waits[i] = 0.0
+        else:
+            for k in range(MOST_INSTANCES):  # one that is away and comes back later is not needed any more
+                if alive[k] == 1 and busy[k] <= now:
+                    alive[k] = 0
+                    chosen = k
+                    break
+            if chosen < 0:
+                for k in range(MOST_INSTANCES):
+                    if alive[k] == 0:
+                        chosen = k
+                        break
+            waits[i] = cold_s
+            cold += 1
+        if chosen >= 0:
+            busy[chosen] = now + waits[i] + run[i]
+            alive[chosen] = 1
+            last = max(last, busy[chosen])
+        if policy == 2:
+            pre, keep = 0.0, keep_s
+            if idles >= LEAST_IDLE and outside <= MOST_OUTSIDE * idles:
+                total, mean = idles - outside, (idles - outside) / BINS
+                spread = 0.0
+                for b in range(BINS):
+                    spread += (counts[b] - mean) ** 2
+                if total > 0 and math.sqrt(spread / BINS) >= LEAST_PEAK * mean:
+                    low, high, passed = -1, BINS, 0
+                    for b in range(BINS):
+                        passed += counts[b]
+                        if low < 0 and passed >= 0.05 * total:
+                            low = b
+                        if passed >= 0.99 * total:
+                            high = b + 1
+                            break
+                    pre = max(low - 0.1 * low - 1.0, 0.0) * BIN_S
+                    keep = high * 1.1 * BIN_S - pre
+    for k in range(MOST_INSTANCES):
+        if alive[k] == 1:
+            wasted += min(max(end - (busy[k] + pre), 0.0), keep)
+    return cold, wasted
+
+
+def simulate(x: Invocations, policy: str = "fixed", keep_s: float = 600.0) -> dict[str, Any]:
+    """Return what a policy gives.
+
+    Args:
+        x: invocations.
+        policy: one of ``POLICIES``.
+        keep_s: how long an instance is kept without work, for ``fixed`` and where the histogram says little.
+
+    Returns:
+        cold_share, wait_s (mean, p99 of the wait for an instance), idle_gb_s (memory of instances without work), per_function
+        (median and 75th percentile of the functions' cold shares), seconds.
+
+    Raises:
+        UnknownNameError: there is no such policy.
+        ConfigError: a time is below 0.
+    """
+    if policy not in POLICIES:
+        raise unknown("keep-alive policy", policy, POLICIES)
+    if keep_s < 0:
+        raise ConfigError(f"keep_s must be at least 0, not {keep_s}")
+    start = time.perf_counter()
+    n = len(x.memory_mb)
+    edges = np.searchsorted(x.function, np.arange(n + 1))
+    waits, shares, idle, cold = np.zeros(len(x.at_s)), [], 0.0, 0
+    end = float((x.at_s + x.run_s).max())
+    keep = 0.0 if policy == "none" else keep_s
+    for f in range(n):
+        part = slice(edges[f], edges[f + 1])
+        count = edges[f + 1] - edges[f]
+        if count == 0:
+            continue
+        c, wasted = _function(
+            x.at_s[part], x.run_s[part], float(x.cold_s[f]), POLICIES.index(policy), keep, end, waits[part]
+        )
+        cold += c
+        shares.append(c / count)
+        idle += wasted * float(x.memory_mb[f]) / 1024.0
+    return {
+        "invocations": len(x.at_s), "functions": len(shares), "cold_share": cold / len(x.at_s),
+        "wait_s": {"mean": float(waits.mean()), "p99": float(np.percentile(waits, 99))}, "idle_gb_s": idle,
+        "per_function": {"p50": float(np.median(shares)), "p75": float(np.percentile(shares, 75))},
+        "seconds": time.perf_counter() - start,
+    }  # fmt: skip

@@ -1,0 +1,190 @@
+"""The target ``cluster``: how a cluster's jobs are ordered, backfilled, placed and moved; or how long functions are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunewright.envs.scheduling.cluster import jobs as J
+from tunewright.envs.scheduling.cluster import serverless as F
+from tunewright.envs.scheduling.cluster import simulate as M
+from tunewright.envs.scheduling.serving.trace import data_folder
+
+from tunewright.errors import ConfigError, unknown
+from tunewright.params import Choice, Int, Real
+from tunewright.space import Config, Space
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+
+REAL = {
+    "philly": ("sched/philly.csv.gz", "Microsoft's Philly, GPU jobs of 2017"),
+    "nasa": ("sched/NASA-iPSC-1993-3.1-cln.swf.gz", "NASA's iPSC/860, 1993"),
+    "surf": ("sched/surf_week/tasks.parquet", "SURF Lisa, a week; needs the extra 'llm' for reading Parquet"),
+}
+SYNTHETIC = {
+    "gpu": ("GPU jobs on 16 nodes of 8, heavy-tailed run times", "16x8", {}),
+    "gpu-busy": ("the same with a tenth more work than the cluster does", "16x8", {"load": 1.1}),
+    "batch": ("batch jobs on a pool of 256 CPUs", "cpu:256", {"gpus": 128, "load": 0.85}),
+}
+OPTIONS = {
+    "nodes": "such as 16x8 or cpu:1024; default: the workload's",
+    "load": "work that arrives over what the cluster does, for nodes that are not given (0.9)",
+    "jobs": "how many (3000)",
+    "trace": "a file of your own, as the workload 'trace'",
+    "seed": "of generated jobs (1)",
+}
+
+
+class ClusterTarget(BaseTarget):
+    """Scheduling of a cluster, simulated.
+
+    Args:
+        trace: file of the workload ``trace``; "" for none.
+        nodes: description; "" for the workload's own.
+        numbers: the numeric options.
+    """
+
+    name = "cluster"
+    isolated = False
+    parallel_safe = True
+    exact = True
+    options: Mapping[str, str] = OPTIONS
+    metrics = (
+        Metric(name="slowdown", direction="min", doc="mean bounded slowdown: response over run time, at least ten seconds of the latter"),
+        Metric(name="wait", direction="min", unit="s", doc="mean time until a job first starts"),
+        Metric(name="response_p99", direction="min", unit="s", doc="99th percentile of the response time"),
+        Metric(name="utilisation", direction="max", doc="used share of GPUs, or CPUs, until the last job ends"),
+        Metric(name="fairness", direction="max", doc="Jain's index of the users' mean slowdowns"),
+    )
+
+    def __init__(self, trace: str, nodes: str, numbers: Mapping[str, float]) -> None:
+        self.trace, self.nodes, self.numbers = trace, nodes, dict(numbers)
+        if numbers["jobs"] < 10 or numbers["load"] <= 0:
+            raise ConfigError("jobs must be at least 10, and load above 0")
+        found = {"trace": f"the file {trace}"} if trace else {}
+        found |= {n: words for n, (words, _, _) in SYNTHETIC.items()}
+        found |= {n: f"{words}; needs the project's data directory" for n, (_, words) in REAL.items()}
+        self.workloads: Mapping[str, str] = found
+        self.facts = {"jobs": int(numbers["jobs"]), "simulated": "an event simulator; see docs/scheduling.md for what it was checked against"}
+        self.space = _space()
+        self._loads: dict[str, tuple[J.Jobs, J.Nodes]] = {}
+
+    def load(self, workload: str) -> tuple[J.Jobs, J.Nodes]:
+        """Return jobs and nodes of a workload.
+
+        Raises:
+            ConfigError: the data is not there.
+        """
+        if workload not in self._loads:
+            count, load = int(self.numbers["jobs"]), float(self.numbers["load"])
+            if workload in SYNTHETIC:
+                _, own, mix = SYNTHETIC[workload]
+                where = J.nodes(self.nodes or own)
+                self._loads[workload] = J.generate(where, {"jobs": count, **mix}, int(self.numbers["seed"])), where
+            else:
+                jobs = J.read(self._file(workload)).first(count)
+                self._loads[workload] = jobs, J.nodes(self.nodes or "auto", jobs, load)
+        return self._loads[workload]
+
+    def _file(self, workload: str) -> Path:
+        if workload == "trace" and self.trace:
+            return Path(self.trace)
+        if workload not in REAL:
+            raise unknown("workload", workload, self.workloads)
+        folder = data_folder()
+        if folder is None:
+            raise ConfigError(
+                f"workload {workload} is a real trace that is not part of the package: set TUNEWRIGHT_DATA to a folder with"
+                f" {REAL[workload][0]}, give a file (-O trace=FILE --workload trace), or take a synthetic workload"
+            )
+        return folder / REAL[workload][0]
+
+    def policy(self, config: Config) -> M.Policy:
+        """Return the policy of a configuration."""
+        given = {f: config[f] for f in M.Policy.__dataclass_fields__ if f in config}
+        given["backfill"] = config.get("backfill", "none")
+        given["every_s"] = float(config.get("every_s", 0.0)) if config.get("migration") else 0.0
+        return M.policy("fifo", **given)
+
+    def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
+        """Run the jobs."""
+        jobs, where = self.load(workload)
+        o = M.simulate(jobs, where, self.policy(config))
+        stable, words = M.stability(o)
+        m = M.metrics(o)
+        if not o.finished or m["wait_s"]["mean"] is None:
+            return Measurement(status="failed", reason=words or "no job could run")
+        values = {
+            "slowdown": m["bounded_slowdown"]["mean"], "wait": m["wait_s"]["mean"], "response_p99": m["response_s"]["p99"],
+            "utilisation": m["utilisation"], "fairness": m["fairness"],
+        }  # fmt: skip
+        more = {k: m[k] for k in ("preemptions", "migrations", "makespan_s")}
+        return Measurement(values=values, seconds=o.seconds, traces={"stable": stable, **more})
+
+
+def _space() -> Space:
+    return Space(
+        [
+            Choice(name="order", choices=M.ORDERS, default="fifo", doc="of the queue"),
+            Choice(name="backfill", choices=M.BACKFILLS, default="none", doc="what runs before its turn", when="order != 'las'"),
+            Choice(name="placement", choices=M.PLACEMENTS, default="first", doc="which node that fits"),
+            Int(name="depth", low=1, high=1000, default=100, log=True, unit="jobs", doc="jobs of the queue that are looked at"),
+            Int(name="levels", low=2, high=6, default=3, doc="queues of least attained service", when="order == 'las'"),
+            Real(name="level_s", low=30.0, high=100_000.0, default=3600.0, log=True, unit="GPU s", doc="service that a job may have in the first queue", when="order == 'las'"),
+            Choice(name="migration", choices=(False, True), default=False, doc="move jobs for balance"),
+            Real(name="balance", low=0.05, high=0.9, default=0.3, doc="difference of loads above which a job is moved", when="migration == true"),
+            Real(name="every_s", low=60.0, high=7200.0, default=600.0, log=True, unit="s", doc="between looks at the balance", when="migration == true"),
+        ]
+    )  # fmt: skip
+
+
+class ServerlessTarget(BaseTarget):
+    """How long instances of functions are kept, simulated.
+
+    Args:
+        options: parameters of the generator.
+    """
+
+    name = "cluster"
+    isolated = False
+    parallel_safe = True
+    exact = True
+    options: Mapping[str, str] = {n: f"parameter of the generator ({v:g})" for n, v in F.DEFAULTS.items()}
+    metrics = (
+        Metric(name="cold_share", direction="min", doc="invocations that wait for a new instance"),
+        Metric(name="idle", direction="min", unit="GB s", doc="memory of instances without work, over time"),
+        Metric(name="wait", direction="min", unit="s", doc="mean wait for an instance"),
+    )
+    workloads: Mapping[str, str] = {"functions": "two hundred functions over six hours, some of them called by clocks"}
+    facts: Mapping[str, Any] = {"simulated": "checked against a closed form; see docs/scheduling.md"}
+    space = Space(
+        [
+            Choice(name="policy", choices=F.POLICIES, default="fixed", doc="how long an instance is kept without work"),
+            Real(name="keep_s", low=1.0, high=14400.0, default=600.0, log=True, unit="s", doc="that time, where the histogram says nothing", when="policy != 'none'"),
+        ]
+    )  # fmt: skip
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.invocations = F.generate(options, seed=1)
+
+    def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
+        """Run the functions."""
+        m = F.simulate(self.invocations, str(config["policy"]), float(config.get("keep_s", 0.0)))
+        return Measurement(values={"cold_share": m["cold_share"], "idle": m["idle_gb_s"], "wait": m["wait_s"]["mean"]}, seconds=m["seconds"])
+
+
+def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
+    """Open ``cluster``, ``cluster:FILE`` for a trace of one's own, or ``cluster:serverless``.
+
+    Raises:
+        ConfigError: an option is wrong.
+    """
+    if argument == "serverless":
+        return ServerlessTarget(options)
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown("option of target cluster", name, OPTIONS)
+    numbers = numeric_options(
+        "cluster", {k: v for k, v in options.items() if k not in ("nodes", "trace")}, {"load": 0.9, "jobs": 3000, "seed": 1}
+    )
+    return ClusterTarget(str(options.get("trace", argument)), str(options.get("nodes", "")), numbers)
