@@ -239,6 +239,14 @@ def _next_end(w, q):
 
 
 @jit
+def _next_of_client(w, now):
+    """In a closed loop, a client sends its next request when it has the answer to the last."""
+    if w.closed == 1 and w.released < w.requests:
+        ask(w.asks, w.released).arrival = now
+        w.released += 1
+
+
+@jit
 def _finish(w, q, j, now):
     """The j-th running request has all its tokens."""
     i = cell(q.running_at, j).v
@@ -254,9 +262,7 @@ def _finish(w, q, j, now):
     w.left -= 1
     tpot = (now - a.first_at) / max(a.output - 1, 1)
     w.good += a.first_at - a.arrival <= w.limit_ttft and tpot <= w.limit_tpot
-    if w.closed == 1 and w.released < w.requests:  # a client sends its next request when it has the answer
-        ask(w.asks, w.released).arrival = now
-        w.released += 1
+    _next_of_client(w, now)
     bin_ = min(a.output // HISTORY_STEP, HISTORY_BINS - 1)
     cell(w.history_at, bin_).v += 1
     w.learned += 1
@@ -769,12 +775,14 @@ def arrive(w, i):
         a.first_at = a.done_at = now + w.lookup_s
         a.generated = a.output
         a.replica = -1
+        _next_of_client(w, now)
         return
     size = w.block
     most = a.prompt + (max(w.most_output, a.output) if w.admission == CONSERVATIVE else a.output)
     if blocks_of(most, size) > replica(w.reps, 0).total or blocks_of(most, size) > replica(w.reps, w.replicas - 1).total:
         a.phase = REJECTED
         w.left -= 1
+        _next_of_client(w, now)
         return
     q = replica(w.reps, route(w, i))
     a.target = a.prompt

@@ -461,11 +461,15 @@ class Reference:
         a.decoding = False
         q.load -= a.predicted
         self.lengths.append(a.output)
+        self.next_of_client()
+        if len(self.lengths) % 64 == 0 or len(self.lengths) == 8:
+            self.learn()
+
+    def next_of_client(self) -> None:
+        """In a closed loop, a client sends its next request when it has the answer to the last."""
         if self.released < len(self.items):
             self.items[self.released].arrival = self.now
             self.released += 1
-        if len(self.lengths) % 64 == 0 or len(self.lengths) == 8:
-            self.learn()
 
     # --- arrivals
 
@@ -516,10 +520,12 @@ class Reference:
         k = self.knobs
         if self.kept_answer(a):
             a.first_at = a.done_at = self.now + LOOKUP_S
+            self.next_of_client()
             return
         most = a.prompt + (max(k.max_output, a.output) if k.admission == "conservative" else a.output)
         if self.blocks(most) > min(self.replicas[0].total, self.replicas[-1].total):
             a.rejected = True
+            self.next_of_client()
             return
         q = self.route(a)
         a.target = a.prompt

@@ -209,7 +209,7 @@ def systems(
         "swap": knobs.preemption == "swap", "swap_async": knobs.swap_async, "swap_group": knobs.swap_group,
         "caching": knobs.caching and distinct > 0, "most_running": most, "most_tokens": knobs.max_tokens,
         "chunk": knobs.chunk, "most_output": knobs.max_output, "quantum": knobs.quantum, "guesses": knobs.guesses,
-        "block": knobs.block, "chunk_blocks": chunk_blocks, "hash_chunks": 2, "answers": knobs.answers,
+        "block": knobs.block, "closed": clients > 0, "released": clients, "chunk_blocks": chunk_blocks, "hash_chunks": 2, "answers": knobs.answers,
         "limit_ttft": ttft_s, "limit_tpot": tpot_s, "limit_quantile": knobs.quantile, "swap_operation_s": SWAP_OPERATION_S,
         "swap_block_s": system.swap_block_s, "move_s": MOVE_S, "move_block_s": system.move_block_s,
         # tokens of a step: those that were guessed right in a row, and one more
@@ -291,8 +291,7 @@ def metrics(o: Outcome) -> dict[str, Any]:
     """Return the metrics of an outcome.
 
     TTFT is from arrival to the first token, TPOT the mean time of each further one. A request is good if both are
-    within their limits. Fairness is Jain's index of the users' slowdowns (response over expected service alone), 1 when all
-    users are slowed down alike.
+    within their limits. Fairness is explained at ``fairness``.
     """
     asks, reps, w = o.systems.requests[0], o.systems.replicas[0], o.systems.systems[0]
     done = asks["phase"] == S.DONE
@@ -305,9 +304,7 @@ def metrics(o: Outcome) -> dict[str, Any]:
     end = float(max(asks["done_at"][done].max(initial=0.0), w["now"]))
     span = max(end - float(arrival[0]), 1e-9)
     tokens = float(output[done].sum())
-    slow = (asks["done_at"] - arrival)[done] / np.maximum(asks["work"][done], 1e-9)
-    people, number = np.unique(asks["user"][done], return_inverse=True)
-    shares = np.bincount(number, slow, len(people)) / np.maximum(np.bincount(number, minlength=len(people)), 1)
+    work = asks["prompt"][done] + S.DECODE_WEIGHT * output[done]
     busy = np.maximum(reps["busy"], 1e-12)
     prompts = float(asks["prompt"][done].sum())
     found = {
@@ -318,7 +315,7 @@ def metrics(o: Outcome) -> dict[str, Any]:
         "throughput_requests_per_s": float(done.sum()) / span,
         "goodput_requests_per_s": float(good.sum()) / span,
         "good_share": float(good.sum()) / len(o.requests),
-        "fairness": jain(shares),
+        "fairness": fairness(asks["user"][done], arrival[done], last[done], work),
         "dollars_per_million_tokens": o.setup.dollars_hour / 3600 * span / tokens * 1e6 if tokens else None,
         "kv_use_mean": float((reps["used"] / busy).mean()),
         "kv_use_peak": float((reps["peak"] / reps["total"]).max()),
@@ -339,6 +336,39 @@ def jain(values: Any) -> float:
     """Return Jain's fairness index, 1 for equal values and 1/n where one has all."""
     x = np.asarray(values, dtype=float)
     return float(x.sum() ** 2 / (len(x) * (x**2).sum())) if len(x) and (x > 0).any() else 1.0
+
+
+def fairness(user: Any, start: Any, end: Any, work: Any) -> float:
+    """Return how evenly users were served, 1 where everybody got an equal part, or all that was asked for.
+
+    A user's due is an equal part of all service in every moment in which the user has unfinished requests. The index is
+    Jain's, over the users' parts of their dues, each at most 1.
+
+    Args:
+        user, start, end, work: of each request: its user, when it came and ended (s), and its service (weighted tokens).
+    """
+    if not len(user):
+        return 1.0
+    order = np.lexsort((start, user))
+    stays: list[tuple[int, float, float]] = []  # when a user had something unfinished
+    for u, a, b in zip(user[order].tolist(), start[order].tolist(), end[order].tolist(), strict=True):
+        if stays and stays[-1][0] == u and a <= stays[-1][2]:
+            stays[-1] = (u, stays[-1][1], max(stays[-1][2], b))
+        else:
+            stays.append((u, a, b))
+    who, begins, ends = (np.array(c) for c in zip(*stays, strict=True))
+    times = np.concatenate([begins, ends])
+    steps = np.concatenate([np.ones(len(begins)), -np.ones(len(ends))])
+    at = np.argsort(times, kind="stable")
+    times, here = times[at], np.cumsum(steps[at])
+    gaps = np.diff(times)
+    busy = float(gaps[here[:-1] > 0].sum())
+    passed = np.concatenate([[0.0], np.cumsum(np.where(here[:-1] > 0, gaps / np.maximum(here[:-1], 1), 0.0))])
+    equal = np.interp(ends, times, passed) - np.interp(begins, times, passed)
+    people = np.unique(user)
+    due = np.array([equal[who == u].sum() for u in people]) * float(work.sum()) / max(busy, 1e-12)
+    got = np.array([work[user == u].sum() for u in people])
+    return jain(np.minimum(got / np.maximum(due, 1e-12), 1.0))
 
 
 def stability(o: Outcome) -> tuple[bool, str]:

@@ -63,7 +63,7 @@ class ServingTarget(BaseTarget):
             Metric(name="ttft_p99", direction="min", unit="s", doc="99th percentile of the time to the first token"),
             Metric(name="tpot_p99", direction="min", unit="s", doc="99th percentile of the time of a further token"),
             Metric(name="throughput", direction="max", unit="tokens/s", doc="output tokens a second"),
-            Metric(name="fairness", direction="max", doc="Jain's index of the users' mean slowdowns"),
+            Metric(name="fairness", direction="max", doc="how evenly users are served: Jain's index of their parts of an equal share"),
         )  # fmt: skip
         found = {"trace": f"the file {trace}"} if trace else {}
         found |= {n: f"{words}; needs the project's data directory" for n, (_, words) in REAL.items()}

@@ -205,13 +205,15 @@ def metrics(o: Outcome) -> dict[str, Any]:
     """Return the metrics of an outcome.
 
     Slowdown is response over the least time alone. A job is delayed unfairly by the part of its response that is above
-    what it would be under the fluid share, where every user has an equal part of the cores at every moment.
+    what it would be under the fluid share, where every user has an equal part of the cores at every moment. Fairness is Jain's
+    index of the users' mean parts (fluid over true response, at most 1).
     """
     done = np.isfinite(o.response_s)
     small, r = o.small & done, np.where(done, o.response_s, 0.0)
     users = np.array([j.user for j in o.jobs])
     slow = r / o.alone_s
-    people = [float(slow[done & (users == u)].mean()) for u in np.unique(users[done])]
+    part = np.minimum(np.maximum(o.fluid_s, o.alone_s) / np.maximum(r, 1e-12), 1.0)
+    people = [float(part[done & (users == u)].mean()) for u in np.unique(users[done])]
     late = np.maximum(r - np.maximum(o.fluid_s, o.alone_s), 0.0)
 
     def spread(x: Any) -> dict[str, float | None]:

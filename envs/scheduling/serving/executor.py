@@ -1,0 +1,181 @@
+"""Real step times: forward passes of a small Llama with random weights, for the batches that a policy composes.
+
+The plain scheduler (``reference``) asks for the time of each iteration; here the iteration is really computed, with
+PyTorch and transformers, on CPU or GPU, and its wall time is the answer. Nothing is downloaded. ``calibrate`` fits the
+step-time model to other batches, so that simulated and real latencies can be compared.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tunewright.envs.parallelism.steptime import Engine
+from tunewright.envs.scheduling.serving.reference import Item, Plan, Replica
+from tunewright.envs.scheduling.serving.simulate import Setup
+
+from tunewright.errors import ConfigError, missing_extra
+
+BATCHES = (1, 2, 3, 4, 6, 8, 12, 16)
+CONTEXTS = (16, 64, 128, 256, 384)
+CHUNKS = (8, 16, 32, 64, 96, 128, 192, 256)
+
+
+class LlamaExecutor:
+    """A small Llama with a cache of slots, one for each running request.
+
+    Args:
+        hidden, layers, heads, vocab: of the model; the feed-forward part is four times as wide.
+        slots: requests that run at most.
+        tokens: of a slot.
+        device: ``cpu`` or ``cuda``.
+        seed: of the weights.
+
+    Raises:
+        MissingExtraError: torch or transformers is not installed.
+    """
+
+    def __init__(
+        self, *, hidden: int = 192, layers: int = 4, heads: int = 6, vocab: int = 2000, slots: int = 16, tokens: int = 1024,
+        device: str = "cpu", seed: int = 0,
+    ) -> None:  # fmt: skip
+        try:
+            import torch
+            from transformers import LlamaConfig, LlamaForCausalLM
+        except ImportError:
+            raise missing_extra("transformers", "serving", "forward passes of a real model") from None
+        if hidden % heads:
+            raise ConfigError(f"hidden must be a multiple of heads, not {hidden} of {heads}")
+        torch.manual_seed(seed)
+        shape = LlamaConfig(
+            hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers, num_attention_heads=heads,
+            num_key_value_heads=heads, vocab_size=vocab, max_position_embeddings=tokens, attn_implementation="sdpa",
+        )  # fmt: skip
+        self.torch, self.model = torch, LlamaForCausalLM(shape).to(device).eval()
+        # transformers 5 renames the argument
+        known = inspect.signature(self.model.forward).parameters
+        self._cache = "cache" if "cache" in known else "past_key_values"
+        self.device, self.vocab, self.slots, self.tokens = device, vocab, slots, tokens
+        size = (layers, slots, heads, tokens, hidden // heads)
+        self.keys, self.values = torch.zeros(size, device=device), torch.zeros(size, device=device)
+        self.free = list(range(slots))
+        self.held: dict[int, int] = {}
+        self.rows: Any = None
+        self.starts: Any = None
+        self.width = 0
+
+    # what LlamaModel asks of a cache
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Longest sequence of the forward pass at hand, before it."""
+        return int(self.starts.max())
+
+    def get_mask_sizes(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        """Keys that are looked at, and where they begin; the mask is given, so this is only asked, not used."""
+        return self.width, 0
+
+    is_compileable = False
+    is_sliding = (False,)
+
+    def update(self, keys: Any, values: Any, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        """Write keys and values of a layer into the slots; returns all up to the longest, (rows, heads, width, dim)."""
+        if keys.shape[2] == 1:
+            self.keys[layer_idx, self.rows, :, self.starts] = keys[:, :, 0]
+            self.values[layer_idx, self.rows, :, self.starts] = values[:, :, 0]
+        else:
+            start = int(self.starts[0])
+            self.keys[layer_idx, self.rows, :, start : start + keys.shape[2]] = keys
+            self.values[layer_idx, self.rows, :, start : start + keys.shape[2]] = values
+        return self.keys[layer_idx, self.rows, :, : self.width], self.values[layer_idx, self.rows, :, : self.width]
+
+    def forward(self, slots: Sequence[int], starts: Sequence[int], count: int) -> None:
+        """Compute ``count`` tokens of each slot, which has ``starts`` tokens already; many slots only with one token."""
+        torch = self.torch
+        self.rows = torch.tensor(slots, device=self.device)
+        self.starts = torch.tensor(starts, device=self.device)
+        self.width = max(starts) + count
+        if self.width > self.tokens:
+            raise ConfigError(f"a request has {self.width} tokens, and a slot {self.tokens}")
+        places = self.starts[:, None] + torch.arange(count, device=self.device)[None]
+        seen = torch.arange(self.width, device=self.device)[None, None] <= places[:, :, None]
+        mask = torch.zeros(seen.shape, device=self.device).masked_fill(~seen, torch.finfo(torch.float32).min)[:, None]
+        tokens = (places * 7919 + 13) % self.vocab
+        with torch.inference_mode():
+            self.model(
+                input_ids=tokens, attention_mask=mask, position_ids=places, use_cache=True, logits_to_keep=1,
+                **{self._cache: self},
+            )  # fmt: skip
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+
+    # what the scheduler asks
+
+    def _slot(self, a: Item) -> int:
+        if a.number not in self.held:
+            self.held[a.number] = self.free.pop()
+        return self.held[a.number]
+
+    def step_s(self, q: Replica, plan: Plan) -> float:
+        """Compute an iteration; returns its wall time, s. The time of ``StepTime`` for the plain scheduler."""
+        running = {a.number for a in q.running}
+        for number in [n for n in self.held if n not in running]:
+            self.free.append(self.held.pop(number))
+        begin = time.perf_counter()
+        if plan.decodes:
+            self.forward([self._slot(a) for a in plan.decodes], [a.context for a in plan.decodes], 1)
+        for a, n in plan.prompts:
+            self.forward([self._slot(a)], [a.done], n)
+        return time.perf_counter() - begin
+
+    def setup(self, engine: Engine) -> Setup:
+        """Return the system that the simulator sees: one replica with as many blocks as the slots hold."""
+        return Setup(engine=engine, replicas=1, blocks=self.slots * self.tokens // 16, words="a small Llama on this machine")
+
+
+def measure(x: LlamaExecutor, rounds: int = 3, seed: int = 0) -> NDArray[np.float64]:
+    """Time iterations of random composition.
+
+    Returns:
+        Shape (n, 6): sequences decoded, their context, prompts, prompt tokens, tokens that these look back at, seconds (the
+        median of ``rounds``).
+    """
+    rng = np.random.default_rng(seed)
+    rows = []
+    for k in range(120):
+        batch = int(rng.choice(BATCHES)) if k % 3 != 1 else 0
+        batch = min(batch, x.slots - 2)
+        contexts = [int(rng.choice(CONTEXTS)) for _ in range(batch)]
+        prompts = [] if k % 3 == 0 else [(int(rng.choice(CHUNKS)), int(rng.choice((0, 0, 64, 128)))) for _ in range(int(rng.integers(1, 3)))]
+        times = []
+        for _ in range(rounds):
+            begin = time.perf_counter()
+            if batch:
+                x.forward(list(range(batch)), contexts, 1)
+            for i, (n, done) in enumerate(prompts):
+                x.forward([x.slots - 1 - i], [done], n)
+            times.append(time.perf_counter() - begin)
+        pairs = sum(n * (done + 0.5 * n) for n, done in prompts)
+        rows.append((batch, sum(contexts), len(prompts), sum(n for n, _ in prompts), pairs, float(np.median(times))))
+    return np.array(rows)
+
+
+def calibrate(rows: NDArray[np.float64]) -> Engine:
+    """Fit the step-time model to timed iterations: non-negative least squares of relative errors.
+
+    Args:
+        rows: as ``measure`` returns them.
+    """
+    from scipy.optimize import nnls
+
+    batch, context, prompts, tokens, pairs, seconds = rows.T
+    parts = np.column_stack([np.ones(len(rows)), batch, context, tokens, pairs, prompts])
+    fixed, each, looked, prompt, pair, admitted = nnls(parts / seconds[:, None], np.ones(len(rows)))[0]
+    return Engine(
+        ranks=1.0, fixed_s=float(fixed), weights_s=0.0, experts_s=0.0, chance=1.0, token_s=0.0, rank_token_s=0.0, reduce_s=0.0,
+        cache_s=float(looked), sequence_s=float(each), prefill_s=float(prompt), prefill_pair_s=float(pair),
+        admit_s=float(admitted), most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
+    )  # fmt: skip
