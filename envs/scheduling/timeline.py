@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from tunewright.figures import WIDTH, line, scale, svg, text, ticks
 
-MOST_BARS = 4000
+MOST_BARS = 1200
 MOST_ROWS = 64
 _COLOURS = ("#3b6fb6", "#c8553d", "#4f9d69", "#8e6bb0", "#c9962b", "#4aa3a2", "#b05a7a", "#6b7280")
 

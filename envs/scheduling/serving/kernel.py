@@ -32,12 +32,16 @@ from tunewright.envs.scheduling.serving.state import (
     ENTRY,
     FAIR,
     FCFS,
+    GAP_BINS,
+    GAP_LEAST_S,
+    GAP_STEP,
     GROUP,
     HISTORY_BINS,
     HISTORY_STEP,
     LEAST_LOADED,
     MIXED,
     MOVING,
+    ONE_HASH,
     PAIR,
     PAST_FUTURE,
     PREFILL_FIRST,
@@ -191,6 +195,9 @@ def _join(w, q, i):
     """Let a sequence whose prompt is computed decode from the next iteration on."""
     a = ask(w.asks, i)
     a.phase = DECODING
+    if a.stopped_at >= 0.0:  # it was preempted
+        a.stall = max(a.stall, w.now - a.stopped_at)
+        a.stopped_at = -1.0
     a.joined = q.clock
     a.end = q.clock + a.output - a.generated
     q.next_end = min(q.next_end, a.end)
@@ -310,6 +317,8 @@ def _preempt(w, q, j, now):
         made = a.output - (a.end - q.clock)
     held = _held(w, q, i) + a.shared * w.chunk_blocks
     swapped = w.swap == 1 and a.phase == DECODING
+    if a.stopped_at < 0.0:
+        a.stopped_at = now
     if swapped:
         wait = _swap_s(w, held)
         a.ready_at = now + wait
@@ -450,6 +459,8 @@ def _admit(w, q, at, now):
         a.started = now
         _charge(w, i, float(a.prompt), 1.0)
     if a.kept == 1:
+        if q.decodes == 0:
+            q.token_at = now
         _join(w, q, i)
     else:
         a.phase = PREFILLING
@@ -600,12 +611,22 @@ def schedule(w, q, e, now):
 
 
 @jit
+def _gap(w, q, now):
+    """Count the time since the last tokens of the sequences that decode, with the prompts that came between."""
+    gap = max((now - q.token_at) / max(q.steps, 1), GAP_LEAST_S)
+    at = min(int(math.log(gap / GAP_LEAST_S) / math.log(GAP_STEP)), GAP_BINS - 1)
+    cell(w.gaps_at, at).v += q.decodes * q.steps
+    q.token_at = now
+
+
+@jit
 def complete(w, q, now):
     """Give the sequences of the iteration that has ended what it computed."""
     steps, tokens = q.steps, q.tokens
     q.pending = 0
     q.secured = 0
     if steps > 0:
+        _gap(w, q, now)
         q.clock += steps
         q.context += steps * q.decodes
         if q.clock >= q.next_end:
@@ -671,6 +692,8 @@ def _computed(w, q, j, now):
         a.ready_at = now + w.move_s + held * w.move_block_s
         _push(w, i)
         return 0
+    if q.decodes == 0:
+        q.token_at = now
     _join(w, q, i)
     return 1
 
@@ -753,10 +776,12 @@ def route(w, i):
         if best >= 0 and replica(w.reps, best).load * stop <= 2 * total + stop * AFFINITY_TOKENS:
             return best
         return _least(w, 0, stop)
-    # two hashes of the prompt's beginning, or of the request itself where nothing is shared; the better of the two by what is
+    # two hashes of the prompt's beginning, or of the request itself where that is short; the better of the two by what is
     # left to compute
-    start = cell(w.chunks_at, a.chunk_at + min(n - 1, w.hash_chunks - 1)).v if n > 0 else i
+    start = cell(w.chunks_at, a.chunk_at + w.hash_chunks - 1).v if n >= w.hash_chunks else i
     one, two = _mix(start) % stop, _mix(start + 0x9E3779B9) % stop
+    if how == ONE_HASH:
+        return one
     size = w.chunk_blocks * w.block
     first, second = replica(w.reps, one), replica(w.reps, two)
     if first.load - _hits(w, first, i) * size <= second.load - _hits(w, second, i) * size:

@@ -12,7 +12,7 @@ BATCHING = ("prefill-first", "mixed", "chunked", "static")
 ORDER = ("fcfs", "sjf", "slo", "fair", "group")
 ADMISSION = ("aggressive", "conservative", "past-future")
 PREEMPTION = ("recompute", "swap")
-ROUTING = ("round-robin", "least-loaded", "prefix", "two-hashes")
+ROUTING = ("round-robin", "least-loaded", "prefix", "two-hashes", "one-hash")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +59,7 @@ class Knobs:
     max_tokens: int = 8192
     chunk: int = 512
     max_output: int = 2048
-    quantile: float = 0.9
+    quantile: float = 0.6
     caching: bool = False
     routing: str = "least-loaded"
     guesses: int = 0

@@ -490,8 +490,11 @@ class Reference:
             return best if max(counts) > 0 and close else least
         from tunewright.envs.scheduling.serving.kernel import _mix
 
-        start = a.chunks[min(len(a.chunks) - 1, 1)] if a.chunks else a.number
+        start = a.chunks[1] if len(a.chunks) > 1 else a.number
         one, two = (front[int(_mix(x)) % len(front)] for x in (start, start + 0x9E3779B9))
+
+        if how == "one-hash":
+            return one
 
         def left(q: Replica) -> int:
             return q.load - len(self.hits(q, a)) * CHUNK_TOKENS

@@ -287,10 +287,22 @@ def _spread(values: NDArray[np.float64]) -> dict[str, float | None]:
     return {"mean": float(values.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99)}
 
 
+def _counted(counts: NDArray[np.int64]) -> dict[str, float | None]:
+    """Spread of times between tokens, from their counts by length; each is the middle of its bin (3 % to either side)."""
+    total = int(counts.sum())
+    if not total:
+        return {"mean": None, "p50": None, "p90": None, "p99": None}
+    middle = S.GAP_LEAST_S * S.GAP_STEP ** (np.arange(S.GAP_BINS) + 0.5)
+    passed = np.cumsum(counts)
+    found = {f"p{q}": float(middle[np.searchsorted(passed, q / 100 * total)]) for q in (50, 90, 99)}
+    return {"mean": float((middle * counts).sum() / total), **found}
+
+
 def metrics(o: Outcome) -> dict[str, Any]:
     """Return the metrics of an outcome.
 
-    TTFT is from arrival to the first token, TPOT the mean time of each further one. A request is good if both are
+    TTFT is from arrival to the first token, TPOT the mean time of each further one of a request, TBT the time between any two
+    tokens of a sequence. A request is good if both are
     within their limits. Fairness is explained at ``fairness``.
     """
     asks, reps, w = o.systems.requests[0], o.systems.replicas[0], o.systems.systems[0]
@@ -310,6 +322,7 @@ def metrics(o: Outcome) -> dict[str, Any]:
     found = {
         "ttft_s": _spread(ttft[done]),
         "tpot_s": _spread(tpot[longer]),
+        "tbt_s": _counted(o.systems.gaps[0]["v"]),
         "response_s": _spread((asks["done_at"] - arrival)[done]),
         "throughput_tokens_per_s": tokens / span,
         "throughput_requests_per_s": float(done.sum()) / span,
@@ -322,7 +335,7 @@ def metrics(o: Outcome) -> dict[str, Any]:
         "busy": float(busy.mean() / span),
         "batch_mean": float((reps["batched"] / busy).mean()),
         "iterations": int(reps["iterations"].sum()),
-        "preemptions": int(w["preemptions"]),
+        "preemptions": int(w["preemptions"]), "longest_stall_s": float(asks["stall"][done].max(initial=0.0)),
         "prefix_hit_share": float(asks["hit_tokens"][done].sum() / prompts) if prompts else 0.0,
     }
     if o.knobs.answers:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 BIG = 2**62
 HISTORY_BINS, HISTORY_STEP = 512, 16  # of finished outputs' lengths, in tokens
+GAP_BINS, GAP_LEAST_S, GAP_STEP = 256, 1e-4, 1.06  # of times between a sequence's tokens; each bin is wider by the step
 DECODE_WEIGHT = 2.0  # of an output token on a user's counter, over a prompt's token (VTC, arXiv 2401.00588)
 AFFINITY_TOKENS = 8192  # load that prefix affinity may add to a replica over its share; assumed
 # phases of a request
@@ -20,7 +21,7 @@ FCFS, SJF, SLO, FAIR, GROUP = range(5)
 # admission
 AGGRESSIVE, CONSERVATIVE, PAST_FUTURE = range(3)
 # routing
-ROUND_ROBIN, LEAST_LOADED, PREFIX, TWO_HASHES = range(4)
+ROUND_ROBIN, LEAST_LOADED, PREFIX, TWO_HASHES, ONE_HASH = range(5)
 
 
 def _record(words: str) -> np.dtype[Any]:
@@ -35,7 +36,7 @@ def _record(words: str) -> np.dtype[Any]:
 #: a system: addresses of its arrays, its knobs, and what has happened
 SYSTEM = _record(
     """
-    i8: reps asks moves_at history_at expected_at scratch_at served_at log_at chunks_at ttl_at answers_at
+    i8: reps asks moves_at history_at expected_at scratch_at served_at log_at chunks_at ttl_at answers_at gaps_at
     i8: replicas prefillers requests batching order admission routing swap swap_async swap_group caching most_running
     i8: most_tokens chunk most_output quantum guesses block chunk_blocks hash_chunks answers questions log_size closed
     i8: next left over turn moves preemptions learned logged answered stale kept released good seen
@@ -48,13 +49,13 @@ REPLICA = _record(
     i8: running_at waiting_at phases_at chunks_at lru_at lru_size index
     i8: running queued decodes context clock next_end free idle total watermark blocked load head tail
     i8: pending steps secured tokens iterations peak
-    f8: ready pairs admitted guessed busy used batched
+    f8: ready pairs admitted guessed busy used batched token_at
     """
 )
 #: a request: what it is, where it stands, and when
 REQUEST = _record(
     """
-    f8: arrival work work_first ready_at started first_at done_at
+    f8: arrival work work_first ready_at started first_at done_at stopped_at stall
     i8: prompt output predicted user rank chunk_at chunk_n question category version
     i8: phase replica target done now_tokens generated joined end blocks shared hit_tokens kept charged preempted
     """
@@ -85,6 +86,7 @@ class Systems:
         replicas: (n, replicas) of ``REPLICA``.
         requests: (n, requests) of ``REQUEST``.
         log: (n, log) of ``ENTRY``.
+        gaps: (n, GAP_BINS) times between a sequence's tokens, counted by length.
         ttl: (n, categories), s.
         chunks: identities of the chunks of all prompts in a row.
     """
@@ -107,8 +109,9 @@ class Systems:
         self._scratch, self._served = np.zeros((n, most_running + 1), PAIR), np.zeros((n, users))
         self._answers = np.zeros((n, max(questions, 1)), ANSWER)
         self._answers["at"] = -1
+        self.gaps = whole(GAP_BINS)
         self.requests["replica"] = -1
-        self.requests["started"] = -1.0
+        self.requests["started"] = self.requests["stopped_at"] = -1.0
         self.requests["first_at"] = self.requests["done_at"] = self.replicas["ready"] = np.inf
         self.replicas["next_end"] = BIG
         self.replicas["index"] = np.arange(replicas)
@@ -117,7 +120,7 @@ class Systems:
         owned = {
             "reps": self.replicas, "asks": self.requests, "moves_at": self._moves, "history_at": self._history,
             "expected_at": self._expected, "scratch_at": self._scratch, "served_at": self._served, "log_at": self.log,
-            "ttl_at": self.ttl, "answers_at": self._answers,
+            "ttl_at": self.ttl, "answers_at": self._answers, "gaps_at": self.gaps,
         }  # fmt: skip
         for name, array in owned.items():
             self.systems[name] = array.ctypes.data + np.arange(n) * array.strides[0]

@@ -193,7 +193,7 @@ def space_of(service: Service) -> Space:
             choice("order", P.ORDER[:4], "fcfs", "which waiting request comes first"),
             Int(name="quantum", low=0, high=16384, default=0, special={0: "no preemption for the order's sake"}, unit="tokens", doc="that a running request may be ahead before it is preempted", when="order == 'fair'"),
             choice("admission", P.ADMISSION, "aggressive", "blocks that must be free before a request runs"),
-            Real(name="quantile", low=0.5, high=1.0, default=0.9, doc="of past output lengths that past-future admission expects", when="admission == 'past-future'"),
+            Real(name="quantile", low=0.3, high=1.0, default=0.6, doc="of past output lengths that past-future admission expects", when="admission == 'past-future'"),
             choice("preemption", P.PREEMPTION, "recompute", "what happens to a sequence whose blocks are taken"),
             choice("caching", (False, True), False, "keep and share prefixes"),
             choice("routing", P.ROUTING, "least-loaded", "which replica a request goes to"),
