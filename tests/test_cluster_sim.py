@@ -19,17 +19,17 @@ from tunewright.errors import ConfigError, TunewrightError
     run_s=st.sampled_from([50, 2000]), gpus=st.sampled_from([2, 8]), order=st.sampled_from(M.ORDERS),
     backfill=st.sampled_from(M.BACKFILLS), placement=st.sampled_from(M.PLACEMENTS), depth=st.sampled_from([3, 100]),
     levels=st.sampled_from([2, 3]), level_s=st.sampled_from([100, 3600]), every_s=st.sampled_from([0.0, 0.0, 200.0]),
-    seed=st.integers(0, 10**6),
+    refuse=st.sampled_from([False, False, True]), seed=st.integers(0, 10**6),
 )  # fmt: skip
 @settings(max_examples=80, deadline=None)
 def test_compiled_and_plain_simulator_agree(
-    nodes, load, run_s, gpus, order, backfill, placement, depth, levels, level_s, every_s, seed
+    nodes, load, run_s, gpus, order, backfill, placement, depth, levels, level_s, every_s, refuse, seed
 ):
     where = J.nodes(nodes)
     jobs = J.generate(where, {"jobs": 40, "load": load, "run_s": run_s, "gpus": gpus}, seed)
     policy = M.Policy(
         order=order, backfill="none" if order == "las" else backfill, placement=placement, depth=depth, levels=levels,
-        level_s=level_s, every_s=every_s, balance=0.2,
+        level_s=level_s, every_s=every_s, balance=0.2, refuse=refuse and order != "las",
     )  # fmt: skip
     rows = M.simulate(jobs, where, policy).systems.jobs[0]
     items = R.Reference(jobs, where, policy, R.invariants).run()
@@ -60,6 +60,14 @@ def test_a_pool_agrees_with_m_m_c(servers, rate):
 def test_constant_jobs_agree_with_m_d_1():
     rows = M.simulate(pool_jobs(60_000, 0.7, 1.0), J.nodes("cpu:1")).systems.jobs[0]
     assert (rows["first_start"] - rows["submit"]).mean() == pytest.approx(0.7 / (2 * 0.3), rel=0.04)
+
+
+def test_refusing_agrees_with_erlang_b():
+    n, servers, load = 60_000, 5, 4.0
+    jobs = pool_jobs(n, load, np.maximum(np.random.default_rng(2).exponential(1.0, n), 1e-3))
+    o = M.simulate(jobs, J.nodes(f"cpu:{servers}"), M.Policy(refuse=True))
+    wanted = load**servers / math.factorial(servers) / sum(load**k / math.factorial(k) for k in range(servers + 1))
+    assert o.systems.systems[0]["refused"] / n == pytest.approx(wanted, rel=0.04)
 
 
 def by_hand(rows, nodes="cpu:4", **policy):

@@ -203,8 +203,11 @@ def cluster(
     for name, value in texts_of(settings, "--set").items():
         known = getattr(M.Policy(), name, None)
         try:
-            changes[name] = value if known is None else type(known)(value)
-        except ValueError:
+            if isinstance(known, bool):
+                changes[name] = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}[value.lower()]
+            else:
+                changes[name] = value if known is None else type(known)(value)
+        except (ValueError, KeyError):
             raise ConfigError(f"{name} cannot be {value!r}; its default is {known!r}") from None
     chosen = M.policy(policy, **changes)
     if not speed > 0 or not load > 0:

@@ -573,6 +573,18 @@ def _rebalance(w):
 @jit
 def schedule(w):
     """Start what may start now."""
+    if w.refuse == 1:
+        while w.waiting > 0:
+            j = job(w.jobs_at, cell(w.waiting_at, 0).v)
+            if find(w, w.room_at, j):
+                start(w, 0)
+                continue
+            j.phase = REJECTED
+            w.refused += 1
+            w.waiting -= 1
+            for k in range(w.waiting):
+                cell(w.waiting_at, k).v = cell(w.waiting_at, k + 1).v
+        return
     if w.order == LAS:
         _promote(w)
         _las(w)

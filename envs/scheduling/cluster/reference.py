@@ -344,6 +344,15 @@ class Reference:
 
     def schedule(self) -> None:
         """Start what may start."""
+        if self.p.refuse:
+            for j in list(self.waiting):
+                place = self.find(self.nodes, j)
+                if place:
+                    self.start(j, place)
+                else:
+                    self.waiting.remove(j)
+                    j.rejected = True
+            return
         if self.p.order == "las":
             self.las()
             return

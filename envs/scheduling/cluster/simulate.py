@@ -39,6 +39,7 @@ class Policy:
         balance: difference of loads between two nodes above which a job is moved; 0 or ``every_s`` 0: never.
         every_s: time between looks at the balance.
         migrate_s: pause of a job that is moved.
+        refuse: jobs that do not fit when they come are refused instead of queued.
     """
 
     order: str = "fifo"
@@ -51,6 +52,7 @@ class Policy:
     balance: float = 0.3
     every_s: float = 0.0
     migrate_s: float = 30.0
+    refuse: bool = False
 
 
 POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -99,8 +101,8 @@ def check(p: Policy) -> None:
         raise ConfigError("depth must be at least 1, and levels 1 to 8")
     if p.level_s <= 0 or min(p.restart_s, p.balance, p.every_s, p.migrate_s) < 0:
         raise ConfigError("level_s must be above 0; restart_s, balance, every_s and migrate_s at least 0")
-    if p.order == "las" and p.backfill != "none":
-        raise ConfigError("las preempts instead of backfilling; take backfill none")
+    if p.order == "las" and (p.backfill != "none" or p.refuse):
+        raise ConfigError("las preempts instead of backfilling or refusing; take backfill none and refuse off")
 
 
 def kinds_of(jobs: Jobs) -> NDArray[Any]:
@@ -130,7 +132,7 @@ def systems(loads: Sequence[Jobs], where: Nodes, p: Policy, log: int = 0) -> S.S
     values = {
         "order": ORDERS.index(p.order), "backfill": BACKFILLS.index(p.backfill), "placement": PLACEMENTS.index(p.placement),
         "depth": p.depth, "levels": p.levels, "level_s": p.level_s, "restart_s": p.restart_s, "migrate_s": p.migrate_s,
-        "balance": p.balance, "every_s": p.every_s if len(where.cpu) > 1 and p.balance > 0 else 0.0, "next_balance": p.every_s,
+        "balance": p.balance, "refuse": p.refuse, "every_s": p.every_s if len(where.cpu) > 1 and p.balance > 0 else 0.0, "next_balance": p.every_s,
     }  # fmt: skip
     for name, value in values.items():
         made.systems[name] = value

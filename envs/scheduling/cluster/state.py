@@ -23,7 +23,7 @@ COMING, WAITING, RUNNING, DONE, REJECTED = range(5)
 SYSTEM = record(
     """
     i8: jobs_at room_at shadow_at waiting_at running_at pieces_at plan_at profile_at kinds_at whole_at log_at
-    i8: jobs nodes gpus stride order backfill placement depth levels kinds log_size cpu_total gpu_total
+    i8: jobs nodes gpus stride order backfill placement depth levels kinds log_size cpu_total gpu_total refuse
     i8: next waiting running free_piece plan over logged preemptions migrations decisions refused profile
     f8: now level_s restart_s migrate_s balance next_balance every_s used used_at gpu_seconds cpu_seconds
     """

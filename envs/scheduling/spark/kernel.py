@@ -263,7 +263,7 @@ def _arrive(w, i):
     j.arrived = 1
     w.alive += 1
     if w.learned == 1:
-        j.expected = _expected(w, j.kind, j.expected)
+        j.expected = _expected(w, j)
     if w.policy == UWFQ:
         admit(w, i)
     for k in range(j.stages):
@@ -272,14 +272,14 @@ def _arrive(w, i):
 
 
 @jit
-def _expected(w, kind, otherwise):
-    """Mean work of the jobs of a class that have ended; of all jobs where there are none yet."""
-    c = class_(w.classes_at, kind)
-    if c.jobs > 0:
-        return c.work / c.jobs
-    if w.ended_jobs > 0:
-        return w.ended_work / w.ended_jobs
-    return otherwise
+def _expected(w, j):
+    """Work by the job's tasks and the mean time of tasks of its class that ended; of all tasks where there are none yet."""
+    c = class_(w.classes_at, j.kind)
+    if c.tasks > 0:
+        return j.tasks * c.work / c.tasks
+    if w.ended_tasks > 0.0:
+        return j.tasks * w.ended_work / w.ended_tasks
+    return j.expected
 
 
 @jit
@@ -307,9 +307,9 @@ def _end(w, i, tasks):
         w.alive -= 1
         c = class_(w.classes_at, j.kind)
         c.work += j.work
-        c.jobs += 1
+        c.tasks += j.tasks
         w.ended_work += j.work
-        w.ended_jobs += 1.0
+        w.ended_tasks += j.tasks
 
 
 @jit

@@ -62,7 +62,7 @@ class Reference:
         self.now, self.heap, self.order = 0.0, [], 0  # type: ignore[var-annotated]
         self.weights = dict(enumerate(options.weights))
         self.virtual_now = self.clock = 0.0
-        self.history: dict[str, list[float]] = {}
+        self.history: dict[str, list[tuple[float, int]]] = {}
         self.tasks_run = 0
 
     def weight(self, user: int) -> float:
@@ -135,7 +135,8 @@ class Reference:
             same = self.history.get(j.job.name)
             known = same or [w for works in self.history.values() for w in works]
             if known:
-                j.expected = sum(known) / len(known)
+                work, tasks = (sum(c) for c in zip(*known, strict=True))
+                j.expected = sum(s.count for s in j.job.stages) * work / tasks
         if self.o.policy == "uwfq":
             self.move_clock(self.now)
         j.here, j.virtual_left = True, j.expected
@@ -149,7 +150,7 @@ class Reference:
         self.free += 1
         if all(e == s.count for e, s in zip(j.ended, j.job.stages, strict=True)):
             j.done_at = self.now
-            self.history.setdefault(j.job.name, []).append(j.job.work)
+            self.history.setdefault(j.job.name, []).append((j.job.work, sum(s.count for s in j.job.stages)))
 
     def give(self) -> None:
         """Give free cores to tasks, one by one."""

@@ -42,7 +42,8 @@ class Options:
     Attributes:
         policy: one of ``POLICIES``.
         partition_s: stages are cut into tasks of about so long; 0: as they are.
-        estimates: of jobs' work: perfect, noisy, or learned from jobs of the same class that have ended.
+        estimates: of jobs' work: perfect, noisy, or learned: the tasks that a job has, by the mean time of tasks of jobs of its
+            class that have ended.
         noise: standard deviation of the log of expected over true work.
         overhead_s: of starting a task.
         weights: of users; 1 where not given.
@@ -127,7 +128,7 @@ def systems(loads: Sequence[Sequence[Job]], cores: int, o: Options, log: int = 0
         if o.estimates == "noisy":
             jobs_["expected"][k] *= np.exp(rng.normal(0.0, o.noise, count))
     if o.estimates == "learned":
-        jobs_["expected"] = jobs_["work"].mean()
+        jobs_["expected"] = jobs_["tasks"]  # a second for each, until something has ended
     jobs_["done_at"] = np.inf
     made = S.Systems(jobs_, stages_, people, children, durations, cores, len(kinds), log)
     made.systems["policy"], made.systems["overhead_s"] = _NUMBERS[o.policy], o.overhead_s

@@ -26,7 +26,7 @@ SYSTEM = record(
     i8: jobs_at stages_at users_at children_at durations_at heap_at ready_at virtual_at log_at classes_at
     i8: cores policy jobs users log_size learned most_virtual
     i8: free next heap ready alive over logged launched decisions
-    f8: now overhead_s virtual virtual_now weight ended_work ended_jobs
+    f8: now overhead_s virtual virtual_now weight ended_work ended_tasks
     """
 )
 #: a job: ``work`` in core-seconds, ``expected`` as the scheduler believes; ``deadline`` on the virtual clock
@@ -51,7 +51,7 @@ VIRTUAL = record("f8: finish\ni8: job")
 ENTRY = record("f8: start end\ni8: stage tasks core")
 CELL = np.dtype([("v", "i8")])
 REAL = np.dtype([("v", "f8")])
-CLASS = record("f8: work\ni8: jobs")
+CLASS = record("f8: work\ni8: tasks")
 
 
 class Systems:
