@@ -103,7 +103,7 @@ def serving_part():
     torch.set_num_threads(1)
     x = X.LlamaExecutor()
     X.measure(x, 1)
-    e = X.calibrate(X.measure(x, 3, seed=1))
+    e = X.calibrate(X.measure(x, 5, seed=1))
     rows = []
     for policy, changes in (("vllm", {}), ("orca", {}), ("sarathi", {}), ("splitfuse", {"chunk": 128}), ("sjf", {}), ("past-future", {})):
         for rate in (4.0, 8.0):

@@ -476,6 +476,7 @@ def _assign(w, q, i, most):
     a.now_tokens = n
     q.tokens += n
     q.pairs += n * (a.done + 0.5 * n)
+    q.parts += 1.0
     return n
 
 
@@ -563,6 +564,7 @@ def schedule(w, q, e, now):
     q.tokens = 0
     q.pairs = 0.0
     q.admitted = 0.0
+    q.parts = 0.0
     q.secured = 0
     mode, wait = w.batching, 0.0
     if mode != STATIC or q.running == 0:
@@ -594,7 +596,7 @@ def schedule(w, q, e, now):
     took = iteration_s(e, float(batch * most), float(q.context) if batch else 0.0, float(tokens), q.pairs)
     if w.guesses > 0 and batch > 0:
         took += w.guesses * w.draft * iteration_s(e, float(batch), 0.0, 0.0, 0.0)
-    took += q.admitted * e.admit_s + wait
+    took += q.admitted * e.admit_s + q.parts * e.part_s + wait
     q.steps = steps
     q.pending = 1
     q.iterations += 1

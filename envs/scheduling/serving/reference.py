@@ -393,7 +393,7 @@ class Reference:
         took = float(iteration_s(e, float(batch * (1 + k.guesses)), float(context), float(tokens), pairs))
         if k.guesses and batch:
             took += k.guesses * k.draft * float(iteration_s(e, float(batch), 0.0, 0.0, 0.0))
-        return took + plan.admitted * e.admit_s + plan.wait_s
+        return took + plan.admitted * e.admit_s + len(plan.prompts) * e.part_s + plan.wait_s
 
     def schedule(self, q: Replica) -> None:
         """Begin the next iteration, or stand still."""

@@ -49,7 +49,7 @@ REPLICA = _record(
     i8: running_at waiting_at phases_at chunks_at lru_at lru_size index
     i8: running queued decodes context clock next_end free idle total watermark blocked load head tail
     i8: pending steps secured tokens iterations peak
-    f8: ready pairs admitted guessed busy used batched token_at
+    f8: ready pairs admitted parts guessed busy used batched token_at
     """
 )
 #: a request: what it is, where it stands, and when

@@ -66,6 +66,7 @@ class SparkVectorEnv(BatchEnv):
         self.mix = {"users": 5, "jobs": 20, "load": 1.0, "work": 40.0, **(mix or {})}
         self.bodies = J.tpch(Path(dags), sizes=("2g", "5g", "10g")) if dags else []
         self.seeds = range(1000, 1000 + pool) if held_out else range(pool)
+        self._made: dict[int, S.Systems] = {}
         super().__init__(num_envs, SEEN, ACTIONS)
 
     def jobs(self, seed: int) -> list[J.Job]:
@@ -74,7 +75,9 @@ class SparkVectorEnv(BatchEnv):
 
     def _piece(self, rng: np.random.Generator) -> S.Systems:
         seed = self.seeds[int(rng.integers(len(self.seeds)))]
-        return M.systems([self.jobs(seed)], self.cores, M.Options(policy="chosen", partition_s=self.partition_s))
+        if seed not in self._made:
+            self._made[seed] = M.systems([self.jobs(seed)], self.cores, M.Options(policy="chosen", partition_s=self.partition_s))
+        return self._made[seed].again()
 
     def _decide(self, address: int, which: Any, waiting: Any, actions: Any, seen: Any, mask: Any, reward: Any) -> None:
         self._compiled(address, which, waiting, actions, seen, mask, reward)

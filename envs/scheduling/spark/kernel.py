@@ -209,13 +209,18 @@ def _key(w, i):
 
 @jit
 def choose(w):
-    """Stage that gets the next free core; -1 if none can run. Ties go to the earlier job, then the earlier stage."""
-    best, found = INF, -1
+    """Stage that gets the next free core; -1 if none can run.
+
+    Ties of pools go to the earlier name, as in Spark, then to the earlier job and the earlier stage.
+    """
+    best, found, owner = INF, -1, 0
+    pools = w.policy == FAIR or w.policy == WEIGHTED
     for k in range(w.ready):
         i = cell(w.ready_at, k).v
         key = _key(w, i)
-        if key < best or (key == best and i < found):
-            best, found = key, i
+        who = job(w.jobs_at, stage(w.stages_at, i).job).user if pools else 0
+        if key < best or (key == best and (who < owner or (who == owner and i < found))):
+            best, found, owner = key, i, who
     return found
 
 

@@ -155,10 +155,16 @@ class Reference:
     def give(self) -> None:
         """Give free cores to tasks, one by one."""
         while self.free:
-            ready = [(self.key(j, k), j.number, k, j) for j in self.jobs if j.here and j.done_at == math.inf for k in j.runnable()]
+            pools = self.o.policy in ("fair", "weighted")
+            ready = [
+                (self.key(j, k), j.job.user if pools else 0, j.number, k, j)
+                for j in self.jobs
+                if j.here and j.done_at == math.inf
+                for k in j.runnable()
+            ]
             if not ready:
                 return
-            _, _, k, j = min(ready, key=lambda r: r[:3])
+            *_, k, j = min(ready, key=lambda r: r[:4])
             s = j.job.stages[k]
             took = float(s.durations[0] if s.tasks else s.durations[j.launched[k]])
             if s.tasks:

@@ -95,6 +95,16 @@ class Systems:
         }.items():  # fmt: skip
             self.systems[name] = value
 
+    def again(self) -> Systems:
+        """Return systems that begin as these did; these must not have begun."""
+        made = Systems(
+            self.jobs.copy(), self.stages.copy(), self.users.copy(), self.children, self.durations,
+            int(self.systems["cores"][0]), self._classes.shape[1], self.log.shape[1],
+        )  # fmt: skip
+        for name in ("policy", "overhead_s", "learned"):
+            made.systems[name] = self.systems[name]
+        return made
+
     @property
     def address(self) -> int:
         """Of the systems, for compiled code."""
