@@ -1,7 +1,7 @@
 """A policy network for choosing among candidates: one scorer for all of them, after Decima (SIGCOMM 2019).
 
-A plain network has to learn the same rule anew for each place in the list of candidates; here every candidate's features
-go, with the state of the whole, through the same weights. Used with sb3-contrib's MaskablePPO.
+A plain network has to learn the same rule anew for each place in the list of candidates; here every candidate's
+features go, with the state of the whole, through the same weights. Used with sb3-contrib's MaskablePPO.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def candidate_policy(candidates: int, features: int, world: int, each: int, widt
     except ImportError:
         raise missing_extra("sb3-contrib", "rl", "training a scheduling agent") from None
 
-    class Scorer(nn.Module):  # type: ignore[misc]
+    class Scorer(nn.Module):
         """Scores of all actions, and what the critic looks at."""
 
         def __init__(self) -> None:
@@ -59,16 +59,18 @@ def candidate_policy(candidates: int, features: int, world: int, each: int, widt
         def forward(self, seen: Any) -> tuple[Any, Any]:
             return self.forward_actor(seen), self.forward_critic(seen)
 
-    class CandidatePolicy(MaskableActorCriticPolicy):  # type: ignore[misc]
+    class CandidatePolicy(MaskableActorCriticPolicy):
         """The scores are the logits, and the critic has one more layer."""
 
         def _build_mlp_extractor(self) -> None:
-            self.mlp_extractor = Scorer().to(self.device)
+            self.mlp_extractor: Any = Scorer().to(self.device)
 
         def _build(self, lr_schedule: Any) -> None:
             super()._build(lr_schedule)
             self.action_net = nn.Identity()
-            self.value_net = nn.Sequential(nn.Linear(width + world, width), nn.ReLU(), nn.Linear(width, 1)).to(self.device)
-            self.optimizer = self.optimizer_class(self.parameters(), lr=lr_schedule(1), **self.optimizer_kwargs)
+            self.value_net: Any = nn.Sequential(nn.Linear(width + world, width), nn.ReLU(), nn.Linear(width, 1)).to(
+                self.device
+            )
+            self.optimizer = self.optimizer_class(self.parameters(), **{"lr": lr_schedule(1), **self.optimizer_kwargs})
 
     return CandidatePolicy

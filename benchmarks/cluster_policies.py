@@ -10,7 +10,12 @@ from tunewright.envs.scheduling.cluster import jobs as J
 from tunewright.envs.scheduling.cluster import serverless as F
 from tunewright.envs.scheduling.cluster import simulate as M
 
-TRACES = (("philly.csv.gz", 8000, 0.9), ("NASA-iPSC-1993-3.1-cln.swf.gz", 18_239, 0.8), ("surf_week/tasks.parquet", 6295, 0.9), ("disaggregated_DLRM_trace.csv.gz", 5000, 0.9))
+TRACES = (
+    ("philly.csv.gz", 8000, 0.9),
+    ("NASA-iPSC-1993-3.1-cln.swf.gz", 18_239, 0.8),
+    ("surf_week/tasks.parquet", 6295, 0.9),
+    ("disaggregated_DLRM_trace.csv.gz", 5000, 0.9),
+)
 
 
 def policies(jobs, where):
@@ -22,7 +27,20 @@ def policies(jobs, where):
             name, f"{m['wait_s']['mean'] / 60:,.1f}", f"{m['wait_s']['p90'] / 60:,.1f}", f"{m['bounded_slowdown']['mean']:,.1f}", f"{m['response_s']['mean'] / 3600:,.2f}",
             f"{100 * m['utilisation']:.0f} %", m["preemptions"], m["migrations"], f"{o.seconds:.2f}",
         ))  # fmt: skip
-    return table(("policy", "mean wait [min]", "90th percentile", "bounded slowdown", "mean response [h]", "utilisation", "preemptions", "moved", "simulated in [s]"), rows)
+    return table(
+        (
+            "policy",
+            "mean wait [min]",
+            "90th percentile",
+            "bounded slowdown",
+            "mean response [h]",
+            "utilisation",
+            "preemptions",
+            "moved",
+            "simulated in [s]",
+        ),
+        rows,
+    )
 
 
 def saturation(folder):
@@ -34,23 +52,74 @@ def saturation(folder):
     pick = rng.choice(len(jobs), 30_000)
     pick = pick[: int(np.searchsorted(np.cumsum(jobs.gpus[pick] * jobs.milli[pick] / 1000), wanted))]
     n = len(pick)
-    stay = J.jobs_of("openb", {"submit_s": np.arange(n), "run_s": np.full(n, 1e7), "gpus": jobs.gpus[pick], "milli": jobs.milli[pick], "cpu": jobs.cpu[pick], "memory": jobs.memory[pick]})
+    stay = J.jobs_of(
+        "openb",
+        {
+            "submit_s": np.arange(n),
+            "run_s": np.full(n, 1e7),
+            "gpus": jobs.gpus[pick],
+            "milli": jobs.milli[pick],
+            "cpu": jobs.cpu[pick],
+            "memory": jobs.memory[pick],
+        },
+    )
     for placement in M.PLACEMENTS:
         o = M.simulate(stay, where, M.Policy(placement=placement, refuse=True))
         rows_ = o.systems.jobs[0]
         runs = rows_["phase"] == M.S.DONE
         used = float((rows_["gpus"] * rows_["milli"])[runs].sum()) / 1000
-        rows.append((placement, f"{used:,.0f}", f"{int(where.gpus.sum()) - used:,.0f}", f"{100 * used / where.gpus.sum():.1f} %", int(runs.sum()), f"{o.seconds:.1f}"))
-    return table(("placement", "GPUs given out", "left over", "share", "pods that found a place", "simulated in [s]"), rows)
+        rows.append(
+            (
+                placement,
+                f"{used:,.0f}",
+                f"{int(where.gpus.sum()) - used:,.0f}",
+                f"{100 * used / where.gpus.sum():.1f} %",
+                int(runs.sum()),
+                f"{o.seconds:.1f}",
+            )
+        )
+    return table(
+        ("placement", "GPUs given out", "left over", "share", "pods that found a place", "simulated in [s]"), rows
+    )
 
 
 def functions():
     rows = []
     x = F.generate({"functions": 400, "hours": 12}, seed=1)
-    for policy, keep in (("none", 0), ("fixed", 300), ("fixed", 600), ("fixed", 1200), ("fixed", 3600), ("histogram", 300), ("histogram", 600), ("histogram", 1200)):
+    for policy, keep in (
+        ("none", 0),
+        ("fixed", 300),
+        ("fixed", 600),
+        ("fixed", 1200),
+        ("fixed", 3600),
+        ("histogram", 300),
+        ("histogram", 600),
+        ("histogram", 1200),
+    ):
         m = F.simulate(x, policy, keep)
-        rows.append((policy, f"{keep / 60:.0f}", f"{100 * m['cold_share']:.2f} %", f"{100 * m['per_function']['p50']:.1f} %", f"{100 * m['per_function']['p75']:.1f} %", f"{m['wait_s']['mean'] * 1e3:.0f}", f"{m['idle_gb_s'] / 3600:,.0f}"))
-    return table(("policy", "keep-alive [min]", "cold starts", "median function", "75th percentile of functions", "mean wait [ms]", "idle memory [GB h]"), rows)
+        rows.append(
+            (
+                policy,
+                f"{keep / 60:.0f}",
+                f"{100 * m['cold_share']:.2f} %",
+                f"{100 * m['per_function']['p50']:.1f} %",
+                f"{100 * m['per_function']['p75']:.1f} %",
+                f"{m['wait_s']['mean'] * 1e3:.0f}",
+                f"{m['idle_gb_s'] / 3600:,.0f}",
+            )
+        )
+    return table(
+        (
+            "policy",
+            "keep-alive [min]",
+            "cold starts",
+            "median function",
+            "75th percentile of functions",
+            "mean wait [ms]",
+            "idle memory [GB h]",
+        ),
+        rows,
+    )
 
 
 def main() -> None:
@@ -71,8 +140,16 @@ def main() -> None:
             " GPUs; those that do not fit are refused. More is asked for than there is. FGD's paper reports that fragmentation-aware placement leaves up to 49 % fewer GPUs over than best fit [B].\n\n"
             + saturation(DATA / "sched")
         )
-    parts.append("## Functions that start cold\n\n400 generated functions over twelve hours. Shahrad et al. report that the histogram gives as few cold starts as a longer keep-alive, with less memory.\n\n" + functions())
-    publish("cluster_policies", "Cluster policies on real traces", "python benchmarks/cluster_policies.py", "\n\n".join(parts))
+    parts.append(
+        "## Functions that start cold\n\n400 generated functions over twelve hours. Shahrad et al. report that the histogram gives as few cold starts as a longer keep-alive, with less memory.\n\n"
+        + functions()
+    )
+    publish(
+        "cluster_policies",
+        "Cluster policies on real traces",
+        "python benchmarks/cluster_policies.py",
+        "\n\n".join(parts),
+    )
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ import numpy as np
 from common import publish, table
 from tunewright.agents.placement import heuristics, learning, network
 from tunewright.agents.placement import policies as P
+from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid import features
 from tunewright.envs.storage.hybrid.devices import load_devices
 from tunewright.envs.storage.hybrid.env import PlacementEnv
-from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid.reference import Reference
 from tunewright.envs.storage.hybrid.vector import PlacementVectorEnv
 from tunewright.envs.storage.hybrid.world import World

@@ -82,26 +82,54 @@ def main() -> None:
                 o = K.simulate(mix, 64, how)
                 return o.tasks / o.seconds
 
-            rows.append((f"Spark, 64 cores, {policy}{', partitioned' if part else ''}", f"{median(run):,.0f} tasks/s", ""))
+            rows.append(
+                (f"Spark, 64 cores, {policy}{', partitioned' if part else ''}", f"{median(run):,.0f} tasks/s", "")
+            )
 
     def decisions():
         o = K.simulate(mix, 64, K.Options(policy="uwfq"))
         return o.decisions / o.seconds
 
-    rows.append(("Spark, decisions of a policy", f"{median(decisions):,.0f} decisions/s", "260,000 (100 times decima-sim)"))
+    rows.append(
+        ("Spark, decisions of a policy", f"{median(decisions):,.0f} decisions/s", "260,000 (100 times decima-sim)")
+    )
     rate = env_steps(lambda n: SparkVectorEnv(n), 256, 200, True)
     rows.append(("Spark environment, 256 at once, random legal decisions", f"{rate:,.0f} steps/s", "260,000"))
-    rows.append(("cluster environment, 256 at once", f"{env_steps(lambda n: ClusterVectorEnv(n), 256, 200, True):,.0f} steps/s", ""))
-    rows.append(("serving environment, 256 at once", f"{env_steps(lambda n: ServingVectorEnv(n), 256, 200, False):,.0f} steps/s", ""))
-    for name, nodes, size in (("sched/philly.csv.gz", "auto", 20_000), ("sched/NASA-iPSC-1993-3.1-cln.swf.gz", "auto", 18_239)):
+    rows.append(
+        (
+            "cluster environment, 256 at once",
+            f"{env_steps(lambda n: ClusterVectorEnv(n), 256, 200, True):,.0f} steps/s",
+            "",
+        )
+    )
+    rows.append(
+        (
+            "serving environment, 256 at once",
+            f"{env_steps(lambda n: ServingVectorEnv(n), 256, 200, False):,.0f} steps/s",
+            "",
+        )
+    )
+    for name, nodes, size in (
+        ("sched/philly.csv.gz", "auto", 20_000),
+        ("sched/NASA-iPSC-1993-3.1-cln.swf.gz", "auto", 18_239),
+    ):
         path = DATA / name
         if path.exists():
             jobs = CJ.read(path).first(size)
             where = CJ.nodes(nodes, jobs)
             for policy in ("fifo", "backfill", "las"):
-                rate = median(lambda jobs=jobs, where=where, policy=policy: len(jobs) / C.simulate(jobs, where, C.policy(policy)).seconds)
+                rate = median(
+                    lambda jobs=jobs, where=where, policy=policy: (
+                        len(jobs) / C.simulate(jobs, where, C.policy(policy)).seconds
+                    )
+                )
                 rows.append((f"cluster, {path.name}, {where.words}, {policy}", f"{rate:,.0f} jobs/s", ""))
-    publish("scheduling_speed", "Speed of the scheduling simulators", "python benchmarks/scheduling_speed.py", "Medians of seven, one core.\n\n" + table(("what", "measured", "bar"), rows))
+    publish(
+        "scheduling_speed",
+        "Speed of the scheduling simulators",
+        "python benchmarks/scheduling_speed.py",
+        "Medians of seven, one core.\n\n" + table(("what", "measured", "bar"), rows),
+    )
 
 
 if __name__ == "__main__":

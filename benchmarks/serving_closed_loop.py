@@ -85,9 +85,26 @@ def main() -> None:
         " engine's fixed part (fitted with the closed formulas) and decode steps that it waits beyond the schedule: how many was"
         f" chosen on the fitted rows ({waits['without']} without and {waits['with']} with corrections). The bars (13 % and 0.95 for"
         " TPOT, 40 % and 0.75 for TTFT, on held-out rows) are those of the closed formulas.\n\n"
-        + table(("time", "rows", "corrections of stacks", "number", "median error", "mean error", "Spearman", "median of simulated over measured"), rows)
+        + table(
+            (
+                "time",
+                "rows",
+                "corrections of stacks",
+                "number",
+                "median error",
+                "mean error",
+                "Spearman",
+                "median of simulated over measured",
+            ),
+            rows,
+        )
     )
-    publish("serving_closed_loop", "The serving simulator beside measured plans", "python benchmarks/serving_closed_loop.py", body)
+    publish(
+        "serving_closed_loop",
+        "The serving simulator beside measured plans",
+        "python benchmarks/serving_closed_loop.py",
+        body,
+    )
 
 
 if __name__ == "__main__":

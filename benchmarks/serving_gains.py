@@ -22,13 +22,22 @@ def service(model, cluster):
 
 def plan_of(x, tp, prefill=0):
     return ServePlan(
-        engines=Part(count=(x.nodes.gpus - prefill) // tp, tp=tp), prefill=Part(count=prefill // tp, tp=tp) if prefill else None
+        engines=Part(count=(x.nodes.gpus - prefill) // tp, tp=tp),
+        prefill=Part(count=prefill // tp, tp=tp) if prefill else None,
     )
 
 
 def serve(x, plan, policy, requests, speed=1.0, *, ttft_s=2.0, tpot_s=0.1, error=0.0, most_waiting=5000, **changes):
     knobs = P.policy(policy, **changes)
-    o = M.simulate(requests.faster(speed), M.setup(x, plan, knobs), knobs, ttft_s=ttft_s, tpot_s=tpot_s, error=error, most_waiting=most_waiting)
+    o = M.simulate(
+        requests.faster(speed),
+        M.setup(x, plan, knobs),
+        knobs,
+        ttft_s=ttft_s,
+        tpot_s=tpot_s,
+        error=error,
+        most_waiting=most_waiting,
+    )
     return M.metrics(o), o
 
 
@@ -75,7 +84,9 @@ def chat(n=3000, **options):
 def sarathi():
     """openchat_sharegpt4 has a median prompt of 1,730 and output of 415 tokens; Mistral-7B's shape is close to Llama 3's 8B."""
     x, requests = service("llama3-8b", "a100:1"), chat(prompt=2400, prompt_cv=0.9, output=420, output_cv=0.6)
-    best = max(tbt_capacity(x, plan_of(x, 1), "sarathi", requests, 0.1, chunk=c, max_seqs=128) for c in (256, 512, 1024))
+    best = max(
+        tbt_capacity(x, plan_of(x, 1), "sarathi", requests, 0.1, chunk=c, max_seqs=128) for c in (256, 512, 1024)
+    )
     base = tbt_capacity(x, plan_of(x, 1), "vllm", requests, 0.1, max_seqs=128)
     return "Sarathi-Serve: capacity, 99 % of token gaps within 0.1 s", "2.6 to 5.6", base, best, "requests/s"
 
@@ -84,13 +95,21 @@ def splitfuse():
     """Llama 2 70B on four A100, prompts of 2,600 and outputs of 128 tokens, four tokens a second without a longer gap."""
     x, requests = service("llama2-70b", "a100:4"), chat(prompt=2600, prompt_cv=0.3, output=128, output_cv=0.3)
     best, base = (tbt_capacity(x, plan_of(x, 4), p, requests, 0.25) for p in ("splitfuse", "vllm"))
-    return "Dynamic SplitFuse: rate at which 99 % of token gaps are within 0.25 s", "up to 2.3", base, best, "requests/s"
+    return (
+        "Dynamic SplitFuse: rate at which 99 % of token gaps are within 0.25 s",
+        "up to 2.3",
+        base,
+        best,
+        "requests/s",
+    )
 
 
 def orca():
     """Iterations instead of whole batches; lengths as in Orca's test: 32 to 512 in, 1 to 128 out; latency normalised by tokens."""
     x, requests = service("llama3-8b", "a100:1"), chat(prompt=270, prompt_cv=0.5, output=64, output_cv=0.6)
-    best, base = (rate_where(x, plan_of(x, 1), p, requests, ttft_s=1.0, tpot_s=0.1, max_output=128) for p in ("orca", "static"))
+    best, base = (
+        rate_where(x, plan_of(x, 1), p, requests, ttft_s=1.0, tpot_s=0.1, max_output=128) for p in ("orca", "static")
+    )
     return "Orca over whole batches: rate with the first token within 1 s", "up to 36.9 [B]", base, best, "requests/s"
 
 
@@ -118,13 +137,21 @@ def splitwise():
     limits = {"ttft_s": 1.0, "tpot_s": 0.04, "share": 0.9}
     best = max(rate_where(x, plan_of(x, 4, p), "vllm", requests, **limits) for p in (8, 12, 16))
     base = rate_where(x, plan_of(x, 4), "vllm", requests, **limits)
-    return "Splitwise: rate within 1 s and 40 ms at equal cost", "1.4 (at 20 % lower cost) to 2.35", base, best, "requests/s"
+    return (
+        "Splitwise: rate within 1 s and 40 ms at equal cost",
+        "1.4 (at 20 % lower cost) to 2.35",
+        base,
+        best,
+        "requests/s",
+    )
 
 
 def _past_future(policy):
     """Clients in a closed loop, as in the paper; good: first token within 10 s, no gap after it above 1.5 s."""
     x = service("llama2-7b", "a100:1")
-    requests = synthetic.generate("reasoning", {"requests": 1500, "rate": 4.0, "prompt": 300, "output": 800, "output_cv": 1.0}, 1)
+    requests = synthetic.generate(
+        "reasoning", {"requests": 1500, "rate": 4.0, "prompt": 300, "output": 800, "output_cv": 1.0}, 1
+    )
     knobs = P.policy(policy, max_output=4096, max_seqs=1024, kv_share=0.9, chunk=2048)
     found = []
     for clients in (20, 30, 60, 80, 100, 150):
@@ -156,17 +183,36 @@ def jitserve():
     found = []
     for over in (1.05, 1.15, 1.5):
         speed = over * base_rate / ((len(requests) - 1) / requests.duration_s)
-        found.append([serve(x, plan_of(x, 1), p, requests, speed, ttft_s=2.0, tpot_s=0.1, error=0.3)[0]["goodput_requests_per_s"] for p in ("sarathi", "slo")])
+        found.append(
+            [
+                serve(x, plan_of(x, 1), p, requests, speed, ttft_s=2.0, tpot_s=0.1, error=0.3)[0][
+                    "goodput_requests_per_s"
+                ]
+                for p in ("sarathi", "slo")
+            ]
+        )
     ratios = ", ".join(f"{b / a:.1f}" for a, b in found)
-    return f"JITServe: goodput at 1.15 times the load that FCFS carries (at 1.05, 1.15, 1.5 times: {ratios})", "1.4 to 6.3", *found[1], "good requests/s"
+    return (
+        f"JITServe: goodput at 1.15 times the load that FCFS carries (at 1.05, 1.15, 1.5 times: {ratios})",
+        "1.4 to 6.3",
+        *found[1],
+        "good requests/s",
+    )
 
 
 def dualmap():
     """400 prefixes of 8,192 tokens on eight replicas, each with room for about forty; one limit on the first token."""
     x = service("llama3-8b", "a100:8")
-    requests = synthetic.generate("prefixes", {"requests": 6000, "rate": 8.0, "groups": 400, "group_skew": 1.2, "prefix": 8192.0, "output": 100}, 1)
+    requests = synthetic.generate(
+        "prefixes",
+        {"requests": 6000, "rate": 8.0, "groups": 400, "group_skew": 1.2, "prefix": 8192.0, "output": 100},
+        1,
+    )
     limits = {"ttft_s": 3.0, "tpot_s": 10.0, "share": 0.9, "chunk": 2048}
-    found = {r: rate_where(x, plan_of(x, 1), "dualmap", requests, routing=r, **limits) for r in ("two-hashes", "one-hash", "prefix", "least-loaded")}
+    found = {
+        r: rate_where(x, plan_of(x, 1), "dualmap", requests, routing=r, **limits)
+        for r in ("two-hashes", "one-hash", "prefix", "least-loaded")
+    }
     return (
         f"DualMap: rate with 90 % of first tokens within 3 s, over least loaded (one hash, affinity without balance:"
         f" {found['one-hash']:.1f}; affinity that gives way under load: {found['prefix']:.1f})", "2.25", found["least-loaded"], found["two-hashes"], "requests/s",
@@ -176,19 +222,46 @@ def dualmap():
 def batchllm():
     """Many requests at once that share 4,096 tokens in groups of about eight, in mixed order."""
     x = service("llama3-8b", "a100:1")
-    requests = synthetic.generate("prefixes", {"requests": 1600, "rate": 10_000.0, "groups": 200, "group_skew": 0.2, "prefix": 2048, "output": 200}, 1)
-    base, best = (serve(x, plan_of(x, 1), "batchllm", requests, most_waiting=10**6, order=o)[0]["throughput_tokens_per_s"] for o in ("fcfs", "group"))
-    return "BatchLLM: throughput of a batch, over prefix caching in order of arrival", "1.1 to 2", base, best, "tokens/s"
+    requests = synthetic.generate(
+        "prefixes",
+        {"requests": 1600, "rate": 10_000.0, "groups": 200, "group_skew": 0.2, "prefix": 2048, "output": 200},
+        1,
+    )
+    base, best = (
+        serve(x, plan_of(x, 1), "batchllm", requests, most_waiting=10**6, order=o)[0]["throughput_tokens_per_s"]
+        for o in ("fcfs", "group")
+    )
+    return (
+        "BatchLLM: throughput of a batch, over prefix caching in order of arrival",
+        "1.1 to 2",
+        base,
+        best,
+        "tokens/s",
+    )
 
 
 def fastswitch():
     """Users are switched often; 99th percentile of the first token, vLLM's swapping against groups of blocks and asynchronous."""
     x = service("llama3-8b", "a100:1")
-    requests = synthetic.generate("tenants", {"requests": 2500, "rate": 1.0, "user_skew": 1.2, "prompt": 600, "output": 300}, 1)
+    requests = synthetic.generate(
+        "tenants", {"requests": 2500, "rate": 1.0, "user_skew": 1.2, "prompt": 600, "output": 300}, 1
+    )
     kwargs = {"quantum": 128, "chunk": 1024, "kv_share": 0.45, "max_seqs": 256}
-    speed = 1.05 * rate_where(x, plan_of(x, 1), "fair", requests, 0.9, ttft_s=5.0, tpot_s=0.2, **kwargs) / ((len(requests) - 1) / requests.duration_s)
-    base, best = (serve(x, plan_of(x, 1), p, requests, speed, **kwargs)[0]["ttft_s"]["p99"] for p in ("fair-vllm", "fair"))
-    return "FastSwitch: 99th percentile of the first token (lower is better)", "1.4 to 11.2 (tail latencies)", best, base, "1/s"
+    speed = (
+        1.05
+        * rate_where(x, plan_of(x, 1), "fair", requests, 0.9, ttft_s=5.0, tpot_s=0.2, **kwargs)
+        / ((len(requests) - 1) / requests.duration_s)
+    )
+    base, best = (
+        serve(x, plan_of(x, 1), p, requests, speed, **kwargs)[0]["ttft_s"]["p99"] for p in ("fair-vllm", "fair")
+    )
+    return (
+        "FastSwitch: 99th percentile of the first token (lower is better)",
+        "1.4 to 11.2 (tail latencies)",
+        best,
+        base,
+        "1/s",
+    )
 
 
 def caches():
@@ -200,7 +273,13 @@ def caches():
         found = serve(x, plan_of(x, 1), "sarathi", requests, answers=1000, answer_ttl_s=float(ttl))[0]
         if found["stale_share"] <= split["stale_share"]:
             one = found
-    return "Semantic cache by category: answered share at equal staleness", "(no figure at hand)", one["answered_share"], split["answered_share"], "share"
+    return (
+        "Semantic cache by category: answered share at equal staleness",
+        "(no figure at hand)",
+        one["answered_share"],
+        split["answered_share"],
+        "share",
+    )
 
 
 WHY = {
@@ -223,7 +302,21 @@ WHY = {
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     rows = []
-    for make in (sarathi, splitfuse, orca, distserve, distserve_strict, splitwise, past_future, past_future_eager, jitserve, dualmap, batchllm, fastswitch, caches):
+    for make in (
+        sarathi,
+        splitfuse,
+        orca,
+        distserve,
+        distserve_strict,
+        splitwise,
+        past_future,
+        past_future_eager,
+        jitserve,
+        dualmap,
+        batchllm,
+        fastswitch,
+        caches,
+    ):
         what, paper, base, best, unit = make()
         ratio = best / base if base else float("inf")
         rows.append((what, paper, f"{ratio:.2f}", f"{base:.3g}", f"{best:.3g} {unit}", WHY[make.__name__]))
@@ -233,7 +326,12 @@ def main() -> None:
         " checked. The models are the nearest that are at hand, on the GPUs of the papers where these are known.\n\n"
         + table(("what", "paper", "ours", "base", "with the policy", "why they differ"), rows)
     )
-    publish("serving_gains", "Serving policies: gains of their papers and of the simulator", "python benchmarks/serving_gains.py", body)
+    publish(
+        "serving_gains",
+        "Serving policies: gains of their papers and of the simulator",
+        "python benchmarks/serving_gains.py",
+        body,
+    )
 
 
 if __name__ == "__main__":

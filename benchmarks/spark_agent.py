@@ -65,20 +65,33 @@ def main() -> None:
     }
     rows = []
     for p, values in base.items():
-        rows.append((p, f"{values.mean():.2f}", "{:.3f} ({:.3f} to {:.3f})".format(*interval(np.log(values / base["fair"])))))
+        rows.append(
+            (p, f"{values.mean():.2f}", "{:.3f} ({:.3f} to {:.3f})".format(*interval(np.log(values / base["fair"]))))
+        )
     for seed in range(given.seeds):
         start = time.perf_counter()
         agent = train(seed, given.steps, scene)
         took = time.perf_counter() - start
         values = np.array([responses(agent, env, s) for s in held])
-        rows.append((f"agent, seed {seed} ({took:.0f} s of training)", f"{values.mean():.2f}", "{:.3f} ({:.3f} to {:.3f})".format(*interval(np.log(values / base["fair"])))))
+        rows.append(
+            (
+                f"agent, seed {seed} ({took:.0f} s of training)",
+                f"{values.mean():.2f}",
+                "{:.3f} ({:.3f} to {:.3f})".format(*interval(np.log(values / base["fair"]))),
+            )
+        )
         print(*rows[-1], flush=True)
     body = (
         f"{given.mixes} held-out mixes of 20 jobs on 16 cores. The ratio is the geometric mean over mixes of mean response times"
         " over those under fair pools, with its bootstrap 95 % interval; below 1 is better.\n\n"
         + table(("policy", "mean response [s]", "over fair pools"), rows)
     )
-    publish("spark_agent", "An agent that schedules Spark stages", f"python benchmarks/spark_agent.py --seeds {given.seeds} --steps {given.steps}", body)
+    publish(
+        "spark_agent",
+        "An agent that schedules Spark stages",
+        f"python benchmarks/spark_agent.py --seeds {given.seeds} --steps {given.steps}",
+        body,
+    )
 
 
 if __name__ == "__main__":

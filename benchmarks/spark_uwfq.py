@@ -49,8 +49,13 @@ def fairness(seeds, **options):
         ("FIFO", {"policy": "fifo"}), ("fair pools", {"policy": "fair"}), ("fair pools, partitioned", {"policy": "fair", "partition_s": 1.0}),
         ("UWFQ", {"policy": "uwfq"}), ("UWFQ, partitioned", {"policy": "uwfq", "partition_s": 1.0}),
     ):  # fmt: skip
-        rows = [M.metrics(M.simulate(J.generate(CORES, {"jobs": 600, **options}, s), CORES, M.Options(**how))) for s in range(seeds)]
-        found[name] = [np.median([r[k] for r in rows]) for k in ("unfair_share", "unfair_delay_s", "fairness")] + [np.median([r["small_response_s"]["mean"] for r in rows])]
+        rows = [
+            M.metrics(M.simulate(J.generate(CORES, {"jobs": 600, **options}, s), CORES, M.Options(**how)))
+            for s in range(seeds)
+        ]
+        found[name] = [np.median([r[k] for r in rows]) for k in ("unfair_share", "unfair_delay_s", "fairness")] + [
+            np.median([r["small_response_s"]["mean"] for r in rows])
+        ]
     return found
 
 
@@ -58,7 +63,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=SEEDS)
     given = parser.parse_args()
-    heads = ("", "over FIFO", "over fair pools", "without partitioning", "partitioning without UWFQ", "noisy estimates", "learned estimates")
+    heads = (
+        "",
+        "over FIFO",
+        "over fair pools",
+        "without partitioning",
+        "partitioning without UWFQ",
+        "noisy estimates",
+        "learned estimates",
+    )
     loads = [point(given.seeds, load=x) for x in LOADS]
     factors = [point(given.seeds, load=0.8, heavy_factor=x) for x in FACTORS]
     tasks = [point(given.seeds, load=0.8, heavy_factor=30, task_power=x) for x in (0.0, 0.3, 0.6, 0.9)]
@@ -75,16 +88,38 @@ def main() -> None:
     if file.exists():
         pool = J.tpch(file)
         measured = [point(given.seeds, pool=pool, load=x) for x in (0.5, 0.7, 0.9)]
-        body += "\n\n## Measured jobs (TPC-H's DAGs)\n\n" + table(heads, [(f"load {x}", *map(percent, row)) for x, row in zip((0.5, 0.7, 0.9), measured, strict=True)])
+        body += "\n\n## Measured jobs (TPC-H's DAGs)\n\n" + table(
+            heads, [(f"load {x}", *map(percent, row)) for x, row in zip((0.5, 0.7, 0.9), measured, strict=True)]
+        )
     body += "\n\n## Fairness\n\nLoad 0.8, thirty times.\n\n" + table(
-        ("policy", "jobs that end over 10 % later than under the fluid share", "mean delay beyond it [s]", "Jain's index of the users' parts", "small jobs' mean response [s]"),
-        [(n, percent(v[0]), f"{v[1]:.2f}", f"{v[2]:.3f}", f"{v[3]:.2f}") for n, v in fairness(given.seeds, load=0.8, heavy_factor=30).items()],
+        (
+            "policy",
+            "jobs that end over 10 % later than under the fluid share",
+            "mean delay beyond it [s]",
+            "Jain's index of the users' parts",
+            "small jobs' mean response [s]",
+        ),
+        [
+            (n, percent(v[0]), f"{v[1]:.2f}", f"{v[2]:.3f}", f"{v[3]:.2f}")
+            for n, v in fairness(given.seeds, load=0.8, heavy_factor=30).items()
+        ],
     )
-    most = max((*[(r[0], f"load {x}") for x, r in zip(LOADS, loads, strict=True)], *[(r[0], f"{x} times") for x, r in zip(FACTORS, factors, strict=True)]), key=lambda t: t[0])
+    most = max(
+        (
+            *[(r[0], f"load {x}") for x, r in zip(LOADS, loads, strict=True)],
+            *[(r[0], f"{x} times") for x, r in zip(FACTORS, factors, strict=True)],
+        ),
+        key=lambda t: t[0],
+    )
     both = max((*[min(r[0], r[1]) for r in (*loads, *factors, *tasks)],))
     body += f"\n\nMost over FIFO: {percent(most[0])} at {most[1]}; most over both at once: {percent(both)}.\n\n![Reduction over load and heterogeneity](spark_uwfq.svg)"
     draw(loads, factors)
-    publish("spark_uwfq", "UWFQ with runtime partitioning against Spark's schedulers", f"python benchmarks/spark_uwfq.py --seeds {given.seeds}", body)
+    publish(
+        "spark_uwfq",
+        "UWFQ with runtime partitioning against Spark's schedulers",
+        f"python benchmarks/spark_uwfq.py --seeds {given.seeds}",
+        body,
+    )
 
 
 def draw(loads, factors):
@@ -94,7 +129,10 @@ def draw(loads, factors):
     import matplotlib.pyplot as plt
 
     figure, sides = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True)
-    for side, xs, rows, label in ((sides[0], LOADS, loads, "load"), (sides[1], FACTORS, factors, "work of a heavy user's job over a small one's")):
+    for side, xs, rows, label in (
+        (sides[0], LOADS, loads, "load"),
+        (sides[1], FACTORS, factors, "work of a heavy user's job over a small one's"),
+    ):
         for k, name in ((0, "over FIFO"), (1, "over fair pools"), (2, "over fair pools, without partitioning")):
             side.plot(xs, [100 * r[k] for r in rows], "o-", label=name)
         side.set_xlabel(label)

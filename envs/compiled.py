@@ -26,7 +26,7 @@ fast_jit: Any = numba.njit(**_OPTIONS, fastmath=True)
 
 
 def record_at(dtype: np.dtype[Any]) -> Any:
-    """Return a compiled function ``at(address, index)``: a record of an array at an address; changing it changes the array."""
+    """Return a compiled ``at(address, index)``: a record of an array at an address; changing it changes the array."""
     record = numba.from_dtype(dtype)
     size = dtype.itemsize
 

@@ -109,7 +109,12 @@ def test_fragmentation_aware_placement_keeps_whole_gpus():
     rng = np.random.default_rng(4)
     n = 60
     gpus, milli = np.r_[np.ones(n), np.full(20, 4)], np.r_[rng.choice([300, 600], n), np.full(20, 1000)]
-    rows = {"submit_s": np.r_[np.arange(n), np.full(20, 1000.0)], "run_s": np.full(n + 20, 10_000.0), "gpus": gpus, "milli": milli}
+    rows = {
+        "submit_s": np.r_[np.arange(n), np.full(20, 1000.0)],
+        "run_s": np.full(n + 20, 10_000.0),
+        "gpus": gpus,
+        "milli": milli,
+    }
     jobs = J.jobs_of("t", rows)
 
     def started(placement):
@@ -121,7 +126,9 @@ def test_fragmentation_aware_placement_keeps_whole_gpus():
 
 def test_jobs_are_moved_for_balance_and_pay_for_it():
     jobs = J.generate(J.nodes("8x4"), {"jobs": 400, "load": 0.6, "gpus": 2}, 3)
-    plain, moved = (M.simulate(jobs, J.nodes("8x4"), M.Policy(every_s=e, balance=0.2, migrate_s=60.0)) for e in (0.0, 100.0))
+    plain, moved = (
+        M.simulate(jobs, J.nodes("8x4"), M.Policy(every_s=e, balance=0.2, migrate_s=60.0)) for e in (0.0, 100.0)
+    )
     assert M.metrics(plain)["migrations"] == 0 and M.metrics(moved)["migrations"] > 10
     a, b = (o.systems.jobs[0] for o in (plain, moved))
     assert (b["done_at"] - b["first_start"] - b["run"]).sum() == pytest.approx(60.0 * M.metrics(moved)["migrations"])
@@ -173,7 +180,14 @@ def test_bad_settings(wrong, words):
 
 @pytest.mark.data
 @pytest.mark.parametrize(
-    "name", ["philly.csv.gz", "LCG.swf.gz", "NASA-iPSC-1993-3.1-cln.swf.gz", "openb_pod_list_default.csv.gz", "surf_week/tasks.parquet"]
+    "name",
+    [
+        "philly.csv.gz",
+        "LCG.swf.gz",
+        "NASA-iPSC-1993-3.1-cln.swf.gz",
+        "openb_pod_list_default.csv.gz",
+        "surf_week/tasks.parquet",
+    ],
 )
 def test_real_traces(data, name):
     jobs = J.read(data / "sched" / name).first(2000)
@@ -197,7 +211,12 @@ def test_cold_starts_agree_with_the_closed_form():
     n, rate, keep = 100_000, 0.01, 60.0
     at = np.cumsum(rng.exponential(1 / rate, n))
     x = F.Invocations(
-        source="poisson", function=np.zeros(n, int), at_s=at, run_s=np.zeros(n), memory_mb=np.array([1024.0]), cold_s=np.array([0.0])
+        source="poisson",
+        function=np.zeros(n, int),
+        at_s=at,
+        run_s=np.zeros(n),
+        memory_mb=np.array([1024.0]),
+        cold_s=np.array([0.0]),
     )
     found = F.simulate(x, "fixed", keep)
     assert found["cold_share"] == pytest.approx(math.exp(-rate * keep), rel=0.01)
@@ -210,9 +229,18 @@ def test_the_histogram_brings_clockwork_back_in_time():
     """A function called every twenty minutes: kept ten minutes it is always cold; the histogram has it there in time."""
     at = np.arange(200) * 1200.0
     x = F.Invocations(
-        source="clock", function=np.zeros(200, int), at_s=at, run_s=np.ones(200), memory_mb=np.array([1024.0]), cold_s=np.array([1.0])
+        source="clock",
+        function=np.zeros(200, int),
+        at_s=at,
+        run_s=np.ones(200),
+        memory_mb=np.array([1024.0]),
+        cold_s=np.array([1.0]),
     )
-    fixed, learned, long = F.simulate(x, "fixed", 600.0), F.simulate(x, "histogram", 600.0), F.simulate(x, "fixed", 1300.0)
+    fixed, learned, long = (
+        F.simulate(x, "fixed", 600.0),
+        F.simulate(x, "histogram", 600.0),
+        F.simulate(x, "fixed", 1300.0),
+    )
     assert fixed["cold_share"] == 1.0 and learned["cold_share"] < 0.1
     assert learned["idle_gb_s"] < 0.6 * long["idle_gb_s"]
 

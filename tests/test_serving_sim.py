@@ -85,7 +85,9 @@ def test_one_step_time_model():
 
 def poisson(n, rate, prompt, output, seed=1):
     rng = np.random.default_rng(seed)
-    return T.requests_of("poisson", np.cumsum(rng.exponential(1 / rate, n)), np.broadcast_to(prompt, n), np.broadcast_to(output, n))
+    return T.requests_of(
+        "poisson", np.cumsum(rng.exponential(1 / rate, n)), np.broadcast_to(prompt, n), np.broadcast_to(output, n)
+    )
 
 
 def half_width(values, batches=40):
@@ -125,7 +127,11 @@ def test_exponential_service_agrees_with_m_m_c(servers, rate):
 
 def run(policy, requests, *, replicas=1, prefillers=0, blocks=0, ttft_s=2.0, tpot_s=0.1, error=0.0, **changes):
     knobs = P.policy(policy, **changes)
-    return M.metrics(M.simulate(requests, a_system(knobs, replicas, prefillers, blocks), knobs, ttft_s=ttft_s, tpot_s=tpot_s, error=error))
+    return M.metrics(
+        M.simulate(
+            requests, a_system(knobs, replicas, prefillers, blocks), knobs, ttft_s=ttft_s, tpot_s=tpot_s, error=error
+        )
+    )
 
 
 def test_chunks_keep_prompts_from_stalling_others():
@@ -171,7 +177,10 @@ def test_kept_prefixes_save_prefill_and_routing_finds_them():
     assert without["prefix_hit_share"] == 0 and routed["prefix_hit_share"] > 0.6
     assert routed["ttft_s"]["mean"] < 0.5 * without["ttft_s"]["mean"]
     tight = {"replicas": 4, "blocks": 4000}
-    assert run("dualmap", requests, **tight)["prefix_hit_share"] > run("prefix", requests, routing="round-robin", **tight)["prefix_hit_share"]
+    assert (
+        run("dualmap", requests, **tight)["prefix_hit_share"]
+        > run("prefix", requests, routing="round-robin", **tight)["prefix_hit_share"]
+    )
     assert spread["prefix_hit_share"] <= routed["prefix_hit_share"] + 0.02
 
 
@@ -264,7 +273,10 @@ def test_bad_traces_name_row_and_reason(tmp_path, text, words):
         (lambda: synthetic.generate("chat", {"rate": 0}, 0), "rate must be above 0"),
         (lambda: synthetic.generate("chats", {}, 0), "Did you mean 'chat'"),
         (lambda: T.read(__import__("pathlib").Path("/nowhere")), "cannot read"),
-        (lambda: M.default_plan(Service(model=models.load("llama3-405b"), nodes=clusters.load("h100:1").nodes)), "GB free"),
+        (
+            lambda: M.default_plan(Service(model=models.load("llama3-405b"), nodes=clusters.load("h100:1").nodes)),
+            "GB free",
+        ),
     ],
 )
 def test_bad_settings_say_what_and_what_next(wrong, words):

@@ -12,7 +12,22 @@ from tunewright.testing import check_target
 
 
 def test_serving_as_json(cli):
-    got = json.loads(cli("simulate", "serving", "-t", "synthetic:chat", "-O", "requests=300", "--policy", "sarathi", "--chunk", "256", "--check", "--json").stdout)
+    got = json.loads(
+        cli(
+            "simulate",
+            "serving",
+            "-t",
+            "synthetic:chat",
+            "-O",
+            "requests=300",
+            "--policy",
+            "sarathi",
+            "--chunk",
+            "256",
+            "--check",
+            "--json",
+        ).stdout
+    )
     assert got["policy"] == "sarathi" and got["requests"] == 300 and got["rejected"] == 0 and got["stable"] is True
     assert set(got["metrics"]["ttft_s"]) == {"mean", "p50", "p90", "p99"} and got["knobs"]["chunk"] == 256
     assert {"throughput_tokens_per_s", "goodput_requests_per_s", "fairness", "tpot_s"} <= set(got["metrics"])
@@ -21,7 +36,23 @@ def test_serving_as_json(cli):
 
 def test_spark_and_clusters_as_json_with_pictures(cli, tmp_path):
     page = tmp_path / "s.html"
-    got = json.loads(cli("simulate", "spark", "--users", "20", "--policy", "uwfq", "--partition", "--seed", "1", "--check", "--timeline", str(page), "--json").stdout)
+    got = json.loads(
+        cli(
+            "simulate",
+            "spark",
+            "--users",
+            "20",
+            "--policy",
+            "uwfq",
+            "--partition",
+            "--seed",
+            "1",
+            "--check",
+            "--timeline",
+            str(page),
+            "--json",
+        ).stdout
+    )
     assert got["users"] <= 20 and got["partition_s"] == 1.0 and got["metrics"]["small_response_s"]["mean"] > 0
     assert page.read_text().count("<rect") > 100 and "<script" not in page.read_text()
     events = json.loads((tmp_path / "s.trace.json").read_text())["traceEvents"]
@@ -80,12 +111,18 @@ def test_options_of_a_target_may_be_given_by_name(cli, tmp_path):
 
 def test_a_workload_without_its_data_says_what_to_do(cli, tmp_path, monkeypatch):
     monkeypatch.delenv("TUNEWRIGHT_DATA", raising=False)
-    got = cli("tune", "serving", "--workload", "azure-conv", "--store", f"sqlite:///{tmp_path}/s.db", code=1, cwd=tmp_path)
+    got = cli(
+        "tune", "serving", "--workload", "azure-conv", "--store", f"sqlite:///{tmp_path}/s.db", code=1, cwd=tmp_path
+    )
     assert "set TUNEWRIGHT_DATA" in got.stderr.replace("\n", " ")
 
 
 def test_tuning_the_simulator_gains(cli, tmp_path):
-    got = json.loads(cli("tune", "spark", "--tuner", "tpe", "--trials", "15", "--store", f"sqlite:///{tmp_path}/s.db", "--json").stdout)
+    got = json.loads(
+        cli(
+            "tune", "spark", "--tuner", "tpe", "--trials", "15", "--store", f"sqlite:///{tmp_path}/s.db", "--json"
+        ).stdout
+    )
     assert got["best"]["metrics"]["small_response"] < 10
 
 
@@ -109,7 +146,9 @@ def test_simulated_latencies_are_those_of_a_real_model():
         X.measure(x, 1)
         e = X.calibrate(X.measure(x, 3, seed=1))
         knobs = P.policy("sarathi", max_seqs=8, chunk=64)
-        requests = synthetic.generate("chat", {"requests": 25, "rate": 20.0, "prompt": 60, "output": 15, "prompt_cv": 0.5}, 3)
+        requests = synthetic.generate(
+            "chat", {"requests": 25, "rate": 20.0, "prompt": 60, "output": 15, "prompt_cv": 0.5}, 3
+        )
         real = R.Reference(requests, x.setup(e), knobs, step_s=x.step_s, each=R.invariants).run()
         ours = M.metrics(M.simulate(requests, x.setup(e), knobs))
     finally:
@@ -154,7 +193,9 @@ def test_a_real_spark(tmp_path):
     budget = Budget(workdir=tmp_path, seconds=200)
     found = {}
     for partitions in (8, 200):
-        config = target.space.fill({**target.space.default, "shuffle_partitions": partitions, "adaptive": False, "broadcast_mb": 0})
+        config = target.space.fill(
+            {**target.space.default, "shuffle_partitions": partitions, "adaptive": False, "broadcast_mb": 0}
+        )
         got = measure_once(target, config, workload="small", seed=1, budget=budget)
         assert got.ok, got.reason
         found[partitions] = got.values["makespan"]

@@ -68,6 +68,7 @@ _Limit = Annotated[int | None, typer.Option("--requests", min=1, metavar="N", he
 
 
 def command(name: str) -> Any:
+    """Return the module behind a command."""
     from tunewright.plugins import COMMANDS, installed
 
     return installed(COMMANDS)[name].load()

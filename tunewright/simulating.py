@@ -13,10 +13,23 @@ simulate_app = typer.Typer(
     help="Simulate schedulers: requests on LLM servers, jobs on Spark, jobs on clusters, functions that start cold.",
     no_args_is_help=True,
 )
-_Set = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a knob of the policy; repeatable.")]
-_Parameter = Annotated[list[str] | None, typer.Option("--option", "-O", metavar="NAME=VALUE", help="Parameter of generated work; repeatable.")]
-_Timeline = Annotated[Path | None, typer.Option("--timeline", metavar="FILE", help="Write a page of who ran where and when, and a Chrome trace beside it.")]
-_Check = Annotated[bool, typer.Option("--check", help="Also run a plain reference on the first part, with its rules checked, and compare.")]
+_Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a knob of the policy; repeatable.")
+]
+_Parameter = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-O", metavar="NAME=VALUE", help="Parameter of generated work; repeatable."),
+]
+_Timeline = Annotated[
+    Path | None,
+    typer.Option(
+        "--timeline", metavar="FILE", help="Write a page of who ran where and when, and a Chrome trace beside it."
+    ),
+]
+_Check = Annotated[
+    bool,
+    typer.Option("--check", help="Also run a plain reference on the first part, with its rules checked, and compare."),
+]
 _Speed = Annotated[float, typer.Option("--speed", help="Arrivals are so many times as dense: the load.")]
 _SeedOf = Annotated[int, typer.Option("--seed", min=0, help="Of generated work and of estimates' errors.")]
 

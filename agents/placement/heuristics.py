@@ -7,8 +7,8 @@ Where the papers that used a baseline do not give its constants, the constant he
 from __future__ import annotations
 
 from tunewright.agents.placement.network import draw
-from tunewright.envs.storage.hybrid.kernel import arrive, move, serve
 from tunewright.envs.compiled import inlined, jit
+from tunewright.envs.storage.hybrid.kernel import arrive, move, serve
 from tunewright.envs.storage.hybrid.lowlevel import look_ahead, page, request
 
 SLOW_ONLY, FAST_ONLY, RANDOM, LRU, LRU_WRITE, SECOND_TOUCH, CDE, HPS = range(8)

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from tunewright.agents.placement.network import ATOMS, Net, draw, hand_over, make_net, uniform, update, values
+from tunewright.envs.compiled import inlined, jit
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, ask_for, serve
-from tunewright.envs.compiled import inlined, jit
 from tunewright.envs.storage.hybrid.lowlevel import look_ahead, page, request
 from tunewright.envs.storage.hybrid.reward import INVERSE, fastest_latency, reward_of
 from tunewright.envs.storage.hybrid.world import World

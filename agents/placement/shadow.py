@@ -14,9 +14,9 @@ The simulated systems need page tables of their own; that is the price, and it i
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
 from __future__ import annotations
 
+from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid.devices import Device
 from tunewright.envs.storage.hybrid.kernel import arrive, serve
-from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid.lowlevel import look_ahead, page, request
 
 WRITES, SECOND, ALL = range(3)

@@ -11,9 +11,9 @@ from __future__ import annotations
 import numpy as np
 from tunewright.agents.placement.heuristics import joins
 from tunewright.agents.placement.network import Net, hand_over, make_net, update, values
+from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, move, serve
-from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid.lowlevel import page, request
 
 EPOCH = 1000  # requests; ours

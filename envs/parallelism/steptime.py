@@ -101,7 +101,9 @@ class Engine(NamedTuple):
     most: Any
     bytes_per_gpu: Any  # weights
     cache_bytes: Any  # of a token of context on each GPU of a rank
-    part_s: Any = 0.0  # of each prompt of which an iteration computes a part: not known apart from the rest for real engines
+    part_s: Any = (
+        0.0  # of each prompt of which an iteration computes a part: not known apart from the rest for real engines
+    )
 
 
 def larger(a: Any, b: Any) -> Any:

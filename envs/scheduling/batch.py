@@ -134,7 +134,7 @@ class SingleEnv(gymnasium.Env[Seen, np.int64]):
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Return which actions are legal now, bool, (actions,); sb3-contrib's MaskablePPO asks for it."""
-        return self.batch._mask[0].copy()
+        return np.array(self.batch._mask[0], np.bool_)
 
     def step(self, action: np.int64) -> tuple[Seen, float, bool, bool, dict[str, Any]]:
         """Take one decision."""

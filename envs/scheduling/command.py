@@ -48,6 +48,7 @@ def serving(
     from tunewright.envs.parallelism.steptime import stack_of
     from tunewright.envs.scheduling.serving import policies as P
     from tunewright.envs.scheduling.serving import simulate as M
+    from tunewright.envs.scheduling.serving.state import REJECTED
     from tunewright.envs.scheduling.serving.trace import load
 
     if not speed > 0:
@@ -63,7 +64,7 @@ def serving(
     M.simulate(requests.first(1), system, knobs, **limits)  # type: ignore[arg-type]  # compiled now, so not timed
     o = M.simulate(requests, system, knobs, log=LOGGED if timeline else 0, **limits)  # type: ignore[arg-type]
     stable, words = M.stability(o)
-    rejected = int((o.systems.requests[0]["phase"] == M.S.REJECTED).sum())
+    rejected = int((o.systems.requests[0]["phase"] == REJECTED).sum())
     document: dict[str, Any] = {
         "policy": policy, "about": P.POLICIES[policy][0], "trace": requests.source, "requests": len(requests),
         "rejected": rejected, "stable": stable, "unstable_because": words, "metrics": M.metrics(o),
@@ -92,7 +93,9 @@ def _check_serving(requests: Any, system: Any, knobs: Any, limits: Mapping[str, 
     r = R.Reference(few, system, knobs, ttft_s=limits["ttft_s"], predicted=asks["predicted"], each=R.invariants)
     ends = np.array([a.done_at for a in r.run()])
     if not np.allclose(ends, asks["done_at"], rtol=1e-9):
-        raise ConfigError(f"request {int(np.argmin(np.isclose(ends, asks['done_at'])))}: the compiled simulator differs from the plain one")
+        raise ConfigError(
+            f"request {int(np.argmin(np.isclose(ends, asks['done_at'])))}: the compiled simulator differs from the plain one"
+        )
     return f"{len(few)} requests: no rule broken, and the compiled simulator agrees with the plain one"
 
 
@@ -103,9 +106,22 @@ def _serving_bars(o: Any) -> list[Bar]:
             continue
         lane, who = f"replica {a['replica']}", f"user {a['user']}"
         words = f"request {i}: {a['prompt']} in, {a['output']} out"
-        bars.append(Bar(lane=lane, start_s=float(a["started"]), end_s=float(a["first_at"]), who=who, what=f"{words}, prompt", faint=True))
+        bars.append(
+            Bar(
+                lane=lane,
+                start_s=float(a["started"]),
+                end_s=float(a["first_at"]),
+                who=who,
+                what=f"{words}, prompt",
+                faint=True,
+            )
+        )
         if a["done_at"] > a["first_at"]:
-            bars.append(Bar(lane=lane, start_s=float(a["first_at"]), end_s=float(a["done_at"]), who=who, what=f"{words}, output"))
+            bars.append(
+                Bar(
+                    lane=lane, start_s=float(a["first_at"]), end_s=float(a["done_at"]), who=who, what=f"{words}, output"
+                )
+            )
     return bars
 
 
@@ -204,7 +220,9 @@ def cluster(
         known = getattr(M.Policy(), name, None)
         try:
             if isinstance(known, bool):
-                changes[name] = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}[value.lower()]
+                changes[name] = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}[
+                    value.lower()
+                ]
             else:
                 changes[name] = value if known is None else type(known)(value)
         except (ValueError, KeyError):
@@ -256,7 +274,15 @@ def _cluster_bars(o: Any) -> list[Bar]:
     for e in o.systems.log[0][: int(o.systems.systems[0]["logged"])]:
         j = rows[e["job"]]
         size = f"{j['gpus']} GPUs" if j["gpus"] else f"{j['cpu'] // 1000} CPUs"
-        bars.append(Bar(lane=f"node {e['node']}", start_s=float(e["start"]), end_s=float(e["end"]), who=f"user {j['user']}", what=f"job {e['job']}: {size}"))
+        bars.append(
+            Bar(
+                lane=f"node {e['node']}",
+                start_s=float(e["start"]),
+                end_s=float(e["end"]),
+                who=f"user {j['user']}",
+                what=f"job {e['job']}: {size}",
+            )
+        )
     return bars
 
 
@@ -286,7 +312,9 @@ def show(screen: Console, d: Mapping[str, Any]) -> None:
     screen.print(Text(words, style="bold"))
     counted = [f"{d[k]:,} {k}" for k in ("requests", "jobs", "tasks", "users", "rejected") if isinstance(d.get(k), int)]
     where = d.get("system") or d.get("nodes") or (f"{d['cores']} cores" if "cores" in d else "")
-    screen.print(Text(" · ".join([*([d["trace"]] if "trace" in d else []), *counted, *([where] if where else [])]), style="dim"))
+    screen.print(
+        Text(" · ".join([*([d["trace"]] if "trace" in d else []), *counted, *([where] if where else [])]), style="dim")
+    )
     if d.get("stable") is False:
         screen.print(Text(d["unstable_because"], style="bold red"))
     spreads = {k: v for k, v in d["metrics"].items() if isinstance(v, dict)}

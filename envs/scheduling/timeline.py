@@ -77,7 +77,10 @@ def figure(bars: Sequence[Bar], label: str) -> Markup:
     for k, (lane, row) in enumerate(rows):
         y = top + k * height
         if lane != before:
-            parts += [line(left, y, WIDTH - 12, y, "grid"), text(left - 6, y + 11, lane if len(lane) < 14 else lane[:13] + "…", "end")]
+            parts += [
+                line(left, y, WIDTH - 12, y, "grid"),
+                text(left - 6, y + 11, lane if len(lane) < 14 else lane[:13] + "…", "end"),
+            ]
             before = lane
         for b in row:
             parts.append(

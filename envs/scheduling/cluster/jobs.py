@@ -54,7 +54,10 @@ class Jobs:
     def first(self, n: int, start: int = 0) -> Jobs:
         """Return ``n`` jobs from a place on; the first is submitted at 0."""
         part = slice(start, start + n)
-        cut = {f: getattr(self, f)[part] for f in ("submit_s", "run_s", "estimate_s", "gpus", "milli", "cpu", "memory", "user")}
+        cut = {
+            f: getattr(self, f)[part]
+            for f in ("submit_s", "run_s", "estimate_s", "gpus", "milli", "cpu", "memory", "user")
+        }
         cut["submit_s"] = cut["submit_s"] - cut["submit_s"][0]
         return replace(self, **cut)
 
@@ -86,7 +89,9 @@ def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -
     for name, values in (("submission", submit), ("run time", run)):
         bad = np.flatnonzero(~np.isfinite(values) | ((values < 0) if name == "run time" else False))
         if len(bad):
-            raise ConfigError(f"{source}, job {bad[0] + 1}: the {name} {values[bad[0]]} is no time ({len(bad)} such jobs)")
+            raise ConfigError(
+                f"{source}, job {bad[0] + 1}: the {name} {values[bad[0]]} is no time ({len(bad)} such jobs)"
+            )
     n = len(submit)
     order = np.argsort(submit, kind="stable")
     late = int((np.diff(submit) < 0).sum())
@@ -149,7 +154,9 @@ def _swf(path: Path, text: str) -> Jobs:
         raise ConfigError(f"{path}: no jobs in it")
     submit, run, estimate, cpu, user = zip(*rows, strict=True)
     notes = (f"{dropped} jobs without a run time or processors were left out",) if dropped else ()
-    return jobs_of(path.name, {"submit_s": submit, "run_s": run, "estimate_s": estimate, "cpu": cpu, "user": user}, notes)
+    return jobs_of(
+        path.name, {"submit_s": submit, "run_s": run, "estimate_s": estimate, "cpu": cpu, "user": user}, notes
+    )
 
 
 #: column of a CSV: names that it may have
@@ -221,12 +228,15 @@ def _parquet(path: Path) -> Jobs:
         raise missing_extra("duckdb", "llm", f"reading {path.name}") from None
     names = {r[0] for r in duckdb.execute("SELECT name FROM parquet_schema(?)", [str(path)]).fetchall()}
     if not {"submission_time", "duration", "cpu_count"} <= names:
-        raise ConfigError(f"{path} needs the columns submission_time, duration (ms) and cpu_count; it has {', '.join(sorted(names))}")
+        raise ConfigError(
+            f"{path} needs the columns submission_time, duration (ms) and cpu_count; it has {', '.join(sorted(names))}"
+        )
+    kind = duckdb.execute("SELECT typeof(submission_time) FROM read_parquet(?) LIMIT 1", [str(path)]).fetchone()
+    if kind is None:
+        raise ConfigError(f"{path}: no jobs in it")
+    when = "epoch_ms(submission_time)" if str(kind[0]).startswith("TIMESTAMP") else "submission_time"
     rows = duckdb.execute(
-        "SELECT epoch_ms(submission_time) / 1e3, duration / 1e3, cpu_count * 1000 FROM read_parquet(?)"
-        if duckdb.execute("SELECT typeof(submission_time) FROM read_parquet(?) LIMIT 1", [str(path)]).fetchone()[0].startswith("TIMESTAMP")
-        else "SELECT submission_time / 1e3, duration / 1e3, cpu_count * 1000 FROM read_parquet(?)",
-        [str(path)],
+        f"SELECT {when} / 1e3, duration / 1e3, cpu_count * 1000 FROM read_parquet(?)", [str(path)]
     ).fetchnumpy()
     submit, run, cpu = (np.asarray(v, float) for v in rows.values())
     return jobs_of(path.name, {"submit_s": submit, "run_s": run, "cpu": cpu})
@@ -294,7 +304,9 @@ def _node_list(path: Path) -> Nodes:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
         cpu, memory, gpus = (np.array([int(r[c]) for r in rows]) for c in ("cpu_milli", "memory_mib", "gpu"))
     except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(f"cannot read the nodes {path}: it needs the columns cpu_milli, memory_mib and gpu ({error!r})") from None
+        raise ConfigError(
+            f"cannot read the nodes {path}: it needs the columns cpu_milli, memory_mib and gpu ({error!r})"
+        ) from None
     if not len(cpu):
         raise ConfigError(f"{path} has no nodes")
     return Nodes(name=path.name, cpu=cpu, memory=memory, gpus=gpus)

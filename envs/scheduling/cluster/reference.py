@@ -75,11 +75,15 @@ class Item:
 class Reference:
     """Runs jobs; ``each`` is called after every moment, with this object: for invariants."""
 
-    def __init__(self, jobs: Jobs, nodes: Nodes, policy: Policy, each: Callable[[Reference], None] | None = None) -> None:
+    def __init__(
+        self, jobs: Jobs, nodes: Nodes, policy: Policy, each: Callable[[Reference], None] | None = None
+    ) -> None:
         self.p, self.each = policy, each
         self.items = [
-            Item(k, *(float(getattr(jobs, f)[k]) for f in ("submit_s", "run_s", "estimate_s")),
-                 *(int(getattr(jobs, f)[k]) for f in ("gpus", "milli", "cpu", "memory")), float(jobs.run_s[k]))
+            Item(
+                k, float(jobs.submit_s[k]), float(jobs.run_s[k]), float(jobs.estimate_s[k]), int(jobs.gpus[k]), int(jobs.milli[k]),
+                int(jobs.cpu[k]), int(jobs.memory[k]), float(jobs.run_s[k]),
+            )
             for k in range(len(jobs))
         ]  # fmt: skip
         slots = int(nodes.gpus.max(initial=0))
@@ -88,7 +92,7 @@ class Reference:
             for c, m, n in zip(nodes.cpu, nodes.memory, nodes.gpus, strict=True)
         ]
         self.whole, self.slots = copy.deepcopy(self.nodes), slots
-        self.kinds = kinds_of(jobs) if policy.placement == "fragmentation" else []
+        self.kinds: Any = kinds_of(jobs) if policy.placement == "fragmentation" else []
         self.waiting: list[Item] = []
         self.running: list[Item] = []
         self.now, self.next_balance, self.migrations, self.preemptions = 0.0, policy.every_s, 0, 0
@@ -218,10 +222,13 @@ class Reference:
         total = sum(n.unused() for n in self.whole)
         held = [(self.now, max(j.expected_end, self.now), self.units(j)) for j in self.running]
         for j in self.waiting[: self.p.depth]:
-            def free(t: float) -> int:
-                return total - sum(u for a, b, u in held if a <= t < b)  # noqa: B023
 
-            times = sorted({self.now, *(b for _, b, _ in held if b >= self.now), *(a for a, _, _ in held if a >= self.now)})
+            def free(t: float) -> int:
+                return total - sum(u for a, b, u in held if a <= t < b)
+
+            times = sorted(
+                {self.now, *(b for _, b, _ in held if b >= self.now), *(a for a, _, _ in held if a >= self.now)}
+            )
             for t in times:
                 points = [t, *(x for x in times if t < x < t + j.estimate)]
                 if all(free(x) >= self.units(j) for x in points):
@@ -258,7 +265,9 @@ class Reference:
                 self.start(j, place)
                 continue
             room, gone = copy.deepcopy(self.nodes), []
-            lower = [r for level in range(self.p.levels - 1, j.level, -1) for r in reversed(self.running) if r.level == level]
+            lower = [
+                r for level in range(self.p.levels - 1, j.level, -1) for r in reversed(self.running) if r.level == level
+            ]
             fits = False
             for r in lower:
                 self.put(room, r, r.place, 1)

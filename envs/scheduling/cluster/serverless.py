@@ -109,9 +109,13 @@ def read(path: Path, cold_s: float = 1.5, memory_mb: float = 170.0) -> Invocatio
     """
     try:
         with path.open(encoding="utf-8") as file:
-            rows = [(r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])) for r in csv.DictReader(file)]
+            rows = [
+                (r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])) for r in csv.DictReader(file)
+            ]
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: it needs the columns app, func, end_timestamp and duration ({error!r})") from None
+        raise ConfigError(
+            f"cannot read {path}: it needs the columns app, func, end_timestamp and duration ({error!r})"
+        ) from None
     if not rows:
         raise ConfigError(f"{path} has no invocations")
     names, ends, runs = zip(*rows, strict=True)
@@ -125,8 +129,10 @@ def read(path: Path, cold_s: float = 1.5, memory_mb: float = 170.0) -> Invocatio
     )  # fmt: skip
 
 
-@numba.njit(cache=True, nogil=True)  # type: ignore[untyped-decorator]
-def _function(at: Any, run: Any, cold_s: float, policy: int, keep_s: float, end: float, waits: Any) -> tuple[int, float]:
+@numba.njit(cache=True, nogil=True)
+def _function(
+    at: Any, run: Any, cold_s: float, policy: int, keep_s: float, end: float, waits: Any
+) -> tuple[int, float]:
     """One function: fills in each invocation's wait; returns cold starts and instance-seconds without work."""
     busy = np.zeros(MOST_INSTANCES)  # when the instance is done
     alive = np.zeros(MOST_INSTANCES, np.int64)

@@ -94,7 +94,11 @@ def policy(name: str, **changes: Any) -> Policy:
 
 def check(p: Policy) -> None:
     """Raise ConfigError where a setting is out of range."""
-    for name, value, legal in (("order", p.order, ORDERS), ("backfill", p.backfill, BACKFILLS), ("placement", p.placement, PLACEMENTS)):
+    for name, value, legal in (
+        ("order", p.order, ORDERS),
+        ("backfill", p.backfill, BACKFILLS),
+        ("placement", p.placement, PLACEMENTS),
+    ):
         if value not in legal:
             raise unknown(name, value, legal)
     if p.depth < 1 or not 1 <= p.levels <= 8:
@@ -158,7 +162,9 @@ class Outcome:
     finished: bool
 
 
-def simulate(jobs: Jobs, where: Nodes, p: Policy | None = None, *, log: int = 0, most_waiting: int = MOST_WAITING) -> Outcome:
+def simulate(
+    jobs: Jobs, where: Nodes, p: Policy | None = None, *, log: int = 0, most_waiting: int = MOST_WAITING
+) -> Outcome:
     """Run jobs on nodes; see ``systems``."""
     from tunewright.envs.scheduling.cluster import kernel
 
@@ -201,7 +207,10 @@ def metrics(o: Outcome) -> dict[str, Any]:
 def stability(o: Outcome) -> tuple[bool, str]:
     """Say whether the cluster keeps up with its jobs."""
     if not o.finished:
-        return False, f"given up with {int(o.systems.systems[0]['waiting']):,} jobs waiting: more work comes than the cluster does"
+        return (
+            False,
+            f"given up with {int(o.systems.systems[0]['waiting']):,} jobs waiting: more work comes than the cluster does",
+        )
     rows = o.systems.jobs[0]
     done = rows["phase"] == S.DONE
     if not done.any():

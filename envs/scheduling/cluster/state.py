@@ -56,7 +56,13 @@ class Systems:
     """
 
     def __init__(
-        self, jobs: NDArray[Any], cpu: NDArray[Any], memory: NDArray[Any], gpus: NDArray[Any], kinds: NDArray[Any], log: int
+        self,
+        jobs: NDArray[Any],
+        cpu: NDArray[Any],
+        memory: NDArray[Any],
+        gpus: NDArray[Any],
+        kinds: NDArray[Any],
+        log: int,
     ) -> None:
         n, count = jobs.shape
         nodes, most = len(cpu), int(gpus.max(initial=0))

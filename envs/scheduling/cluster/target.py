@@ -50,7 +50,11 @@ class ClusterTarget(BaseTarget):
     exact = True
     options: Mapping[str, str] = OPTIONS
     metrics = (
-        Metric(name="slowdown", direction="min", doc="mean bounded slowdown: response over run time, at least ten seconds of the latter"),
+        Metric(
+            name="slowdown",
+            direction="min",
+            doc="mean bounded slowdown: response over run time, at least ten seconds of the latter",
+        ),
         Metric(name="wait", direction="min", unit="s", doc="mean time until a job first starts"),
         Metric(name="response_p99", direction="min", unit="s", doc="99th percentile of the response time"),
         Metric(name="utilisation", direction="max", doc="used share of GPUs, or CPUs, until the last job ends"),
@@ -65,7 +69,10 @@ class ClusterTarget(BaseTarget):
         found |= {n: words for n, (words, _, _) in SYNTHETIC.items()}
         found |= {n: f"{words}; needs the project's data directory" for n, (_, words) in REAL.items()}
         self.workloads: Mapping[str, str] = found
-        self.facts = {"jobs": int(numbers["jobs"]), "simulated": "an event simulator; see docs/scheduling.md for what it was checked against"}
+        self.facts = {
+            "jobs": int(numbers["jobs"]),
+            "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
+        }
         self.space = _space()
         self._loads: dict[str, tuple[J.Jobs, J.Nodes]] = {}
 
@@ -170,7 +177,10 @@ class ServerlessTarget(BaseTarget):
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Run the functions."""
         m = F.simulate(self.invocations, str(config["policy"]), float(config.get("keep_s", 0.0)))
-        return Measurement(values={"cold_share": m["cold_share"], "idle": m["idle_gb_s"], "wait": m["wait_s"]["mean"]}, seconds=m["seconds"])
+        return Measurement(
+            values={"cold_share": m["cold_share"], "idle": m["idle_gb_s"], "wait": m["wait_s"]["mean"]},
+            seconds=m["seconds"],
+        )
 
 
 def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
@@ -185,6 +195,8 @@ def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
         if name not in OPTIONS:
             raise unknown("option of target cluster", name, OPTIONS)
     numbers = numeric_options(
-        "cluster", {k: v for k, v in options.items() if k not in ("nodes", "trace")}, {"load": 0.9, "jobs": 3000, "seed": 1}
+        "cluster",
+        {k: v for k, v in options.items() if k not in ("nodes", "trace")},
+        {"load": 0.9, "jobs": 3000, "seed": 1},
     )
     return ClusterTarget(str(options.get("trace", argument)), str(options.get("nodes", "")), numbers)

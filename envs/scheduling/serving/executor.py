@@ -51,11 +51,13 @@ class LlamaExecutor:
         if hidden % heads:
             raise ConfigError(f"hidden must be a multiple of heads, not {hidden} of {heads}")
         torch.manual_seed(seed)
+        settings: dict[str, Any] = {"attn_implementation": "sdpa"}
         shape = LlamaConfig(
             hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers, num_attention_heads=heads,
-            num_key_value_heads=heads, vocab_size=vocab, max_position_embeddings=tokens, attn_implementation="sdpa",
+            num_key_value_heads=heads, vocab_size=vocab, max_position_embeddings=tokens, **settings,
         )  # fmt: skip
-        self.torch, self.model = torch, LlamaForCausalLM(shape).to(device).eval()
+        model: Any = LlamaForCausalLM(shape)
+        self.torch, self.model = torch, model.to(device).eval()
         # transformers 5 renames the argument
         known = inspect.signature(self.model.forward).parameters
         self._cache = "cache" if "cache" in known else "past_key_values"
@@ -133,34 +135,38 @@ class LlamaExecutor:
 
     def setup(self, engine: Engine) -> Setup:
         """Return the system that the simulator sees: one replica with as many blocks as the slots hold."""
-        return Setup(engine=engine, replicas=1, blocks=self.slots * self.tokens // 16, words="a small Llama on this machine")
+        return Setup(
+            engine=engine, replicas=1, blocks=self.slots * self.tokens // 16, words="a small Llama on this machine"
+        )
 
 
-def measure(x: LlamaExecutor, rounds: int = 5, seed: int = 0) -> NDArray[np.float64]:
-    """Time iterations of random composition.
+def measure(x: LlamaExecutor, rounds: int = 3, seed: int = 0, count: int = 120) -> NDArray[np.float64]:
+    """Time ``count`` iterations of random composition, one after the other as in service, ``rounds`` times over.
 
     Returns:
         Shape (n, 6): sequences decoded, their context, prompts, prompt tokens, tokens that these look back at, seconds (the
-        median of ``rounds``).
+        median over rounds).
     """
     rng = np.random.default_rng(seed)
-    rows = []
-    for k in range(120):
-        batch = int(rng.choice(BATCHES)) if k % 3 != 1 else 0
-        batch = min(batch, x.slots - 2)
-        contexts = [int(rng.choice(CONTEXTS)) for _ in range(batch)]
-        prompts = [] if k % 3 == 0 else [(int(rng.choice(CHUNKS)), int(rng.choice((0, 0, 64, 128)))) for _ in range(int(rng.integers(1, 3)))]
-        times = []
-        for _ in range(rounds):
+    batches: list[tuple[list[int], list[tuple[int, int]]]] = []
+    for k in range(count):
+        decodes = min(int(rng.choice(BATCHES)), x.slots - 2) if k % 3 != 1 else 0
+        contexts = [int(rng.choice(CONTEXTS)) for _ in range(decodes)]
+        parts = int(rng.integers(1, 3)) if k % 3 else 0
+        batches.append((contexts, [(int(rng.choice(CHUNKS)), int(rng.choice((0, 0, 64, 128)))) for _ in range(parts)]))
+    times = np.zeros((rounds, count))
+    for r in range(rounds):
+        for k, (contexts, prompts) in enumerate(batches):
             begin = time.perf_counter()
-            if batch:
-                x.forward(list(range(batch)), contexts, 1)
+            if contexts:
+                x.forward(list(range(len(contexts))), contexts, 1)
             for i, (n, done) in enumerate(prompts):
                 x.forward([x.slots - 1 - i], [done], n)
-            times.append(time.perf_counter() - begin)
-        pairs = sum(n * (done + 0.5 * n) for n, done in prompts)
-        rows.append((batch, sum(contexts), len(prompts), sum(n for n, _ in prompts), pairs, float(np.median(times))))
-    return np.array(rows)
+            times[r, k] = time.perf_counter() - begin
+    rows = [
+        (len(c), sum(c), len(p), sum(n for n, _ in p), sum(n * (done + 0.5 * n) for n, done in p)) for c, p in batches
+    ]
+    return np.column_stack([np.array(rows, float), np.median(times, axis=0)])
 
 
 def calibrate(rows: NDArray[np.float64]) -> Engine:

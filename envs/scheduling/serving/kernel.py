@@ -609,7 +609,14 @@ def schedule(w, q, e, now):
         row = w.logged
         w.logged += 1
         line = entry(w.log_at, row)
-        line.start, line.end, line.replica, line.batch, line.tokens, line.used = now, now + took, q.index, batch, tokens, used
+        line.start, line.end, line.replica, line.batch, line.tokens, line.used = (
+            now,
+            now + took,
+            q.index,
+            batch,
+            tokens,
+            used,
+        )
 
 
 @jit
@@ -806,7 +813,10 @@ def arrive(w, i):
         return
     size = w.block
     most = a.prompt + (max(w.most_output, a.output) if w.admission == CONSERVATIVE else a.output)
-    if blocks_of(most, size) > replica(w.reps, 0).total or blocks_of(most, size) > replica(w.reps, w.replicas - 1).total:
+    if (
+        blocks_of(most, size) > replica(w.reps, 0).total
+        or blocks_of(most, size) > replica(w.reps, w.replicas - 1).total
+    ):
         a.phase = REJECTED
         w.left -= 1
         _next_of_client(w, now)
@@ -846,7 +856,12 @@ def _answered(w, i):
         return False
     ttl = real(w.ttl_at, a.category).v
     at, now = answer(w.answers_at, what).at, a.arrival
-    if at >= 0 and ask(w.asks, at).done_at <= now and now - ask(w.asks, at).done_at <= ttl and answer(w.answers_at, what).kept == 1:
+    if (
+        at >= 0
+        and ask(w.asks, at).done_at <= now
+        and now - ask(w.asks, at).done_at <= ttl
+        and answer(w.answers_at, what).kept == 1
+    ):
         w.answered += 1
         w.stale += a.version != ask(w.asks, at).version
         return True

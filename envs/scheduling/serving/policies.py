@@ -190,7 +190,9 @@ def settings(text: Mapping[str, str]) -> dict[str, Any]:
             raise unknown("serving knob", name, [f.name for f in fields(Knobs)])
         try:
             if isinstance(known, bool):
-                found[name] = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}[str(value).lower()]
+                found[name] = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}[
+                    str(value).lower()
+                ]
             else:
                 found[name] = type(known)(value)
         except (ValueError, KeyError):

@@ -15,7 +15,14 @@ from typing import Any
 from tunewright.envs.parallelism.steptime import Engine, iteration_s
 from tunewright.envs.scheduling.serving import state as S
 from tunewright.envs.scheduling.serving.policies import Knobs
-from tunewright.envs.scheduling.serving.simulate import LOOKUP_S, MOVE_S, SWAP_OPERATION_S, TYPICAL_BATCH, WATERMARK, Setup
+from tunewright.envs.scheduling.serving.simulate import (
+    LOOKUP_S,
+    MOVE_S,
+    SWAP_OPERATION_S,
+    TYPICAL_BATCH,
+    WATERMARK,
+    Setup,
+)
 from tunewright.envs.scheduling.serving.trace import CHUNK_TOKENS, Requests
 
 
@@ -105,7 +112,8 @@ class Reference:
         self.setup, self.knobs, self.ttft_s, self.each = setup, knobs, ttft_s, each
         self.step_s = step_s or self._modelled
         step = float(decode_s(setup.engine, TYPICAL_BATCH, 1000.0)) / TYPICAL_BATCH
-        at, first_of = requests.chunk_at, {}
+        at = requests.chunk_at
+        first_of: dict[int, int] = {}
         self.items = []
         for i in range(len(requests)):
             chunks = [int(c) for c in requests.chunks[at[i] : at[i] + requests.chunk_n[i]]]
@@ -393,7 +401,7 @@ class Reference:
         took = float(iteration_s(e, float(batch * (1 + k.guesses)), float(context), float(tokens), pairs))
         if k.guesses and batch:
             took += k.guesses * k.draft * float(iteration_s(e, float(batch), 0.0, 0.0, 0.0))
-        return took + plan.admitted * e.admit_s + len(plan.prompts) * e.part_s + plan.wait_s
+        return float(took + plan.admitted * e.admit_s + len(plan.prompts) * e.part_s + plan.wait_s)
 
     def schedule(self, q: Replica) -> None:
         """Begin the next iteration, or stand still."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tunewright.envs.parallelism.models import Model
-from tunewright.envs.parallelism.serving import RESERVED_GB, Part, Service, ServePlan
+from tunewright.envs.parallelism.serving import RESERVED_GB, Part, ServePlan, Service
 from tunewright.envs.parallelism.steptime import (
     Engine,
     corrected,
@@ -274,7 +274,9 @@ def simulate(
 
     if not (ttft_s > 0 and tpot_s > 0):
         raise ConfigError(f"limits on times must be above 0, not ttft {ttft_s} and tpot {tpot_s}")
-    s = systems([requests], system, knobs, ttft_s=ttft_s, tpot_s=tpot_s, error=error, seed=seed, log=log, clients=clients)
+    s = systems(
+        [requests], system, knobs, ttft_s=ttft_s, tpot_s=tpot_s, error=error, seed=seed, log=log, clients=clients
+    )
     start = time.perf_counter()
     ended = kernel.run_one(s.address, 0, system.engine, system.prefill or system.engine, most_waiting, 0)
     return Outcome(s, requests, system, knobs, ttft_s, tpot_s, time.perf_counter() - start, ended == -2)
@@ -335,7 +337,8 @@ def metrics(o: Outcome) -> dict[str, Any]:
         "busy": float(busy.mean() / span),
         "batch_mean": float((reps["batched"] / busy).mean()),
         "iterations": int(reps["iterations"].sum()),
-        "preemptions": int(w["preemptions"]), "longest_stall_s": float(asks["stall"][done].max(initial=0.0)),
+        "preemptions": int(w["preemptions"]),
+        "longest_stall_s": float(asks["stall"][done].max(initial=0.0)),
         "prefix_hit_share": float(asks["hit_tokens"][done].sum() / prompts) if prompts else 0.0,
     }
     if o.knobs.answers:

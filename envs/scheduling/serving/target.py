@@ -19,7 +19,10 @@ from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_o
 
 REAL = {
     "azure-conv": ("llm/AzureLLMInferenceTrace_conv.csv.gz", "Azure's chat service, November 2023"),
-    "mooncake-conv": ("llm/conversation_trace.jsonl.gz", "Kimi's chat service with prefixes that requests share (Mooncake)"),
+    "mooncake-conv": (
+        "llm/conversation_trace.jsonl.gz",
+        "Kimi's chat service with prefixes that requests share (Mooncake)",
+    ),
 }
 GOOD_AT_DEFAULT = 0.7  # share of good requests that the trace's speed leaves to the default, unless it is given
 MOST_WAITING = 3000

@@ -177,7 +177,7 @@ def read(path: Path) -> Requests:
 def _lines(path: Path, text: str) -> Requests:
     rows, chunks, users, number = [], [], [], 0
     try:
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.splitlines(), 1):  # noqa: B007  (named in the error)
             if line.strip():
                 entry = json.loads(line)
                 rows.append((float(entry["timestamp"]) / 1e3, entry["input_length"], entry["output_length"]))
@@ -209,7 +209,11 @@ def _table(path: Path, text: str) -> Requests:
             )
         return found
 
-    arrival, prompt, output = column(_ARRIVAL, "arrivals"), column(_PROMPT, "prompt tokens"), column(_OUTPUT, "output tokens")
+    arrival, prompt, output = (
+        column(_ARRIVAL, "arrivals"),
+        column(_PROMPT, "prompt tokens"),
+        column(_OUTPUT, "output tokens"),
+    )
     user = next((h for h in heads if h.strip() in _USER), None)
     when, sizes, people = [], [], []
     for row in table:
@@ -234,4 +238,3 @@ def _seconds(text: str) -> float:
         whole, _, part = text.strip().partition(".")  # Azure writes seven digits
         digits = "".join(c for c in part if c.isdigit())
         return datetime.fromisoformat(whole.rstrip("Z")).timestamp() + (float(f"0.{digits}") if digits else 0.0)
-

@@ -76,7 +76,9 @@ class SparkVectorEnv(BatchEnv):
     def _piece(self, rng: np.random.Generator) -> S.Systems:
         seed = self.seeds[int(rng.integers(len(self.seeds)))]
         if seed not in self._made:
-            self._made[seed] = M.systems([self.jobs(seed)], self.cores, M.Options(policy="chosen", partition_s=self.partition_s))
+            self._made[seed] = M.systems(
+                [self.jobs(seed)], self.cores, M.Options(policy="chosen", partition_s=self.partition_s)
+            )
         return self._made[seed].again()
 
     def _decide(self, address: int, which: Any, waiting: Any, actions: Any, seen: Any, mask: Any, reward: Any) -> None:

@@ -90,7 +90,9 @@ def ordered(name: str, stages: Sequence[Stage], where: str) -> tuple[Stage, ...]
     for k, s in enumerate(stages):
         for p in s.parents:
             if not 0 <= p < n:
-                raise ConfigError(f"{where}: stage {k} of {name} waits for stage {p}, and there are stages 0 to {n - 1}")
+                raise ConfigError(
+                    f"{where}: stage {k} of {name} waits for stage {p}, and there are stages 0 to {n - 1}"
+                )
     left = {k: set(s.parents) for k, s in enumerate(stages)}
     order: list[int] = []
     while left:
@@ -107,7 +109,9 @@ def ordered(name: str, stages: Sequence[Stage], where: str) -> tuple[Stage, ...]
     return tuple(replace(stages[k], parents=tuple(sorted(place[p] for p in stages[k].parents))) for k in order)
 
 
-def tpch(path: Path, sizes: Sequence[str] = ("2g", "5g", "10g", "20g", "50g", "80g", "100g"), executors: str = "40") -> list[Job]:
+def tpch(
+    path: Path, sizes: Sequence[str] = ("2g", "5g", "10g", "20g", "50g", "80g", "100g"), executors: str = "40"
+) -> list[Job]:
     """Read the DAGs of TPC-H queries that Decima was trained on (times are in ms).
 
     Args:
@@ -133,7 +137,11 @@ def tpch(path: Path, sizes: Sequence[str] = ("2g", "5g", "10g", "20g", "50g", "8
                     times = [*s["first_wave"].get(near, []), *s["rest_wave"].get(near, [])]
                     if not times:  # some stages were measured in fresh executors only
                         times = next((v for v in s["fresh_durations"].values() if v), [1.0])
-                    stages.append(Stage(durations=np.maximum(np.array(times, float) / 1e3, 1e-3), parents=tuple(parents.get(k, ()))))
+                    stages.append(
+                        Stage(
+                            durations=np.maximum(np.array(times, float) / 1e3, 1e-3), parents=tuple(parents.get(k, ()))
+                        )
+                    )
                 found.append(Job(name=f"q{query}-{size}", stages=ordered(f"query {query}", stages, str(path))))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError(f"{path} is not in the form of tpch_dags.json: {error!r}") from None
@@ -222,7 +230,9 @@ def parameters_of(options: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def generate(cores: int, options: Mapping[str, Any] | None = None, seed: int = 0, pool: Sequence[Job] = ()) -> list[Job]:
+def generate(
+    cores: int, options: Mapping[str, Any] | None = None, seed: int = 0, pool: Sequence[Job] = ()
+) -> list[Job]:
     """Return jobs of many users, in the order of their arrival.
 
     Some users are heavy: their jobs are larger, and their tasks longer. Arrivals are scaled so that the work that comes is
@@ -239,7 +249,11 @@ def generate(cores: int, options: Mapping[str, Any] | None = None, seed: int = 0
     users, n = int(p["users"]), int(p["jobs"])
     heavy = max(round(users * p["heavy_users"]), 1) if p["heavy_users"] > 0 and p["heavy_share"] > 0 else 0
     # heavy users send few large jobs: the shares of work and the ratio of sizes fix the shares of jobs
-    share = p["heavy_share"] / p["heavy_factor"] / (p["heavy_share"] / p["heavy_factor"] + 1 - p["heavy_share"]) if heavy else 0.0
+    share = (
+        p["heavy_share"] / p["heavy_factor"] / (p["heavy_share"] / p["heavy_factor"] + 1 - p["heavy_share"])
+        if heavy
+        else 0.0
+    )
     if heavy == users:
         share = 1.0
     large = rng.random(n) < share
@@ -270,7 +284,9 @@ def _made(rng: np.random.Generator, p: Mapping[str, float], large: bool) -> Job:
     for k in range(count):
         n = max(round(parts[k] / task), 1)
         times = lognormal(rng, parts[k] / n, p["skew"], n)
-        waits = () if k == 0 else tuple(sorted({k - 1, int(zipf(rng, k, 1.0, 1)[0])} if rng.random() < 0.3 else {k - 1}))
+        waits = (
+            () if k == 0 else tuple(sorted({k - 1, int(zipf(rng, k, 1.0, 1)[0])} if rng.random() < 0.3 else {k - 1}))
+        )
         stages.append(Stage(durations=np.maximum(times, 1e-3), parents=waits))
     return Job(name="large" if large else "small", stages=tuple(stages))
 

@@ -14,7 +14,6 @@ from tunewright.envs.compiled import jit, record_at
 from tunewright.envs.scheduling.spark.state import (
     CELL,
     CLASS,
-    CRITICAL_PATH,
     ENTRY,
     EVENT,
     FAIR,

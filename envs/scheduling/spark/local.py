@@ -92,7 +92,9 @@ def session(cores: int, folder: Path, properties: Mapping[str, str]) -> Any:
     return builder.getOrCreate()
 
 
-def together(spark: Any, users: Sequence[tuple[str, float, Sequence[Callable[[], None]]]], pools: bool) -> dict[str, list[float]]:
+def together(
+    spark: Any, users: Sequence[tuple[str, float, Sequence[Callable[[], None]]]], pools: bool
+) -> dict[str, list[float]]:
     """Run users' work at once, each user's pieces after each other; returns the response times by user, s.
 
     Args:
@@ -145,7 +147,12 @@ class SparkLocal(BaseTarget):
     metrics = (
         Metric(name="makespan", direction="min", unit="s", doc="until all queries of all users have ended"),
         Metric(name="small_response", direction="min", unit="s", doc="mean response time of the small queries"),
-        Metric(name="large_response", direction="min", unit="s", doc="mean response time of the large queries; of all where there are none"),
+        Metric(
+            name="large_response",
+            direction="min",
+            unit="s",
+            doc="mean response time of the large queries; of all where there are none",
+        ),
     )
 
     def __init__(self, cores: int, rows: int) -> None:

@@ -55,7 +55,14 @@ class Reference:
     ) -> None:  # fmt: skip
         cut = partitioned(jobs, options.partition_s) if options.partition_s else list(jobs)
         self.jobs = [
-            Running(k, j, j.work if expected is None else float(expected[k]), j.paths(), [0] * len(j.stages), [0] * len(j.stages))
+            Running(
+                k,
+                j,
+                j.work if expected is None else float(expected[k]),
+                j.paths(),
+                [0] * len(j.stages),
+                [0] * len(j.stages),
+            )
             for k, j in enumerate(cut)
         ]
         self.cores, self.free, self.o, self.each = cores, cores, options, each
@@ -71,7 +78,9 @@ class Reference:
 
     def finish_times(self, user: int) -> None:
         """Order a user's jobs by their ends in the virtual system: a clock that only the user's own share moves."""
-        mine = sorted((j for j in self.jobs if j.here and j.virtual_left > 0 and j.job.user == user), key=lambda j: j.virtual_left)
+        mine = sorted(
+            (j for j in self.jobs if j.here and j.virtual_left > 0 and j.job.user == user), key=lambda j: j.virtual_left
+        )
         total = before = 0.0
         for k, j in enumerate(mine):
             total += (j.virtual_left - before) * (len(mine) - k)
@@ -172,7 +181,7 @@ class Reference:
             else:
                 end = self.now + (self.o.overhead_s + took)
             self.order += 1
-            heapq.heappush(self.heap, (end, self.order, j, k))  # type: ignore[misc]
+            heapq.heappush(self.heap, (end, self.order, j, k))
             j.launched[k] += 1
             j.cores += 1
             self.free -= 1
@@ -188,4 +197,6 @@ def invariants(r: Reference) -> None:
     for j in r.jobs:
         for k, s in enumerate(j.job.stages):
             if j.launched[k]:
-                assert all(j.ended[p] == j.job.stages[p].count for p in s.parents), "a stage began before its parents ended"
+                assert all(j.ended[p] == j.job.stages[p].count for p in s.parents), (
+                    "a stage began before its parents ended"
+                )

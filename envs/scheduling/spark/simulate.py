@@ -136,7 +136,9 @@ def systems(loads: Sequence[Sequence[Job]], cores: int, o: Options, log: int = 0
     return made
 
 
-def _fill(k: int, jobs: Sequence[Job], jobs_: Any, stages_: Any, children: Any, durations: Any, kinds: dict[str, int]) -> None:
+def _fill(
+    k: int, jobs: Sequence[Job], jobs_: Any, stages_: Any, children: Any, durations: Any, kinds: dict[str, int]
+) -> None:
     first, edge, at = 0, 0, 0
     rows, parts = [], []
     for number, j in enumerate(jobs):
@@ -146,7 +148,9 @@ def _fill(k: int, jobs: Sequence[Job], jobs_: Any, stages_: Any, children: Any, 
             for p in s.parents:
                 below[p].append(first + i)
         tasks = sum(s.count for s in j.stages)
-        rows.append((j.arrival_s, j.work, j.work, j.work, j.user, kinds[j.name], first, len(j.stages), len(j.stages), tasks))
+        rows.append(
+            (j.arrival_s, j.work, j.work, j.work, j.user, kinds[j.name], first, len(j.stages), len(j.stages), tasks)
+        )
         for i, s in enumerate(j.stages):
             place = -1
             if not s.tasks:
@@ -154,18 +158,40 @@ def _fill(k: int, jobs: Sequence[Job], jobs_: Any, stages_: Any, children: Any, 
                 durations[k, at : at + len(s.durations)] = s.durations
                 at += len(s.durations)
             children[k, edge : edge + len(below[i])] = below[i]
-            parts.append((s.work / s.count, paths[i], number, s.count, len(s.parents), len(s.parents), edge, len(below[i]), place))
+            parts.append(
+                (
+                    s.work / s.count,
+                    paths[i],
+                    number,
+                    s.count,
+                    len(s.parents),
+                    len(s.parents),
+                    edge,
+                    len(below[i]),
+                    place,
+                )
+            )
             edge += len(below[i])
         first += len(j.stages)
     for names, values, into in (
-        (("arrival", "work", "expected", "left", "user", "kind", "first", "stages", "stages_left", "tasks"), rows, jobs_),
-        (("mean", "path", "job", "tasks", "parents", "parents_left", "children", "children_n", "durations"), parts, stages_),
+        (
+            ("arrival", "work", "expected", "left", "user", "kind", "first", "stages", "stages_left", "tasks"),
+            rows,
+            jobs_,
+        ),
+        (
+            ("mean", "path", "job", "tasks", "parents", "parents_left", "children", "children_n", "durations"),
+            parts,
+            stages_,
+        ),
     ):
         for name, column in zip(names, zip(*values, strict=True), strict=True):
             into[name][k, : len(column)] = column
 
 
-def simulate(jobs: Sequence[Job], cores: int, options: Options | None = None, *, log: int = 0, most_alive: int = MOST_ALIVE) -> Outcome:
+def simulate(
+    jobs: Sequence[Job], cores: int, options: Options | None = None, *, log: int = 0, most_alive: int = MOST_ALIVE
+) -> Outcome:
     """Run jobs on so many cores.
 
     Args:

@@ -42,10 +42,17 @@ class SparkTarget(BaseTarget):
     exact = True
     options: Mapping[str, str] = OPTIONS
     metrics = (
-        Metric(name="small_response", direction="min", unit="s", doc="mean response time of the smaller half of the jobs"),
+        Metric(
+            name="small_response", direction="min", unit="s", doc="mean response time of the smaller half of the jobs"
+        ),
         Metric(name="response", direction="min", unit="s", doc="mean response time of all jobs"),
         Metric(name="response_p95", direction="min", unit="s", doc="95th percentile of it"),
-        Metric(name="unfair_delay", direction="min", unit="s", doc="mean part of the response above that of an ideal fluid share"),
+        Metric(
+            name="unfair_delay",
+            direction="min",
+            unit="s",
+            doc="mean part of the response above that of an ideal fluid share",
+        ),
     )
     workloads: Mapping[str, str] = {n: words for n, (words, _) in WORKLOADS.items()}
     space = Space(
@@ -62,7 +69,11 @@ class SparkTarget(BaseTarget):
 
     def __init__(self, cores: int, jobs: int, seed: int, dags: str) -> None:
         self.cores, self.count, self.seed, self.pool = cores, jobs, seed, pool_of(dags)
-        self.facts = {"CORES": cores, "jobs": jobs, "simulated": "an event simulator; see docs/scheduling.md for what it was checked against"}
+        self.facts = {
+            "CORES": cores,
+            "jobs": jobs,
+            "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
+        }
         self._mixes: dict[str, list[J.Job]] = {}
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
@@ -70,7 +81,9 @@ class SparkTarget(BaseTarget):
         if workload not in WORKLOADS:
             raise unknown("workload", workload, WORKLOADS)
         if workload not in self._mixes:
-            self._mixes[workload] = J.generate(self.cores, {"jobs": self.count, **WORKLOADS[workload][1]}, self.seed, self.pool)
+            self._mixes[workload] = J.generate(
+                self.cores, {"jobs": self.count, **WORKLOADS[workload][1]}, self.seed, self.pool
+            )
         o = M.simulate(
             self._mixes[workload], self.cores,
             M.Options(
@@ -86,7 +99,9 @@ class SparkTarget(BaseTarget):
             "small_response": m["small_response_s"]["mean"], "response": m["response_s"]["mean"],
             "response_p95": m["response_s"]["p95"], "unfair_delay": m["unfair_delay_s"],
         }  # fmt: skip
-        return Measurement(values=values, seconds=o.seconds, traces={"tasks": o.tasks, "stable": stable, "fairness": m["fairness"]})
+        return Measurement(
+            values=values, seconds=o.seconds, traces={"tasks": o.tasks, "stable": stable, "fairness": m["fairness"]}
+        )
 
     def render(self, config: Config) -> str:
         """Return what Spark itself has of it, and the rest in words."""

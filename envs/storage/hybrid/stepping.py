@@ -8,9 +8,9 @@ sees then.
 from __future__ import annotations
 
 import numpy as np
+from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, ask_for, serve
-from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid.lowlevel import load_page, page, request, seat, system
 from tunewright.envs.storage.hybrid.reward import fastest_latency, reward_of
 
