@@ -128,7 +128,8 @@ def main() -> None:
         "scheduling_speed",
         "Speed of the scheduling simulators",
         "python benchmarks/scheduling_speed.py",
-        "Medians of seven, one core.\n\n" + table(("what", "measured", "bar"), rows),
+        "Medians of seven, one core. Public simulators on such a machine: spark-sched-sim 450 to 800 steps/s, decima-sim 1,900 to 2,600"
+        " steps/s; a step is a decision on a stage and its parallelism.\n\n" + table(("what", "measured", "bar"), rows),
     )
 
 

@@ -80,7 +80,7 @@ def test_for_people(cli):
         (("serving", "--ttft", "0"), "must be above 0"),
         (("spark", "--policy", "fifa"), "Did you mean 'fifo'"),
         (("spark", "--cores", "0"), "at least 1"),
-        (("spark", "-O", "load=-1"), "at least 0"),
+        (("spark", "-O", "load=-1"), "above 0"),
         (("cluster", "--nodes", "many"), "nodes are 16x8"),
         (("cluster", "--set", "depth=x"), "depth cannot be"),
         (("serverless", "--policy", "forever"), "keep-alive policy"),

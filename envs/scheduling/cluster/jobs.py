@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tunewright.envs.scheduling.cluster.state import WHOLE
+from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
 
-from tunewright.errors import ConfigError, missing_extra, unknown
+from tunewright.errors import ConfigError, missing_extra
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,16 +334,10 @@ def generate(where: Nodes, options: Mapping[str, Any] | None = None, seed: int =
         UnknownNameError: there is no such parameter.
         ConfigError: a value is out of range.
     """
-    p = dict(DEFAULTS)
-    for name, value in (options or {}).items():
-        if name not in p:
-            raise unknown("parameter of the jobs", name, p)
-        try:
-            p[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"{name} must be a number, not {value!r}") from None
-        if not math.isfinite(p[name]) or p[name] < 0 or (p[name] == 0 and name not in ("share", "run_cv", "user_skew")):
-            raise ConfigError(f"{name} must be above 0, not {value!r}")
+    p = numbers(
+        "the jobs", DEFAULTS, options or {}, positive=[n for n in DEFAULTS if n not in ("share", "run_cv", "user_skew")],
+        whole=("jobs", "users", "gpus"),
+    )  # fmt: skip
     if p["over"] < 1 or p["share"] > 1:
         raise ConfigError("over is at least 1 (jobs are ended at their estimate), and share at most 1")
     rng = np.random.default_rng([seed, 2503])

@@ -21,6 +21,7 @@ from typing import Any
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal
 
 from tunewright.errors import ConfigError, unknown
@@ -72,16 +73,9 @@ def generate(options: Mapping[str, Any] | None = None, seed: int = 0) -> Invocat
         UnknownNameError: there is no such parameter.
         ConfigError: a value is out of range.
     """
-    p = dict(DEFAULTS)
-    for name, value in (options or {}).items():
-        if name not in p:
-            raise unknown("parameter of the functions", name, p)
-        try:
-            p[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"{name} must be a number, not {value!r}") from None
-        if not math.isfinite(p[name]) or p[name] < 0:
-            raise ConfigError(f"{name} must be at least 0, not {value!r}")
+    p = numbers(
+        "the functions", DEFAULTS, options or {}, positive=("functions", "hours", "rate", "run_s", "memory_mb", "cold_s"), whole=("functions",)
+    )  # fmt: skip
     rng = np.random.default_rng([seed, 2020])
     n, span = int(p["functions"]), p["hours"] * 3600.0
     rate = np.minimum(p["rate"] * np.exp(rng.normal(0.0, p["rate_spread"], n)), 20.0)

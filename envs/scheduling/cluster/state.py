@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tunewright.envs.scheduling.spark.state import record
+from tunewright.envs.scheduling.records import record
 
 WHOLE = 1000  # thousandths of a GPU
 BIG = 2**62

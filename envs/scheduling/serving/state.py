@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tunewright.envs.scheduling.records import record
 
 BIG = 2**62
 HISTORY_BINS, HISTORY_STEP = 512, 16  # of finished outputs' lengths, in tokens
@@ -24,17 +25,8 @@ AGGRESSIVE, CONSERVATIVE, PAST_FUTURE = range(3)
 ROUND_ROBIN, LEAST_LOADED, PREFIX, TWO_HASHES, ONE_HASH = range(5)
 
 
-def _record(words: str) -> np.dtype[Any]:
-    """Return a record from lines of ``kind: name name ...``."""
-    fields = []
-    for line in words.strip().splitlines():
-        kind, _, names = line.strip().partition(": ")
-        fields += [(name, kind) for name in names.split()]
-    return np.dtype(fields)
-
-
 #: a system: addresses of its arrays, its knobs, and what has happened
-SYSTEM = _record(
+SYSTEM = record(
     """
     i8: reps asks moves_at history_at expected_at scratch_at served_at log_at chunks_at ttl_at answers_at gaps_at
     i8: replicas prefillers requests batching order admission routing swap swap_async swap_group caching most_running
@@ -44,7 +36,7 @@ SYSTEM = _record(
     """
 )
 #: a replica: addresses, what it holds (blocks free, held by nobody, all of them), the iteration at hand, sums over time
-REPLICA = _record(
+REPLICA = record(
     """
     i8: running_at waiting_at phases_at chunks_at lru_at lru_size index
     i8: running queued decodes context clock next_end free idle total watermark blocked load head tail
@@ -53,7 +45,7 @@ REPLICA = _record(
     """
 )
 #: a request: what it is, where it stands, and when
-REQUEST = _record(
+REQUEST = record(
     """
     f8: arrival work work_first ready_at started first_at done_at stopped_at stall
     i8: prompt output predicted user rank chunk_at chunk_n question category version
@@ -65,7 +57,7 @@ REAL = np.dtype([("v", "f8")])
 CHUNK = np.dtype([("refs", "i8"), ("stamp", "i8")])  # who holds it (-1: it is not there), its place in the queue
 PAIR = np.dtype([("left", "i8"), ("context", "i8")])
 ANSWER = np.dtype([("at", "i8"), ("kept", "i8")])
-ENTRY = _record("f8: start end\ni8: replica batch tokens used")
+ENTRY = record("f8: start end\ni8: replica batch tokens used")
 
 
 class Systems:

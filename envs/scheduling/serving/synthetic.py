@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.trace import CHUNK_TOKENS, Requests, requests_of
 
 from tunewright.errors import ConfigError, unknown
@@ -68,19 +69,11 @@ def parameters_of(kind: str, options: Mapping[str, Any]) -> dict[str, float]:
     """
     if kind not in KINDS:
         raise unknown("kind of synthetic requests", kind, KINDS)
-    found = {**DEFAULTS, **KINDS[kind][1]}
-    for name, value in options.items():
-        if name not in found:
-            raise unknown("parameter of synthetic requests", name, found)
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"{name} must be a number, not {value!r}") from None
-        positive = name in ("requests", "rate", "cv", "prompt", "output", "users", "categories", "long_factor")
-        if not math.isfinite(found[name]) or found[name] < 0 or (positive and found[name] == 0):
-            raise ConfigError(f"{name} must be {'above' if positive else 'at least'} 0, not {value!r}")
-        if name in ("requests", "users", "categories", "groups", "questions") and found[name] != int(found[name]):
-            raise ConfigError(f"{name} must be a whole number, not {value!r}")
+    found = numbers(
+        "synthetic requests", {**DEFAULTS, **KINDS[kind][1]}, options,
+        positive=("requests", "rate", "cv", "prompt", "output", "users", "categories", "long_factor"),
+        whole=("requests", "users", "categories", "groups", "questions"),
+    )  # fmt: skip
     if found["long_share"] > 1:
         raise ConfigError(f"long_share is a share, 0 to 1, not {found['long_share']:g}")
     if not 1 <= found["requests"] <= 5_000_000:

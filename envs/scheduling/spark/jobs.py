@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
 
-from tunewright.errors import ConfigError, unknown
+from tunewright.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,27 +207,15 @@ def parameters_of(options: Mapping[str, Any]) -> dict[str, float]:
         UnknownNameError: there is no such parameter.
         ConfigError: a value is out of range.
     """
-    found = dict(DEFAULTS)
-    for name, value in options.items():
-        if name not in found:
-            raise unknown("parameter of the jobs", name, found)
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise ConfigError(f"{name} must be a number, not {value!r}") from None
-        if not math.isfinite(found[name]) or found[name] < 0:
-            raise ConfigError(f"{name} must be at least 0, not {value!r}")
-    for name in ("users", "jobs"):
-        if found[name] < 1 or found[name] != int(found[name]):
-            raise ConfigError(f"{name} must be a whole number of at least 1, not {found[name]:g}")
+    found = numbers(
+        "the jobs", DEFAULTS, options, positive=("users", "jobs", "load", "cv", "work", "task_s", "stages", "heavy_factor"),
+        whole=("users", "jobs"),
+    )  # fmt: skip
     if found["jobs"] > 200_000:
         raise ConfigError("at most 200,000 jobs are generated")
     for name in ("heavy_users", "heavy_share"):
         if not 0 <= found[name] <= 1:
             raise ConfigError(f"{name} is a share, 0 to 1, not {found[name]:g}")
-    for name in ("load", "cv", "work", "task_s", "stages", "heavy_factor"):
-        if found[name] == 0:
-            raise ConfigError(f"{name} must be above 0")
     return found
 
 

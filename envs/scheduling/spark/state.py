@@ -6,18 +6,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tunewright.envs.scheduling.records import record
 
 # policies: which runnable stage gets the next free core
 FIFO, FAIR, FAIR_JOBS, SJF, CRITICAL_PATH, UWFQ, WEIGHTED, CHOSEN = range(8)
-
-
-def record(words: str) -> np.dtype[Any]:
-    """Return a record from lines of ``kind: name name ...``."""
-    fields = []
-    for line in words.strip().splitlines():
-        kind, _, names = line.strip().partition(": ")
-        fields += [(name, kind) for name in names.split()]
-    return np.dtype(fields)
 
 
 #: a system: addresses, what it is, what has happened

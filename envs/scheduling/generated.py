@@ -1,0 +1,42 @@
+"""Parameters of generated work: read and checked in one way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from tunewright.errors import ConfigError, unknown
+
+
+def numbers(
+    what: str, defaults: Mapping[str, float], options: Mapping[str, Any], positive: Collection[str] = (), whole: Collection[str] = ()
+) -> dict[str, float]:  # fmt: skip
+    """Return all parameters, the given ones put in.
+
+    Args:
+        what: whose parameters, for messages.
+        defaults: all of them.
+        options: given ones, as texts or numbers.
+        positive: those that must be above 0; all must be at least 0.
+        whole: those that must be whole numbers.
+
+    Raises:
+        UnknownNameError: there is no such parameter.
+        ConfigError: a value is no number in its range.
+    """
+    found = dict(defaults)
+    for name, value in options.items():
+        if name not in found:
+            raise unknown(f"parameter of {what}", name, found)
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{name} must be a number, not {value!r}") from None
+    for name, number in found.items():
+        least = "above" if name in positive else "at least"
+        if not math.isfinite(number) or number < 0 or (name in positive and number == 0):
+            raise ConfigError(f"{name} must be {least} 0, not {number:g}")
+        if name in whole and number != int(number):
+            raise ConfigError(f"{name} must be a whole number, not {number:g}")
+    return found
