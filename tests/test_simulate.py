@@ -97,6 +97,14 @@ def test_targets_keep_their_contract(name):
     check_target(target, workload="chat" if name == "serving" else None, others=4)
 
 
+def test_the_best_knobs_are_printed_as_commands():
+    target = open_target("serving", {})
+    config = {**target.space.default, "batching": "chunked", "chunk": 777, "order": "slo", "prefill_gpus": 4}
+    words = target.render(target.space.fill(config))
+    assert words.count("--max-num-batched-tokens 777") == 2 and words.count("--enable-chunked-prefill") == 2
+    assert "no option for these: order=slo" in words
+
+
 def test_options_of_a_target_may_be_given_by_name(cli, tmp_path):
     store = f"sqlite:///{tmp_path}/s.db"
     got = json.loads(cli(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,7 +86,11 @@ class ServingTarget(BaseTarget):
         """Return the serving plan of a configuration: replicas take the GPUs that prefill workers leave."""
         tp, prefill = int(config["tp"]), int(config["prefill_gpus"])
         first = Part(count=prefill // tp, tp=tp) if prefill else None
-        return ServePlan(engines=Part(count=(self.service.nodes.gpus - prefill) // tp, tp=tp), prefill=first)
+        tokens = config["chunk"] if config["batching"] == "chunked" else config["max_tokens"]
+        return ServePlan(
+            engines=Part(count=(self.service.nodes.gpus - prefill) // tp, tp=tp), prefill=first, max_batch=int(config["max_seqs"]),
+            max_tokens=int(tokens), kv_share=round(float(config["kv_share"]), 3),
+        )  # fmt: skip
 
     def knobs(self, config: Config) -> P.Knobs:
         """Return the knobs of a configuration."""
@@ -157,10 +162,21 @@ class ServingTarget(BaseTarget):
         return Measurement(values=values, seconds=o.seconds, traces={**traces, **{k: found[k] for k in more}})
 
     def render(self, config: Config) -> str:
-        """Return the command that starts the engine, as far as it has these knobs."""
+        """Return the command that starts vLLM, and in words what it has no option for."""
         from tunewright.envs.parallelism.emit import emit_serve
 
-        return emit_serve("vllm", self.plan(config), self.service, self.service.model.name)
+        text = emit_serve("vllm", self.plan(config), self.service, self.service.model.name)
+        more = [
+            "--enable-chunked-prefill" if config["batching"] == "chunked" else "--no-enable-chunked-prefill",
+            "--enable-prefix-caching" if config["caching"] else "--no-enable-prefix-caching",
+        ]
+        wanted = {
+            n: config[n] for n in ("order", "quantum", "admission", "quantile", "preemption", "routing") if n in config
+        }
+        changed = ", ".join(f"{n}={v}" for n, v in wanted.items() if v != self.space.params[n].default)
+        note = f"\n# for the scheduler and the router, vLLM has no option for these: {changed}" if changed else ""
+        share = "--gpu-memory-utilization"  # the flags go to every command, after this one
+        return re.sub(rf"({share} \S+)", lambda m: f"{m[1]} \\\n  {' '.join(more)}", text).rstrip() + note
 
 
 def space_of(service: Service) -> Space:
