@@ -236,6 +236,8 @@ def main() -> None:
     )  # processes meet on loopback, whatever the host's name resolves to
     result = train(settings, int(sys.argv[2]))
     sys.stdout.write("RESULT " + json.dumps(result) + "\n")
+    sys.stdout.flush()
+    os._exit(0)  # the interpreter's end may find threads of gloo alive on a busy machine, and abort
 
 
 if __name__ == "__main__":
