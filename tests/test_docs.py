@@ -14,6 +14,7 @@ import tunewright.knowledge
 import tunewright.tuners
 
 import tunewright
+from tunewright.plugins import open_target
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,12 +72,14 @@ def test_only_real_commands_and_options_are_named(cli, page):
             words = shlex.split(line, comments=True)
             if words[:1] != ["tunewright"] or len(words) < 2 or words[1].startswith("-"):
                 continue
-            command = tuple(words[1:3] if words[1] in ("train", "rules", "plan") else words[1:2])
+            command = tuple(words[1:3] if words[1] in ("train", "rules", "plan", "simulate") else words[1:2])
             if command not in known:
                 known[command] = cli(*command, "--help").stdout
             for word in words[2:]:
                 if word.startswith("--"):
-                    assert word in known[command], f"{page}: {line}"
+                    tuned = words[1] == "tune" and word not in known[command]
+                    mine = open_target(words[2]).options if tuned else {}
+                    assert word in known[command] or word[2:] in mine, f"{page}: {line}"
 
 
 @pytest.mark.parametrize("page", PAGES)
