@@ -137,6 +137,7 @@ def test_tuning_the_simulator_gains(cli, tmp_path):
 # --- real counterparts
 
 
+@pytest.mark.slow
 def test_simulated_latencies_are_those_of_a_real_model():
     """A small Llama is computed for the composed batches; calibrated on others. The benchmark shows 15 %; machines are noisy."""
     torch = pytest.importorskip("torch")
