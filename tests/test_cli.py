@@ -37,6 +37,7 @@ def url(tmp_path):
     return f"sqlite:///{tmp_path / 's.db'}"
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_design(cli, tmp_path):
     store = "sqlite:///s.db"
     words = "tune sqlite --workload write-heavy --tuner tpe --trials 4 --seed 1 --name a --json -O rows=500 --trust fast".split()
