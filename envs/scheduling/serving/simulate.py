@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tunewright.envs.parallelism.models import Model
 from tunewright.envs.parallelism.serving import RESERVED_GB, Part, ServePlan, Service
 from tunewright.envs.parallelism.steptime import (
     Engine,
@@ -411,11 +410,6 @@ def stability(o: Outcome) -> tuple[bool, str]:
                 f" {100 * (1 - span / (span + drain)):.0f} %, or add replicas"
             )
     return True, ""
-
-
-def model_words(m: Model) -> str:
-    """Name a model for a line of text."""
-    return f"{m.name} ({m.params / 1e9:.0f}B)"
 
 
 def finite(document: Any) -> Any:
