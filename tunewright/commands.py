@@ -311,6 +311,7 @@ def plan_train(
     calibration: Annotated[str, typer.Option("--calibration", metavar="NAME", help="Efficiencies to use; default: by kind of node.")] = "",
     imbalance: Annotated[float, typer.Option("--imbalance", help="Tokens of the busiest expert over the mean.")] = 1.0,
     scenarios: Annotated[bool, typer.Option("--scenarios", help="What unequal lengths of sequences and failing nodes cost the best plan.")] = False,
+    tuner: Annotated[str, typer.Option("--tuner", help="Who searches where more than 100 million plans are legal; below that all are computed.")] = "tpe",
     fewer: Annotated[bool, typer.Option("--fewer", help="Also plan for a half, a quarter and an eighth of the GPUs: time against money.")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -319,7 +320,7 @@ def plan_train(
     document = module.train(
         model, cluster, global_batch=global_batch, seq=seq, precision=precision, fix=fix or [], explain=explain, form=launch,
         page=page, runners=runners, calibration=calibration, imbalance=imbalance, fewer=fewer,
-        scenarios=scenarios,
+        scenarios=scenarios, tuner=tuner,
     )  # fmt: skip
     emit(document) if as_json else module.show_train(out(), document)
 

@@ -74,7 +74,7 @@ def fixed_of(given: Sequence[str]) -> dict[str, Any]:
 def train(
     model: str, cluster: str, *, global_batch: int, seq: int, precision: str = "bf16", fix: Sequence[str] = (),
     explain: bool = False, form: str = "", page: Path | None = None, runners: int = 5, calibration: str = "",
-    imbalance: float = 1.0, fewer: bool = False, scenarios: bool = False,
+    imbalance: float = 1.0, fewer: bool = False, scenarios: bool = False, tuner: str = "tpe",
 ) -> dict[str, Any]:  # fmt: skip
     """Find the best training plan; see ``tunewright plan train --help`` for the arguments."""
     whole = clusters.load(cluster)
@@ -93,7 +93,13 @@ def train(
         raise ConfigError(f"{job.nodes.gpu} has no FP8; take --precision bf16")
     overlap = (fixed["overlap"],) if "overlap" in fixed else ("all",)
     choices = plans.Choices(precision=wanted, fixed=fixed, overlap=overlap)
-    found = search.search(job, choices)
+    by = {}
+    try:
+        found = search.search(job, choices)
+    except search.TooManyPlansError:
+        from tunewright.envs.parallelism import tuned
+
+        found, by = tuned.search(job, choices, tuner=tuner), {"searched_by": tuner, "tried": tuned.TRIALS}
     if not found.feasible:
         raise ConfigError(search.shortage(job, found))
     best = search.describe(job, found.best[0], found.values[0])
@@ -102,7 +108,7 @@ def train(
         "parameters": job.model.params, "calibration": {"name": name, "source": job.calibration.source}, "best": best,
         "runners_up": _runners(job, found, runners), "baselines": _baselines(job, best["time_s"]),
         "pareto": [search.describe(job, r, v) for r, v in zip(found.pareto, found.pareto_values, strict=True)],
-        "feasible": found.feasible, "oom": found.counted - found.feasible, "seconds": found.seconds,
+        "feasible": found.feasible, "oom": found.counted - found.feasible, "seconds": found.seconds, **by,
     }  # fmt: skip
     if fewer:
         document["sizes"] = _sizes(job, choices)
@@ -347,8 +353,9 @@ def show_train(console: Console, document: dict[str, Any]) -> None:
     if "launch" in document:
         console.print(document["launch"], markup=False, soft_wrap=True)
     total = document["feasible"] + document["oom"]
+    by = f" by tuner {document['searched_by']} (too many to compute all)" if "searched_by" in document else ""
     console.print(
-        f"{total:,} legal plans in {document['seconds']:.3f} s, {document['oom']:,} of them out of memory. Calibration"
+        f"{total:,} legal plans{by} in {document['seconds']:.3f} s, {document['oom']:,} of them out of memory. Calibration"
         f" {document['calibration']['name']}: {document['calibration']['source']}", style="dim", soft_wrap=True,
     )  # fmt: skip
     if "page" in document:

@@ -21,6 +21,10 @@ MEMORY_PARTS = ("weights", "gradients", "optimizer", "activations", "logits", "r
 KEPT = 64  # best plans that are kept while searching
 
 
+class TooManyPlansError(ConfigError):
+    """There are more legal plans than are enumerated."""
+
+
 @dataclass
 class Found:
     """What a search gave.
@@ -51,7 +55,8 @@ def search(job: Job, choices: P.Choices | None = None) -> Found:
         choices: what to choose from.
 
     Raises:
-        ConfigError: there is no legal plan, or there are more than ``plans.LIMIT``.
+        ConfigError: there is no legal plan.
+        TooManyPlansError: there are more than ``plans.LIMIT``.
     """
     numbers = job.numbers
     estimate(numbers, P.Plan().row[None])  # compiles
@@ -61,23 +66,25 @@ def search(job: Job, choices: P.Choices | None = None) -> Found:
         if len(buffer) < len(rows):
             buffer = np.empty((len(rows), len(RESULTS)))
         out = estimate(numbers, rows, buffer[: len(rows)])
-        found.counted += len(rows)
-        if found.counted > P.LIMIT:
-            raise ConfigError(
-                f"more than {P.LIMIT:,} legal plans; fix a part of the plan with --fix, or let a tuner search"
-            )
-        least = int(out[:, MEMORY].argmin())
-        if found.smallest is None or out[least, MEMORY] < found.smallest[1][MEMORY]:
-            found.smallest = rows[least].copy(), out[least].copy()
-        fits = out[:, MEMORY] <= job.nodes.memory_gb
-        found.feasible += int(fits.sum())
-        if fits.any():
-            rows, values = rows[fits], out[fits]
-            _merge(found, rows, values)
+        if found.counted + len(rows) > P.LIMIT:
+            raise TooManyPlansError(f"more than {P.LIMIT:,} legal plans; fix a part of the plan, or let a tuner search")
+        collect(found, rows, out, job)
     found.seconds = time.perf_counter() - start
     if not found.counted:
         raise ConfigError(_nothing_legal(job, choices))
     return found
+
+
+def collect(found: Found, rows: Floats, out: Floats, job: Job) -> None:
+    """Count estimated plans, shapes (n, 13) and (n, 17), and keep the best of them."""
+    found.counted += len(rows)
+    least = int(out[:, MEMORY].argmin())
+    if found.smallest is None or out[least, MEMORY] < found.smallest[1][MEMORY]:
+        found.smallest = rows[least].copy(), out[least].copy()
+    fits = out[:, MEMORY] <= job.nodes.memory_gb
+    found.feasible += int(fits.sum())
+    if fits.any():
+        _merge(found, rows[fits], out[fits])
 
 
 def _merge(found: Found, rows: Floats, values: Floats) -> None:
