@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SPECIAL = ":special"
 _RANGE = "in range"
 # More whole numbers than these are drawn as real ones and rounded: a Gaussian process walks listed values one by one,
-# which took it 73 s instead of 6 s for eight proposals on the Lustre model, to no end at steps below 1/500 of the range.
+# which took it 73 s instead of 6 s for eight proposals on the Lustre model, for steps below 1/500 of the range.
 LISTED = 512
 
 
