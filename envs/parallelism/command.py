@@ -356,7 +356,8 @@ def show_train(console: Console, document: dict[str, Any]) -> None:
     by = f" by tuner {document['searched_by']} (too many to compute all)" if "searched_by" in document else ""
     console.print(
         f"{total:,} legal plans{by} in {document['seconds']:.3f} s, {document['oom']:,} of them out of memory."
-        f" Calibration {document['calibration']['name']}: {document['calibration']['source']}", style="dim", soft_wrap=True,
+        f" Calibration {document['calibration']['name']}: {document['calibration']['source']}",
+        style="dim", soft_wrap=True,
     )  # fmt: skip
     if "page" in document:
         console.print(f"figures: {document['page']}", markup=False, style="dim")
