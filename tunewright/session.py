@@ -342,6 +342,7 @@ class Session:
             self.tuner_fed = True
 
     tuner_fed: bool = False
+    _tuner_s: float = 0.0  # the tuner's own time since the last trial began
     ended: str = ""  # why the tuner proposes nothing more
 
     def _protect(self) -> dict[str, Any]:
@@ -383,6 +384,7 @@ class Session:
                         exhausted, self.ended = True, str(error)
                         self.watcher.exhausted(self, self.ended)
                         break
+                    trial, self._tuner_s = replace(trial, asked_s=round(self._tuner_s, 6)), 0.0
                     self._submit(trial, pending)
                 if not pending:
                     return
@@ -464,7 +466,9 @@ class Session:
         )
         self.replace(done)
         self.store.finish(self.name, done, self.problem.objectives)
+        begun = time.perf_counter()
         self.tuner.tell(done)
+        self._tuner_s += time.perf_counter() - begun
         self.watcher.ended(self, done)
         if done.step == 0 and not done.ok:
             raise TargetError(
@@ -496,7 +500,9 @@ class Session:
                 running=tuple(t.config for t in running),
                 remaining=remaining,
             )
+            begun = time.perf_counter()
             suggestion = self.tuner.ask(history)
+            self._tuner_s += time.perf_counter() - begun
             problems = self.space.problems(suggestion.config)
             if problems:
                 self._reject(suggestion, "; ".join(problems), step, len(refused))

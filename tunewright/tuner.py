@@ -36,6 +36,7 @@ class Trial:
         step: how many trials were decided when it was proposed; with the seed it fixes the suggestion.
         attempt: how many earlier suggestions at this step were refused.
         started: time stamp, ISO 8601.
+        asked_s: seconds that the tuner took: to learn of the trial before, and to propose this one.
     """
 
     number: int
@@ -52,6 +53,7 @@ class Trial:
     step: int = 0
     attempt: int = 0
     started: str = ""
+    asked_s: float = 0.0
 
     @property
     def ok(self) -> bool:
