@@ -6,15 +6,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tunewright import plot
+    from tunewright.bundle import load
     from tunewright.plan import Plan
     from tunewright.plugins import open_target
     from tunewright.session import Session
     from tunewright.space import Choice, Constraint, Int, Real, Space
     from tunewright.store import Store
     from tunewright.target import BaseTarget, Budget, Measurement, Metric, Target
+    from tunewright.tournament import compare
     from tunewright.tuner import History, Problem, Suggestion, Trial, Tuner
 
+_MODULES = ("plot",)
 _HOME = {
+    "compare": "tournament",
+    "load": "bundle",
     "open_target": "plugins",
     "Plan": "plan",
     "Session": "session",
@@ -43,11 +49,16 @@ __all__ = [
     "Target",
     "Trial",
     "Tuner",
+    "compare",
+    "load",
     "open_target",
+    "plot",
 ]
 
 
 def __getattr__(name: str) -> Any:  # lazily, so that the command line starts fast
+    if name in _MODULES:
+        return import_module(f"tunewright.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'tunewright' has no attribute {name!r}")
     return getattr(import_module(f"tunewright.{_HOME[name]}"), name)

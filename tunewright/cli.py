@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewright import commands, simulating
+from tunewright import commands, comparing, simulating
 from tunewright.commands import Json, StoreUrl, console, emit, out
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ def tune(
     explain: Annotated[bool, typer.Option("--explain", help="Then take back each change of the best configuration once, to see what it gives; one more trial for each.", rich_help_panel=_RUN)] = False,
     trust: Annotated[str, typer.Option("--trust", help="fast, normal or strict: how much is spent on knowing that the gain is real.", rich_help_panel=_RUN)] = "normal",
     workers: Annotated[int, typer.Option("--workers", min=1, help="Parallel trials, where the target says it is safe.", rich_help_panel=_RUN)] = 1,
+    executor: Annotated[str, typer.Option("--executor", metavar="dask[:ADDRESS]", help="Run trials on Dask: a cluster of --workers processes here, or a scheduler's address.", rich_help_panel=_RUN)] = "",
     require: Annotated[list[str] | None, typer.Option("--require", metavar="METRIC>=X", help="Constraint on a metric; repeatable.", rich_help_panel=_LIMITS)] = None,
     allow: Annotated[list[str] | None, typer.Option("--allow", metavar="GUARANTEE", help="Accept less of a guarantee, such as durability.", rich_help_panel=_LIMITS)] = None,
     never: Annotated[list[str] | None, typer.Option("--never", metavar="EXPRESSION", help="Configurations never to try, such as \"cache_size > 100000\".", rich_help_panel=_LIMITS)] = None,
@@ -120,6 +121,7 @@ def tune(
 
     Options of the target (see 'tunewright show TARGET') may be given as --NAME VALUE too, such as --ttft 2 for 'serving'.
     """
+    from tunewright import executors
     from tunewright.plan import Plan
     from tunewright.plugins import parse_options
     from tunewright.session import Session
@@ -148,8 +150,9 @@ def tune(
         trials, patience = 25, patience or 15
     opened = _open_store(store)
     name = name or _free_name(opened, target)
-    with Session.create(plan, name, opened, workers=workers, executor=_executor(workers)) as session:
-        _run(session, trials, minutes, patience, explain, as_json)
+    with executors.opened(executor, workers, threads=True) as pool:
+        with Session.create(plan, name, opened, workers=workers, executor=pool) as session:
+            _run(session, trials, minutes, patience, explain, as_json)
 
 
 def _target_options(context: typer.Context, target: str) -> dict[str, Any]:
@@ -190,23 +193,18 @@ def resume(
     explain: Annotated[bool, typer.Option("--explain", help="Then take back each change of the best configuration once, to see what it gives.")] = False,
     target: Annotated[str | None, typer.Option("--target", help="Target spec to use instead of the stored one, such as a DSN with its password.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Parallel trials, where the target says it is safe.")] = 1,
+    executor: Annotated[str, typer.Option("--executor", metavar="dask[:ADDRESS]", help="Run trials on Dask: a cluster of --workers processes here, or a scheduler's address.")] = "",
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Continue a session: after an interruption, a crash, or just for more trials."""
+    from tunewright import executors
     from tunewright.session import Session
 
-    how = {"workers": workers, "executor": _executor(workers)}
-    with Session.resume(name, _open_store(store), spec=target, **how) as session:
-        _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, explain, as_json)
-
-
-def _executor(workers: int) -> Any:
-    if workers == 1:
-        return None
-    from concurrent.futures import ThreadPoolExecutor
-
-    return ThreadPoolExecutor(workers)  # each trial runs in processes of its own; the thread only waits
+    with executors.opened(executor, workers, threads=True) as pool:
+        how = {"workers": workers, "executor": pool}
+        with Session.resume(name, _open_store(store), spec=target, **how) as session:
+            _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, explain, as_json)
 
 
 def _free_name(store: Store, target: str) -> str:
@@ -599,6 +597,7 @@ app.add_typer(commands.train_app, name="train")
 app.add_typer(commands.rules_app, name="rules")
 app.add_typer(commands.plan_app, name="plan")
 app.add_typer(simulating.simulate_app, name="simulate")
+app.add_typer(comparing.compare_app, name="compare")
 
 
 @app.callback(invoke_without_command=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import cloudpickle
 import numpy as np
@@ -25,7 +25,7 @@ from tunewright.protocol import Baseline, Evaluation
 from tunewright.space import Config, Space
 from tunewright.store import Store, home
 from tunewright.target import BaseTarget, Budget, Metric, with_requirements
-from tunewright.tuner import MAX_ASKS, History, Problem, Refusal, Suggestion, Trial, best_trial, untried
+from tunewright.tuner import MAX_ASKS, History, Problem, Refusal, Suggestion, Trial, Tuner, best_trial, untried
 from tunewright.verdict import SEEDS, Verdict, conclude
 
 _DEFAULT_TRIES = 3  # how often the default may be cut off by a dying session before we give up
@@ -77,6 +77,7 @@ class Session:
         executor: Executor | None = None,
         workers: int = 1,
         watcher: Watcher | None = None,
+        make: Callable[[Problem], Tuner] | None = None,
     ) -> None:
         self.plan, self.name, self.store, self.target = plan, name, store, target
         self.workers, self.watcher = max(workers, 1), watcher or Watcher()
@@ -106,7 +107,7 @@ class Session:
             target=target.name,
             log=home() / "logs" / f"{name}.jsonl",
         )
-        self.tuner_spec, self.tuner = make_tuner(plan.tuner, self.problem)
+        self.tuner_spec, self.tuner = (plan.tuner, make(self.problem)) if make else make_tuner(plan.tuner, self.problem)
         self.all: list[Trial] = []
         self._keys: dict[int, str] = {}  # of trials by number: one step must not cost the whole history again
         self.prepared: dict[str, Any] = {}
@@ -129,7 +130,7 @@ class Session:
             name: unique in the store.
             store: where it is kept.
             target: an open target; None to open ``plan.target``.
-            **how: ``executor``, ``workers``, ``watcher``.
+            **how: ``executor``, ``workers``, ``watcher``, and ``make``, which makes the tuner where it is no spec.
         """
         target = target or open_target(plan.target, plan.options)
         session = cls(plan, name, store, target, **how)
@@ -179,6 +180,15 @@ class Session:
         )
         session.prepared = dict(record.get("prepared") or {})
         return session
+
+    @classmethod
+    def probe(cls, plan: Plan, target: BaseTarget, *, make: Callable[[Problem], Tuner] | None = None) -> None:
+        """Build everything that a session of this plan needs, and store nothing.
+
+        Raises:
+            TunewrightError: such a session cannot work, with the reason.
+        """
+        cls(plan, "probe", cast(Store, None), target, make=make)
 
     def __enter__(self) -> Session:
         return self

@@ -1,0 +1,550 @@
+"""A tournament's directory: all trials as Parquet, what was run where, the tables, and whether these still agree.
+
+================ ===========================================================================================
+file             what
+================ ===========================================================================================
+tournament.json  targets, tuners, trials, seeds; versions, machine facts, the command that runs it again
+games.parquet    one row a game: tuner, target, seed, what came of it
+trials.parquet   one row a trial, with every single run
+targets.parquet  one row a target: metric, known optimum, fingerprint of its space
+tables.json      every table that is shown
+report.html      the report
+rows.jsonl       while it runs: a line for each game that ended
+sessions.db      while it runs: the sessions, trial by trial
+================ ===========================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shlex
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunewright.errors import ConfigError, TunewrightError, missing_extra
+from tunewright.facts import machine_facts, versions
+from tunewright.guard import finite, redact
+from tunewright.protocol import compare_pairs
+from tunewright.store import Store
+from tunewright.target import BaseTarget, Metric
+from tunewright.tuner import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tunewright.tournament import Game
+
+FORMAT = 1
+SESSIONS, ROWS, CONFIG, TABLES, REPORT = "sessions.db", "rows.jsonl", "tournament.json", "tables.json", "report.html"
+_FRAMES = ("games", "trials", "targets")
+_KEY = ["by", "target", "tuner", "seed"]
+_CLOSE = 1e-9
+
+
+def pandas() -> Any:
+    """Return pandas, with what it needs for Parquet.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    for package in ("pandas", "pyarrow", "scipy", "scikit_posthocs"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise missing_extra(package, "compare", "comparing tuners") from None
+    import pandas as pd
+
+    return pd
+
+
+@dataclass
+class Bundle:
+    """A tournament that was run: its data, tables and figures.
+
+    Attributes:
+        folder: its directory.
+        config: what was run, and where.
+        games, trials, targets: frames, one row each.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    games: pd.DataFrame
+    trials: pd.DataFrame
+    targets: pd.DataFrame
+    _temporary: Any = field(default=None, repr=False)
+
+    @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table by name, computed from the trials; see :mod:`tunewright.standings`."""
+        from tunewright import standings
+
+        return standings.tables(self.games, self.trials, self.targets)
+
+    @property
+    def leaderboard(self) -> pd.DataFrame:
+        """The tuners, best first."""
+        return self.tables["leaderboard"]
+
+    @property
+    def verdict(self) -> str:
+        """What the tournament shows, in words."""
+        return str(self.tables["verdict"]["text"].str.cat(sep=" "))
+
+    def report(self, path: Path | str | None = None) -> Path:
+        """Write the report as one HTML page; returns where."""
+        from tunewright.leaderboard import write_page
+
+        return write_page(self, Path(path) if path else self.folder / REPORT)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        shown: str = self.leaderboard.to_html(index=False, float_format=lambda v: f"{v:.3g}")
+        return f"<p>{escape(self.verdict)}</p>{shown}"
+
+
+# -- while it runs ----------------------------------------------------------------------------------
+
+
+def begin(directory: str | Path | None, description: Mapping[str, Any], *, resume: bool) -> Path:
+    """Make, or find again, the directory of a tournament.
+
+    Raises:
+        ConfigError: it holds something else, or the tournament has begun and ``resume`` is not given.
+    """
+    pandas()
+    folder = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="tunewright-compare-"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the directory {folder}: {error.strerror}") from None
+    if (folder / CONFIG).exists():
+        held = described(folder)
+        different = [k for k in ("targets", "tuners", "trials", "seeds", "trust") if held.get(k) != description[k]]
+        if different:
+            raise ConfigError(
+                f"{folder} holds another tournament: {', '.join(different)} differ; choose another directory, and join"
+                " the two with 'tunewright compare merge'"
+            )
+        if not resume:
+            raise ConfigError(
+                f"{folder} holds this tournament already; go on with --resume, or choose another directory"
+            )
+        return folder
+    if any(folder.iterdir()):
+        raise ConfigError(f"{folder} is not empty and holds no tournament; choose another directory")
+    extra = ("scipy", "scikit-posthocs", "pandas", "pyarrow", "torch", "smac")
+    record = {
+        "format": FORMAT, **description, "versions": versions(*extra), "facts": machine_facts(),
+        "command": command(description),
+    }  # fmt: skip
+    _write_json(folder / CONFIG, record)
+    return folder
+
+
+def command(description: Mapping[str, Any]) -> str:
+    """Return the command that runs a tournament again; "" where a part of it was an object of a program."""
+
+    def spell(entry: Mapping[str, Any]) -> str:
+        words = [entry["spec"], *([entry["workload"]] if entry["workload"] else [])]
+        return "@".join([*words, *(f"{k}={v}" for k, v in entry["options"].items())])
+
+    if any(e["object"] for kind in ("targets", "tuners") for e in description[kind]):
+        return ""
+    parts = ["tunewright", "compare"]
+    for kind in ("targets", "tuners"):
+        parts += [f"--{kind}", ",".join(spell(e) for e in description[kind])]
+    seeds = description["seeds"]
+    counted = list(range(len(seeds))) == list(seeds)
+    parts += ["--trials", str(description["trials"])]
+    parts += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds))]
+    parts += ["--trust", description["trust"], "-o", "AGAIN"]
+    return " ".join(shlex.quote(p) for p in parts)
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """Return what a directory says it holds.
+
+    Raises:
+        ConfigError: it is no tournament's, or of another version.
+    """
+    try:
+        found = dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise ConfigError(f"{folder} holds no tournament: there is no {CONFIG} in it") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {folder / CONFIG}: {error}") from None
+    if found.get("format") != FORMAT:
+        raise ConfigError(
+            f"{folder} has format {found.get('format')}, this version of tunewright reads {FORMAT}; it was written by"
+            f" tunewright {found.get('versions', {}).get('tunewright', '?')}"
+        )
+    return found
+
+
+def played(folder: Path) -> tuple[set[str], list[dict[str, Any]]]:
+    """Return the names of the games that the directory holds, and their rows; a line cut off by a crash is left out."""
+    rows: list[dict[str, Any]] = []
+    if (folder / "games.parquet").exists():
+        held = load(folder)
+        trials = {k: g.to_dict("records") for k, g in held.trials.groupby(_KEY)}
+        rows = [{"game": r, "trials": trials.get(tuple(r[k] for k in _KEY), [])} for r in held.games.to_dict("records")]
+    if (folder / ROWS).exists():
+        for line in (folder / ROWS).read_text(encoding="utf-8").splitlines():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                continue
+    return {r["game"]["name"] for r in rows}, rows
+
+
+class Keeper:
+    """Writes down each game that ends, so that only running ones can be cut off."""
+
+    def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.path, self.rows = folder / ROWS, list(rows)
+        with self.path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(r) + "\n" for r in self.rows)
+
+    def add(self, game: dict[str, Any], trials: list[dict[str, Any]]) -> None:
+        """Write down a game."""
+        row = {"game": game, "trials": trials}
+        self.rows.append(row)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {self.path}: {error.strerror}; make room, then go on with --resume"
+            ) from None
+
+
+def finish(folder: Path, facts: Mapping[str, Mapping[str, Any]], seconds: float) -> Bundle:
+    """Turn the rows into Parquet, write tables and report, and remove what only running needed."""
+    pd = pandas()
+    _, rows = played(folder) if not (folder / "games.parquet").exists() else _only_rows(folder)
+    if not rows:
+        raise ConfigError("no game was played")
+    games = pd.DataFrame([r["game"] for r in rows]).sort_values(_KEY, ignore_index=True)
+    trials = pd.DataFrame([t for r in rows for t in r["trials"]], columns=list(_TRIAL_COLUMNS))
+    trials = trials.sort_values([*_KEY, "number"], ignore_index=True)
+    targets = pd.DataFrame([dict(f) for f in facts.values()])
+    config = described(folder)
+    config["seconds"] = config.get("seconds", 0.0) + seconds
+    _write_json(folder / CONFIG, config)
+    made = Bundle(folder, config, games, trials, targets)
+    save(made)
+    for name in (ROWS, SESSIONS, f"{SESSIONS}-wal", f"{SESSIONS}-shm"):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / "work", ignore_errors=True)
+    return made
+
+
+def _only_rows(folder: Path) -> tuple[set[str], list[dict[str, Any]]]:
+    rows = [json.loads(line) for line in (folder / ROWS).read_text(encoding="utf-8").splitlines()]
+    return {r["game"]["name"] for r in rows}, rows
+
+
+def save(made: Bundle) -> None:
+    """Write a bundle's frames, tables and report."""
+    for name in _FRAMES:
+        getattr(made, name).to_parquet(made.folder / f"{name}.parquet", index=False)
+    _write_json(made.folder / TABLES, {n: records(t) for n, t in made.tables.items()})
+    made.report()
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table's rows, JSON-able: None for what is not a number."""
+    return [
+        {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in json.loads(table.to_json(orient="records", double_precision=12))
+    ]
+
+
+def _write_json(path: Path, document: Any) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(document, indent=1, allow_nan=False, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+# -- rows -------------------------------------------------------------------------------------------
+
+_TRIAL_COLUMNS = (
+    *_KEY, "number", "step", "status", "reason", "why", "config", "value", "feasible", "ratio", "seconds", "asked_s",
+    "attempt", "started", "runs", "digest",
+)  # fmt: skip
+
+
+def target_facts(label: str, target: BaseTarget, workload: str) -> dict[str, Any]:
+    """Return the row of a target."""
+    metric = target.metrics[0]
+    space = json.dumps([target.space.json_schema(), [m.name + m.direction for m in target.metrics]], sort_keys=True)
+    known = dict(target.known)
+    return {
+        "target": label, "workload": workload or next(iter(target.workloads)), "metric": metric.name,
+        "direction": metric.direction, "unit": metric.unit, "parameters": len(target.space),
+        "known_best": _number(known.get("best")), "known_median": _number(known.get("median")),
+        "exact": bool(target.exact), "simulated": not target.isolated,
+        "fingerprint": hashlib.sha256(space.encode()).hexdigest()[:16],
+    }  # fmt: skip
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def game_rows(
+    store: Store, name: str, game: Game, target: BaseTarget, reason: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the row of a game that was played, and those of its trials."""
+    key = {"by": "", "target": game.target.label, "tuner": game.tuner.label, "seed": game.seed}
+    metric = target.metrics[0]
+    try:
+        record, trials = store.session(name), store.trials(name)
+    except TunewrightError as error:
+        return lost_row(game, reason or redact(str(error))), []
+    rows = [_trial_row(key, t, metric) for t in trials]
+    verdict, notes = record.get("verdict") or {}, record.get("notes") or {}
+    pairs = _verified(verdict, metric)
+    spent = notes.get("spent") or {}
+    row = {
+        "name": name, **key, "status": "failed" if reason else "done", "reason": reason,
+        "direction": metric.direction, **summary(rows, pairs, metric), "verification": json.dumps(pairs),
+        "best_config": json.dumps(verdict.get("config", {}), default=str), "ended": str(record.get("ended") or ""),
+        "calls": int(spent.get("calls", 0)), "tokens": int(spent.get("tokens_in", 0)) + int(spent.get("tokens_out", 0)),
+        "dollars": float(spent.get("money", 0.0)), "host": "", "wall_s": 0.0,
+    }  # fmt: skip
+    return row, rows
+
+
+def lost_row(game: Game, reason: str) -> dict[str, Any]:
+    """Return the row of a game that could not be played."""
+    key = {"by": "", "target": game.target.label, "tuner": game.tuner.label, "seed": game.seed}
+    metric = Metric(name="lost", direction="min")
+    return {
+        "name": game.name, **key, "status": "failed", "reason": reason, "direction": "", **summary([], [], metric),
+        "verification": "[]", "best_config": "{}", "ended": "", "calls": 0, "tokens": 0, "dollars": 0.0, "host": "",
+        "wall_s": 0.0,
+    }  # fmt: skip
+
+
+def _trial_row(key: Mapping[str, Any], trial: Trial, metric: Metric) -> dict[str, Any]:
+    value = trial.scores.get(metric.name) if trial.ok else None
+    row = {
+        **key, "number": trial.number, "step": trial.step, "status": trial.status, "reason": trial.reason,
+        "why": trial.why, "config": json.dumps(trial.config, default=str),
+        "value": value if value is not None and math.isfinite(value) else None,
+        "feasible": trial.feasible, "ratio": trial.ratio, "seconds": trial.seconds, "asked_s": trial.asked_s,
+        "attempt": trial.attempt, "started": trial.started,
+        "runs": json.dumps(finite([{k: v for k, v in r.items() if k != "traces"} for r in trial.runs]), default=str),
+    }  # fmt: skip
+    return {**row, "digest": digest(row)}
+
+
+def digest(row: Mapping[str, Any]) -> str:
+    """Return the check sum of a trial's row, by which an edited one is known."""
+    kept = {k: _plain(v) for k, v in row.items() if k not in ("digest", "by")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value
+    return float(value) if hasattr(value, "__float__") else str(value)
+
+
+def _verified(verdict: Mapping[str, Any], metric: Metric) -> list[list[float]]:
+    """Return the (winner, default) pairs of the verification."""
+    values: dict[str, list[float]] = {"candidate": [], "default": []}
+    for run in verdict.get("runs", ()):
+        values[run["of"]].append(float(run["values"][metric.name]))
+    return [list(p) for p in zip(values["candidate"], values["default"], strict=False)]
+
+
+def summary(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Sequence[float]], metric: Metric) -> dict[str, Any]:
+    """Return what follows from a game's trials and its verification."""
+    decided = [r for r in rows if r["status"] in ("ok", "failed", "timed out", "killed")]
+    good = [r for r in decided if r["status"] == "ok" and r["feasible"] and _plain(r["value"]) is not None]
+    default = next((float(r["value"]) for r in good if r["step"] == 0), math.nan)
+    values = [float(r["value"]) for r in good]
+    best = (max(values) if metric.direction == "max" else min(values)) if values else math.nan
+    shown = compare_pairs(metric, [(c, d) for c, d in pairs]) if pairs else None
+    if shown is not None and len(pairs) == 1:  # only targets that repeat exactly are verified by one pair
+        shown = replace(shown, low=shown.value, high=shown.value, improved=shown.value > (shown.kind == "ratio"))
+    ratio = shown if shown is not None and shown.kind == "ratio" else None
+    return {
+        "trials": len(decided), "failed": sum(r["status"] != "ok" for r in decided),
+        "rejected": sum(r["status"] == "rejected" for r in rows),
+        "refused": sum(int(r["attempt"]) for r in decided), "default": default, "best": best,
+        "ratio": ratio.value if ratio else math.nan,
+        "ratio_low": ratio.low if ratio and math.isfinite(ratio.low) else math.nan,
+        "ratio_high": ratio.high if ratio and math.isfinite(ratio.high) else math.nan,
+        "improved": bool(shown and shown.improved),
+        "measured_s": round(sum(float(r["seconds"]) for r in decided), 6),
+        "tuner_s": round(sum(float(r["asked_s"]) for r in decided), 6),
+    }  # fmt: skip
+
+
+# -- reading ----------------------------------------------------------------------------------------
+
+
+def load(directory: str | Path) -> Bundle:
+    """Open a bundle.
+
+    Raises:
+        ConfigError: the directory holds none, or one that has not been played to its end.
+    """
+    pd, folder = pandas(), Path(directory)
+    config = described(folder)
+    frames = []
+    for name in _FRAMES:
+        path = folder / f"{name}.parquet"
+        if not path.exists():
+            raise ConfigError(
+                f"the tournament in {folder} has not ended; go on with: tunewright compare --resume -o {folder}"
+            )
+        try:
+            frames.append(pd.read_parquet(path))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"cannot read {path}: {error}") from None
+    return Bundle(folder, config, *frames)
+
+
+def verify(directory: str | Path) -> dict[str, Any]:
+    """Compute every table again from the raw trials, and say whether it is what the bundle shows.
+
+    Returns:
+        ``{"agrees", "edited": trials and games that were changed, "tables": cells that differ, "trials", "games"}``.
+
+    Raises:
+        ConfigError: the bundle cannot be read.
+    """
+    held = load(directory)
+    edited = []
+    for row in held.trials.to_dict("records"):
+        where = f"trial {row['number']:.0f} of {row['tuner']} on {row['target']}, seed {row['seed']:.0f}"
+        if digest(row) != row["digest"]:
+            edited.append(f"{where}: it was changed after it was written")
+        elif said := _wrong_value(row):
+            edited.append(f"{where}: {said}")
+    groups = {k: g.to_dict("records") for k, g in held.trials.groupby(_KEY)}
+    for game in held.games.to_dict("records"):
+        rows = groups.get(tuple(game[k] for k in _KEY), [])
+        metric = Metric(name="m", direction=game["direction"] or "min")
+        for name, value in summary(rows, json.loads(game["verification"]), metric).items():
+            if not _same(value, game[name]):
+                edited.append(f"game {game['name']}: {name} is {game[name]}, its trials say {value}")
+    try:
+        stored = json.loads((held.folder / TABLES).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read {held.folder / TABLES}: {error}") from None
+    differ = []
+    for name, table in held.tables.items():
+        differ += [f"{name}: {d}" for d in _differences(records(table), stored.get(name))]
+    differ += [f"{name}: there is no such table" for name in stored if name not in held.tables]
+    return {
+        "agrees": not edited and not differ, "edited": edited, "tables": differ, "trials": len(held.trials),
+        "games": len(held.games), "bundle": str(held.folder),
+    }  # fmt: skip
+
+
+def _wrong_value(row: Mapping[str, Any]) -> str:
+    """Say what is wrong with a trial whose ratio does not follow from its runs."""
+    runs = json.loads(row["runs"])
+    if row["status"] == "ok" and not any(r["of"] == "candidate" and r["status"] == "ok" for r in runs):
+        return "it is called measured, and has no run that gave values"
+    return ""
+
+
+def _same(a: Any, b: Any) -> bool:
+    a, b = _plain(a), _plain(b)
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=_CLOSE, abs_tol=_CLOSE)
+    return bool(a == b) or (not a and not b)
+
+
+def _differences(now: Sequence[Mapping[str, Any]], then: Sequence[Mapping[str, Any]] | None) -> list[str]:
+    if then is None:
+        return ["the bundle does not hold this table"]
+    if len(now) != len(then):
+        return [f"{len(then)} rows, {len(now)} when computed again"]
+    return [
+        f"row {i + 1}, {column}: {b.get(column)!r}, {a[column]!r} when computed again"
+        for i, (a, b) in enumerate(zip(now, then, strict=True))
+        for column in a
+        if not _same(a[column], b.get(column))
+    ]
+
+
+def merge(directories: Sequence[str | Path], output: str | Path) -> Bundle:
+    """Join bundles of several people into one, with one leaderboard.
+
+    Games of one bundle stay paired with each other; a game that two bundles hold with the same trials counts once.
+
+    Raises:
+        ConfigError: fewer than two bundles, edited trials, other formats, or targets of one name that differ.
+    """
+    pd = pandas()
+    if len(directories) < 2:
+        raise ConfigError("name at least two bundles to join")
+    held = [load(d) for d in directories]
+    for one in held:
+        found = verify(one.folder)
+        if found["edited"]:
+            raise ConfigError(f"{one.folder} is not joined: {found['edited'][0]}")
+    prints: dict[str, tuple[str, Path]] = {}
+    for one in held:
+        for row in one.targets.to_dict("records"):
+            same, where = prints.setdefault(row["target"], (row["fingerprint"], one.folder))
+            if same != row["fingerprint"]:
+                raise ConfigError(
+                    f"the target {row['target']!r} has other parameters in {one.folder} than in {where}, so results"
+                    " cannot be compared; run one of them again with the same version"
+                )
+    output = Path(output)
+    if output.exists() and any(output.iterdir()):
+        raise ConfigError(f"{output} is not empty; choose another directory")
+    output.mkdir(parents=True, exist_ok=True)
+    games, trials, seen = [], [], dict[tuple[Any, ...], str]()
+    for number, one in enumerate(held):
+        groups = dict(list(one.trials.groupby(_KEY)))
+        by = (
+            one.folder.name
+            if [h.folder.name for h in held].count(one.folder.name) == 1
+            else f"{one.folder.name}-{number + 1}"
+        )
+        for row in one.games.to_dict("records"):
+            own = groups.get(tuple(row[k] for k in _KEY))
+            text = "" if own is None else "".join(own["digest"])
+            key = (row["target"], row["tuner"], row["seed"], text)
+            if text and key in seen:
+                continue
+            seen[key] = text
+            who = row["by"] or by
+            games.append({**row, "by": who})
+            if own is not None:
+                trials.append(own.assign(by=who))
+    targets = pd.concat([h.targets for h in held]).drop_duplicates("target", ignore_index=True)
+    config = {
+        "format": FORMAT, "merged": [{"folder": str(h.folder), **h.config} for h in held], "command": "",
+        "versions": versions(), "facts": machine_facts(), "by": "", "trials": max(h.config["trials"] for h in held),
+        "seeds": sorted({s for h in held for s in h.config["seeds"]}), "trust": held[0].config["trust"],
+        "targets": [], "tuners": [], "seconds": sum(h.config.get("seconds", 0.0) for h in held),
+    }  # fmt: skip
+    _write_json(output / CONFIG, config)
+    made = Bundle(
+        output, config, pd.DataFrame(games).sort_values(_KEY, ignore_index=True),
+        pd.concat(trials).sort_values([*_KEY, "number"], ignore_index=True), targets,
+    )  # fmt: skip
+    save(made)
+    return made

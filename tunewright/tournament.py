@@ -1,0 +1,488 @@
+"""Tuner tournaments: every tuner on every target with the same seeds and budgets, each game a stored session.
+
+A game is one tuner on one target with one seed. Its session is written trial by trial, so that an interrupted
+tournament goes on where it was. Games of targets that may run side by side are spread over workers; those of real
+systems, which would disturb each other, run one at a time and alone.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from tunewright import bundle
+from tunewright.bundle import Bundle
+from tunewright.errors import ConfigError, TunewrightError, UnknownNameError, unknown
+from tunewright.guard import redact
+from tunewright.plan import Plan
+from tunewright.plugins import TARGETS, TUNERS, installed, open_target, split_spec
+from tunewright.protocol import trust as trust_level
+from tunewright.session import Session
+from tunewright.store import Store
+from tunewright.target import BaseTarget
+from tunewright.tuner import Problem, Tuner
+
+_CRASHES = 2  # how often a game may take its worker down before it is given up
+MakeTuner = Callable[[Problem], Tuner]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A target or a tuner of a tournament.
+
+    Attributes:
+        label: its name in tables; unique.
+        spec: as ``tunewright tune`` takes it.
+        workload: of a target.
+        options: of the target or tuner.
+        made: the target itself, or what makes the tuner, where it is no spec.
+    """
+
+    label: str
+    spec: str
+    workload: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    made: Any = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tournament:
+    """What is compared; see :func:`compare` for the fields."""
+
+    targets: Sequence[Entry]
+    tuners: Sequence[Entry]
+    trials: int = 30
+    seeds: Sequence[int] = tuple(range(10))
+    trust: str = "fast"
+    by: str = ""
+
+    def games(self) -> Iterator[Game]:
+        """Yield all games, those of one seed together, so that an unfinished tournament is still paired."""
+        for seed in self.seeds:
+            for target in self.targets:
+                for tuner in self.tuners:
+                    yield Game(target=target, tuner=tuner, seed=seed, trials=self.trials, trust=self.trust)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Game:
+    """One tuner on one target with one seed."""
+
+    target: Entry
+    tuner: Entry
+    seed: int
+    trials: int
+    trust: str
+
+    @property
+    def name(self) -> str:
+        """The name of its session."""
+        return f"{self.target.label} | {self.tuner.label} | {self.seed}"
+
+
+class Watcher:
+    """What a tournament tells while it runs; does nothing by itself."""
+
+    def began(self, games: int, done: int) -> None:
+        """All games are known; so many were played before."""
+
+    def running(self, names: Sequence[str]) -> None:
+        """These games are being played."""
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        """A game has ended; the row is as in the bundle's table of games."""
+
+    def left_out(self, what: str, why: str) -> None:
+        """A pair of target and tuner that does not work is left out."""
+
+
+# -- reading what is to be compared -----------------------------------------------------------------
+
+
+def entries(texts: Sequence[Any], kind: str) -> list[Entry]:
+    """Read targets or tuners: ``NAME[:ARGUMENT]``, with ``@WORKLOAD`` (targets) and ``@NAME=VALUE`` behind it.
+
+    A target object stands for itself; a tuner that is no spec is (label, function of the problem).
+
+    >>> [e.label for e in entries(["tpe@startup=10", "random"], "tuner")]
+    ['tpe@startup=10', 'random']
+
+    Raises:
+        ConfigError: a text cannot be read, or two entries have one name.
+        UnknownNameError: there is no such target or tuner.
+    """
+    found = [_entry(t, kind) for t in texts]
+    labels = [e.label for e in found]
+    for label in labels:
+        if labels.count(label) > 1:
+            raise ConfigError(f"{label!r} stands twice among the {kind}s; tell them apart by their options")
+    if not found:
+        raise ConfigError(f"name at least one {kind}; 'tunewright {kind}s' lists them")
+    return found
+
+
+def _entry(given: Any, kind: str) -> Entry:
+    if isinstance(given, Entry):
+        return given
+    if isinstance(given, BaseTarget):
+        return Entry(label=given.name, spec=given.name, made=given)
+    if isinstance(given, tuple) and len(given) == 2 and callable(given[1]):
+        return Entry(label=str(given[0]), spec=str(given[0]), made=given[1])
+    spec, *rest = str(given).strip().split("@")
+    workload, options = "", {}
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if equals:
+            options[name.strip()] = value.strip()
+        elif kind == "target" and not workload:
+            workload = word
+        else:
+            raise ConfigError(f"cannot read {word!r} in {given!r}; options of a {kind} are written @NAME=VALUE")
+    name, argument = split_spec(spec)
+    points = installed(TARGETS if kind == "target" else TUNERS)
+    if name not in points and not (kind == "tuner" and name == "auto"):
+        raise unknown(kind, name, points, plural="Installed")
+    if kind == "target" and argument and not workload and not Path(argument).exists():
+        with suppress(TunewrightError):  # lustre:ior-16m: the argument may be meant as a workload
+            if argument in open_target(name, options).workloads:
+                return Entry(label=spec, spec=name, workload=argument, options=options)
+    shown = f"{name}:{Path(argument).name.split('.')[0]}" if name in ("table", "command", "policy") else spec
+    return Entry(label="@".join([shown, *rest]), spec=spec, workload=workload, options=options)
+
+
+def _open(entry: Entry) -> BaseTarget:
+    made: BaseTarget | None = entry.made
+    return made if made is not None else _opened(entry.spec, tuple(entry.options.items()))
+
+
+@cache
+def _opened(spec: str, options: tuple[tuple[str, str], ...]) -> BaseTarget:
+    return open_target(spec, dict(options))  # once in a process: reading a table takes longer than a game on it
+
+
+def _plan(game: Game, workdir: str = "") -> Plan:
+    return Plan(
+        target=game.target.spec, workload=game.target.workload, tuner=game.tuner.spec, seed=game.seed, trust=game.trust,
+        options=game.target.options, tuner_options=game.tuner.options, workdir=workdir,
+    )  # fmt: skip
+
+
+# -- playing ----------------------------------------------------------------------------------------
+
+
+def compare(
+    targets: Sequence[Any],
+    tuners: Sequence[Any] = ("random", "tpe", "gp"),
+    *,
+    trials: int = 30,
+    seeds: int | Sequence[int] = 10,
+    directory: str | Path | None = None,
+    trust: str = "fast",
+    workers: int | None = None,
+    executor: Executor | None = None,
+    store: str | None = None,
+    resume: bool = False,
+    skip: bool = False,
+    watcher: Watcher | None = None,
+) -> Bundle:
+    """Run a tournament.
+
+    Args:
+        targets: specs as for ``tunewright tune``, with ``@WORKLOAD`` and ``@NAME=VALUE`` behind them, or targets.
+        tuners: specs likewise, or (label, function that makes a tuner of a problem).
+        trials: configurations of each game, the default included.
+        seeds: how many, or which; game k of every tuner shares data, noise and order.
+        directory: of the bundle; None for a temporary one.
+        trust: ``fast``, ``normal`` or ``strict``: how much is spent on a trial. The winner of every game is measured
+            afresh against the default.
+        workers: games at once, for targets that allow it; None for one a core.
+        executor: where games run instead, such as ``dask.distributed.Client(...).get_executor()``; then give a store
+            that all workers reach.
+        store: URL of the sessions; None for a file in the bundle.
+        resume: go on with the tournament in the directory.
+        skip: leave out pairs of target and tuner that do not work, instead of ending.
+        watcher: is told what happens.
+
+    Returns:
+        The bundle: tables, figures and the report.
+
+    Raises:
+        ConfigError: the directory holds something else, or a pair does not work.
+        KeyboardInterrupt: nothing is lost; run it again with ``resume``.
+    """
+    trust_level(trust)
+    if trials < 2:
+        raise ConfigError(f"a game needs at least 2 trials, the default's and another, not {trials}")
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise ConfigError("seeds must be a number above 0, or different numbers")
+    plan = Tournament(
+        targets=entries(targets, "target"), tuners=entries(tuners, "tuner"), trials=trials, seeds=numbers, trust=trust,
+        by=socket.gethostname(),
+    )  # fmt: skip
+    folder = bundle.begin(directory, description(plan, store), resume=resume)
+    return play(plan, folder, workers=workers, executor=executor, store=store, skip=skip, watcher=watcher or Watcher())
+
+
+def description(plan: Tournament, store: str | None) -> dict[str, Any]:
+    """Return a tournament as the bundle keeps it, JSON-able and without secrets."""
+
+    def plain(entry: Entry) -> dict[str, Any]:
+        return {k: v for k, v in asdict(entry).items() if k != "made"} | {"object": entry.made is not None}
+
+    return dict(redact({
+        "targets": [plain(e) for e in plan.targets], "tuners": [plain(e) for e in plan.tuners], "trials": plan.trials,
+        "seeds": list(plan.seeds), "trust": plan.trust, "by": plan.by, "store": store,
+    }))  # fmt: skip
+
+
+def again(folder: Path, **how: Any) -> Bundle:
+    """Go on with the tournament that a directory holds; arguments as for :func:`compare`.
+
+    Raises:
+        ConfigError: it holds none, or one of targets or tuners that were objects.
+    """
+    held = bundle.described(folder)
+    parts = []
+    for kind in ("targets", "tuners"):
+        made = []
+        for e in held[kind]:
+            if e["object"]:
+                raise ConfigError(f"{e['label']!r} was an object of a program; go on from that program")
+            made.append(Entry(label=e["label"], spec=e["spec"], workload=e["workload"], options=e["options"]))
+        parts.append(made)
+    return compare(
+        parts[0], parts[1], trials=held["trials"], seeds=held["seeds"], directory=folder, trust=held["trust"],
+        store=held["store"], resume=True, **how,
+    )  # fmt: skip
+
+
+def play(
+    plan: Tournament,
+    folder: Path,
+    *,
+    workers: int | None,
+    executor: Executor | None,
+    store: str | None,
+    skip: bool,
+    watcher: Watcher,
+) -> Bundle:
+    """Play all games that the folder does not hold yet, and write its tables."""
+    opened = {e.label: _open(e) for e in plan.targets}
+    facts = {e.label: bundle.target_facts(e.label, opened[e.label], e.workload) for e in plan.targets}
+    unfit = _unfit(plan, opened, skip, watcher)
+    games = [g for g in plan.games() if (g.target.label, g.tuner.label) not in unfit]
+    url = store or f"sqlite:///{folder.resolve() / bundle.SESSIONS}"
+    done, rows = bundle.played(folder)
+    left = [g for g in games if g.name not in done]
+    watcher.began(len(games), len(games) - len(left))
+    started = time.monotonic()
+    shared = [g for g in left if opened[g.target.label].parallel_safe]
+    alone = [g for g in left if not opened[g.target.label].parallel_safe]
+    work = str(folder.resolve() / "work")
+    keep = bundle.Keeper(folder, rows)
+
+    def ended(row: dict[str, Any], trials: list[dict[str, Any]]) -> None:
+        keep.add(row, trials)
+        watcher.ended(row)
+
+    if shared and executor is not None:
+        _on_executor(shared, executor, url, work, watcher, ended)
+    elif shared:
+        count = min(workers or len(os.sched_getaffinity(0)), len(shared))
+        _on_processes(shared, count, url, work, watcher, ended)
+    for game in alone:  # real systems: nothing else runs beside them
+        watcher.running([game.name])
+        if executor is not None:
+            ended(*_result(executor.submit(_play, _job(game, url, work))))
+        else:
+            ended(*_play(_job(game, url, work)))
+    return bundle.finish(folder, facts, time.monotonic() - started)
+
+
+def _unfit(plan: Tournament, opened: Mapping[str, BaseTarget], skip: bool, watcher: Watcher) -> set[tuple[str, str]]:
+    """Build every tuner for every target once, so that what cannot work is said before hours are spent."""
+    found = set()
+    for target in plan.targets:
+        for tuner in plan.tuners:
+            game = Game(target=target, tuner=tuner, seed=plan.seeds[0], trials=plan.trials, trust=plan.trust)
+            try:
+                Session.probe(_plan(game), opened[target.label], make=tuner.made)
+            except TunewrightError as error:
+                what = f"{tuner.label} on {target.label}"
+                if not skip:
+                    raise ConfigError(f"{what} cannot work: {error}. Leave one of them out, or give --skip") from None
+                found.add((target.label, tuner.label))
+                watcher.left_out(what, str(error))
+    return found
+
+
+def _job(game: Game, url: str, work: str) -> bytes:
+    return bytes(cloudpickle.dumps((game, url, work)))
+
+
+@cache
+def _store(url: str) -> Store:
+    return Store(url)
+
+
+def _play(job: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Play one game, or go on with it; runs in any process that reaches the store."""
+    game, url, work = cloudpickle.loads(job)
+    _die_with_the_tournament()
+    begun = time.monotonic()
+    store, target = _store(url), _open(game.target)
+    how = {"target": target, "make": game.tuner.made}
+    with _interruptible():
+        try:
+            if _known(store, game.name):
+                session = Session.resume(game.name, store, **how)
+            else:
+                session = Session.create(_plan(game, work), game.name, store, **how)
+            held = store.session(game.name)
+            if not (held.get("status") == "done" and held.get("verdict")):
+                decided = sum(t.decided for t in store.trials(game.name))
+                session.run(trials=max(game.trials - decided, 0), verify=True)
+            reason = ""
+        except TunewrightError as error:
+            reason = redact(str(error))
+    row, trials = bundle.game_rows(store, game.name, game, target, reason)
+    row["wall_s"] = round(time.monotonic() - begun, 6)
+    row["host"] = socket.gethostname()
+    return row, trials
+
+
+def _known(store: Store, name: str) -> bool:
+    try:
+        store.session(name)
+    except UnknownNameError:
+        return False
+    return True
+
+
+def _result(future: Future[Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    found: tuple[dict[str, Any], list[dict[str, Any]]] = future.result()
+    return found
+
+
+def _on_executor(games: Sequence[Game], executor: Executor, url: str, work: str, watcher: Watcher, ended: Any) -> None:
+    """Play on workers that somebody else keeps; a game whose worker is lost is played on by another."""
+    pending = {executor.submit(_play, _job(g, url, work)): (g, 0) for g in games}
+    try:
+        while pending:
+            watcher.running([f"{len(pending)} games on {type(executor).__name__}"])
+            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                game, lost = pending.pop(future)
+                try:
+                    ended(*_result(future))
+                except TunewrightError:
+                    raise
+                except Exception as error:
+                    if lost + 1 >= _CRASHES:
+                        ended(bundle.lost_row(game, f"its worker was lost: {type(error).__name__}: {error}"), [])
+                    else:
+                        pending[executor.submit(_play, _job(game, url, work))] = (game, lost + 1)
+    finally:
+        for future in pending:
+            future.cancel()
+
+
+def _on_processes(games: Sequence[Game], workers: int, url: str, work: str, watcher: Watcher, ended: Any) -> None:
+    """Play on processes of this machine; one that dies costs its games a try, and is replaced."""
+    waiting = list(games)[::-1]
+    crashes: dict[str, int] = {}
+    while waiting:
+        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_quiet_worker)
+        pending: dict[Future[Any], Game] = {}
+        try:
+            while waiting or pending:
+                while waiting and len(pending) < workers:
+                    game = waiting.pop()
+                    pending[pool.submit(_play, _job(game, url, work))] = game
+                watcher.running([g.name for g in pending.values()])
+                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                    ended(*future.result())
+                    del pending[future]
+            pool.shutdown()
+        except BrokenProcessPool:
+            for game in pending.values():
+                crashes[game.name] = crashes.get(game.name, 0) + 1
+                if crashes[game.name] >= _CRASHES:
+                    ended(bundle.lost_row(game, "its worker died, twice; see the machine's log for why"), [])
+                else:
+                    waiting.append(game)
+            pool.shutdown(wait=False, cancel_futures=True)
+        except BaseException:
+            _end_workers(pool)
+            raise
+
+
+def _end_workers(pool: ProcessPoolExecutor) -> None:
+    """Let running games put back what they changed, then end the workers."""
+    import psutil
+
+    pool.shutdown(wait=False, cancel_futures=True)
+    workers = [c for c in psutil.Process().children() if _is_worker(c)]
+    for worker in workers:
+        with suppress(psutil.Error):
+            worker.terminate()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    for worker in alive:
+        with suppress(psutil.Error):
+            worker.kill()
+
+
+def _is_worker(process: Any) -> bool:
+    import psutil
+
+    try:
+        return "multiprocessing.spawn" in " ".join(process.cmdline())
+    except psutil.Error:
+        return False
+
+
+_PLAYING = False
+
+
+def _quiet_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C goes to all; the parent decides
+    signal.signal(signal.SIGTERM, _stop_worker)
+
+
+def _stop_worker(signum: int, frame: Any) -> None:
+    if not _PLAYING:
+        os._exit(0)
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    global _PLAYING
+    _PLAYING = True
+    try:
+        yield
+    finally:
+        _PLAYING = False
+
+
+@cache
+def _die_with_the_tournament() -> None:
+    """End this worker when the process that started it is gone, so that no game goes on unseen."""
+    if signal.getsignal(signal.SIGTERM) is not _stop_worker:
+        return  # not a worker of ours
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGTERM, 0, 0, 0)  # PR_SET_PDEATHSIG, linux/prctl.h
