@@ -64,7 +64,11 @@ def main() -> None:
             (f"{len(games):,} games, {int(games['trials'].sum()):,} trials", f"{whole / 60:.1f} min", "30 min"),
             ("of it tuners' own time", f"{games['tuner_s'].sum() / 60:.1f} CPU min", ""),
             ("the report, tables computed again", f"{report:.1f} s, {size:.2f} MB", "20 s, 5 MB"),
-            ("verify: every table again from the raw trials", f"{checked:.1f} s, {'agrees' if agrees else 'DIFFERS'}", ""),
+            (
+                "verify: every table again from the raw trials",
+                f"{checked:.1f} s, {'agrees' if agrees else 'DIFFERS'}",
+                "",
+            ),
             ("the bundle", f"{total:.1f} MB", ""),
         ]
         verdict = made.verdict

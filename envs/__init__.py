@@ -3,6 +3,7 @@
 import gymnasium
 
 gymnasium.register(id="tunewright/Tuning-v0", entry_point="tunewright.envs.tuning:TuningEnv")
+gymnasium.register(id="tunewright/TuningFamily-v0", entry_point="tunewright.envs.family:TuningFamilyEnv")
 _HYBRID = "tunewright.envs.storage.hybrid"
 gymnasium.register(
     id="tunewright/HybridPlacement-v0",

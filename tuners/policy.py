@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from tunewright.agents import policy
+from tunewright.envs.family import Layout
+from tunewright.envs.family import observe as observe_family
 from tunewright.envs.tuning import gain, observe
 
 from tunewright.errors import TunerError
-from tunewright.tuner import BaseTuner, History, Problem, Suggestion
+from tunewright.tuner import BaseTuner, History, Problem, Suggestion, Trial, best_trial
 
 NEEDS = {"stable_baselines3": "rl"}
 _BUDGET = 20  # steps that an agent without a planned number of trials is told it has
@@ -16,7 +21,8 @@ _BUDGET = 20  # steps that an agent without a planned number of trials is told i
 class PolicyTuner(BaseTuner):
     """A trained Stable-Baselines3 agent: policy:FILE.zip.
 
-    Sees what it saw in ``tunewright/Tuning-v0``; its space must have the same shape.
+    Sees what it saw when it was trained: in ``tunewright/Tuning-v0`` on one target, whose space must have the same
+    shape; or in ``tunewright/TuningFamily-v0`` on a family, whose members have the same parameters.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -25,12 +31,26 @@ class PolicyTuner(BaseTuner):
             raise TunerError("say which agent: --tuner policy:FILE.zip (tunewright.agents.policy.train makes one)")
         self.model = policy.load(problem.argument)
         self.workloads = list(problem.workloads) or [problem.workload]
+        note = policy.noted(problem.argument)
+        self.layout = Layout(parameters=tuple(note["parameters"]), facts=tuple(note["facts"])) if note else None
+        if self.layout is not None:
+            self._same_parameters(self.layout, note)
+            return
         wanted = len(problem.space) + len(problem.metrics) + 3 + len(self.workloads)
         shape = self.model.observation_space.shape
         if shape != (wanted,):
             raise TunerError(
                 f"the agent {problem.argument} was trained for observations of shape {shape}; "
                 f"this target gives ({wanted},)"
+            )
+
+    def _same_parameters(self, layout: Layout, note: Mapping[str, Any]) -> None:
+        names = tuple(self.problem.space.params)
+        if names != layout.parameters:
+            missing = sorted(set(layout.parameters) ^ set(names))
+            raise TunerError(
+                f"the agent {self.problem.argument} was trained on {', '.join(note['family'])}, whose parameters are"
+                f" not this target's: {', '.join(missing[:5]) or 'another order'}"
             )
 
     def ask(self, history: History) -> Suggestion:
@@ -45,6 +65,8 @@ class PolicyTuner(BaseTuner):
         )
         total = problem.trials or (_BUDGET if history.remaining is None else history.remaining + history.step)
         last = trials[-1]
+        if self.layout is not None:
+            return self._as_family(self.layout, history, default, total)
         observation = observe(
             problem.space,
             problem.metrics,
@@ -56,8 +78,27 @@ class PolicyTuner(BaseTuner):
             best=max(best, 0.0),
             left=max(0.0, 1 - history.step / total),
         )
+        return self._act(observation, history, explore=history.attempt > 0)
+
+    def _as_family(self, layout: Layout, history: History, default: Trial, total: int) -> Suggestion:
+        """Act on what the agent saw in its family; after its first proposal it explores, as it did when it learned."""
+        problem, last = self.problem, history.trials[-1]
+        objective = problem.metric(problem.objectives[0])
+        base = default.scores[objective.name]
+        best = best_trial(history.trials, objective)
+        chosen = default if best is None or gain(objective, best.scores[objective.name], base) <= 0 else best
+        observation = observe_family(
+            layout, problem.space, facts=problem.facts, about=f"{problem.workload} {problem.about}",
+            best=dict(chosen.config), last=dict(last.config),
+            best_gain=gain(objective, chosen.scores[objective.name], base),
+            last_gain=gain(objective, last.scores[objective.name], base) if last.feasible else 0.0,
+            failed=not last.feasible, left=max(0.0, 1 - (history.step - 1) / max(total - 1, 1)),
+        )  # fmt: skip
+        return self._act(observation, history, explore=history.step > 1 or history.attempt > 0)
+
+    def _act(self, observation: Any, history: History, *, explore: bool) -> Suggestion:
+        problem = self.problem
         self.model.set_random_seed(int(problem.rng(history).integers(2**31)))
-        explore = history.attempt > 0
         action, _ = self.model.predict(observation, deterministic=not explore)
         point = (np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0) + 1) / 2  # trained on [-1, 1]
         if explore:  # policies that have learned are nearly deterministic: widen with every refusal

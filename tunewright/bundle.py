@@ -489,7 +489,7 @@ def _differences(now: Sequence[Mapping[str, Any]], then: Sequence[Mapping[str, A
 def merge(directories: Sequence[str | Path], output: str | Path) -> Bundle:
     """Join bundles of several people into one, with one leaderboard.
 
-    Games of one bundle stay paired with each other; a game that two bundles hold with the same trials counts once.
+    Games of one bundle stay paired with each other; a game of which two bundles hold the same values counts once.
 
     Raises:
         ConfigError: fewer than two bundles, edited trials, other formats, or targets of one name that differ.
@@ -525,7 +525,7 @@ def merge(directories: Sequence[str | Path], output: str | Path) -> Bundle:
         )
         for row in one.games.to_dict("records"):
             own = groups.get(tuple(row[k] for k in _KEY))
-            text = "" if own is None else "".join(own["digest"])
+            text = "" if own is None else repr(own[["config", "status", "value"]].to_numpy().tolist())
             key = (row["target"], row["tuner"], row["seed"], text)
             if text and key in seen:
                 continue

@@ -274,6 +274,37 @@ def train_placement(
         module.show(out(), document)
 
 
+@train_app.command("tuner")
+def train_tuner(
+    targets: Annotated[list[str], typer.Option("--targets", metavar="A,B,...", help="Simulated targets with the same parameters, such as lustre; each draws machines and workloads of its own.")],
+    algorithm: Annotated[str, typer.Option("--algo", help="ppo, sac or td3.")] = "ppo",
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Trials to learn from, in all.")] = 200_000,
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write, ending in .zip.")] = Path("policy.zip"),
+    budget: Annotated[int, typer.Option("--budget", min=1, help="Trials of an episode: what a session will have.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the agent.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the file; it is written twenty times on the way, and on Ctrl-C.")] = False,
+    log: Annotated[Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write logs for TensorBoard.")] = None,
+    demonstrations: Annotated[list[str] | None, typer.Option("--demonstration", metavar="SESSION", help="A stored session, such as a language model's, whose trials are put into the replay buffer (sac, td3); repeatable.")] = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Train an agent to tune a family of simulated targets, and try it on members that it never saw."""
+    module = command("train-tuner")
+    names = [part for text in targets for part in text.split(",") if part]
+    try:
+        document = module.run(
+            names, algorithm=algorithm, steps=steps, output=output, budget=budget, seed=seed, resume=resume, log=log,
+            demonstrations=demonstrations or (), store=store, progress=not as_json and sys.stderr.isatty(),
+        )  # fmt: skip
+    except KeyboardInterrupt:
+        console().print(f"stopped; what was learned is in {output}; go on with --resume", markup=False)
+        raise SystemExit(130) from None
+    if as_json:
+        emit(document)
+    else:
+        module.show(out(), document)
+
+
 plan_app = typer.Typer(
     help="Plans for training or serving a model on a cluster: the best one, what it costs, and why.",
     no_args_is_help=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from tunewright.errors import SpaceError
@@ -58,7 +59,7 @@ class _Number:
             if self.log and isinstance(self, Real) and self.low <= 0:
                 raise SpaceError(f"{self.name}: a logarithmic scale needs low > 0, not {self.low}")
 
-    @property
+    @cached_property
     def expressions(self) -> list[Expr]:
         return [parse(text) for text in (self.low, self.high, self.when) if isinstance(text, str)]
 
@@ -96,12 +97,12 @@ class _Number:
             return (list(self.special).index(value) + 0.5) * self._share
         return self._cut + position * (1 - self._cut)
 
-    @property
+    @cached_property
     def _share(self) -> float:
         """Part of the unit interval that each special value takes."""
         return min(_SPECIAL_SHARE, 0.5 / len(self.special)) if self.special else 0.0
 
-    @property
+    @cached_property
     def _cut(self) -> float:
         """Where the special values end and the range begins."""
         return self._share * len(self.special)

@@ -255,6 +255,7 @@ class Session:
         self,
         *,
         trials: int | None = None,
+        total: int | None = None,
         minutes: float | None = None,
         patience: int | None = None,
         explain: bool = False,
@@ -264,6 +265,7 @@ class Session:
 
         Args:
             trials: how many more configurations to decide; None for no limit (then give ``minutes``).
+            total: how many to decide in all, those of earlier runs included; instead of ``trials``.
             minutes: start no trial after this time.
             patience: stop after this many trials without a gain beyond noise.
             explain: then take back each change of the best configuration, one at a time, to see what it gives; these
@@ -277,7 +279,7 @@ class Session:
             TargetError: the default configuration cannot be measured.
             KeyboardInterrupt: after everything was put back; the session can be resumed.
         """
-        if trials is None and minutes is None:
+        if trials is None and total is None and minutes is None:
             raise ConfigError("say how long to tune: a number of trials or of minutes")
         with self.store.lock(self.name):
             self.started = time.monotonic()
@@ -287,7 +289,7 @@ class Session:
             status = "interrupted"
             try:
                 self._prepare()
-                self._loop(len(self.decided) + trials if trials is not None else None, minutes, patience)
+                self._loop(len(self.decided) + trials if trials is not None else total, minutes, patience)
                 if explain and self.best is not None:
                     left = list(self._without(self.best))
                     self.watcher.explaining(self, len(left))

@@ -266,15 +266,34 @@ class Space:
         point, home = self.encode(fixed), self.encode(self.default)
         loose = self._tied(fixed)
         rng = np.random.default_rng([int(v * 2**31) for v in point])
+        decode = self._raw if any(p.when for p in self.params.values()) else self._part(point, loose)
         for i in range(_TRIES):
             moved = np.where(loose, point + rng.normal(0.0, 0.02 + 0.5 * i / _TRIES, len(point)), point)
-            if self._legal(near_config := self._raw(np.clip(moved, 0.0, 1.0))):
+            near_config = decode(np.clip(moved, 0.0, 1.0))
+            scope = self.scope(near_config)  # constraints first: they are what most of these points break
+            if all(self._holds(c, near_config, scope) for c in self.constraints) and self._legal(near_config):
                 return near_config
         for mask in (loose, np.ones(len(point), dtype=bool)):
             for t in np.linspace(0.1, 1.0, 10):
                 if self._legal(near_config := self._raw(np.where(mask, (1 - t) * point + t * home, point))):
                     return near_config
         return dict(self.default)
+
+    def _part(self, point: Cube, loose: NDArray[np.bool_]) -> Callable[[Cube], Config]:
+        """Return ``_raw`` for points that differ from this one in the loose parameters alone, where all are active."""
+        base = self._raw(point)
+        position = {n: i for i, n in enumerate(self.params)}
+        # bounds that are expressions may follow a loose parameter
+        names = [n for n in self.order if loose[position[n]] or self.params[n].expressions]
+
+        def decode(moved: Cube) -> Config:
+            values = dict(base)
+            scope = self.scope(values)
+            for name in names:
+                values[name] = scope[name] = self.params[name].decode(float(moved[position[name]]), scope)
+            return values
+
+        return decode
 
     def _tied(self, config: Config) -> NDArray[np.bool_]:
         """Mark the parameters of broken constraints and all that are tied to them, shape (parameters,)."""

@@ -6,10 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.space import Config, Space
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Status = Literal["running", "ok", "failed", "timed out", "killed", "rejected", "interrupted"]
 Direction = Literal["min", "max"]
@@ -167,6 +170,17 @@ class BaseTarget:
             JSON-able facts that every measurement is given as ``budget.prepared``.
         """
         return dict(budget.prepared)
+
+    def drawn(self, rng: np.random.Generator) -> tuple[BaseTarget, str]:
+        """Draw another member of the target's family, for agents that learn to tune more than one.
+
+        Parameters keep their names and order; bounds, machines and workloads may differ.
+
+        Returns:
+            A target, and the name of one of its workloads; by default this target and any of its workloads.
+        """
+        names = list(self.workloads)
+        return self, names[int(rng.integers(len(names)))]
 
     def guarantees(self, config: Config) -> dict[str, float]:
         """Return guarantees known without measuring, such as ``{"durability": 3}``; higher is stronger."""

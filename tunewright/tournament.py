@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -354,11 +355,14 @@ def _play(job: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
                 session = Session.create(_plan(game, work), game.name, store, **how)
             held = store.session(game.name)
             if not (held.get("status") == "done" and held.get("verdict")):
-                decided = sum(t.decided for t in store.trials(game.name))
-                session.run(trials=max(game.trials - decided, 0), verify=True)
+                session.run(total=game.trials, verify=True)
             reason = ""
         except TunewrightError as error:
             reason = redact(str(error))
+        except Exception as error:  # a fault of a tuner or target costs its game, not the tournament
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            place = f"{Path(where.filename).name}:{where.lineno}"
+            reason = redact(f"{type(error).__name__}: {error} ({place})")
     row, trials = bundle.game_rows(store, game.name, game, target, reason)
     row["wall_s"] = round(time.monotonic() - begun, 6)
     row["host"] = socket.gethostname()

@@ -103,6 +103,8 @@ def _quarter(param: Param, scope: Mapping[str, Any], strength: float) -> Value |
     if _last(param) is None:
         return None
     wanted = float(param.default) / 4
+    if wanted <= 0:
+        return None  # of a default that means "none" or "automatic" there is no quarter
     return min(param.choices, key=lambda c: abs(math.log(float(c) / wanted)) if float(c) > 0 else math.inf)
 
 

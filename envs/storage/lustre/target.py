@@ -22,6 +22,7 @@ class LustreModel(BaseTarget):
     Args:
         cluster: the machines.
         noise: coefficient of variation of a run.
+        known: workloads by name: what they do, and their phases.
     """
 
     name = "lustre"
@@ -39,8 +40,14 @@ class LustreModel(BaseTarget):
         "drop_caches": "with lustre:DIRECTORY: no to leave the kernel's caches, which only root may drop",
     }
 
-    def __init__(self, cluster: model.Cluster | None = None, noise: float = model.NOISE) -> None:
-        self.cluster, self.noise = cluster or model.Cluster(), noise
+    def __init__(
+        self,
+        cluster: model.Cluster | None = None,
+        noise: float = model.NOISE,
+        known: Mapping[str, tuple[str, tuple[model.Phase, ...]]] = model.WORKLOADS,
+    ) -> None:
+        self.cluster, self.noise, self._phases = cluster or model.Cluster(), noise, known
+        self.workloads = {name: words for name, (words, _) in known.items()}
         self.exact = noise == 0
         c = self.cluster
         self.facts = {
@@ -51,12 +58,19 @@ class LustreModel(BaseTarget):
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Compute the run time, with noise by the seed."""
-        if workload not in model.WORKLOADS:
-            raise unknown("workload", workload, model.WORKLOADS)
-        seconds, parts = model.run_time(config, model.WORKLOADS[workload][1], self.cluster)
+        if workload not in self._phases:
+            raise unknown("workload", workload, self._phases)
+        seconds, parts = model.run_time(config, self._phases[workload][1], self.cluster)
         rng = np.random.default_rng([seed, *self.space.key(config).encode()])
         factor = math.exp(rng.normal(0.0, self.noise)) if self.noise else 1.0
         return Measurement(values={"seconds": seconds * factor}, traces={"parts": parts})
+
+    def drawn(self, rng: np.random.Generator) -> tuple[LustreModel, str]:
+        """Draw a cluster and a workload; see :mod:`tunewright.envs.storage.lustre.drawn`."""
+        from tunewright.envs.storage.lustre.drawn import draw_cluster, draw_workload
+
+        cluster = draw_cluster(rng)
+        return LustreModel(cluster, self.noise, {"drawn": draw_workload(rng, cluster)}), "drawn"
 
     def render(self, config: Config) -> str:
         """Return the commands that apply the configuration."""

@@ -1,0 +1,199 @@
+"""A family of targets as a Gymnasium environment: ``tunewright/TuningFamily-v0``, for agents that tune unseen members.
+
+At every reset a member is drawn: a target with its workload and machine. Observation, a float32 vector; with d
+parameters, t traits of workloads and f facts:
+
+================ ====== ========= =================================================================
+part             size   range     meaning
+================ ====== ========= =================================================================
+traits           t      {0, 1}    what the workload's description says of it (knowledge/workload.py)
+facts            f      [0, 1]    numbers of machine and target, log2(1 + x) / 64; 0 if unknown
+best             d      [0, 1]    best configuration so far in the unit cube
+last             d      [0, 1]    last configuration
+best gain        1      [-5, 5]   log ratio of the objective to the default's, above 0 where better
+last gain        1      [-5, 5]   likewise of the last one
+outcome          1      {0, 1}    1 if the last configuration failed or broke a constraint
+budget           1      [0, 1]    share of the steps that is left
+================ ====== ========= =================================================================
+
+Action: a point of the unit cube, shape (d,). Reward: by how much the best log ratio grew, in [0, 5]; -0.1 for a
+configuration that fails or breaks a constraint. An episode ends when the budget is spent.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from tunewright.envs.tuning import CLIP, Vector, gain
+from tunewright.knowledge.workload import FEATURES, traits
+
+from tunewright.errors import ConfigError, TargetError
+from tunewright.guard import guarded
+from tunewright.measure import measure_once
+from tunewright.plugins import open_target
+from tunewright.space import Config, Space
+from tunewright.target import BaseTarget, Budget
+
+FAILURE = -0.1
+_TRAITS = tuple(FEATURES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What an agent's observations are made of; kept with a trained one.
+
+    Attributes:
+        parameters: names, in order.
+        facts: names of facts, in order.
+    """
+
+    parameters: tuple[str, ...]
+    facts: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """Length of an observation."""
+        return len(_TRAITS) + len(self.facts) + 2 * len(self.parameters) + 4
+
+    def box(self) -> spaces.Box:
+        """Return the bounds of an observation."""
+        d, ahead = len(self.parameters), len(_TRAITS) + len(self.facts)
+        low = np.concatenate([np.zeros(ahead + 2 * d), [-CLIP, -CLIP, 0.0, 0.0]])
+        high = np.concatenate([np.ones(ahead + 2 * d), [CLIP, CLIP, 1.0, 1.0]])
+        return spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+
+
+def layout_of(target: BaseTarget, space: Space) -> Layout:
+    """Return the layout for a target and all that have the same parameters."""
+    numbers = [n for n, v in target.facts.items() if isinstance(v, int | float) and not isinstance(v, bool)]
+    return Layout(parameters=tuple(space.params), facts=tuple(sorted(numbers)))
+
+
+def observe(
+    layout: Layout,
+    space: Space,
+    *,
+    facts: Mapping[str, Any],
+    about: str,
+    best: Config,
+    last: Config,
+    best_gain: float,
+    last_gain: float,
+    failed: bool,
+    left: float,
+) -> Vector:
+    """Build the observation of the module's table, shape (layout.size,)."""
+    said = traits(about)
+    numbers = [facts.get(n, 0) for n in layout.facts]
+    return np.concatenate([
+        [float(t in said) for t in _TRAITS],
+        [min(math.log2(1 + max(float(v), 0.0)) / 64, 1.0) for v in numbers],
+        space.encode(best), space.encode(last), [best_gain, last_gain, float(failed), left],
+    ]).astype(np.float32)  # fmt: skip
+
+
+class TuningFamilyEnv(gymnasium.Env[Vector, Vector]):
+    """Tune members of a family step by step; see the module's docstring for observation, action and reward.
+
+    Args:
+        targets: targets or specs; each draws members of its own, and all have the same parameters.
+        budget: steps of an episode.
+        members: draw from so many members only, the same ones always; None for new ones without end.
+        seed: of the fixed members.
+
+    Example:
+        >>> import gymnasium, tunewright.envs
+        >>> env = gymnasium.make("tunewright/TuningFamily-v0", targets=["lustre"], budget=4)
+        >>> observation, info = env.reset(seed=1)
+        >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
+        >>> info["status"]
+        'ok'
+    """
+
+    metadata = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
+
+    def __init__(
+        self,
+        targets: Sequence[BaseTarget | str],
+        budget: int = 8,
+        members: int | None = None,
+        seed: int = 0,
+        render_mode: str | None = None,
+    ) -> None:
+        self.targets = [open_target(t) if isinstance(t, str) else t for t in targets]
+        if not self.targets:
+            raise ConfigError("a family needs at least one target")
+        if budget < 1:
+            raise ConfigError(f"budget must be at least 1 step, not {budget}")
+        self.layout = layout_of(self.targets[0], guarded(self.targets[0]))
+        for other in self.targets[1:]:
+            names = tuple(guarded(other).params)
+            if names != self.layout.parameters:
+                raise ConfigError(
+                    f"targets of a family have the same parameters; {other.name} has {', '.join(names[:4])} ..., "
+                    f"{self.targets[0].name} has {', '.join(self.layout.parameters[:4])} ..."
+                )
+        for target in self.targets:
+            if target.isolated:
+                raise ConfigError(
+                    f"{target.name} is a real system: training takes 100,000 measurements; take a simulated one"
+                )
+        self.budget, self.members, self._seed, self.render_mode = budget, members, seed, render_mode
+        self.action_space: spaces.Space[Any] = spaces.Box(0.0, 1.0, (len(self.layout.parameters),), dtype=np.float32)
+        self.observation_space: spaces.Space[Any] = self.layout.box()
+        self._folder = Budget(workdir=Path(tempfile.gettempdir()))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
+        """Draw a member and measure its default.
+
+        Raises:
+            TargetError: its default cannot be measured.
+        """
+        super().reset(seed=seed)
+        base = self.targets[int(self.np_random.integers(len(self.targets)))]
+        rng = self.np_random
+        if self.members is not None:
+            rng = np.random.default_rng([self._seed, int(self.np_random.integers(self.members))])
+        self.target, self.workload = base.drawn(rng)
+        self.space = guarded(self.target)
+        self.objective = self.target.metrics[0]
+        self.left = self.budget
+        found = self._measure(self.space.default)
+        if not found.ok:
+            raise TargetError(f"the default configuration cannot be measured: {found.status}: {found.reason}")
+        self.default = found.values[self.objective.name]
+        self.best, self.last, self.best_gain, self.last_gain = self.space.default, self.space.default, 0.0, 0.0
+        return self._observe(failed=False), {"workload": self.target.workloads[self.workload]}
+
+    def step(self, action: Vector) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
+        """Measure the configuration that the action decodes to."""
+        config = self.space.decode(np.asarray(action, dtype=np.float64))
+        found = self._measure(config)
+        self.left -= 1
+        good = found.ok and all(m.violation(found.values[m.name]) <= 0 for m in self.target.metrics)
+        self.last = config
+        self.last_gain = gain(self.objective, found.values[self.objective.name], self.default) if good else 0.0
+        reward = max(self.last_gain - self.best_gain, 0.0) if good else FAILURE
+        if good and self.last_gain > self.best_gain:
+            self.best, self.best_gain = config, self.last_gain
+        info = {"status": found.status, "reason": found.reason, "config": dict(config), "best_gain": self.best_gain}
+        return self._observe(failed=not good), reward, self.left == 0, False, info
+
+    def _measure(self, config: Config) -> Any:
+        seed = int(self.np_random.integers(2**31))
+        return measure_once(self.target, config, workload=self.workload, seed=seed, budget=self._folder)
+
+    def _observe(self, *, failed: bool) -> Vector:
+        return observe(
+            self.layout, self.space, facts=self.target.facts,
+            about=f"{self.workload} {self.target.workloads[self.workload]}", best=self.best, last=self.last,
+            best_gain=self.best_gain, last_gain=self.last_gain, failed=failed, left=self.left / self.budget,
+        )  # fmt: skip

@@ -1,0 +1,518 @@
+"""Tournaments: the statistics against hand-made cases and known truths, the bundle, and what can go wrong."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import tunewright as tw
+from tunewright import bundle, standings, tournament
+from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
+from tunewright.testing import Sphere
+from tunewright.tuner import BaseTuner, Suggestion
+
+HERE = Path(__file__).parent
+
+
+class Slow(Sphere):
+    """Takes a moment, and writes down when it ran; not to be run side by side."""
+
+    name = "slow"
+    parallel_safe = False
+
+    def __init__(self, log, seconds=0.01, **how):
+        super().__init__(**how)
+        self.log, self.seconds = log, seconds
+
+    def measure(self, config, **how):
+        begun = time.monotonic()
+        time.sleep(self.seconds)
+        with open(self.log, "a") as file:
+            file.write(f"{begun} {time.monotonic()}\n")
+        return super().measure(config, **how)
+
+
+class Deadly(Sphere):
+    """Takes its process down at some configurations."""
+
+    name = "deadly"
+
+    def __init__(self, mark, always=False):
+        super().__init__()
+        self.mark, self.always = Path(mark), always
+
+    def measure(self, config, **how):
+        if config["x0"] != 0.9 and (self.always or not self.mark.exists()):
+            self.mark.touch()
+            os._exit(9)
+        return super().measure(config, **how)
+
+
+class Illegal(BaseTuner):
+    """Proposes what is out of range, what was tried, and now and then something new."""
+
+    def ask(self, history):
+        space = self.problem.space
+        if history.attempt == 0:
+            return Suggestion(config={**space.default, "x0": 7.0}, why="out of range")
+        if history.attempt == 1:
+            return Suggestion(config=space.default, why="the default again")
+        return Suggestion(config=space.decode(self.problem.rng(history).random(len(space))), why="at last")
+
+
+class Broken(BaseTuner):
+    def ask(self, history):
+        raise ZeroDivisionError("a fault of the tuner")
+
+
+def run(folder, targets=None, tuners=("random", "tpe"), **how):
+    how = {"trials": 6, "seeds": 3, "workers": 2, **how}
+    return tw.compare(targets or [Sphere()], tuners, directory=folder, **how)
+
+
+# -- statistics -------------------------------------------------------------------------------------
+
+
+def frames(values, direction="min", exact=True, known=None, default=10.0, low=0.99, high=1.01):
+    """A tournament's frames from final values: {(target, tuner): [value of seed 0, 1, ...]}; one trial after the default."""
+    games, trials = [], []
+    for (target, tuner), row in values.items():
+        for seed, value in enumerate(row):
+            ratio = default / value if direction == "min" else value / default
+            key = {"by": "", "target": target, "tuner": tuner, "seed": seed}
+            games.append({
+                **key, "name": f"{target} | {tuner} | {seed}", "status": "done", "reason": "", "direction": direction, "trials": 2,
+                "failed": 0, "rejected": 0, "refused": 0, "default": default, "best": value, "ratio": ratio,
+                "ratio_low": ratio * low, "ratio_high": ratio * high, "improved": True, "measured_s": 1.0, "tuner_s": 0.1,
+                "calls": 0, "tokens": 0, "dollars": 0.0,
+            })  # fmt: skip
+            for number, v in enumerate((default, value)):
+                own = ratio if number else 1.0
+                trials.append({
+                    **key, "number": number, "step": number, "status": "ok", "value": v, "feasible": True, "ratio": own,
+                    "seconds": 0.5, "asked_s": 0.05,
+                })  # fmt: skip
+    targets = [
+        {
+            "target": t, "workload": "w", "metric": "m", "direction": direction, "unit": "s", "parameters": 1, "exact": exact,
+            "known_best": known or np.nan, "known_median": np.nan, "simulated": True,
+        }
+        for t in dict.fromkeys(t for t, _ in values)
+    ]  # fmt: skip
+    return pd.DataFrame(games), pd.DataFrame(trials), pd.DataFrame(targets)
+
+
+def test_scores_regrets_and_ranks_of_a_case_by_hand():
+    # default 10, best known 5: a reaches it twice and 6 once; b comes to 7.5 throughout
+    found = standings.tables(*frames({("t", "a"): [5.0, 6.0, 5.0], ("t", "b"): [7.5, 7.5, 7.5]}))
+    rows = found["results"].set_index("tuner")
+    assert rows.loc["a", "score"] == pytest.approx(1.0)
+    assert rows.loc["b", "score"] == pytest.approx(0.5)
+    assert rows.loc["b", "regret"] == pytest.approx(0.5)
+    assert rows.loc["a", "near_share"] == pytest.approx(2 / 3), "6 is 20 % above 5"
+    assert rows.loc["a", "to_near_median"] == 2
+    assert np.isnan(rows.loc["b", "to_near_q1"]), "never there: censored, not counted as the budget"
+    board = found["leaderboard"].set_index("tuner")
+    assert list(board.index) == ["a", "b"]
+    assert (board.loc["a", ["wins", "ties", "losses"]] == [3, 0, 0]).all()
+    assert board.loc["a", "mean_rank"] == 1
+    assert found["targets"].loc[0, "best_is"] == "best seen"
+
+
+def test_more_is_better_and_a_known_optimum():
+    found = standings.tables(*frames({("t", "a"): [15.0, 15.0], ("t", "b"): [12.0, 20.0]}, direction="max", known=30.0))
+    rows = found["results"].set_index("tuner")
+    assert rows.loc["a", "score"] == pytest.approx(0.25)
+    assert rows.loc["a", "regret"] == pytest.approx(0.5)
+    assert found["targets"].loc[0, ["best", "best_is"]].tolist() == [30.0, "known"]
+    assert found["leaderboard"].set_index("tuner").loc["a", ["wins", "losses"]].tolist() == [1, 1]
+
+
+def test_a_lucky_trial_of_a_noisy_target_is_not_the_best_known():
+    games, trials, targets = frames({("t", "a"): [5.0] * 3, ("t", "b"): [6.0] * 3}, exact=False)
+    lucky = trials.index[(trials["tuner"] == "b") & (trials["number"] == 1)][0]
+    trials.loc[lucky, ["value", "ratio"]] = [1.0, 10.0]
+    found = standings.tables(games, trials, targets)
+    assert found["targets"].loc[0, "best"] == pytest.approx(5.0)
+    assert found["results"].set_index("tuner").loc["b", "value"] == pytest.approx(6.0)
+
+
+def test_nothing_to_gain_is_said_and_scores_nothing():
+    found = standings.tables(*frames({("t", "a"): [10.0, 10.0], ("t", "b"): [10.0, 10.0]}))
+    assert "nothing to gain" in found["targets"].loc[0, "says"]
+    assert (found["leaderboard"]["score"] == 0).all()
+
+
+def test_noise_larger_than_the_differences_shows_no_ranking():
+    rng = np.random.default_rng(1)
+    values = {("t", k): list(7 * np.exp(rng.normal(0, 0.01, 6))) for k in "abc"}
+    found = standings.tables(*frames(values, exact=False, low=0.9, high=1.1))
+    assert "no ranking can be shown: a verified ratio is known to" in found["targets"].loc[0, "says"]
+
+
+def test_interquartile_mean_and_critical_difference():
+    assert standings.iqm(np.array([0, 1, 2, 3, 4, 5, 6, 100.0])) == pytest.approx((2 + 3 + 4 + 5) / 4)
+    # Demsar 2006, section 3.2.2: four classifiers on 14 data sets, q = 2.569
+    assert standings.critical_difference(4, 14) == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), rel=1e-3)
+
+
+def test_the_published_example_of_the_friedman_test():
+    """Demsar 2006, table 6: chi-square 9.28, so p = 0.0257; mean ranks 3.143, 2.000, 2.893, 1.964."""
+    auc = [
+        (0.763, 0.768, 0.771, 0.798), (0.599, 0.591, 0.590, 0.569), (0.954, 0.971, 0.968, 0.967), (0.628, 0.661, 0.654, 0.657),
+        (0.882, 0.888, 0.886, 0.898), (0.936, 0.931, 0.916, 0.931), (0.661, 0.668, 0.609, 0.685), (0.583, 0.583, 0.563, 0.625),
+        (0.775, 0.838, 0.866, 0.875), (1.000, 1.000, 1.000, 1.000), (0.940, 0.962, 0.965, 0.962), (0.619, 0.666, 0.614, 0.669),
+        (0.972, 0.981, 0.9751, 0.975), (0.957, 0.978, 0.946, 0.970),
+    ]  # fmt: skip
+    means, p = standings.friedman(pd.DataFrame(auc, columns=list("abcd")))
+    assert [round(means[k], 3) for k in "abcd"] == [3.143, 2.0, 2.893, 1.964]
+    chi2 = 12 * 14 / (4 * 5) * (sum(m**2 for m in means.values()) - 4 * 5**2 / 4)
+    assert chi2 == pytest.approx(9.28, abs=0.005)
+    assert p == pytest.approx(0.0167, abs=1e-4)  # scipy corrects for ties, which the paper does not
+
+
+def test_equal_tuners_are_seldom_told_apart_and_better_ones_are():
+    rng = np.random.default_rng(5)
+    wrong = right = 0
+    for _ in range(200):
+        draw = rng.normal(0, 1, (20, 4))
+        wrong += standings.friedman(pd.DataFrame(draw))[1] < standings.LEVEL
+        right += standings.friedman(pd.DataFrame(draw + np.array([0, 0, 0, 1.0])))[1] < standings.LEVEL
+    assert wrong <= 20, "5 % of 200 are 10"
+    assert right >= 120
+
+
+def test_the_bootstrap_interval_covers_the_truth():
+    rng = np.random.default_rng(3)
+    inside = 0
+    for k in range(100):
+        held = {t: rng.normal(0.5, 0.1, 20) for t in "abc"}
+        _, low, high = standings.bootstrap(held, lambda x: standings.iqm(x, axis=1), seed=k)
+        inside += low <= 0.5 <= high
+    assert inside >= 86, "95 % in the long run"
+
+
+def test_resampling_keeps_targets_apart():
+    """Stratified: a target whose games all agree adds no spread."""
+    value, low, high = standings.bootstrap({"a": np.full(5, 0.2), "b": np.full(5, 0.8)}, lambda x: x.mean(axis=1))
+    assert value == low == high == pytest.approx(0.5)
+
+
+# -- playing ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory):
+    return run(tmp_path_factory.mktemp("tournament") / "b", targets=[Sphere(), "lustre:ior-16m"], trials=8)
+
+
+def test_a_bundle_holds_everything(played):
+    assert {p.name for p in played.folder.iterdir()} == {
+        "tournament.json", "games.parquet", "trials.parquet", "targets.parquet", "tables.json", "report.html"
+    }  # fmt: skip
+    assert len(played.games) == 2 * 2 * 3
+    assert (played.games["status"] == "done").all()
+    assert (played.games["trials"] == 8).all()
+    again = tw.load(played.folder)
+    for name, table in played.tables.items():
+        pd.testing.assert_frame_equal(table, again.tables[name], check_dtype=False)
+    config = json.loads((played.folder / "tournament.json").read_text())
+    assert config["versions"]["tunewright"]
+    assert config["facts"]["CPU_COUNT"] >= 1
+
+
+def test_games_are_paired(played):
+    """One seed gives every tuner the same noise: defaults agree exactly within it, and differ between seeds."""
+    own = played.games[played.games["target"] == "lustre:ior-16m"]
+    assert own.groupby("seed")["default"].nunique().max() == 1
+    assert own["default"].nunique() == 3
+
+
+def test_the_same_tournament_gives_the_same_values(tmp_path, played):
+    again = run(tmp_path / "b", targets=[Sphere(), "lustre:ior-16m"], trials=8, workers=1)
+    for column in ("value", "ratio", "config", "status"):
+        assert again.trials[column].equals(played.trials[column]), column
+
+
+def test_every_table_follows_from_the_trials(played):
+    found = bundle.verify(played.folder)
+    assert found == {**found, "agrees": True, "edited": [], "tables": [], "games": 12, "trials": 96}
+
+
+def test_an_edited_trial_is_named(tmp_path):
+    made = run(tmp_path / "b")
+    frame = pd.read_parquet(made.folder / "trials.parquet")
+    at = frame.index[(frame["tuner"] == "tpe") & (frame["number"] == 4)][0]
+    frame.loc[at, "value"] = 0.5
+    frame.to_parquet(made.folder / "trials.parquet", index=False)
+    found = bundle.verify(made.folder)
+    assert not found["agrees"]
+    assert any("trial 4 of tpe on sphere, seed 0" in line for line in found["edited"])
+    assert any("best" in line for line in found["edited"]), "its game is told too"
+    with pytest.raises(ConfigError, match="trial 4 of tpe"):
+        bundle.merge([made.folder, made.folder], tmp_path / "c")
+
+
+def test_an_edited_table_is_named(tmp_path):
+    made = run(tmp_path / "b")
+    path = made.folder / "tables.json"
+    tables = json.loads(path.read_text())
+    tables["leaderboard"][0]["score"] = 0.999
+    path.write_text(json.dumps(tables))
+    found = bundle.verify(made.folder)
+    assert not found["agrees"]
+    assert found["edited"] == []
+    assert [line for line in found["tables"] if line.startswith("leaderboard: row 1, score: 0.999")]
+
+
+def test_bundles_of_two_people_make_one_leaderboard(tmp_path):
+    ours, theirs = run(tmp_path / "ours"), run(tmp_path / "theirs", seeds=[7, 8])
+    both = bundle.merge([ours.folder, theirs.folder, ours.folder], tmp_path / "both")
+    assert len(both.games) == len(ours.games) + len(theirs.games), "what is there twice counts once"
+    assert bundle.verify(both.folder)["agrees"]
+    assert both.tables["ranks"]["blocks"].iloc[0] == 5
+    other = run(tmp_path / "other", targets=[Sphere(dimensions=2)])
+    with pytest.raises(ConfigError, match="'sphere' has other parameters"):
+        bundle.merge([ours.folder, other.folder], tmp_path / "no")
+
+
+def test_bundles_of_another_version_are_refused(tmp_path):
+    made = run(tmp_path / "b")
+    path = made.folder / "tournament.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+    with pytest.raises(ConfigError, match="format 99"):
+        tw.load(made.folder)
+
+
+def test_illegal_and_repeated_proposals_cost_asks_not_games(tmp_path):
+    made = run(tmp_path / "b", tuners=["random", ("illegal", Illegal)])
+    row = made.leaderboard.set_index("tuner").loc["illegal"]
+    assert row["illegal"] == 3 * 5, "one of each step after the default"
+    assert row["refused"] == 2 * 3 * 5
+    assert (made.games["trials"] == 6).all()
+
+
+def test_a_fault_of_a_tuner_costs_its_game_only(tmp_path):
+    made = run(tmp_path / "b", tuners=["random", ("broken", Broken)])
+    row = made.leaderboard.set_index("tuner").loc["broken"]
+    assert (row["failed_games"], row["score"]) == (3, 0)
+    lost = made.games[made.games["tuner"] == "broken"]
+    assert lost["reason"].str.contains("ZeroDivisionError: a fault of the tuner").all()
+    assert "a fault of the tuner" in (made.folder / "report.html").read_text()
+
+
+def test_a_worker_that_dies_is_replaced_and_its_game_goes_on(tmp_path):
+    made = run(tmp_path / "b", targets=[Deadly(tmp_path / "mark")])
+    assert (made.games["status"] == "done").all()
+    assert (made.games["trials"] == 6).all()
+    assert made.games["failed"].sum() in (1, 2), "what took it down counts as failed; the other worker's may too"
+
+
+def test_a_game_that_always_kills_its_worker_is_given_up(tmp_path):
+    made = run(tmp_path / "b", targets=[Sphere(), Deadly(tmp_path / "mark", always=True)], seeds=1)
+    lost = made.games[made.games["target"] == "deadly"]
+    assert (lost["status"] == "failed").all()
+    assert lost["reason"].str.contains("died").all()
+    assert (made.games.loc[made.games["target"] == "sphere", "status"] == "done").all()
+
+
+def test_real_systems_never_run_side_by_side(tmp_path):
+    log = tmp_path / "log"
+    run(tmp_path / "b", targets=[Slow(str(log))], seeds=2, trials=4)
+    spans = sorted(tuple(map(float, line.split())) for line in log.read_text().splitlines())
+    assert len(spans) >= 2 * 2 * 4
+    assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {here!r})
+import tunewright as tw
+from test_compare import Slow
+if __name__ == "__main__":
+    slow = Slow({log!r}, 0.02)
+    slow.parallel_safe = {safe}
+    tw.compare([slow], ["random", "tpe"], directory={folder!r}, trials=10, seeds=4, workers=2, resume={resume})
+"""
+
+
+def started(folder, log, resume=False, safe=True):
+    text = SCRIPT.format(here=str(HERE), log=str(log), folder=str(folder), resume=resume, safe=safe)
+    path = folder.parent / "script.py"
+    path.write_text(text)
+    return subprocess.Popen([sys.executable, str(path)], start_new_session=True, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(condition, seconds=90):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def lines(path):
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+@pytest.mark.parametrize(("sign", "safe"), [(signal.SIGKILL, True), (signal.SIGINT, True), (signal.SIGKILL, False)])
+def test_an_interrupted_tournament_goes_on_where_it_was(tmp_path, sign, safe):
+    folder, log = tmp_path / "b", tmp_path / "log"
+    first = started(folder, log, safe=safe)
+    wait_for(lambda: lines(log) > 35)
+    if sign == signal.SIGKILL:
+        os.killpg(first.pid, sign)
+    else:
+        os.kill(first.pid, sign)
+    _, errors = first.communicate(timeout=60)
+    if sign == signal.SIGINT:
+        assert errors.count("KeyboardInterrupt") <= 1, errors[-2000:]
+    before = lines(log)
+    with pytest.raises(ConfigError, match="has not ended"):
+        tw.load(folder)
+    again = started(folder, log, resume=True, safe=safe)
+    _, errors = again.communicate(timeout=120)
+    assert again.returncode == 0, errors[-3000:]
+    made = tw.load(folder)
+    assert (made.games["trials"] == 10).all()
+    assert not made.trials.duplicated(["target", "tuner", "seed", "number"]).any()
+    assert not (made.trials["status"] == "running").any()
+    games = 2 * 4
+    assert lines(log) <= games * (10 + 2) + 4, "what was done is not done again"
+    assert before > 0
+    assert bundle.verify(folder)["agrees"]
+
+
+# -- what is wrong ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"tuners": ["nobody"]}, "no tuner named 'nobody'"),
+        ({"targets": ["nothing"]}, "no target named 'nothing'"),
+        ({"tuners": ["tpe", "tpe"]}, "stands twice"),
+        ({"tuners": ["tpe@fast"]}, "@NAME=VALUE"),
+        ({"tuners": ["tpe@start=3"]}, "tpe@start=3 on sphere cannot work.*no tuner option named 'start'"),
+        ({"targets": ["lustre@nowhere"]}, "no workload of lustre named 'nowhere'"),
+        ({"trials": 1}, "at least 2 trials"),
+        ({"seeds": 0}, "seeds must be"),
+        ({"seeds": [1, 1]}, "different numbers"),
+        ({"trust": "blind"}, "no trust level"),
+        ({"tuners": []}, "name at least one tuner"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_runs(tmp_path, how, said):
+    with pytest.raises((ConfigError, UnknownNameError, TunewrightError), match=said):
+        run(tmp_path / "b", **how)
+    assert not list(tmp_path.glob("b/rows.jsonl"))
+
+
+def test_other_things_in_the_directory_are_left_alone(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="is not empty"):
+        run(tmp_path)
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+    run(tmp_path / "b")
+    with pytest.raises(ConfigError, match="--resume"):
+        run(tmp_path / "b")
+    with pytest.raises(ConfigError, match="another tournament: trials differ"):
+        run(tmp_path / "b", trials=7)
+
+
+def test_pairs_that_do_not_work_can_be_left_out(tmp_path):
+    made = run(tmp_path / "b", targets=[Sphere(dimensions=6)], tuners=["random", "grid@points=40"], skip=True)
+    assert set(made.games["tuner"]) == {"random"}
+    assert "nothing to compare" in made.verdict
+
+
+# -- figures and commands ---------------------------------------------------------------------------
+
+
+def test_the_report_is_one_page_without_scripts(played):
+    page = (played.folder / "report.html").read_text()
+    assert "<script" not in page
+    assert "http-equiv" in page
+    assert all(name in page for name in ("random", "tpe", "sphere", "lustre:ior-16m"))
+    assert len(page) < 2_000_000
+
+
+@pytest.mark.parametrize("name", ["regret", "time", "near", "profile", "scores", "critical_difference"])
+def test_figures(played, name):
+    made = getattr(tw.plot, name)(played)
+    drawn = tw.plot.svg(made)
+    assert drawn.startswith("<svg")
+    assert "tpe" in drawn
+    assert drawn == tw.plot.svg(getattr(tw.plot, name)(played)), "the same data give the same bytes"
+
+
+def test_figures_of_one_target(played):
+    assert "lustre" in tw.plot.svg(tw.plot.regret(played, "lustre:ior-16m"))
+    with pytest.raises(UnknownNameError, match="no target of this tournament"):
+        tw.plot.regret(played, "luster")
+
+
+def test_runs_of_neighbours_within_the_critical_difference():
+    from tunewright.plot import _cliques
+
+    assert _cliques(np.array([1.0, 1.5, 2.6, 2.9, 4.0]), 1.2) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert _cliques(np.array([1.0, 3.0]), 1.0) == []
+
+
+def test_the_commands(cli, tmp_path):
+    words = [
+        "compare",
+        "--targets",
+        "lustre@ior-64k,serveplan",
+        "--tuners",
+        "random,tpe@startup=2",
+        "--trials",
+        5,
+        "--seeds",
+        "2",
+    ]
+    document = json.loads(cli(*words, "-o", tmp_path / "b", "--json").stdout)
+    assert {r["tuner"] for r in document["leaderboard"]} == {"random", "tpe@startup=2"}
+    assert {r["target"] for r in document["targets"]} == {"lustre@ior-64k", "serveplan"}
+    assert document["games"] == 8
+    assert "verdict" in cli("compare", "show", tmp_path / "b").stdout
+    assert "agrees" in cli("compare", "verify", tmp_path / "b").stdout
+    assert (
+        json.loads(cli("compare", "report", tmp_path / "b", "-o", tmp_path / "r.html", "--json").stdout)["bytes"] > 1000
+    )
+    command = json.loads((tmp_path / "b" / "tournament.json").read_text())["command"]
+    again = json.loads(cli(*command.split()[1:-1], tmp_path / "c", "--json").stdout)
+    assert again["leaderboard"][0]["score"] == document["leaderboard"][0]["score"]
+    merged = cli("compare", "merge", tmp_path / "b", tmp_path / "c", "-o", tmp_path / "d", "--json")
+    assert json.loads(merged.stdout)["games"] == 8, "the same games"
+    (tmp_path / "b" / "tables.json").write_text("{}")
+    assert "does not hold this table" in cli("compare", "verify", tmp_path / "b", code=1).stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["compare", "--targets", "lustre"], "-o DIR"),
+        (["compare", "-o", "x"], "--targets"),
+        (["compare", "--targets", "lustre", "--seeds", "many", "-o", "x"], "--seeds is how many"),
+        (["compare", "verify", "nowhere"], "holds no tournament"),
+        (["compare", "--resume", "-o", "nowhere"], "holds no tournament"),
+        (["compare", "--targets", "lustre", "--executor", "slurm", "-o", "x"], "dask:ADDRESS"),
+    ],
+)
+def test_wrong_commands(cli, tmp_path, words, said):
+    assert said in cli(*words, code=1, cwd=tmp_path).stderr
+
+
+def test_entries_are_read():
+    found = tournament.entries(["lustre:ior-16m", "serving@chat@ttft=2", "trainplan:bloom"], "target")
+    assert [(e.spec, e.workload, dict(e.options)) for e in found] == [
+        ("lustre", "ior-16m", {}), ("serving", "chat", {"ttft": "2"}), ("trainplan:bloom", "", {})
+    ]  # fmt: skip
