@@ -83,8 +83,11 @@ def train(
     if log is not None and find_spec("tensorboard") is None:
         raise missing_extra("tensorboard", "rl", "writing logs for TensorBoard")
     made = _algorithm(algorithm)
+    import torch
     from stable_baselines3.common.vec_env import DummyVecEnv
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # these networks are small: further threads only wait for each other
     env = DummyVecEnv([lambda: symmetric(make_env())] * copies)
     env.seed(seed)
     buffer = target.with_suffix(".replay.pkl")
@@ -124,6 +127,7 @@ def train(
         buffer.unlink(missing_ok=True)
     finally:
         env.close()
+        torch.set_num_threads(threads)
     return target
 
 

@@ -590,6 +590,38 @@ def check(
     show_check(out(), document)
 
 
+@app.command()
+def dashboard(
+    store: StoreUrl = None,
+    port: Annotated[int | None, typer.Option("--port", min=0, max=65535, help="Default: 8080, or the next free one; 0 for any.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen at. Whoever reaches it sees all sessions, without a password.")] = "127.0.0.1",
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Look at all sessions in the browser (optuna-dashboard), verdicts, reasons and costs among them; Ctrl-C ends it."""
+    from tunewright.dashboard import only_here, serve
+
+    with serve(_open_store(store), host, port) as server:
+        url = f"http://{host}:{server.server_port}/dashboard/"
+        if not only_here(host):
+            console().print(
+                f"warning: {host} can be reached from other machines, and the dashboard asks nobody for a password",
+                style="yellow", markup=False,
+            )  # fmt: skip
+        if as_json:
+            emit({"url": url})
+        else:
+            out().print(f"sessions of {_shown_store(store)}: {url}   (Ctrl-C ends it)", markup=False)
+        sys.stdout.flush()
+        server.serve_forever()
+
+
+def _shown_store(url: str | None) -> str:
+    from tunewright.guard import redact
+    from tunewright.store import default_url
+
+    return str(redact(url or default_url()))
+
+
 app.command()(commands.trace)
 app.command()(commands.read)
 app.command()(commands.place)

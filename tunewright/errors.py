@@ -41,6 +41,10 @@ class StoreError(TunewrightError):
     """The session store cannot be opened, read or written."""
 
 
+class HeldError(StoreError):
+    """Another process runs this session."""
+
+
 class TunerError(TunewrightError):
     """A tuner cannot work on this space or cannot propose anything more."""
 

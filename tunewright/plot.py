@@ -44,6 +44,17 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
+def _new(width: float, height: float) -> Figure:
+    """Return a figure that notebooks show as SVG, whatever backend they have."""
+    from matplotlib.figure import Figure
+
+    class Drawn(Figure):
+        def _repr_svg_(self) -> str:
+            return svg(self)
+
+    return Drawn(figsize=(width, height), layout="constrained")
+
+
 def _names(bundle: Bundle) -> list[str]:
     return list(standings.order(bundle.leaderboard))
 
@@ -57,11 +68,10 @@ def _look(bundle: Bundle) -> dict[str, dict[str, Any]]:
 
 
 def _panels(bundle: Bundle, targets: Sequence[str], height: float = 2.5) -> tuple[Figure, list[Axes]]:
-    from matplotlib.figure import Figure
 
     across = min(len(targets), _ACROSS)
     down = math.ceil(len(targets) / across)
-    figure = Figure(figsize=(3.1 * across + 0.2, height * down + 0.6), layout="constrained")
+    figure = _new(3.1 * across + 0.2, height * down + 0.6)
     axes = np.atleast_1d(figure.subplots(down, across, squeeze=False)).ravel().tolist()
     for spare in axes[len(targets) :]:
         spare.set_axis_off()
@@ -142,11 +152,10 @@ def time(bundle: Bundle, target: str | None = None) -> Figure:
 
 def near(bundle: Bundle) -> Figure:
     """Draw the share of games that were within 5 % of the best known, over trials; those never there are censored."""
-    from matplotlib.figure import Figure
     from scipy.stats import CensoredData, ecdf
 
     with _matplotlib().rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        figure = _new(6.4, 3.2)
         axis, look = figure.subplots(), _look(bundle)
         budget = int(bundle.games["trials"].max())
         for tuner in _names(bundle):
@@ -169,10 +178,8 @@ def near(bundle: Bundle) -> Figure:
 
 def profile(bundle: Bundle) -> Figure:
     """Draw the performance profile: the share of games with at least a score, with its 95 % band."""
-    from matplotlib.figure import Figure
-
     with _matplotlib().rc_context(_STYLE):
-        figure = Figure(figsize=(6.4, 3.2), layout="constrained")
+        figure = _new(6.4, 3.2)
         axis, look, table = figure.subplots(), _look(bundle), bundle.tables["profile"]
         for tuner in _names(bundle):
             own = table[table["tuner"] == tuner]
@@ -188,11 +195,9 @@ def profile(bundle: Bundle) -> Figure:
 
 def scores(bundle: Bundle) -> Figure:
     """Draw the interquartile mean of each tuner's scores with its 95 % interval."""
-    from matplotlib.figure import Figure
-
     with _matplotlib().rc_context(_STYLE):
         board, look = bundle.leaderboard.iloc[::-1], _look(bundle)
-        figure = Figure(figsize=(6.4, 0.34 * len(board) + 0.9), layout="constrained")
+        figure = _new(6.4, 0.34 * len(board) + 0.9)
         axis = figure.subplots()
         for i, row in enumerate(board.to_dict("records")):
             colour = look[row["tuner"]]["color"]
@@ -208,14 +213,12 @@ def scores(bundle: Bundle) -> Figure:
 
 def critical_difference(bundle: Bundle) -> Figure:
     """Draw mean ranks, the best on the left; bars join tuners that Nemenyi's test does not tell apart."""
-    from matplotlib.figure import Figure
-
     with _matplotlib().rc_context(_STYLE):
         tests, board = bundle.tables["ranks"], bundle.leaderboard.dropna(subset=["mean_rank"])
         ranks = board.set_index("tuner")["mean_rank"].sort_values()
         names = list(ranks.index)
         half = math.ceil(len(names) / 2)
-        figure = Figure(figsize=(6.8, 0.9 + 0.24 * half + 0.13 * len(names)), layout="constrained")
+        figure = _new(6.8, 0.9 + 0.24 * half + 0.13 * len(names))
         axis = figure.subplots()
         axis.set_axis_off()
         count = max(len(names), 2)
@@ -273,3 +276,27 @@ def svg(figure: Figure) -> str:
         figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None})
     text = held.getvalue()
     return text[text.index("<svg") :]
+
+
+def history(session: Any) -> Figure:
+    """Draw a session's trials and the best so far.
+
+    Args:
+        session: a :class:`~tunewright.session.Session` that was run.
+    """
+    with _matplotlib().rc_context(_STYLE):
+        figure = _new(6.4, 3.0)
+        axis, metric = figure.subplots(), session.objectives[0]
+        decided = session.decided
+        good = [(i, t.scores[metric.name]) for i, t in enumerate(decided) if t.feasible]
+        lost = [i for i, t in enumerate(decided) if not t.feasible]
+        axis.plot(*zip(*good, strict=True), "o", color=COLOURS[0], markersize=5, label="trial")
+        sign = 1.0 if metric.direction == "max" else -1.0
+        best = sign * np.maximum.accumulate(sign * np.array([v for _, v in good]))
+        axis.step([i for i, _ in good], best, where="post", color=COLOURS[2], label="best so far")
+        for i in lost:
+            axis.axvline(i, color=COLOURS[1], linewidth=0.8, alpha=0.6, label="failed" if i == lost[0] else None)
+        axis.set_xlabel("trial, 0 is the default")
+        axis.set_ylabel(f"{metric.name} [{metric.unit}]" if metric.unit else metric.name)
+        axis.legend()
+    return figure

@@ -441,7 +441,11 @@ class Session:
             job = cloudpickle.dumps(job)
         try:
             future = self.executor.submit(_evaluate, job)
-        except RuntimeError as error:  # a broken or closed pool
+        except TunewrightError:
+            raise
+        except Exception as error:  # a broken or closed pool, a scheduler that is gone
+            if isinstance(self.executor, _Inline):  # it ran the trial itself
+                raise
             raise TargetError(
                 f"the executor takes no more work ({error}); resume the session with a new one"
             ) from error

@@ -14,7 +14,7 @@ import math
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -22,7 +22,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunewright.errors import ConfigError, SpaceError, StoreError, TunewrightError, missing_extra, unknown
+from tunewright.errors import ConfigError, HeldError, SpaceError, StoreError, TunewrightError, missing_extra, unknown
 from tunewright.guard import finite, redact
 from tunewright.space import Choice, Int, Param, Space, Value
 from tunewright.tuner import Trial
@@ -164,6 +164,11 @@ class Store:
                 raise
             raise StoreError(f"the store {redact(self.url)} {_explain(error)}") from error
 
+    @property
+    def optuna(self) -> Any:
+        """The Optuna storage behind it, for Optuna's own tools."""
+        return self._storage
+
     def close(self) -> None:
         """Give the database connections back."""
         engine = getattr(self._storage, "engine", None)
@@ -243,7 +248,9 @@ class Store:
     def set_verdict(self, name: str, verdict: Mapping[str, Any] | None) -> None:
         """Write the verdict of a session."""
         with self._errors():
-            self._storage.set_study_user_attr(self._study(name), _VERDICT, None if verdict is None else dict(verdict))
+            study = self._study(name)
+            self._storage.set_study_user_attr(study, _VERDICT, None if verdict is None else dict(verdict))
+            self._storage.set_study_user_attr(study, "what was shown", "" if verdict is None else verdict["sentence"])
 
     # -- trials -----------------------------------------------------------------------------------
 
@@ -264,7 +271,9 @@ class Store:
                 row = {"number": number, "study_id": study, "state": "RUNNING", "datetime_start": started}
                 made = connection.execute(tables["trials"].insert(), row)
                 trial_id = int(made.inserted_primary_key[0])
-                self._write_attributes(connection, "trial_user_attributes", trial_id, {_TRIAL: redact(head)})
+                self._write_attributes(
+                    connection, "trial_user_attributes", trial_id, redact({_TRIAL: head, "why": trial.why})
+                )
                 params = [{"trial_id": trial_id, **row} for row in _param_rows(trial.config, space)]
                 if params:
                     connection.execute(tables["trial_params"].insert(), params)
@@ -311,9 +320,10 @@ class Store:
             with self._storage.engine.begin() as connection:
                 if connection.execute(change, ended).rowcount != 1:
                     raise StoreError(f"trial {trial.number} of session {name!r} was decided already")
-                self._write_attributes(
-                    connection, "trial_user_attributes", trial_id, {_OUTCOME: redact(finite(outcome))}
-                )
+                # beside the whole, what a dashboard's reader looks for
+                shown = {_OUTCOME: outcome, "times the default": trial.ratio, "failed because": trial.reason or None}
+                held = {k: v for k, v in redact(finite(shown)).items() if v is not None}
+                self._write_attributes(connection, "trial_user_attributes", trial_id, held)
                 # the form in which Optuna's plots know constraints
                 bounds = {f"constraints:{metric}": amount for metric, amount in trial.violations.items()}
                 self._write_attributes(connection, "trial_system_attributes", trial_id, bounds)
@@ -362,19 +372,40 @@ class Store:
         return folder / f"{digest}.lock"
 
     @contextmanager
+    def _held_by_all(self, name: str) -> Iterator[None]:
+        """Hold a session for all machines, where the store is a server; the lock goes with its connection."""
+        engine = self._storage.engine
+        if engine.dialect.name != "postgresql":
+            yield
+            return
+        import sqlalchemy
+
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            key = {"key": _advisory(f"tunewright session {name}")}
+            if not connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
+                raise HeldError(f"the session {name!r} is being run by another process; wait for it or stop it")
+            try:
+                yield
+            finally:
+                with suppress(sqlalchemy.exc.SQLAlchemyError):  # a connection that is lost has given it back
+                    connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), key)
+
+    @contextmanager
     def lock(self, name: str) -> Iterator[None]:
-        """Hold a session, so that no second process on this machine runs it; a dead holder frees it.
+        """Hold a session, so that no second process runs it: here, and with PostgreSQL on any machine.
+
+        A dead holder frees it.
 
         Raises:
-            StoreError: another process holds it.
+            HeldError: another process holds it.
         """
-        with open(self._lock_file(name), "a+", encoding="ascii") as file:
+        with self._held_by_all(name), open(self._lock_file(name), "a+", encoding="ascii") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
-                raise StoreError(
+                raise HeldError(
                     f"the session {name!r} is being run by process {holder}; wait for it or stop it"
                 ) from None
             file.seek(0)
@@ -382,6 +413,11 @@ class Store:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _advisory(text: str) -> int:
+    """Return a number for PostgreSQL's advisory locks, 64 bits with sign."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
 def _param_rows(config: Mapping[str, Value], space: Space) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ import cloudpickle
 
 from tunewright import bundle
 from tunewright.bundle import Bundle
-from tunewright.errors import ConfigError, TunewrightError, UnknownNameError, unknown
+from tunewright.errors import ConfigError, HeldError, TunewrightError, UnknownNameError, unknown
 from tunewright.guard import redact
 from tunewright.plan import Plan
 from tunewright.plugins import TARGETS, TUNERS, installed, open_target, split_spec
@@ -36,6 +36,7 @@ from tunewright.store import Store
 from tunewright.target import BaseTarget
 from tunewright.tuner import Problem, Tuner
 
+_HELD_S = 60.0  # how long the session of a lost worker may be held
 _CRASHES = 2  # how often a game may take its worker down before it is given up
 MakeTuner = Callable[[Problem], Tuner]
 
@@ -349,13 +350,7 @@ def _play(job: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     how = {"target": target, "make": game.tuner.made}
     with _interruptible():
         try:
-            if _known(store, game.name):
-                session = Session.resume(game.name, store, **how)
-            else:
-                session = Session.create(_plan(game, work), game.name, store, **how)
-            held = store.session(game.name)
-            if not (held.get("status") == "done" and held.get("verdict")):
-                session.run(total=game.trials, verify=True)
+            _run(game, store, work, how)
             reason = ""
         except TunewrightError as error:
             reason = redact(str(error))
@@ -367,6 +362,25 @@ def _play(job: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     row["wall_s"] = round(time.monotonic() - begun, 6)
     row["host"] = socket.gethostname()
     return row, trials
+
+
+def _run(game: Game, store: Store, work: str, how: dict[str, Any]) -> None:
+    """Run a game's session to its end, wherever it stands."""
+    patience = time.monotonic() + _HELD_S
+    while True:
+        try:
+            if _known(store, game.name):
+                session = Session.resume(game.name, store, **how)
+            else:
+                session = Session.create(_plan(game, work), game.name, store, **how)
+            held = store.session(game.name)
+            if not (held.get("status") == "done" and held.get("verdict")):
+                session.run(total=game.trials, verify=True)
+            return
+        except HeldError:  # by a worker that was lost, until the store notices
+            if time.monotonic() > patience:
+                raise
+            time.sleep(0.5)
 
 
 def _known(store: Store, name: str) -> bool:

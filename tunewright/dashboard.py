@@ -1,0 +1,101 @@
+"""optuna-dashboard over a store: sessions are Optuna studies; what tunewright knows beyond stands in their notes."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import socketserver
+from collections.abc import Mapping
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from tunewright.errors import ConfigError, missing_extra
+from tunewright.store import Store
+
+PORT = 8080
+_TRIES = 20  # ports after the first one that are looked at
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the terminal is for errors."""
+
+
+class _Threaded(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+def serve(store: Store, host: str = "127.0.0.1", port: int | None = None) -> _Threaded:
+    """Return a server over a store that is bound, and not running yet.
+
+    Args:
+        store: an open store.
+        host: address to listen at.
+        port: None for 8080 or the next free one; 0 for any.
+
+    Raises:
+        ConfigError: the address or port cannot be had.
+        MissingExtraError: optuna-dashboard is not installed.
+    """
+    try:
+        import optuna_dashboard
+    except ImportError:
+        raise missing_extra("optuna-dashboard", "dashboard", "the dashboard") from None
+    _notes(store)
+    application = optuna_dashboard.wsgi(store.optuna)
+    ports = range(PORT, PORT + _TRIES) if port is None else [port]
+    for wanted in ports:
+        try:
+            return make_server(host, wanted, application, server_class=_Threaded, handler_class=_Quiet)
+        except socket.gaierror:
+            raise ConfigError(f"{host!r} is no address of this machine") from None
+        except OSError as error:
+            reason = error.strerror
+    what = f"port {port}" if port is not None else f"any of the ports {PORT} to {PORT + _TRIES - 1}"
+    raise ConfigError(f"cannot listen at {host}, {what}: {reason}; choose another with --port")
+
+
+def only_here(host: str) -> bool:
+    """Whether an address can be reached from this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _notes(store: Store) -> None:
+    """Write each session's verdict, reasons and costs into its note, which the dashboard shows first."""
+    import optuna
+    from optuna_dashboard import save_note
+
+    for name in store.names():
+        study = optuna.load_study(study_name=name, storage=store.optuna)
+        save_note(study, note(store.session(name)))
+
+
+def note(record: Mapping[str, Any]) -> str:
+    """Return a session's note in Markdown."""
+    plan, verdict, notes = record["plan"], record.get("verdict"), record.get("notes") or {}
+    lines = [
+        f"**{plan['target']}**, workload {plan['workload']}, tuner {plan['tuner']}, seed {plan['seed']}, trust"
+        f" {plan['trust']}; {record['status']}.",
+        "",
+        f"**{verdict['sentence']}**" if verdict else "No verdict yet: the winner has not been measured afresh.",
+    ]
+    if verdict and verdict.get("settings"):
+        lines += ["", "The best configuration, in the system's own form:", "", "```", str(verdict["settings"]), "```"]
+    reasons = [
+        f"- `{n}`: {_plain(r)}" for a in notes.get("answers", [])[-1:] for n, r in (a.get("reasons") or {}).items() if n
+    ]
+    if reasons:
+        lines += ["", "What the model said of its last proposal:", "", *reasons]
+    spent = notes.get("spent") or {}
+    if spent.get("calls"):
+        tokens = spent.get("tokens_in", 0) + spent.get("tokens_out", 0)
+        lines += ["", f"Cost: {spent['calls']} calls, {tokens:,} tokens, {spent.get('money', 0):.4f} $."]
+    return "\n".join(lines)
+
+
+def _plain(text: Any) -> str:
+    """Return what somebody else wrote as one line that Markdown does not act on."""
+    return " ".join(str(text).split()).translate({ord(c): f"\\{c}" for c in "\\`*_[]<>#!|"})
