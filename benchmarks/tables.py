@@ -15,7 +15,6 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small matrices: a second thread only gets in the way
 
 from common import DATA, ask_new, publish, quartiles, table
-from smac_tuner import SmacTuner
 from tunewright.envs.tables import open_target
 
 from tunewright.errors import TunerError
@@ -51,7 +50,7 @@ def trials_to_goal(target, tuner_name, options, seed, goal) -> int | None:
         about=target.workloads["replay"],
         workloads=("replay",),
     )
-    tuner = SmacTuner(problem) if tuner_name == "smac" else make_tuner(tuner_name, problem)[1]
+    _, tuner = make_tuner(tuner_name, problem)
     trials: list[Trial] = []
     tried: set[str] = set()
     for step in range(TRIALS):
@@ -90,7 +89,7 @@ def main() -> None:
     rows = []
     for label, (name, options) in TUNERS.items():
         if name == "smac" and importlib.util.find_spec("smac") is None:
-            print(f"{label} left out: pip install smac", flush=True)
+            print(f"{label} left out: pip install 'tunewright[smac]'", flush=True)
             continue
         if given.tuners and label not in given.tuners.split(";"):
             continue

@@ -1,3 +1,5 @@
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from tunewright.tuners import gaussian
 from tunewright.tuners.additive import AdditiveGPTuner
 from tunewright.tuners.basic import GridTuner, RandomTuner
 from tunewright.tuners.optuna import CMAESTuner, GPTuner, NSGA2Tuner, TPETuner
+from tunewright.tuners.smac import SMACTuner
 
 from tunewright.errors import ConfigError, MissingExtraError, TunerError, UnknownNameError
 from tunewright.plugins import TUNERS, installed, make_tuner
@@ -16,7 +19,11 @@ from tunewright.target import BaseTarget, Measurement, Metric
 from tunewright.testing import Sphere, check_tuner, run_tuner
 from tunewright.tuner import Problem
 
-LEARNERS = [TPETuner, CMAESTuner, NSGA2Tuner, AdditiveGPTuner, pytest.param(GPTuner, marks=pytest.mark.slow)]
+NO_SMAC = pytest.mark.skipif(find_spec("smac") is None, reason="needs the extra: pip install 'tunewright[smac]'")
+LEARNERS = [
+    TPETuner, CMAESTuner, NSGA2Tuner, AdditiveGPTuner, pytest.param(GPTuner, marks=pytest.mark.slow),
+    pytest.param(SMACTuner, marks=[pytest.mark.slow, NO_SMAC]),
+]  # fmt: skip
 
 
 class Mixed(BaseTarget):

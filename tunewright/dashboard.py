@@ -84,15 +84,15 @@ def note(record: Mapping[str, Any]) -> str:
     ]
     if verdict and verdict.get("settings"):
         lines += ["", "The best configuration, in the system's own form:", "", "```", str(verdict["settings"]), "```"]
-    reasons = [
-        f"- `{n}`: {_plain(r)}" for a in notes.get("answers", [])[-1:] for n, r in (a.get("reasons") or {}).items() if n
-    ]
-    if reasons:
-        lines += ["", "What the model said of its last proposal:", "", *reasons]
+    answers = [a for a in notes.get("answers", []) if a.get("reasons")]
+    won = [a for a in answers if verdict and a.get("config") == verdict.get("config")] or answers
+    if won:
+        lines += ["", "What the model said of it:", ""]
+        lines += [f"- `{n}`: {_plain(r)}" for n, r in won[-1]["reasons"].items() if n]
     spent = notes.get("spent") or {}
     if spent.get("calls"):
-        tokens = spent.get("tokens_in", 0) + spent.get("tokens_out", 0)
-        lines += ["", f"Cost: {spent['calls']} calls, {tokens:,} tokens, {spent.get('money', 0):.4f} $."]
+        tokens = int(spent.get("tokens_in", 0) + spent.get("tokens_out", 0))
+        lines += ["", f"Cost: {spent['calls']:.0f} calls, {tokens:,} tokens, {spent.get('money', 0):.4f} $."]
     return "\n".join(lines)
 
 

@@ -119,8 +119,10 @@ def entries(texts: Sequence[Any], kind: str) -> list[Entry]:
 
     A target object stands for itself; a tuner that is no spec is (label, function of the problem).
 
-    >>> [e.label for e in entries(["tpe@startup=10", "random"], "tuner")]
-    ['tpe@startup=10', 'random']
+    Example:
+        >>> first, second = entries(("tpe@startup=10", "random"), "tuner")
+        >>> first.spec, first.options
+        ('tpe', {'startup': '10'})
 
     Raises:
         ConfigError: a text cannot be read, or two entries have one name.
