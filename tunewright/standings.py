@@ -59,8 +59,14 @@ def tables(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> 
 
 
 def matrix(finals: pd.DataFrame, column: str = "score") -> pd.DataFrame:
-    """Return a column by block (target, by, seed) and tuner; blocks that not every tuner has played are left out."""
-    return finals.pivot_table(index=_BLOCK, columns="tuner", values=column, aggfunc="first").dropna()
+    """Return a column by block (target, by, seed) and tuner.
+
+    Tuners that were not on every target are left out, such as an agent that fits one of them alone; then blocks that
+    not every one of the others has played.
+    """
+    wide = finals.pivot_table(index=_BLOCK, columns="tuner", values=column, aggfunc="first")
+    everywhere = wide.notna().groupby(level="target").any().all()
+    return wide.loc[:, everywhere[everywhere].index].dropna()
 
 
 # -- values -----------------------------------------------------------------------------------------
@@ -221,7 +227,8 @@ def _leaderboard(games: pd.DataFrame, finals: pd.DataFrame, ranks: Mapping[str, 
         tokens, dollars, count = int(mine["tokens"].sum()), float(mine["dollars"].sum()), int(mine["trials"].sum())
         wins, ties, losses = _record(merit, tuner)
         rows.append({
-            "tuner": tuner, "score": value, "low": low, "high": high, "mean_rank": ranks.get(tuner, math.nan),
+            "tuner": tuner, "targets": own["target"].nunique(),
+            "score": value, "low": low, "high": high, "mean_rank": ranks.get(tuner, math.nan),
             "over_random": over[0], "over_random_low": over[1], "over_random_high": over[2],
             "wins": wins, "ties": ties, "losses": losses, "near_share": float(own["reached"].notna().mean()),
             "improved_share": improved / len(own), "games": len(own),
@@ -233,7 +240,9 @@ def _leaderboard(games: pd.DataFrame, finals: pd.DataFrame, ranks: Mapping[str, 
             "tokens_per_improvement": tokens / improved if tokens and improved else math.nan,
             "dollars_per_improvement": dollars / improved if dollars and improved else math.nan,
         })  # fmt: skip
-    return pd.DataFrame(rows).sort_values(["score", "mean_rank"], ascending=[False, True], ignore_index=True)
+    # what was on some targets only comes last: its score is of other targets than the others'
+    columns = ["targets", "score", "mean_rank"]
+    return pd.DataFrame(rows).sort_values(columns, ascending=[False, False, True], ignore_index=True)
 
 
 def _record(merit: pd.DataFrame, tuner: str) -> tuple[int, int, int]:
@@ -493,6 +502,9 @@ def _verdict(board: pd.DataFrame, tests: pd.DataFrame, by_target: pd.DataFrame, 
         f"{first['tuner']} reaches {100 * first['score']:.0f} % of what is to be gained"
         f" ({100 * first['low']:.0f} to {100 * first['high']:.0f} %)."
     )
+    count = len(by_target)
+    for row in board[board["targets"] < count].to_dict("records"):
+        said.append(f"{row['tuner']} was on {row['targets']} of {count} targets, and is not ranked.")
     silent = by_target[by_target["says"] != "the tuners differ"]
     for row in silent.to_dict("records"):
         said.append(f"{row['target']}: {row['says']}.")
