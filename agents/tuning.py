@@ -104,7 +104,8 @@ def evaluate(model: Any, targets: Sequence[Any], budget: int, episodes: int = EP
     gains = []
     for episode in range(episodes):
         seen, _ = env.reset(seed=HELD_OUT + episode)
-        own, over = [], False
+        own: list[float] = []
+        over = False
         while not over:
             action = rng.uniform(-1, 1, shape) if model is None else model.predict(seen, deterministic=not own)[0]
             seen, _, over, _, info = env.step(np.asarray(action, dtype=np.float32))
@@ -122,7 +123,8 @@ def _demonstrated(family: TuningFamilyEnv, sessions: Sequence[str], url: str | N
     Raises:
         ConfigError: a session is of a target with other parameters.
     """
-    store, found = Store(url), []
+    store = Store(url)
+    found: list[tuple[Any, ...]] = []
     for name in sessions:
         record, trials = store.session(name), [t for t in store.trials(name) if t.decided]
         plan = record["plan"]

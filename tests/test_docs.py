@@ -34,7 +34,10 @@ def test_docstring_examples(name):
     assert failed == 0
 
 
-PAGES = ("README.md", "docs/hybrid.md", "docs/reader.md", "docs/lustre.md", "docs/gluster.md", "docs/parallelism.md")
+PAGES = (
+    "README.md", "docs/hybrid.md", "docs/reader.md", "docs/lustre.md", "docs/gluster.md", "docs/parallelism.md",
+    "docs/comparing.md", "docs/guides/add_target.md", "docs/guides/add_tuner.md",
+)  # fmt: skip
 
 
 def blocks(kind, page="README.md"):

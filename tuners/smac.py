@@ -64,14 +64,15 @@ class SMACTuner(BaseTuner):
     def _parameters(self) -> list[Any]:
         from ConfigSpace import Categorical, Float, Integer
 
-        space, held = self.problem.space, []
+        space = self.problem.space
+        held: list[Any] = []
         for name, param in space.params.items():
             if isinstance(param, Choice):
                 texts = [str(c) for c in param.choices]
                 held.append(Categorical(name, texts, default=str(param.default), ordered=param.ordered))
                 continue
             low, high = param.bounds(space.scope(space.default))
-            make = Integer if isinstance(param, Int) else Float
+            make: Any = Integer if isinstance(param, Int) else Float
             start = min(max(param.default, low), high)
             held.append(make(name, (low, high), default=start, log=param.log and low > 0))
         return held
@@ -84,7 +85,7 @@ class SMACTuner(BaseTuner):
             if isinstance(param, Choice):
                 made[name] = str(value)
             else:
-                own = self.configs[name]
+                own: Any = self.configs[name]
                 made[name] = type(own.default_value)(min(max(value, own.lower), own.upper))
         return self._make(self.configs, made)
 

@@ -202,7 +202,7 @@ def resume(
     from tunewright.session import Session
 
     with executors.opened(executor, workers, threads=True) as pool:
-        how = {"workers": workers, "executor": pool}
+        how: dict[str, Any] = {"workers": workers, "executor": pool}
         with Session.resume(name, _open_store(store), spec=target, **how) as session:
             _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, explain, as_json)
 

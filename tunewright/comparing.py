@@ -51,7 +51,7 @@ def compare(
         raise ConfigError("say what to tune: --targets lustre:ior-16m,trainplan:bloom; 'tunewright targets' lists all")
     try:
         with opened(executor, workers) as pool, _Progress() as watcher:
-            how = {"workers": workers, "executor": pool, "skip": skip, "watcher": watcher}
+            how: dict[str, Any] = {"workers": workers, "executor": pool, "skip": skip, "watcher": watcher}
             if resume and not targets:
                 made = tournament.again(output, **how)
             else:

@@ -45,9 +45,10 @@ def opened(spec: str, workers: int | None = None, *, threads: bool = False) -> I
 @contextmanager
 def _dask(address: str, workers: int | None) -> Iterator[Any]:
     try:
-        import distributed
+        import distributed as module
     except ImportError:
         raise missing_extra("distributed", "cluster", "--executor dask") from None
+    distributed: Any = module  # it has no types
     if address:
         try:
             client = distributed.Client(address, timeout=_WAIT_S, set_as_default=False)

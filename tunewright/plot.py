@@ -126,7 +126,7 @@ def regret(bundle: Bundle, target: str | None = None) -> Figure:
     return figure
 
 
-def _percent(value: float, position: int | None = None) -> str:
+def _percent(value: float, position: float) -> str:
     return f"≤{value:g}" if value <= 0.101 else f"{value:g}"
 
 

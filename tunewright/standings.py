@@ -106,10 +106,10 @@ def _facts(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> 
 def _final_values(own: pd.DataFrame, default: float, facts: Mapping[str, Any]) -> Floats:
     """Return the final value of each game, shape (games,)."""
     if facts["exact"]:
-        return own["best"].to_numpy(dtype=float)
+        return np.asarray(own["best"], dtype=float)
     ratio = own["ratio"].to_numpy(dtype=float)
     scaled = default * ratio if facts["direction"] == "max" else default / ratio
-    return np.where(np.isfinite(ratio), scaled, own["best"].to_numpy(dtype=float))
+    return np.asarray(np.where(np.isfinite(ratio), scaled, own["best"]), dtype=float)
 
 
 def _score(value: Any, facts: Mapping[str, Any]) -> Any:
@@ -463,7 +463,7 @@ def reached(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame, tu
     """Trials to near-optimal of each of a tuner's games, shape (games,); NaN where it did not get there."""
     facts = _facts(games, trials, targets)
     finals = _finals(games, _curves(games, trials, facts), facts)
-    return finals.loc[finals["tuner"] == tuner, "reached"].to_numpy(dtype=float)
+    return np.asarray(finals.loc[finals["tuner"] == tuner, "reached"], dtype=float)
 
 
 # -- words ------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def search(job: Job, choices: P.Choices, *, tuner: str = TUNER, trials: int | No
     metric = Metric(name="time", direction="min", unit="s")
     problem = Problem(space=space, metrics=[metric], objectives=["time"], seed=seed, target="trainplan")
     _, asked = make_tuner(tuner, problem)
-    extra = {"overlap": choices.overlap[0], "precision": choices.precision[0], **choices.fixed}
+    extra = {"overlap": choices.overlap[0], "precision": choices.precision[0], **(choices.fixed or {})}
     found, told, refused = R.Found(), list[Trial](), list[Refusal]()
 
     def tell(config: Config, plan: P.Plan) -> None:
