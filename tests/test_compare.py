@@ -316,6 +316,7 @@ def test_a_worker_that_dies_is_replaced_and_its_game_goes_on(tmp_path):
     assert made.games["failed"].sum() in (1, 2), "what took it down counts as failed; the other worker's may too"
 
 
+@pytest.mark.slow
 def test_a_game_that_always_kills_its_worker_is_given_up(tmp_path):
     made = run(tmp_path / "b", targets=[Sphere(), Deadly(tmp_path / "mark", always=True)], seeds=1)
     lost = made.games[made.games["target"] == "deadly"]
@@ -362,6 +363,7 @@ def lines(path):
     return len(path.read_text().splitlines()) if path.exists() else 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("sign", "safe"), [(signal.SIGKILL, True), (signal.SIGINT, True), (signal.SIGKILL, False)])
 def test_an_interrupted_tournament_goes_on_where_it_was(tmp_path, sign, safe):
     folder, log = tmp_path / "b", tmp_path / "log"
@@ -401,6 +403,7 @@ def test_an_interrupted_tournament_goes_on_where_it_was(tmp_path, sign, safe):
         ({"tuners": ["tpe", "tpe"]}, "stands twice"),
         ({"tuners": ["tpe@fast"]}, "@NAME=VALUE"),
         ({"tuners": ["tpe@start=3"]}, "tpe@start=3 on sphere cannot work.*no tuner option named 'start'"),
+        ({"targets": ["lustre:ior16m"]}, "Workloads of lustre, written lustre@WORKLOAD: ior-64k, ior-16m"),
         ({"targets": ["lustre@nowhere"]}, "no workload of lustre named 'nowhere'"),
         ({"trials": 1}, "at least 2 trials"),
         ({"seeds": 0}, "seeds must be"),
@@ -412,7 +415,7 @@ def test_an_interrupted_tournament_goes_on_where_it_was(tmp_path, sign, safe):
 def test_what_is_wrong_is_said_before_anything_runs(tmp_path, how, said):
     with pytest.raises((ConfigError, UnknownNameError, TunewrightError), match=said):
         run(tmp_path / "b", **how)
-    assert not list(tmp_path.glob("b/rows.jsonl"))
+    assert not (tmp_path / "b").exists(), "nothing is left"
 
 
 def test_other_things_in_the_directory_are_left_alone(tmp_path):
@@ -425,6 +428,14 @@ def test_other_things_in_the_directory_are_left_alone(tmp_path):
         run(tmp_path / "b")
     with pytest.raises(ConfigError, match="another tournament: trials differ"):
         run(tmp_path / "b", trials=7)
+
+
+def test_tournaments_share_a_store_and_nothing_else(tmp_path):
+    url = f"sqlite:///{tmp_path}/all.db"
+    first = run(tmp_path / "a", store=url, seeds=1)
+    second = run(tmp_path / "b", store=url, seeds=1, trials=8)
+    assert (first.games["trials"] == 6).all()
+    assert (second.games["trials"] == 8).all()
 
 
 def test_pairs_that_do_not_work_can_be_left_out(tmp_path):
@@ -466,6 +477,7 @@ def test_runs_of_neighbours_within_the_critical_difference():
     assert _cliques(np.array([1.0, 3.0]), 1.0) == []
 
 
+@pytest.mark.slow
 def test_the_commands(cli, tmp_path):
     words = [
         "compare",
@@ -516,3 +528,9 @@ def test_entries_are_read():
     assert [(e.spec, e.workload, dict(e.options)) for e in found] == [
         ("lustre", "ior-16m", {}), ("serving", "chat", {"ttft": "2"}), ("trainplan:bloom", "", {})
     ]  # fmt: skip
+
+
+def test_the_published_bundle_still_gives_its_tables():
+    """What docs/results/tournament.md shows, from its raw trials, by this version's statistics."""
+    found = bundle.verify(HERE.parent / "docs" / "results" / "tournament")
+    assert found["agrees"], [*found["edited"], *found["tables"]][:10]

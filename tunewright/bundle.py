@@ -22,6 +22,7 @@ import math
 import shlex
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -114,18 +115,16 @@ class Bundle:
 # -- while it runs ----------------------------------------------------------------------------------
 
 
-def begin(directory: str | Path | None, description: Mapping[str, Any], *, resume: bool) -> Path:
-    """Make, or find again, the directory of a tournament.
+def examine(directory: str | Path | None, description: Mapping[str, Any], *, resume: bool) -> None:
+    """See whether a tournament may be played in a directory, and write nothing.
 
     Raises:
         ConfigError: it holds something else, or the tournament has begun and ``resume`` is not given.
     """
     pandas()
-    folder = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="tunewright-compare-"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the directory {folder}: {error.strerror}") from None
+    if directory is None:
+        return
+    folder = Path(directory)
     if (folder / CONFIG).exists():
         held = described(folder)
         different = [k for k in ("targets", "tuners", "trials", "seeds", "trust") if held.get(k) != description[k]]
@@ -138,13 +137,27 @@ def begin(directory: str | Path | None, description: Mapping[str, Any], *, resum
             raise ConfigError(
                 f"{folder} holds this tournament already; go on with --resume, or choose another directory"
             )
-        return folder
-    if any(folder.iterdir()):
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty and holds no tournament; choose another directory")
+
+
+def begin(directory: str | Path | None, description: Mapping[str, Any]) -> Path:
+    """Make, or find again, the directory of a tournament.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    folder = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="tunewright-compare-"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the directory {folder}: {error.strerror}") from None
+    if (folder / CONFIG).exists():
+        return folder
     extra = ("scipy", "scikit-posthocs", "pandas", "pyarrow", "torch", "smac")
     record = {
-        "format": FORMAT, **description, "versions": versions(*extra), "facts": machine_facts(),
-        "command": command(description),
+        "format": FORMAT, "id": uuid.uuid4().hex[:8], **description, "versions": versions(*extra),
+        "facts": machine_facts(), "command": command(description),
     }  # fmt: skip
     _write_json(folder / CONFIG, record)
     return folder
@@ -316,7 +329,7 @@ def game_rows(
     pairs = _verified(verdict, metric)
     spent = notes.get("spent") or {}
     row = {
-        "name": name, **key, "status": "failed" if reason else "done", "reason": reason,
+        "name": game.name, **key, "status": "failed" if reason else "done", "reason": reason,
         "direction": metric.direction, **summary(rows, pairs, metric), "verification": json.dumps(pairs),
         "best_config": json.dumps(verdict.get("config", {}), default=str), "ended": str(record.get("ended") or ""),
         "calls": int(spent.get("calls", 0)), "tokens": int(spent.get("tokens_in", 0)) + int(spent.get("tokens_out", 0)),

@@ -128,18 +128,20 @@ class Store:
 
         # Write-ahead logging: readers such as a dashboard do not block the session, and a trial costs
         # two short commits. A killed process loses nothing; only a power cut could take the last trial.
-        probe = sqlite3.connect(path, timeout=10)
-        try:
-            probe.execute("PRAGMA journal_mode=WAL")
-            probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        finally:
-            probe.close()
-
         def tune(connection: Any, record: Any) -> None:
             connection.execute("PRAGMA synchronous=NORMAL")
 
         with open(self._lock_file(""), "a", encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # two processes must not create the tables at the same time
+            # two processes must not create the tables at the same time; nor change the journal, for which SQLite
+            # does not wait
+            fcntl.flock(file, fcntl.LOCK_EX)
+            probe = sqlite3.connect(path, timeout=10)
+            try:
+                if probe.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                    probe.execute("PRAGMA journal_mode=WAL")
+                probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            finally:
+                probe.close()
             storage = optuna.storages.RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": 10}})
         sqlalchemy.event.listen(storage.engine, "connect", tune)
         storage.engine.dispose()

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -88,11 +88,17 @@ class Game:
     seed: int
     trials: int
     trust: str
+    tournament: str = ""
 
     @property
     def name(self) -> str:
-        """The name of its session."""
+        """Its name in the tournament."""
         return f"{self.target.label} | {self.tuner.label} | {self.seed}"
+
+    @property
+    def session(self) -> str:
+        """The name of its session; a store may hold those of many tournaments."""
+        return f"{self.tournament} {self.name}".strip()
 
 
 class Watcher:
@@ -169,7 +175,19 @@ def _entry(given: Any, kind: str) -> Entry:
 
 def _open(entry: Entry) -> BaseTarget:
     made: BaseTarget | None = entry.made
-    return made if made is not None else _opened(entry.spec, tuple(entry.options.items()))
+    if made is not None:
+        return made
+    try:
+        return _opened(entry.spec, tuple(entry.options.items()))
+    except TunewrightError as error:
+        kind, argument = split_spec(entry.spec)
+        known: list[str] = []
+        if argument and kind not in ("table", "command"):
+            with suppress(TunewrightError):  # a workload that is misspelt, perhaps
+                known = list(open_target(kind).workloads)
+        if not known:
+            raise
+        raise ConfigError(f"{error}. Workloads of {kind}, written {kind}@WORKLOAD: {', '.join(known)}") from None
 
 
 @cache
@@ -237,8 +255,12 @@ def compare(
         targets=entries(targets, "target"), tuners=entries(tuners, "tuner"), trials=trials, seeds=numbers, trust=trust,
         by=socket.gethostname(),
     )  # fmt: skip
-    folder = bundle.begin(directory, description(plan, store), resume=resume)
-    return play(plan, folder, workers=workers, executor=executor, store=store, skip=skip, watcher=watcher or Watcher())
+    watcher, said = watcher or Watcher(), description(plan, store)
+    bundle.examine(directory, said, resume=resume)
+    opened = {e.label: _open(e) for e in plan.targets}
+    unfit = _unfit(plan, opened, skip, watcher)  # before anything is written
+    folder = bundle.begin(directory, said)
+    return play(plan, folder, opened, unfit, workers=workers, executor=executor, store=store, watcher=watcher)
 
 
 def description(plan: Tournament, store: str | None) -> dict[str, Any]:
@@ -277,18 +299,18 @@ def again(folder: Path, **how: Any) -> Bundle:
 def play(
     plan: Tournament,
     folder: Path,
+    opened: Mapping[str, BaseTarget],
+    unfit: set[tuple[str, str]],
     *,
     workers: int | None,
     executor: Executor | None,
     store: str | None,
-    skip: bool,
     watcher: Watcher,
 ) -> Bundle:
     """Play all games that the folder does not hold yet, and write its tables."""
-    opened = {e.label: _open(e) for e in plan.targets}
     facts = {e.label: bundle.target_facts(e.label, opened[e.label], e.workload) for e in plan.targets}
-    unfit = _unfit(plan, opened, skip, watcher)
-    games = [g for g in plan.games() if (g.target.label, g.tuner.label) not in unfit]
+    number = bundle.described(folder)["id"] if store else ""
+    games = [replace(g, tournament=number) for g in plan.games() if (g.target.label, g.tuner.label) not in unfit]
     url = store or f"sqlite:///{folder.resolve() / bundle.SESSIONS}"
     done, rows = bundle.played(folder)
     left = [g for g in games if g.name not in done]
@@ -360,7 +382,7 @@ def _play(job: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{Path(where.filename).name}:{where.lineno}"
             reason = redact(f"{type(error).__name__}: {error} ({place})")
-    row, trials = bundle.game_rows(store, game.name, game, target, reason)
+    row, trials = bundle.game_rows(store, game.session, game, target, reason)
     row["wall_s"] = round(time.monotonic() - begun, 6)
     row["host"] = socket.gethostname()
     return row, trials
@@ -371,11 +393,11 @@ def _run(game: Game, store: Store, work: str, how: dict[str, Any]) -> None:
     patience = time.monotonic() + _HELD_S
     while True:
         try:
-            if _known(store, game.name):
-                session = Session.resume(game.name, store, **how)
+            if _known(store, game.session):
+                session = Session.resume(game.session, store, **how)
             else:
-                session = Session.create(_plan(game, work), game.name, store, **how)
-            held = store.session(game.name)
+                session = Session.create(_plan(game, work), game.session, store, **how)
+            held = store.session(game.session)
             if not (held.get("status") == "done" and held.get("verdict")):
                 session.run(total=game.trials, verify=True)
             return
