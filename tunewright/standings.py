@@ -490,7 +490,7 @@ def _verdict(board: pd.DataFrame, tests: pd.DataFrame, by_target: pd.DataFrame, 
         tied = [
             str(r["against"] if r["tuner"] == lead else r["tuner"]) for r in pairs.to_dict("records") if r["p"] >= LEVEL
         ]
-        said.append(f"{lead} has the best mean rank, {means[lead]:.2f} of {len(board)}.")
+        said.append(f"{lead} has the best mean rank, {means[lead]:.2f} of {int(means.notna().sum())}.")
         said.append(
             f"Not told apart from it: {', '.join(sorted(tied))}."
             if tied
