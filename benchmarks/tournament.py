@@ -18,6 +18,7 @@ from common import DATA, RESULTS, publish, table
 from tunewright.agents import tuning
 
 import tunewright as tw
+from tunewright.bundle import load
 from tunewright.tournament import Watcher
 
 TARGETS = (
@@ -56,6 +57,10 @@ def main() -> None:
         kept = RESULTS / "tournament"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(made.folder, kept, ignore=shutil.ignore_patterns("report.html"))
+        text = (kept / "tournament.json").read_text(encoding="utf-8")  # without the paths of this machine
+        text = text.replace(str(DATA.resolve()), "data").replace(str(DATA), "data").replace(str(agent), agent.name)
+        (kept / "tournament.json").write_text(text, encoding="utf-8")
+        command = load(kept).config["command"]
         for name in ("scores", "critical_difference", "regret"):
             (RESULTS / f"tournament_{name}.svg").write_text(tw.plot.svg(getattr(tw.plot, name)(made)), encoding="utf-8")
     board = made.leaderboard
@@ -95,7 +100,7 @@ def main() -> None:
         " simulated or a replayed table. The agent was trained on drawn Lustre clusters and workloads, and fits no other target."
         " `lustre` is a model whose rules of thumb the playbook's authors know: read its lead there with that in mind.\n\n"
         "The bundle is in `docs/results/tournament`; `tunewright compare verify docs/results/tournament` computes every number"
-        f" again. Its command:\n\n```text\n{made.config['command'].replace(str(DATA.resolve()), 'data').replace(str(agent), 'lustre-agent.zip')}\n```"
+        f" again. Its command:\n\n```text\n{command}\n```"
     )  # fmt: skip
     publish("tournament", "One tournament over all families", "python benchmarks/tournament.py", body)
 

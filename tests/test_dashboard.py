@@ -65,6 +65,7 @@ def test_sessions_are_shown_with_what_is_known_of_them(running):
     detail = fetch(f"{base}/api/studies/{studies[0]['study_id']}")
     attrs = {a["key"]: a["value"] for a in studies[0]["user_attrs"]}
     assert "Improved:" in attrs["what was shown"]
+    assert "tokens" in attrs["cost"]
     assert "Improved:" in detail["note"]["body"]
     assert "lfs setstripe" in detail["note"]["body"], "the settings in the system's own form"
     assert "What the model said" in detail["note"]["body"]

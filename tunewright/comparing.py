@@ -53,7 +53,7 @@ def compare(
         with opened(executor, workers) as pool, _Progress() as watcher:
             how: dict[str, Any] = {"workers": workers, "executor": pool, "skip": skip, "watcher": watcher}
             if resume and not targets:
-                made = tournament.again(output, **how)
+                made = tournament.again(output, store=store, **how)
             else:
                 made = tournament.compare(
                     _listed(targets), _listed(tuners or ["random,tpe,gp"]), trials=trials, seeds=_seeds(seeds),

@@ -10,6 +10,7 @@ from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from tunewright.errors import ConfigError, missing_extra
+from tunewright.session import cost
 from tunewright.store import Store
 
 PORT = 8080
@@ -89,10 +90,8 @@ def note(record: Mapping[str, Any]) -> str:
     if won:
         lines += ["", "What the model said of it:", ""]
         lines += [f"- `{n}`: {_plain(r)}" for n, r in won[-1]["reasons"].items() if n]
-    spent = notes.get("spent") or {}
-    if spent.get("calls"):
-        tokens = int(spent.get("tokens_in", 0) + spent.get("tokens_out", 0))
-        lines += ["", f"Cost: {spent['calls']:.0f} calls, {tokens:,} tokens, {spent.get('money', 0):.4f} $."]
+    if spent := cost(notes.get("spent") or {}):
+        lines += ["", f"Cost: {spent}."]
     return "\n".join(lines)
 
 

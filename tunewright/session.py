@@ -318,6 +318,8 @@ class Session:
             held = self.store.session(self.name).get("notes") or {}
             joined = {k: [*held.get(k, []), *v] if isinstance(v, list) else v for k, v in notes.items()}
             self.store.update(self.name, notes=redact({**held, **joined}))
+            if spent := cost(notes.get("spent") or {}):
+                self.store.annotate(self.name, "cost", spent)
 
     @property
     def seconds(self) -> float:
@@ -590,6 +592,18 @@ def located(spec: str, record: Mapping[str, Any]) -> str:
     if kind in ("table", "command") and not Path(argument).exists() and there.exists():
         return f"{kind}:{there}"
     return spec
+
+
+def cost(spent: Mapping[str, float]) -> str:
+    """Return what a model cost in words; "" if it was not asked.
+
+    >>> cost({"calls": 4, "tokens_in": 5000, "tokens_out": 521, "money": 0.012})
+    '4 calls, 5,521 tokens, 0.0120 $'
+    """
+    if not spent.get("calls"):
+        return ""
+    tokens = int(spent.get("tokens_in", 0) + spent.get("tokens_out", 0))
+    return f"{spent['calls']:.0f} calls, {tokens:,} tokens, {spent.get('money', 0):.4f} $"
 
 
 def _stop_runners() -> None:

@@ -247,12 +247,16 @@ class Store:
             record = dict(self._storage.get_study_user_attrs(study)[_SESSION])
             self._storage.set_study_user_attr(study, _SESSION, {**record, **redact(changes)})
 
+    def annotate(self, name: str, key: str, value: str) -> None:
+        """Write a line for readers of a dashboard onto a session; nothing here reads it."""
+        with self._errors():
+            self._storage.set_study_user_attr(self._study(name), key, redact(value))
+
     def set_verdict(self, name: str, verdict: Mapping[str, Any] | None) -> None:
         """Write the verdict of a session."""
         with self._errors():
-            study = self._study(name)
-            self._storage.set_study_user_attr(study, _VERDICT, None if verdict is None else dict(verdict))
-            self._storage.set_study_user_attr(study, "what was shown", "" if verdict is None else verdict["sentence"])
+            self._storage.set_study_user_attr(self._study(name), _VERDICT, None if verdict is None else dict(verdict))
+        self.annotate(name, "what was shown", "" if verdict is None else verdict["sentence"])
 
     # -- trials -----------------------------------------------------------------------------------
 

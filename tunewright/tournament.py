@@ -275,8 +275,13 @@ def description(plan: Tournament, store: str | None) -> dict[str, Any]:
     }))  # fmt: skip
 
 
-def again(folder: Path, **how: Any) -> Bundle:
+def again(folder: Path, *, store: str | None = None, **how: Any) -> Bundle:
     """Go on with the tournament that a directory holds; arguments as for :func:`compare`.
+
+    Args:
+        folder: the directory.
+        store: URL of the sessions, where the one that was kept lacks its password.
+        **how: as for :func:`compare`.
 
     Raises:
         ConfigError: it holds none, or one of targets or tuners that were objects.
@@ -292,7 +297,7 @@ def again(folder: Path, **how: Any) -> Bundle:
         parts.append(made)
     return compare(
         parts[0], parts[1], trials=held["trials"], seeds=held["seeds"], directory=folder, trust=held["trust"],
-        store=held["store"], resume=True, **how,
+        store=store or held["store"], resume=True, **how,
     )  # fmt: skip
 
 
