@@ -45,7 +45,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=15)
+    parser.add_argument(
+        "--page", action="store_true", help="play nothing: write the page from the bundle that is there"
+    )
     given = parser.parse_args()
+    if given.page:
+        write(RESULTS / "tournament")
+        return
     tuners = [t for t in TUNERS if t != "smac" or importlib.util.find_spec("smac")]
     with tempfile.TemporaryDirectory() as folder:
         agent = Path(folder) / "lustre-agent.zip"
@@ -60,9 +66,15 @@ def main() -> None:
         text = (kept / "tournament.json").read_text(encoding="utf-8")  # without the paths of this machine
         text = text.replace(str(DATA.resolve()), "data").replace(str(DATA), "data").replace(str(agent), agent.name)
         (kept / "tournament.json").write_text(text, encoding="utf-8")
-        command = load(kept).config["command"]
-        for name in ("scores", "critical_difference", "regret"):
-            (RESULTS / f"tournament_{name}.svg").write_text(tw.plot.svg(getattr(tw.plot, name)(made)), encoding="utf-8")
+    write(kept)
+
+
+def write(kept):
+    """Write the page and its figures from the bundle."""
+    made = load(kept)
+    command, trials, seeds = made.config["command"], made.config["trials"], len(made.config["seeds"])
+    for name in ("scores", "critical_difference", "regret"):
+        (RESULTS / f"tournament_{name}.svg").write_text(tw.plot.svg(getattr(tw.plot, name)(made)), encoding="utf-8")
     board = made.leaderboard
     rows = [
         (
@@ -96,7 +108,7 @@ def main() -> None:
         "Tuners under one bar are not told apart:\n\n![critical difference](tournament_critical_difference.svg)\n\n"
         "Median score on each target; room is the distance of the best known from the default:\n\n"
         f"{table(['target', 'room', *names, 'what can be said'], by_target)}\n\n![regret](tournament_regret.svg)\n\n"
-        f"{given.trials} trials a game, {given.seeds} seeds, trust fast, every winner measured afresh. SQLite is real, all others are"
+        f"{trials} trials a game, {seeds} seeds, trust fast, every winner measured afresh. SQLite is real, all others are"
         " simulated or a replayed table. The agent was trained on drawn Lustre clusters and workloads, and fits no other target."
         " `lustre` is a model whose rules of thumb the playbook's authors know: read its lead there with that in mind.\n\n"
         "The bundle is in `docs/results/tournament`; `tunewright compare verify docs/results/tournament` computes every number"

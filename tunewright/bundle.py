@@ -300,9 +300,10 @@ def target_facts(label: str, target: BaseTarget, workload: str) -> dict[str, Any
     """Return the row of a target."""
     metric = target.metrics[0]
     space = json.dumps([target.space.json_schema(), [m.name + m.direction for m in target.metrics]], sort_keys=True)
-    known = dict(target.known)
+    first = next(iter(target.workloads))
+    known = dict(target.known) if workload in ("", first) else {}  # what is known is of the first workload
     return {
-        "target": label, "workload": workload or next(iter(target.workloads)), "metric": metric.name,
+        "target": label, "workload": workload or first, "metric": metric.name,
         "direction": metric.direction, "unit": metric.unit, "parameters": len(target.space),
         "known_best": _number(known.get("best")), "known_median": _number(known.get("median")),
         "exact": bool(target.exact), "simulated": not target.isolated,

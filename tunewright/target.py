@@ -133,7 +133,8 @@ class BaseTarget:
         isolated: measure in a process group of its own; False only for tables and simulators.
         parallel_safe: several measurements may run at once without disturbing each other.
         exact: a repeated measurement gives the same values, so that repeats are wasted.
-        known: what is known of all configurations, such as the best value: for judging tuners, never shown to them.
+        known: what is known of all configurations under the first workload, such as the ``best`` value: for judging
+            tuners, never shown to them.
         options: what ``--option NAME=VALUE`` may set, with a description of each.
         limit_seconds: hard limit of one run; None derives it from the default's run time.
         memory_bytes: hard limit of memory; None means three quarters of the machine's.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,15 @@ class TrainPlanTarget(BaseTarget):
             "simulated": "a model; see docs/parallelism.md for what it was checked against",
         }
         self.space = train_space(job)
+
+    @cached_property
+    def known(self) -> Mapping[str, Any]:  # type: ignore[override]
+        """The best time of the first workload, of all legal plans; nothing where these are too many to compute."""
+        try:
+            found = R.search(self.job, P.Choices(overlap=OVERLAP))
+        except ConfigError:
+            return {}
+        return {"best": float(found.values[0, R.TIME])} if found.feasible else {}
 
     def plan(self, config: Config) -> P.Plan:
         """Return the plan of a configuration; data parallelism is what is left of the GPUs."""
