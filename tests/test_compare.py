@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 import tunewright as tw
-from tunewright import bundle, standings, tournament
+from tunewright import checking, standings, tournament
 from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
 from tunewright.testing import Sphere
 from tunewright.tuner import BaseTuner, Suggestion
@@ -243,7 +243,7 @@ def test_the_same_tournament_gives_the_same_values(tmp_path, played):
 
 
 def test_every_table_follows_from_the_trials(played):
-    found = bundle.verify(played.folder)
+    found = checking.verify(played.folder)
     assert found == {**found, "agrees": True, "edited": [], "tables": [], "games": 12, "trials": 96}
 
 
@@ -253,12 +253,12 @@ def test_an_edited_trial_is_named(tmp_path):
     at = frame.index[(frame["tuner"] == "tpe") & (frame["number"] == 4)][0]
     frame.loc[at, "value"] = 0.5
     frame.to_parquet(made.folder / "trials.parquet", index=False)
-    found = bundle.verify(made.folder)
+    found = checking.verify(made.folder)
     assert not found["agrees"]
     assert any("trial 4 of tpe on sphere, seed 0" in line for line in found["edited"])
     assert any("best" in line for line in found["edited"]), "its game is told too"
     with pytest.raises(ConfigError, match="trial 4 of tpe"):
-        bundle.merge([made.folder, made.folder], tmp_path / "c")
+        checking.merge([made.folder, made.folder], tmp_path / "c")
 
 
 def test_an_edited_table_is_named(tmp_path):
@@ -267,7 +267,7 @@ def test_an_edited_table_is_named(tmp_path):
     tables = json.loads(path.read_text())
     tables["leaderboard"][0]["score"] = 0.999
     path.write_text(json.dumps(tables))
-    found = bundle.verify(made.folder)
+    found = checking.verify(made.folder)
     assert not found["agrees"]
     assert found["edited"] == []
     assert [line for line in found["tables"] if line.startswith("leaderboard: row 1, score: 0.999")]
@@ -275,13 +275,13 @@ def test_an_edited_table_is_named(tmp_path):
 
 def test_bundles_of_two_people_make_one_leaderboard(tmp_path):
     ours, theirs = run(tmp_path / "ours"), run(tmp_path / "theirs", seeds=[7, 8])
-    both = bundle.merge([ours.folder, theirs.folder, ours.folder], tmp_path / "both")
+    both = checking.merge([ours.folder, theirs.folder, ours.folder], tmp_path / "both")
     assert len(both.games) == len(ours.games) + len(theirs.games), "what is there twice counts once"
-    assert bundle.verify(both.folder)["agrees"]
+    assert checking.verify(both.folder)["agrees"]
     assert both.tables["ranks"]["blocks"].iloc[0] == 5
     other = run(tmp_path / "other", targets=[Sphere(dimensions=2)])
     with pytest.raises(ConfigError, match="'sphere' has other parameters"):
-        bundle.merge([ours.folder, other.folder], tmp_path / "no")
+        checking.merge([ours.folder, other.folder], tmp_path / "no")
 
 
 def test_bundles_of_another_version_are_refused(tmp_path):
@@ -389,7 +389,7 @@ def test_an_interrupted_tournament_goes_on_where_it_was(tmp_path, sign, safe):
     games = 2 * 4
     assert lines(log) <= games * (10 + 2) + 4, "what was done is not done again"
     assert before > 0
-    assert bundle.verify(folder)["agrees"]
+    assert checking.verify(folder)["agrees"]
 
 
 # -- what is wrong ----------------------------------------------------------------------------------
@@ -532,5 +532,5 @@ def test_entries_are_read():
 
 def test_the_published_bundle_still_gives_its_tables():
     """What docs/results/tournament.md shows, from its raw trials, by this version's statistics."""
-    found = bundle.verify(HERE.parent / "docs" / "results" / "tournament")
+    found = checking.verify(HERE.parent / "docs" / "results" / "tournament")
     assert found["agrees"], [*found["edited"], *found["tables"]][:10]

@@ -1,4 +1,4 @@
-"""A tournament's directory: all trials as Parquet, what was run where, the tables, and whether these still agree.
+"""A tournament's directory: all trials as Parquet, what was run where, and the tables.
 
 ================ ===========================================================================================
 file             what
@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 SESSIONS, ROWS, CONFIG, TABLES, REPORT = "sessions.db", "rows.jsonl", "tournament.json", "tables.json", "report.html"
 _FRAMES = ("games", "trials", "targets")
-_KEY = ["by", "target", "tuner", "seed"]
-_CLOSE = 1e-9
+KEY = ["by", "target", "tuner", "seed"]
 
 
 def pandas() -> Any:
@@ -159,7 +158,7 @@ def begin(directory: str | Path | None, description: Mapping[str, Any]) -> Path:
         "format": FORMAT, "id": uuid.uuid4().hex[:8], **description, "versions": versions(*extra),
         "facts": machine_facts(), "command": command(description),
     }  # fmt: skip
-    _write_json(folder / CONFIG, record)
+    write_json(folder / CONFIG, record)
     return folder
 
 
@@ -208,8 +207,8 @@ def played(folder: Path) -> tuple[set[str], list[dict[str, Any]]]:
     rows: list[dict[str, Any]] = []
     if (folder / "games.parquet").exists():
         held = load(folder)
-        trials = {k: g.to_dict("records") for k, g in held.trials.groupby(_KEY)}
-        rows = [{"game": r, "trials": trials.get(tuple(r[k] for k in _KEY), [])} for r in held.games.to_dict("records")]
+        trials = {k: g.to_dict("records") for k, g in held.trials.groupby(KEY)}
+        rows = [{"game": r, "trials": trials.get(tuple(r[k] for k in KEY), [])} for r in held.games.to_dict("records")]
     if (folder / ROWS).exists():
         for line in (folder / ROWS).read_text(encoding="utf-8").splitlines():
             try:
@@ -246,13 +245,13 @@ def finish(folder: Path, facts: Mapping[str, Mapping[str, Any]], seconds: float)
     _, rows = played(folder) if not (folder / "games.parquet").exists() else _only_rows(folder)
     if not rows:
         raise ConfigError("no game was played")
-    games = pd.DataFrame([r["game"] for r in rows]).sort_values(_KEY, ignore_index=True)
+    games = pd.DataFrame([r["game"] for r in rows]).sort_values(KEY, ignore_index=True)
     trials = pd.DataFrame([t for r in rows for t in r["trials"]], columns=list(_TRIAL_COLUMNS))
-    trials = trials.sort_values([*_KEY, "number"], ignore_index=True)
+    trials = trials.sort_values([*KEY, "number"], ignore_index=True)
     targets = pd.DataFrame([dict(f) for f in facts.values()])
     config = described(folder)
     config["seconds"] = config.get("seconds", 0.0) + seconds
-    _write_json(folder / CONFIG, config)
+    write_json(folder / CONFIG, config)
     made = Bundle(folder, config, games, trials, targets)
     save(made)
     for name in (ROWS, SESSIONS, f"{SESSIONS}-wal", f"{SESSIONS}-shm"):
@@ -270,7 +269,7 @@ def save(made: Bundle) -> None:
     """Write a bundle's frames, tables and report."""
     for name in _FRAMES:
         getattr(made, name).to_parquet(made.folder / f"{name}.parquet", index=False)
-    _write_json(made.folder / TABLES, {n: records(t) for n, t in made.tables.items()})
+    write_json(made.folder / TABLES, {n: records(t) for n, t in made.tables.items()})
     made.report()
 
 
@@ -282,7 +281,8 @@ def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     ]
 
 
-def _write_json(path: Path, document: Any) -> None:
+def write_json(path: Path, document: Any) -> None:
+    """Write a document whole or not at all."""
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(document, indent=1, allow_nan=False, default=str) + "\n", encoding="utf-8")
     temporary.replace(path)
@@ -291,7 +291,7 @@ def _write_json(path: Path, document: Any) -> None:
 # -- rows -------------------------------------------------------------------------------------------
 
 _TRIAL_COLUMNS = (
-    *_KEY, "number", "step", "status", "reason", "why", "config", "value", "feasible", "ratio", "seconds", "asked_s",
+    *KEY, "number", "step", "status", "reason", "why", "config", "value", "feasible", "ratio", "seconds", "asked_s",
     "attempt", "started", "runs", "digest",
 )  # fmt: skip
 
@@ -365,11 +365,12 @@ def _trial_row(key: Mapping[str, Any], trial: Trial, metric: Metric) -> dict[str
 
 def digest(row: Mapping[str, Any]) -> str:
     """Return the check sum of a trial's row, by which an edited one is known."""
-    kept = {k: _plain(v) for k, v in row.items() if k not in ("digest", "by")}
+    kept = {k: plain(v) for k, v in row.items() if k not in ("digest", "by")}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value as it compares whether it comes from Python or from Parquet: text, a float, or None."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, str):
@@ -388,7 +389,7 @@ def _verified(verdict: Mapping[str, Any], metric: Metric) -> list[list[float]]:
 def summary(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Sequence[float]], metric: Metric) -> dict[str, Any]:
     """Return what follows from a game's trials and its verification."""
     decided = [r for r in rows if r["status"] in ("ok", "failed", "timed out", "killed")]
-    good = [r for r in decided if r["status"] == "ok" and r["feasible"] and _plain(r["value"]) is not None]
+    good = [r for r in decided if r["status"] == "ok" and r["feasible"] and plain(r["value"]) is not None]
     default = next((float(r["value"]) for r in good if r["step"] == 0), math.nan)
     values = [float(r["value"]) for r in good]
     best = (max(values) if metric.direction == "max" else min(values)) if values else math.nan
@@ -432,133 +433,3 @@ def load(directory: str | Path) -> Bundle:
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot read {path}: {error}") from None
     return Bundle(folder, config, *frames)
-
-
-def verify(directory: str | Path) -> dict[str, Any]:
-    """Compute every table again from the raw trials, and say whether it is what the bundle shows.
-
-    Returns:
-        ``{"agrees", "edited": trials and games that were changed, "tables": cells that differ, "trials", "games"}``.
-
-    Raises:
-        ConfigError: the bundle cannot be read.
-    """
-    held = load(directory)
-    edited = []
-    for row in held.trials.to_dict("records"):
-        where = f"trial {row['number']:.0f} of {row['tuner']} on {row['target']}, seed {row['seed']:.0f}"
-        if digest(row) != row["digest"]:
-            edited.append(f"{where}: it was changed after it was written")
-        elif said := _wrong_value(row):
-            edited.append(f"{where}: {said}")
-    groups = {k: g.to_dict("records") for k, g in held.trials.groupby(_KEY)}
-    for game in held.games.to_dict("records"):
-        rows = groups.get(tuple(game[k] for k in _KEY), [])
-        metric = Metric(name="m", direction=game["direction"] or "min")
-        for name, value in summary(rows, json.loads(game["verification"]), metric).items():
-            if not _same(value, game[name]):
-                edited.append(f"game {game['name']}: {name} is {game[name]}, its trials say {value}")
-    try:
-        stored = json.loads((held.folder / TABLES).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {held.folder / TABLES}: {error}") from None
-    differ = []
-    for name, table in held.tables.items():
-        differ += [f"{name}: {d}" for d in _differences(records(table), stored.get(name))]
-    differ += [f"{name}: there is no such table" for name in stored if name not in held.tables]
-    return {
-        "agrees": not edited and not differ, "edited": edited, "tables": differ, "trials": len(held.trials),
-        "games": len(held.games), "bundle": str(held.folder),
-    }  # fmt: skip
-
-
-def _wrong_value(row: Mapping[str, Any]) -> str:
-    """Say what is wrong with a trial whose ratio does not follow from its runs."""
-    runs = json.loads(row["runs"])
-    if row["status"] == "ok" and not any(r["of"] == "candidate" and r["status"] == "ok" for r in runs):
-        return "it is called measured, and has no run that gave values"
-    return ""
-
-
-def _same(a: Any, b: Any) -> bool:
-    a, b = _plain(a), _plain(b)
-    if isinstance(a, float) and isinstance(b, float):
-        return math.isclose(a, b, rel_tol=_CLOSE, abs_tol=_CLOSE)
-    return bool(a == b) or (not a and not b)
-
-
-def _differences(now: Sequence[Mapping[str, Any]], then: Sequence[Mapping[str, Any]] | None) -> list[str]:
-    if then is None:
-        return ["the bundle does not hold this table"]
-    if len(now) != len(then):
-        return [f"{len(then)} rows, {len(now)} when computed again"]
-    return [
-        f"row {i + 1}, {column}: {b.get(column)!r}, {a[column]!r} when computed again"
-        for i, (a, b) in enumerate(zip(now, then, strict=True))
-        for column in a
-        if not _same(a[column], b.get(column))
-    ]
-
-
-def merge(directories: Sequence[str | Path], output: str | Path) -> Bundle:
-    """Join bundles of several people into one, with one leaderboard.
-
-    Games of one bundle stay paired with each other; a game of which two bundles hold the same values counts once.
-
-    Raises:
-        ConfigError: fewer than two bundles, edited trials, other formats, or targets of one name that differ.
-    """
-    pd = pandas()
-    if len(directories) < 2:
-        raise ConfigError("name at least two bundles to join")
-    held = [load(d) for d in directories]
-    for one in held:
-        found = verify(one.folder)
-        if found["edited"]:
-            raise ConfigError(f"{one.folder} is not joined: {found['edited'][0]}")
-    prints: dict[str, tuple[str, Path]] = {}
-    for one in held:
-        for row in one.targets.to_dict("records"):
-            same, where = prints.setdefault(row["target"], (row["fingerprint"], one.folder))
-            if same != row["fingerprint"]:
-                raise ConfigError(
-                    f"the target {row['target']!r} has other parameters in {one.folder} than in {where}, so results"
-                    " cannot be compared; run one of them again with the same version"
-                )
-    output = Path(output)
-    if output.exists() and any(output.iterdir()):
-        raise ConfigError(f"{output} is not empty; choose another directory")
-    output.mkdir(parents=True, exist_ok=True)
-    games, trials, seen = [], [], dict[tuple[Any, ...], str]()
-    for number, one in enumerate(held):
-        groups = dict(list(one.trials.groupby(_KEY)))
-        by = (
-            one.folder.name
-            if [h.folder.name for h in held].count(one.folder.name) == 1
-            else f"{one.folder.name}-{number + 1}"
-        )
-        for row in one.games.to_dict("records"):
-            own = groups.get(tuple(row[k] for k in _KEY))
-            text = "" if own is None else repr(own[["config", "status", "value"]].to_numpy().tolist())
-            key = (row["target"], row["tuner"], row["seed"], text)
-            if text and key in seen:
-                continue
-            seen[key] = text
-            who = row["by"] or by
-            games.append({**row, "by": who})
-            if own is not None:
-                trials.append(own.assign(by=who))
-    targets = pd.concat([h.targets for h in held]).drop_duplicates("target", ignore_index=True)
-    config = {
-        "format": FORMAT, "merged": [{"folder": str(h.folder), **h.config} for h in held], "command": "",
-        "versions": versions(), "facts": machine_facts(), "by": "", "trials": max(h.config["trials"] for h in held),
-        "seeds": sorted({s for h in held for s in h.config["seeds"]}), "trust": held[0].config["trust"],
-        "targets": [], "tuners": [], "seconds": sum(h.config.get("seconds", 0.0) for h in held),
-    }  # fmt: skip
-    _write_json(output / CONFIG, config)
-    made = Bundle(
-        output, config, pd.DataFrame(games).sort_values(_KEY, ignore_index=True),
-        pd.concat(trials).sort_values([*_KEY, "number"], ignore_index=True), targets,
-    )  # fmt: skip
-    save(made)
-    return made

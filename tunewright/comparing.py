@@ -170,7 +170,7 @@ def show(directory: _DIR, as_json: Json = False) -> None:
 @compare_app.command("verify")
 def verify(directory: _DIR, as_json: Json = False) -> None:
     """Compute every table again from the raw trials, and say whether they agree; exit code 1 if not."""
-    from tunewright.bundle import verify as check
+    from tunewright.checking import verify as check
 
     found = check(directory)
     if as_json:
@@ -195,7 +195,7 @@ def merge(
     as_json: Json = False,
 ) -> None:
     """Join the tournaments of several people into one leaderboard."""
-    from tunewright.bundle import merge as join
+    from tunewright.checking import merge as join
 
     _show(join(directories, output), as_json)
 
