@@ -95,11 +95,8 @@ def test_five_attempts_are_never_worse_than_the_default_and_mostly_near_the_best
     ]  # fmt: skip
     for name in WORKLOADS:
         phases = model.WORKLOADS[name][1]
-
-        class One(LustreModel):
-            workloads = {name: target.workloads[name]}
-
-        found = min(t.scores["seconds"] for t in run_tuner(PlaybookTuner, One(noise=0.0), trials=5))
+        one = LustreModel(noise=0.0, known={name: model.WORKLOADS[name]})
+        found = min(t.scores["seconds"] for t in run_tuner(PlaybookTuner, one, trials=5))
         assert found <= model.run_time(space.default, phases, target.cluster)[0]
         near += found <= 1.1 * min(model.run_time(c, phases, target.cluster)[0] for c in grid)
     assert near >= 6
