@@ -26,6 +26,7 @@ def measured(budget, **changes):
     return measure_once(SMALL, SMALL.space.fill(changes), workload="clustered", seed=1, budget=budget)
 
 
+@pytest.mark.slow
 def test_contract():
     check_target(SMALL)
 
@@ -52,6 +53,7 @@ def test_recall_counts_what_is_found(budget):
     assert little.values["qps"] > 0
 
 
+@pytest.mark.slow
 def test_quantised_vectors_need_less_memory(budget):
     whole, small = measured(budget, family="ivf"), measured(budget, family="ivf", coding="pq8")
     assert small.values["memory"] < whole.values["memory"] / 2

@@ -103,6 +103,7 @@ def test_names_are_made_from_the_target(cli, table, url):
     assert [row["name"] for row in json.loads(cli("list", "--store", url, "--json").stdout)] == ["t-1", "t-2"]
 
 
+@pytest.mark.slow
 def test_export_repeats_the_session(cli, table, url):
     cli("tune", table, "-t", "tpe", "-n", "8", "--seed", "5", "--store", url, "--name", "a", "-T", "startup=2")
     first = json.loads(cli("export", "a", "--store", url).stdout)
@@ -223,6 +224,7 @@ def start(tmp_path, url, seconds=30):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_a_signal_stops_cleanly_and_the_session_resumes(cli, tmp_path, url, number):
     process = start(tmp_path, url)
     os.kill(process.pid, number)

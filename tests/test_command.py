@@ -229,6 +229,7 @@ def test_inactive_parameters_take_their_lines_with_them(toml, tmp_path):
     assert '{ "json": "braces stay" }' in target.render(target.space.default)
 
 
+@pytest.mark.slow
 def test_apply_and_rollback(toml, tmp_path, store, cli):
     conf = tmp_path / "server.conf"
     conf.write_text("my own settings\n")

@@ -273,6 +273,7 @@ def test_an_edited_table_is_named(tmp_path):
     assert [line for line in found["tables"] if line.startswith("leaderboard: row 1, score: 0.999")]
 
 
+@pytest.mark.slow
 def test_bundles_of_two_people_make_one_leaderboard(tmp_path):
     ours, theirs = run(tmp_path / "ours"), run(tmp_path / "theirs", seeds=[7, 8])
     both = checking.merge([ours.folder, theirs.folder, ours.folder], tmp_path / "both")
@@ -309,6 +310,7 @@ def test_a_fault_of_a_tuner_costs_its_game_only(tmp_path):
     assert "a fault of the tuner" in (made.folder / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_its_game_goes_on(tmp_path):
     made = run(tmp_path / "b", targets=[Deadly(tmp_path / "mark")])
     assert (made.games["status"] == "done").all()
@@ -430,6 +432,7 @@ def test_other_things_in_the_directory_are_left_alone(tmp_path):
         run(tmp_path / "b", trials=7)
 
 
+@pytest.mark.slow
 def test_tournaments_share_a_store_and_nothing_else(tmp_path):
     url = f"sqlite:///{tmp_path}/all.db"
     first = run(tmp_path / "a", store=url, seeds=1)
@@ -438,6 +441,7 @@ def test_tournaments_share_a_store_and_nothing_else(tmp_path):
     assert (second.games["trials"] == 8).all()
 
 
+@pytest.mark.slow
 def test_pairs_that_do_not_work_can_be_left_out(tmp_path):
     made = run(tmp_path / "b", targets=[Sphere(dimensions=6)], tuners=["random", "grid@points=40"], skip=True)
     assert set(made.games["tuner"]) == {"random"}

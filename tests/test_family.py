@@ -84,6 +84,7 @@ def test_fixed_members_come_again():
     assert len(said) <= 2
 
 
+@pytest.mark.slow
 def test_an_agent_learns_where_the_optimum_lies(tmp_path, store):
     family = [Spheres()]
     path = policy.train(

@@ -268,6 +268,7 @@ def test_the_report_shows_reasons_quotes_doubts_and_costs(cli, endpoint, tmp_pat
     assert "<i>shared" not in html and "<b>many" not in html
 
 
+@pytest.mark.slow
 def test_notes_go_on_over_a_resume(cli, endpoint, tmp_path):
     store = f"sqlite:///{tmp_path / 's.db'}"
     server = endpoint(proposal(stripe_count=-1), 401)

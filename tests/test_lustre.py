@@ -86,6 +86,7 @@ def test_its_space_is_the_systems_own(system):
     assert len(target.space) == 12 and "statahead" in target.facts["not_on_this_system"]
 
 
+@pytest.mark.slow
 def test_a_session_tunes_it_and_puts_everything_back(system):
     before = None
     store = Store(f"sqlite:///{system / 's.db'}")

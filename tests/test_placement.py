@@ -257,6 +257,7 @@ def test_the_place_command(cli, tmp_path):
     cli("place", trace, "--devices", "quad", "--policy", "harmonia", "--load", tmp_path / "agent.npz")
 
 
+@pytest.mark.slow
 def test_the_place_command_with_wrong_input(cli, tmp_path):
     for words, why in (
         (("missing.csv",), "there is no trace file missing.csv"),

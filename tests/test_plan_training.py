@@ -514,6 +514,7 @@ def test_the_command_on_mixed_clusters(cli):
     assert "evenly" in cli(*words).stdout
 
 
+@pytest.mark.slow
 def test_the_command(cli, tmp_path):
     words = ("plan", "train", "--model", "llama3-8b", "--cluster", "h100:16", "--global-batch", "256", "--seq", "4096")
     found = json.loads(

@@ -157,6 +157,7 @@ def test_a_directory_that_cannot_be_used(tmp_path):
         TierFile(TierPlace(name="t", directory=tmp_path / "file" / "x"), 4)
 
 
+@pytest.mark.slow
 def test_the_command_on_real_tiers(cli, tmp_path):
     spec = f"fast={tmp_path / 'f'},slow={tmp_path / 's'}?delay=1ms"
     words = (

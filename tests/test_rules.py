@@ -238,6 +238,7 @@ def test_explaining_takes_back_each_change_once(tmp_path):
     assert found and {r.parameter for r in found} <= {"x0", "x1", "x2"}
 
 
+@pytest.mark.slow
 def test_the_commands(cli, tmp_path):
     store = f"sqlite:///{tmp_path / 's.db'}"
     cli(

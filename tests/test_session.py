@@ -274,6 +274,7 @@ def test_workers_need_a_target_that_allows_them(store):
         Session.create(Plan(target="t", tuner="random"), "a", store, target=Misbehaving(), workers=2)
 
 
+@pytest.mark.slow
 def test_a_real_measurement_goes_through_any_executor(store):
     class Parallel(Misbehaving):
         parallel_safe = True
