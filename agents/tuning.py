@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tunewright.agents import policy
-from tunewright.envs.family import TuningFamilyEnv, observe
+from tunewright.envs.family import Standing, TuningFamilyEnv
 from tunewright.envs.tuning import gain
 
 from tunewright.errors import ConfigError, unknown
 from tunewright.plugins import open_target
 from tunewright.store import Store
+from tunewright.target import BaseTarget
+from tunewright.tournament import entry
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +56,7 @@ def run(
         raise ConfigError(f"there is no directory {output.parent}; make it, or name another file with -o")
     if demonstrations and algorithm == "ppo":
         raise ConfigError("ppo learns from what it does itself; sac and td3 take demonstrations")
-    opened = [open_target(*_spec(t)) for t in targets]
+    opened = [_opened(t) for t in targets]
     family = TuningFamilyEnv(opened, budget)
     note = {
         "family": [t.name for t in opened], "parameters": list(family.layout.parameters),
@@ -81,12 +83,11 @@ def run(
     }  # fmt: skip
 
 
-def _spec(text: str) -> tuple[str, dict[str, str]]:
-    spec, *words = text.split("@")
-    pairs = [w.partition("=") for w in words]
-    if any(not equals for _, equals, _ in pairs):
-        raise ConfigError(f"cannot read {text!r}; a family draws its own workloads, options are written @NAME=VALUE")
-    return spec, {k: v for k, _, v in pairs}
+def _opened(text: str) -> BaseTarget:
+    read = entry(text, "target")
+    if read.workload:
+        raise ConfigError(f"{text!r} names a workload; a family draws its own, options are written @NAME=VALUE")
+    return open_target(read.spec, read.options)
 
 
 def evaluate(model: Any, targets: Sequence[Any], budget: int, episodes: int = EPISODES) -> dict[str, float]:
@@ -137,26 +138,19 @@ def _demonstrated(family: TuningFamilyEnv, sessions: Sequence[str], url: str | N
         if default is None or len(trials) < 2:
             continue
         base = default.scores[objective.name]
-        best, best_gain, last, last_gain, failed = space.default, 0.0, space.default, 0.0, False
+        standing, rest = Standing(space), trials[1:]
 
-        def look(left: float) -> Any:
-            return observe(
-                family.layout, space, facts=target.facts, about=about, best=best, last=last, best_gain=best_gain,  # noqa: B023
-                last_gain=last_gain, failed=failed, left=left,  # noqa: B023
-            )[None]  # fmt: skip
+        def look(k: int) -> Any:
+            left = 1 - k / len(rest)  # noqa: B023 (called within the turn)
+            return standing.observe(family.layout, facts=target.facts, about=about, left=left)[None]  # noqa: B023
 
-        rest = trials[1:]
         for k, trial in enumerate(rest):
-            before = look(1 - k / len(rest))
-            good = trial.feasible
-            last, failed = dict(trial.config), not good
-            last_gain = gain(objective, trial.scores[objective.name], base) if good else 0.0
-            reward = max(last_gain - best_gain, 0.0) if good else -0.1
-            if last_gain > best_gain:
-                best, best_gain = last, last_gain
+            before = look(k)
+            gained = gain(objective, trial.scores[objective.name], base) if trial.feasible else None
+            reward = standing.advance(dict(trial.config), gained)
             action = (2 * space.encode(trial.config) - 1).astype(np.float32)[None]
             over = np.array([k == len(rest) - 1])
-            found.append((before, look(1 - (k + 1) / len(rest)), action, np.array([reward]), over, [{}]))
+            found.append((before, look(k + 1), action, np.array([reward]), over, [{}]))
     if not found:
         raise ConfigError("the sessions hold no trials beside the default's")
     return found

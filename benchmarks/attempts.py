@@ -15,7 +15,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from common import ask_new, publish, quartiles, table
+from common import publish, quartiles, rehearse, table
 from lustre import best_known
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel
@@ -26,8 +26,8 @@ from tunewright.plan import Plan
 from tunewright.plugins import make_tuner, open_target
 from tunewright.session import Session
 from tunewright.store import Store
-from tunewright.target import Budget
-from tunewright.tuner import Problem, Trial, best_trial
+from tunewright.target import Budget, Measurement
+from tunewright.tuner import Problem, best_trial
 
 TUNERS = {
     "playbook": ("playbook", {}), "random": ("random", {}), "TPE, 3 start-up": ("tpe", {}),
@@ -49,24 +49,21 @@ def trace(workload, name, options, seed):
         workload=workload, about=noisy.workloads[workload], workloads=tuple(noisy.workloads), target="lustre",
     )  # fmt: skip
     _, tuner = make_tuner(name, problem)
-    trials, tried, found, after_five = [], set(), [], None
+    trials, found, after_five = [], [], None
     budget = Budget(workdir=Path("."))
 
     def value(target, config, k):
         return target.measure(config, workload=workload, seed=seed * 1000 + k, budget=budget).values[metric.name]
 
-    for step in range(ATTEMPTS + 1):
-        config, refused = ask_new(tuner, space, trials, tried, seed) if step else (space.default, 0)
-        tried.add(space.key(config))
-        seen = float(np.median([value(noisy, config, 10 * step + r) for r in range(3)]))
-        trial = Trial(
-            number=step, config=config, status="ok", step=step, attempt=refused, metrics={metric.name: seen},
-            scores={metric.name: seen},
-        )  # fmt: skip
+    def seen(config, step):
+        return Measurement(
+            values={metric.name: float(np.median([value(noisy, config, 10 * step + r) for r in range(3)]))}
+        )
+
+    for trial in rehearse(tuner, space, ATTEMPTS + 1, seed, seen):
         trials.append(trial)
-        tuner.tell(trial)
-        found.append(value(clean, config, 0))
-        if step == 5:
+        found.append(value(clean, trial.config, 0))
+        if trial.step == 5:
             after_five = value(clean, best_trial(trials, metric).config, 0)
     return found, after_five
 

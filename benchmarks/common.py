@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tunewright.facts import machine_facts, versions
-from tunewright.tuner import History, Refusal, untried
+from tunewright.tuner import History, Refusal, Trial, untried
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 DATA = Path(os.environ.get("TUNEWRIGHT_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -38,6 +38,32 @@ def ask_new(tuner, space, trials, tried, seed, remaining=None):
         refused.append(Refusal(config=config, reason=wrong))
     near = config if not space.problems(config) else space.default
     return untried(space, tried, near, np.random.default_rng([seed, len(trials)])), len(refused)
+
+
+def rehearse(tuner, space, steps, seed, measure, *, budgeted=False):
+    """Yield the trials of a session without a store: the default's first, then what the tuner proposes; it is told each.
+
+    Args:
+        measure: function of configuration and step that returns a Measurement.
+        budgeted: let the tuner know how many trials are left.
+
+    Raises:
+        TunerError: nothing untried is left.
+    """
+    trials, tried = [], set()
+    for step in range(steps):
+        config, refused = space.default, 0
+        if step:
+            config, refused = ask_new(tuner, space, trials, tried, seed, steps - step if budgeted else None)
+        tried.add(space.key(config))
+        found = measure(config, step)
+        trial = Trial(
+            number=step, config=config, status=found.status, reason=found.reason, step=step, attempt=refused,
+            metrics=found.values, scores=found.values,
+        )  # fmt: skip
+        trials.append(trial)
+        tuner.tell(trial)
+        yield trial
 
 
 def quartiles(found: Sequence[int | None], most: int) -> str:

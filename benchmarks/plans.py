@@ -17,7 +17,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from common import DATA, ask_new, publish, table
+from common import DATA, publish, rehearse, table
 from tunewright.envs.parallelism import calibration, clusters, models, plans, search
 from tunewright.envs.parallelism import serving as V
 from tunewright.envs.parallelism.check import check
@@ -26,7 +26,7 @@ from tunewright.envs.parallelism.training import RESULTS, Job, estimate, estimat
 
 from tunewright.plugins import make_tuner
 from tunewright.target import Budget
-from tunewright.tuner import Problem, Trial
+from tunewright.tuner import Problem
 
 TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")
 HERE = Path(__file__).parent
@@ -223,27 +223,14 @@ def regret_of(target, name, seed, best, trials=30):
         workloads=("plain",), facts=target.facts,
     )  # fmt: skip
     tuner = make_tuner(name, problem)[1]
-    done, tried, found, left = [], set(), [], np.inf
-    for step in range(trials):
-        config, refused = target.space.default, 0
-        if step:
-            config, refused = ask_new(tuner, target.space, done, tried, seed, trials - step)
-        tried.add(target.space.key(config))
-        got = target.measure(config, workload="plain", seed=0, budget=Budget(workdir=Path(".")))
-        trial = Trial(
-            number=step,
-            config=config,
-            status=got.status,
-            step=step,
-            attempt=refused,
-            metrics=got.values,
-            scores=got.values,
-            reason=got.reason,
-        )
-        done.append(trial)
-        tuner.tell(trial)
-        if got.ok:
-            left = min(left, got.values["time"])
+    found, left = [], np.inf
+
+    def computed(config, step):
+        return target.measure(config, workload="plain", seed=0, budget=Budget(workdir=Path(".")))
+
+    for trial in rehearse(tuner, target.space, trials, seed, computed, budgeted=True):
+        if trial.ok:
+            left = min(left, trial.scores["time"])
         found.append(left / best)
     return found
 

@@ -10,17 +10,18 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+from contextlib import suppress
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small matrices: a second thread only gets in the way
 
-from common import DATA, ask_new, publish, quartiles, table
+from common import DATA, publish, quartiles, rehearse, table
 from tunewright.envs.tables import open_target
 
 from tunewright.errors import TunerError
 from tunewright.plugins import make_tuner
 from tunewright.target import Budget
-from tunewright.tuner import Problem, Trial
+from tunewright.tuner import Problem
 
 # PostgreSQL's own defaults; the other tables come without any, so their first values are taken
 POSTGRES_DEFAULT = "fsync=1,synchronousCommit=1,fullPageWrites=1,trackActivities=1,trackCounts=1,SharedBuffers=128,TempBuffers=8,WorkMem=4096"
@@ -51,31 +52,15 @@ def trials_to_goal(target, tuner_name, options, seed, goal) -> int | None:
         workloads=("replay",),
     )
     _, tuner = make_tuner(tuner_name, problem)
-    trials: list[Trial] = []
-    tried: set[str] = set()
-    for step in range(TRIALS):
-        config, refused = target.space.default, 0
-        if step:
-            try:
-                config, refused = ask_new(tuner, target.space, trials, tried, seed)
-            except TunerError:
-                return None
-        tried.add(target.space.key(config))
-        found = target.measure(config, workload="replay", seed=0, budget=Budget(workdir=Path(".")))
-        trial = Trial(
-            number=step,
-            config=config,
-            status=found.status,
-            step=step,
-            attempt=refused,
-            metrics=found.values,
-            scores=found.values,
-        )
-        trials.append(trial)
-        tuner.tell(trial)
-        value = found.values[metric.name]
-        if value == goal or metric.better(value, goal):
-            return step + 1
+
+    def replayed(config, step):
+        return target.measure(config, workload="replay", seed=0, budget=Budget(workdir=Path(".")))
+
+    with suppress(TunerError):
+        for trial in rehearse(tuner, target.space, TRIALS, seed, replayed):
+            value = trial.scores[metric.name]
+            if value == goal or metric.better(value, goal):
+                return trial.step + 1
     return None
 
 

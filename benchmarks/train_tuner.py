@@ -16,14 +16,14 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
-from common import ask_new, publish, quartiles, table
+from common import publish, quartiles, rehearse, table
 from tunewright.agents import tuning
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel
 
 from tunewright.plugins import make_tuner
 from tunewright.target import Budget
-from tunewright.tuner import Problem, Trial
+from tunewright.tuner import Problem
 
 NEAR, BUDGET, HELD_OUT = 0.10, 20, 7_000_003
 BESIDE = {
@@ -89,20 +89,15 @@ def attempts(given):
         trials=BUDGET + 1, argument=spec.partition(":")[2],
     )  # fmt: skip
     _, tuner = make_tuner(spec, problem)
-    trials, tried, reached, values = [], set(), None, []
-    for step in range(BUDGET + 1):
-        config, refused = ask_new(tuner, space, trials, tried, seed) if step else (space.default, 0)
-        tried.add(space.key(config))
-        seen = target.measure(config, workload=workload, seed=seed * 1000 + step, budget=FOLDER).values[metric.name]
-        trial = Trial(
-            number=step, config=config, status="ok", step=step, attempt=refused, metrics={metric.name: seen},
-            scores={metric.name: seen},
-        )  # fmt: skip
-        trials.append(trial)
-        tuner.tell(trial)
-        values.append(exact.measure(config, workload=workload, seed=0, budget=FOLDER).values[metric.name])
+    reached, values = None, []
+
+    def seen(config, step):
+        return target.measure(config, workload=workload, seed=seed * 1000 + step, budget=FOLDER)
+
+    for trial in rehearse(tuner, space, BUDGET + 1, seed, seen):
+        values.append(exact.measure(trial.config, workload=workload, seed=0, budget=FOLDER).values[metric.name])
         if reached is None and values[-1] <= best * (1 + NEAR):
-            reached = step
+            reached = trial.step
     return reached, best / min(values[:2]), best / min(values)
 
 

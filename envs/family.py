@@ -77,27 +77,44 @@ def layout_of(target: BaseTarget, space: Space) -> Layout:
     return Layout(parameters=tuple(space.params), facts=tuple(sorted(numbers)))
 
 
-def observe(
-    layout: Layout,
-    space: Space,
-    *,
-    facts: Mapping[str, Any],
-    about: str,
-    best: Config,
-    last: Config,
-    best_gain: float,
-    last_gain: float,
-    failed: bool,
-    left: float,
-) -> Vector:
-    """Build the observation of the module's table, shape (layout.size,)."""
-    said = traits(about)
-    numbers = [facts.get(n, 0) for n in layout.facts]
-    return np.concatenate([
-        [float(t in said) for t in _TRAITS],
-        [min(math.log2(1 + max(float(v), 0.0)) / 64, 1.0) for v in numbers],
-        space.encode(best), space.encode(last), [best_gain, last_gain, float(failed), left],
-    ]).astype(np.float32)  # fmt: skip
+class Standing:
+    """What is known in the middle of an episode, and what a step earns.
+
+    Args:
+        space: the member's, with the default to begin with.
+    """
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.best = self.last = space.default
+        self.best_gain = self.last_gain = 0.0
+        self.failed = False
+
+    def advance(self, config: Config, gained: float | None) -> float:
+        """Take a measured configuration; returns its reward.
+
+        Args:
+            config: the configuration.
+            gained: log ratio of the objective to the default's; None if it failed or broke a constraint.
+        """
+        self.last, self.last_gain, self.failed = config, gained or 0.0, gained is None
+        if gained is None:
+            return FAILURE
+        reward = max(gained - self.best_gain, 0.0)
+        if gained > self.best_gain:
+            self.best, self.best_gain = config, gained
+        return reward
+
+    def observe(self, layout: Layout, *, facts: Mapping[str, Any], about: str, left: float) -> Vector:
+        """Build the observation of the module's table, shape (layout.size,)."""
+        said = traits(about)
+        numbers = [facts.get(n, 0) for n in layout.facts]
+        return np.concatenate([
+            [float(t in said) for t in _TRAITS],
+            [min(math.log2(1 + max(float(v), 0.0)) / 64, 1.0) for v in numbers],
+            self.space.encode(self.best), self.space.encode(self.last),
+            [self.best_gain, self.last_gain, float(self.failed), left],
+        ]).astype(np.float32)  # fmt: skip
 
 
 class TuningFamilyEnv(gymnasium.Env[Vector, Vector]):
@@ -170,8 +187,8 @@ class TuningFamilyEnv(gymnasium.Env[Vector, Vector]):
         if not found.ok:
             raise TargetError(f"the default configuration cannot be measured: {found.status}: {found.reason}")
         self.default = found.values[self.objective.name]
-        self.best, self.last, self.best_gain, self.last_gain = self.space.default, self.space.default, 0.0, 0.0
-        return self._observe(failed=False), {"workload": self.target.workloads[self.workload]}
+        self.standing = Standing(self.space)
+        return self._observe(), {"workload": self.target.workloads[self.workload]}
 
     def step(self, action: Vector) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
         """Measure the configuration that the action decodes to."""
@@ -179,21 +196,16 @@ class TuningFamilyEnv(gymnasium.Env[Vector, Vector]):
         found = self._measure(config)
         self.left -= 1
         good = found.ok and all(m.violation(found.values[m.name]) <= 0 for m in self.target.metrics)
-        self.last = config
-        self.last_gain = gain(self.objective, found.values[self.objective.name], self.default) if good else 0.0
-        reward = max(self.last_gain - self.best_gain, 0.0) if good else FAILURE
-        if good and self.last_gain > self.best_gain:
-            self.best, self.best_gain = config, self.last_gain
-        info = {"status": found.status, "reason": found.reason, "config": dict(config), "best_gain": self.best_gain}
-        return self._observe(failed=not good), reward, self.left == 0, False, info
+        gained = gain(self.objective, found.values[self.objective.name], self.default) if good else None
+        reward = self.standing.advance(config, gained)
+        best = self.standing.best_gain
+        info = {"status": found.status, "reason": found.reason, "config": dict(config), "best_gain": best}
+        return self._observe(), reward, self.left == 0, False, info
 
     def _measure(self, config: Config) -> Any:
         seed = int(self.np_random.integers(2**31))
         return measure_once(self.target, config, workload=self.workload, seed=seed, budget=self._folder)
 
-    def _observe(self, *, failed: bool) -> Vector:
-        return observe(
-            self.layout, self.space, facts=self.target.facts,
-            about=f"{self.workload} {self.target.workloads[self.workload]}", best=self.best, last=self.last,
-            best_gain=self.best_gain, last_gain=self.last_gain, failed=failed, left=self.left / self.budget,
-        )  # fmt: skip
+    def _observe(self) -> Vector:
+        about = f"{self.workload} {self.target.workloads[self.workload]}"
+        return self.standing.observe(self.layout, facts=self.target.facts, about=about, left=self.left / self.budget)

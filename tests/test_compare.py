@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 
 import tunewright as tw
-from tunewright import checking, standings, tournament
+from tunewright import bundle, checking, standings, tournament
 from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
 from tunewright.testing import Sphere
 from tunewright.tuner import BaseTuner, Suggestion
@@ -333,6 +334,39 @@ def test_real_systems_never_run_side_by_side(tmp_path):
     spans = sorted(tuple(map(float, line.split())) for line in log.read_text().splitlines())
     assert len(spans) >= 2 * 2 * 4
     assert all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+
+
+class Losing(Executor):
+    """Loses the worker of everything that it is given, the first time."""
+
+    def __init__(self):
+        self.given = set()
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        if args in self.given:
+            future.set_result(fn(*args, **kwargs))
+        else:
+            self.given.add(args)
+            future.set_exception(RuntimeError("the worker is gone"))
+        return future
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_a_game_whose_worker_is_lost_is_played_by_another(tmp_path, safe):
+    target = Slow(str(tmp_path / "log"))
+    target.parallel_safe = safe
+    made = run(tmp_path / "b", targets=[target], seeds=1, trials=3, executor=Losing())
+    assert (made.games["status"] == "done").all()
+    assert (made.games["trials"] == 3).all()
+
+
+def test_a_crash_between_writing_and_tidying_up_counts_no_game_twice(tmp_path):
+    made = run(tmp_path / "b", seeds=1)
+    bundle.Keeper(made.folder, bundle.played(made.folder))  # the rows as they lay there before
+    again = run(tmp_path / "b", seeds=1, resume=True)
+    assert len(again.games) == len(made.games)
+    assert checking.verify(made.folder)["agrees"]
 
 
 SCRIPT = """

@@ -23,6 +23,15 @@ from tunewright.testing import Sphere
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
+def started(store, *more):
+    """The command on a free port."""
+    tunewright = str(Path(sys.executable).with_name("tunewright"))
+    return subprocess.Popen(
+        [tunewright, "dashboard", "--store", store.url, "--port", "0", *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"},
+    )  # fmt: skip
+
+
 @pytest.fixture
 def running(store):
     """The command over a store with a session of a language model; yields (url, process)."""
@@ -30,16 +39,7 @@ def running(store):
     plan = Plan(target="lustre", workload="ior-64k", tuner="llm", tuner_options={"model": "logged", "replay": log})
     with Session.create(plan, "asked", store) as session:
         session.run(trials=4)
-    command = [
-        str(Path(sys.executable).with_name("tunewright")),
-        "dashboard",
-        "--store",
-        store.url,
-        "--port",
-        "0",
-        "--json",
-    ]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = started(store, "--json")
     text = ""
     while not text.rstrip().endswith("}"):
         line = process.stdout.readline()
@@ -117,19 +117,7 @@ def test_addresses():
 
 def test_a_wider_address_is_warned_of(cli, store):
     Session.create(Plan(target="t", tuner="random"), "a", store, target=Sphere())
-    command = [
-        str(Path(sys.executable).with_name("tunewright")),
-        "dashboard",
-        "--store",
-        store.url,
-        "--port",
-        "0",
-        "--host",
-        "0.0.0.0",
-    ]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}
-    )
+    process = started(store, "--host", "0.0.0.0")
     try:
         assert "http://0.0.0.0" in process.stdout.readline()
     finally:

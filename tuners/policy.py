@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 from tunewright.agents import policy
-from tunewright.envs.family import Layout
-from tunewright.envs.family import observe as observe_family
+from tunewright.envs.family import Layout, Standing
 from tunewright.envs.tuning import gain, observe
 
 from tunewright.errors import TunerError
-from tunewright.tuner import BaseTuner, History, Problem, Suggestion, Trial, best_trial
+from tunewright.tuner import BaseTuner, History, Problem, Suggestion, Trial
 
 NEEDS = {"stable_baselines3": "rl"}
 _BUDGET = 20  # steps that an agent without a planned number of trials is told it has
@@ -82,17 +81,15 @@ class PolicyTuner(BaseTuner):
 
     def _as_family(self, layout: Layout, history: History, default: Trial, total: int) -> Suggestion:
         """Act on what the agent saw in its family; after its first proposal it explores, as it did when it learned."""
-        problem, last = self.problem, history.trials[-1]
+        problem, standing = self.problem, Standing(self.problem.space)
         objective = problem.metric(problem.objectives[0])
         base = default.scores[objective.name]
-        best = best_trial(history.trials, objective)
-        chosen = default if best is None or gain(objective, best.scores[objective.name], base) <= 0 else best
-        observation = observe_family(
-            layout, problem.space, facts=problem.facts, about=f"{problem.workload} {problem.about}",
-            best=dict(chosen.config), last=dict(last.config),
-            best_gain=gain(objective, chosen.scores[objective.name], base),
-            last_gain=gain(objective, last.scores[objective.name], base) if last.feasible else 0.0,
-            failed=not last.feasible, left=max(0.0, 1 - (history.step - 1) / max(total - 1, 1)),
+        for trial in history.trials[1:]:
+            gained = gain(objective, trial.scores[objective.name], base) if trial.feasible else None
+            standing.advance(dict(trial.config), gained)
+        observation = standing.observe(
+            layout, facts=problem.facts, about=f"{problem.workload} {problem.about}",
+            left=max(0.0, 1 - (history.step - 1) / max(total - 1, 1)),
         )  # fmt: skip
         return self._act(observation, history, explore=history.step > 1 or history.attempt > 0)
 

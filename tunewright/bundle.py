@@ -24,7 +24,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +34,7 @@ from tunewright.facts import machine_facts, versions
 from tunewright.guard import finite, redact
 from tunewright.protocol import compare_pairs
 from tunewright.store import Store
-from tunewright.target import BaseTarget, Metric
+from tunewright.target import DECIDED, BaseTarget, Metric
 from tunewright.tuner import Trial
 
 if TYPE_CHECKING:
@@ -79,7 +79,6 @@ class Bundle:
     games: pd.DataFrame
     trials: pd.DataFrame
     targets: pd.DataFrame
-    _temporary: Any = field(default=None, repr=False)
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -202,20 +201,24 @@ def described(folder: Path) -> dict[str, Any]:
     return found
 
 
-def played(folder: Path) -> tuple[set[str], list[dict[str, Any]]]:
-    """Return the names of the games that the directory holds, and their rows; a line cut off by a crash is left out."""
-    rows: list[dict[str, Any]] = []
+def played(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of the games that the directory holds; a line cut off by a crash is left out."""
+    rows: dict[str, dict[str, Any]] = {}
     if (folder / "games.parquet").exists():
         held = load(folder)
         trials = {k: g.to_dict("records") for k, g in held.trials.groupby(KEY)}
-        rows = [{"game": r, "trials": trials.get(tuple(r[k] for k in KEY), [])} for r in held.games.to_dict("records")]
+        for game in held.games.to_dict("records"):
+            rows[game["name"]] = {"game": game, "trials": trials.get(tuple(game[k] for k in KEY), [])}
     if (folder / ROWS).exists():
         for line in (folder / ROWS).read_text(encoding="utf-8").splitlines():
             try:
-                rows.append(json.loads(line))
+                row = json.loads(line)
             except ValueError:
                 continue
-    return {r["game"]["name"] for r in rows}, rows
+            rows[row["game"]["name"]] = (
+                row  # both hold it where a crash came between writing one and removing the other
+            )
+    return list(rows.values())
 
 
 class Keeper:
@@ -239,10 +242,11 @@ class Keeper:
             ) from None
 
 
-def finish(folder: Path, facts: Mapping[str, Mapping[str, Any]], seconds: float) -> Bundle:
+def finish(
+    folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Mapping[str, Any]], seconds: float
+) -> Bundle:
     """Turn the rows into Parquet, write tables and report, and remove what only running needed."""
     pd = pandas()
-    _, rows = played(folder) if not (folder / "games.parquet").exists() else _only_rows(folder)
     if not rows:
         raise ConfigError("no game was played")
     games = pd.DataFrame([r["game"] for r in rows]).sort_values(KEY, ignore_index=True)
@@ -258,11 +262,6 @@ def finish(folder: Path, facts: Mapping[str, Mapping[str, Any]], seconds: float)
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / "work", ignore_errors=True)
     return made
-
-
-def _only_rows(folder: Path) -> tuple[set[str], list[dict[str, Any]]]:
-    rows = [json.loads(line) for line in (folder / ROWS).read_text(encoding="utf-8").splitlines()]
-    return {r["game"]["name"] for r in rows}, rows
 
 
 def save(made: Bundle) -> None:
@@ -319,35 +318,38 @@ def game_rows(
     store: Store, name: str, game: Game, target: BaseTarget, reason: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the row of a game that was played, and those of its trials."""
-    key = {"by": "", "target": game.target.label, "tuner": game.tuner.label, "seed": game.seed}
     metric = target.metrics[0]
     try:
         record, trials = store.session(name), store.trials(name)
     except TunewrightError as error:
-        return lost_row(game, reason or redact(str(error))), []
-    rows = [_trial_row(key, t, metric) for t in trials]
-    verdict, notes = record.get("verdict") or {}, record.get("notes") or {}
-    pairs = _verified(verdict, metric)
-    spent = notes.get("spent") or {}
-    row = {
-        "name": game.name, **key, "status": "failed" if reason else "done", "reason": reason,
-        "direction": metric.direction, **summary(rows, pairs, metric), "verification": json.dumps(pairs),
+        return game_row(game, reason or redact(str(error))), []
+    rows = [_trial_row(_key(game), t, metric) for t in trials]
+    return game_row(game, reason, metric, rows, record), rows
+
+
+def game_row(
+    game: Game,
+    reason: str,
+    metric: Metric | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
+    record: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the row of a game; without a metric and a session, of one that could not be played."""
+    record = record or {}
+    verdict, spent = record.get("verdict") or {}, (record.get("notes") or {}).get("spent") or {}
+    pairs = _verified(verdict, metric) if metric else []
+    return {
+        "name": game.name, **_key(game), "status": "failed" if reason else "done", "reason": reason,
+        "direction": metric.direction if metric else "",
+        **summary(rows, pairs, metric or Metric(name="lost", direction="min")), "verification": json.dumps(pairs),
         "best_config": json.dumps(verdict.get("config", {}), default=str), "ended": str(record.get("ended") or ""),
         "calls": int(spent.get("calls", 0)), "tokens": int(spent.get("tokens_in", 0)) + int(spent.get("tokens_out", 0)),
         "dollars": float(spent.get("money", 0.0)), "host": "", "wall_s": 0.0,
     }  # fmt: skip
-    return row, rows
 
 
-def lost_row(game: Game, reason: str) -> dict[str, Any]:
-    """Return the row of a game that could not be played."""
-    key = {"by": "", "target": game.target.label, "tuner": game.tuner.label, "seed": game.seed}
-    metric = Metric(name="lost", direction="min")
-    return {
-        "name": game.name, **key, "status": "failed", "reason": reason, "direction": "", **summary([], [], metric),
-        "verification": "[]", "best_config": "{}", "ended": "", "calls": 0, "tokens": 0, "dollars": 0.0, "host": "",
-        "wall_s": 0.0,
-    }  # fmt: skip
+def _key(game: Game) -> dict[str, Any]:
+    return {"by": "", "target": game.target.label, "tuner": game.tuner.label, "seed": game.seed}
 
 
 def _trial_row(key: Mapping[str, Any], trial: Trial, metric: Metric) -> dict[str, Any]:
@@ -388,7 +390,7 @@ def _verified(verdict: Mapping[str, Any], metric: Metric) -> list[list[float]]:
 
 def summary(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Sequence[float]], metric: Metric) -> dict[str, Any]:
     """Return what follows from a game's trials and its verification."""
-    decided = [r for r in rows if r["status"] in ("ok", "failed", "timed out", "killed")]
+    decided = [r for r in rows if r["status"] in DECIDED]
     good = [r for r in decided if r["status"] == "ok" and r["feasible"] and plain(r["value"]) is not None]
     default = next((float(r["value"]) for r in good if r["step"] == 0), math.nan)
     values = [float(r["value"]) for r in good]

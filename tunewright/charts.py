@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tunewright.errors import ConfigError
+from tunewright import pages
 from tunewright.figures import WIDTH, line, scale, svg, text, ticks
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 150, 16, 42
@@ -171,12 +171,5 @@ def write_page(path: Path, title: str, subtitle: str, sections: Sequence[tuple[s
     Raises:
         ConfigError: the file cannot be written.
     """
-    import jinja2
-
-    loader = jinja2.PackageLoader("tunewright", package_path="")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    page = environment.get_template("page.html.j2").render(title=title, subtitle=subtitle, sections=sections)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name another file with -o") from None
+    content = {"title": title, "subtitle": subtitle, "sections": sections}
+    pages.write(path, pages.render("page.html.j2", content))

@@ -150,9 +150,11 @@ def tune(
         trials, patience = 25, patience or 15
     opened = _open_store(store)
     name = name or _free_name(opened, target)
-    with executors.opened(executor, workers, threads=True) as pool:
-        with Session.create(plan, name, opened, workers=workers, executor=pool) as session:
-            _run(session, trials, minutes, patience, explain, as_json)
+    with (
+        executors.opened(executor, workers, threads=True) as pool,
+        Session.create(plan, name, opened, workers=workers, executor=pool) as session,
+    ):
+        _run(session, trials, minutes, patience, explain, as_json)
 
 
 def _target_options(context: typer.Context, target: str) -> dict[str, Any]:

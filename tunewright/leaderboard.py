@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunewright import plot
-from tunewright.errors import ConfigError
+from tunewright import pages, plot
 from tunewright.progress import duration, number
 
 if TYPE_CHECKING:
@@ -23,16 +22,8 @@ def write_page(bundle: Bundle, path: Path) -> Path:
     Raises:
         ConfigError: the file cannot be written.
     """
-    import jinja2
-
-    loader = jinja2.PackageLoader("tunewright", package_path="")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(number=_number, duration=duration, percent=_percent)
-    page = environment.get_template("leaderboard.html.j2").render(**_content(bundle))
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    filters = {"number": _number, "duration": duration, "percent": _percent}
+    pages.write(path, pages.render("leaderboard.html.j2", _content(bundle), **filters))
     return path
 
 

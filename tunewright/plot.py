@@ -68,7 +68,6 @@ def _look(bundle: Bundle) -> dict[str, dict[str, Any]]:
 
 
 def _panels(bundle: Bundle, targets: Sequence[str], height: float = 2.5) -> tuple[Figure, list[Axes]]:
-
     across = min(len(targets), _ACROSS)
     down = math.ceil(len(targets) / across)
     figure = _new(3.1 * across + 0.2, height * down + 0.6)
@@ -102,14 +101,12 @@ def regret(bundle: Bundle, target: str | None = None) -> Figure:
         figure, axes = _panels(bundle, names)
         facts, curves, look = bundle.tables["targets"].set_index("target"), bundle.tables["curves"], _look(bundle)
         for axis, name in zip(axes, names, strict=True):
-            best = float(facts.loc[name, "best"])
-            scale, floor = abs(best) or 1.0, 1e-3
-            sign = 1.0 if facts.loc[name, "direction"] == "max" else -1.0
+            best, direction, floor = float(facts.loc[name, "best"]), str(facts.loc[name, "direction"]), 1e-3
             for tuner in _names(bundle):
                 own = curves[(curves["target"] == name) & (curves["tuner"] == tuner)]
                 if not len(own):
                     continue
-                gaps = [np.maximum(sign * (best - own[c]) / scale, floor) for c in ("value", "low", "high")]
+                gaps = [np.maximum(standings.regret(own[c], best, direction), floor) for c in ("value", "low", "high")]
                 axis.plot(own["trial"], 100 * gaps[0], label=tuner, linewidth=1.5, **look[tuner])
                 lower, upper = np.minimum(gaps[1], gaps[2]), np.maximum(gaps[1], gaps[2])
                 axis.fill_between(
@@ -135,11 +132,10 @@ def time(bundle: Bundle, target: str | None = None) -> Figure:
     with _matplotlib().rc_context(_STYLE):
         names = _targets(bundle, target)
         figure, axes = _panels(bundle, names)
-        look = _look(bundle)
+        look, over = _look(bundle), standings.over_time(bundle.games, bundle.trials, bundle.targets)
         for axis, name in zip(axes, names, strict=True):
-            over = standings.over_time(bundle.games, bundle.trials, bundle.targets, name)
             for tuner in _names(bundle):
-                own = over[over["tuner"] == tuner]
+                own = over[(over["target"] == name) & (over["tuner"] == tuner)]
                 axis.plot(own["seconds"], 100 * own["score"], label=tuner, linewidth=1.5, **look[tuner])
             axis.set_xscale("log")
             axis.set_ylim(-2, 104)
@@ -158,8 +154,9 @@ def near(bundle: Bundle) -> Figure:
         figure = _new(6.4, 3.2)
         axis, look = figure.subplots(), _look(bundle)
         budget = int(bundle.games["trials"].max())
+        every = standings.reached(bundle.games, bundle.trials, bundle.targets)
         for tuner in _names(bundle):
-            reached = standings.reached(bundle.games, bundle.trials, bundle.targets, tuner)
+            reached = every.loc[every["tuner"] == tuner, "reached"].to_numpy(dtype=float)
             if not len(reached):
                 continue
             data = CensoredData.right_censored(np.where(np.isnan(reached), budget, reached), np.isnan(reached))

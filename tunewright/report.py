@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunewright import figures
-from tunewright.errors import ConfigError
+from tunewright import figures, pages
 from tunewright.progress import duration, number
+from tunewright.target import DECIDED
 from tunewright.verdict import contributions
 
 _MOST_AXES = 12
@@ -25,28 +25,19 @@ def write_report(document: Mapping[str, Any], path: Path) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    page = render_report(document)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    pages.write(path, render_report(document))
 
 
 def render_report(document: Mapping[str, Any]) -> str:
     """Return the page as text."""
-    import jinja2
-
-    loader = jinja2.PackageLoader("tunewright", package_path="")
-    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
-    environment.filters.update(number=number, duration=duration)
-    return environment.get_template("report.html.j2").render(**_content(document))
+    return pages.render("report.html.j2", _content(document), number=number, duration=duration)
 
 
 def _content(document: Mapping[str, Any]) -> dict[str, Any]:
     objective = next(m for m in document["metrics"] if m["name"] == document["objectives"][0])
     name, trials, verdict = objective["name"], document["trials"], document["verdict"]
     default = document["default"]
-    decided = [t for t in trials if t["status"] in ("ok", "failed", "timed out", "killed")]
+    decided = [t for t in trials if t["status"] in DECIDED]
     label = f"{name} [{objective['unit']}]" if objective["unit"] else name
     points = [
         {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -241,11 +241,12 @@ class Space:
             raise SpaceError("a point of the unit cube must be finite")
         return self.legalise(self._raw(np.clip(point, 0.0, 1.0)))
 
-    def _raw(self, point: Cube) -> Config:
-        values: Config = {}
-        scope = self.scope({})
+    def _raw(self, point: Cube, base: Mapping[str, Value] | None = None, names: Sequence[str] | None = None) -> Config:
+        """Decode a point without regard to constraints; with ``base`` only those named, the rest from there."""
+        values: Config = dict(base or {})
+        scope = self.scope(values)
         position = {n: i for i, n in enumerate(self.params)}
-        for name in self.order:
+        for name in self.order if names is None else names:
             if self.is_active(name, scope):
                 values[name] = self.params[name].decode(float(point[position[name]]), scope)
                 scope[name] = values[name]
@@ -266,10 +267,16 @@ class Space:
         point, home = self.encode(fixed), self.encode(self.default)
         loose = self._tied(fixed)
         rng = np.random.default_rng([int(v * 2**31) for v in point])
-        decode = self._raw if any(p.when for p in self.params.values()) else self._part(point, loose)
+        base: Config | None = None
+        movable: list[str] | None = None
+        if not any(p.when for p in self.params.values()):
+            # only what is loose moves, and bounds that are expressions may follow it
+            base = self._raw(point)
+            moving = {n for n, free in zip(self.params, loose, strict=True) if free or self.params[n].expressions}
+            movable = [n for n in self.order if n in moving]
         for i in range(_TRIES):
             moved = np.where(loose, point + rng.normal(0.0, 0.02 + 0.5 * i / _TRIES, len(point)), point)
-            near_config = decode(np.clip(moved, 0.0, 1.0))
+            near_config = self._raw(np.clip(moved, 0.0, 1.0), base, movable)
             scope = self.scope(near_config)  # constraints first: they are what most of these points break
             if all(self._holds(c, near_config, scope) for c in self.constraints) and self._legal(near_config):
                 return near_config
@@ -278,22 +285,6 @@ class Space:
                 if self._legal(near_config := self._raw(np.where(mask, (1 - t) * point + t * home, point))):
                     return near_config
         return dict(self.default)
-
-    def _part(self, point: Cube, loose: NDArray[np.bool_]) -> Callable[[Cube], Config]:
-        """Return ``_raw`` for points that differ from this one in the loose parameters alone, where all are active."""
-        base = self._raw(point)
-        position = {n: i for i, n in enumerate(self.params)}
-        # bounds that are expressions may follow a loose parameter
-        names = [n for n in self.order if loose[position[n]] or self.params[n].expressions]
-
-        def decode(moved: Cube) -> Config:
-            values = dict(base)
-            scope = self.scope(values)
-            for name in names:
-                values[name] = scope[name] = self.params[name].decode(float(moved[position[name]]), scope)
-            return values
-
-        return decode
 
     def _tied(self, config: Config) -> NDArray[np.bool_]:
         """Mark the parameters of broken constraints and all that are tied to them, shape (parameters,)."""

@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright.target import DECIDED
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -49,10 +51,11 @@ def tables(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> 
     finals = _finals(games, curves, facts)
     ranks, tests = _ranks(finals)
     results = _results(finals, facts)
-    board = _leaderboard(games, finals, ranks)
+    wins = _wins(finals)
+    board = _leaderboard(games, finals, ranks, wins)
     tested = _tests_by_target(finals, facts)
     return {
-        "leaderboard": board, "results": results, "targets": tested, "ranks": tests, "wins": _wins(finals),
+        "leaderboard": board, "results": results, "targets": tested, "ranks": tests, "wins": wins,
         "profile": _profiles(finals), "curves": _summary_curves(curves),
         "verdict": _verdict(board, tests, tested, finals),
     }  # fmt: skip
@@ -107,9 +110,14 @@ def _final_values(own: pd.DataFrame, default: float, facts: Mapping[str, Any]) -
     """Return the final value of each game, shape (games,)."""
     if facts["exact"]:
         return np.asarray(own["best"], dtype=float)
-    ratio = own["ratio"].to_numpy(dtype=float)
+    return _by_ratio(own["ratio"], own["best"], default, facts)
+
+
+def _by_ratio(ratio: Any, otherwise: Any, default: float, facts: Mapping[str, Any]) -> Floats:
+    """Values of a noisy target: the default's times the ratio to the default beside them; otherwise as measured."""
+    ratio = np.asarray(ratio, dtype=float)
     scaled = default * ratio if facts["direction"] == "max" else default / ratio
-    return np.asarray(np.where(np.isfinite(ratio), scaled, own["best"]), dtype=float)
+    return np.asarray(np.where(np.isfinite(ratio), scaled, otherwise), dtype=float)
 
 
 def _score(value: Any, facts: Mapping[str, Any]) -> Any:
@@ -120,9 +128,10 @@ def _score(value: Any, facts: Mapping[str, Any]) -> Any:
     return np.clip((np.asarray(value, dtype=float) - facts["default"]) / room, -1.0, 1.0)
 
 
-def _regret(value: Any, facts: Mapping[str, Any]) -> Any:
-    scale = abs(facts["best"]) or 1.0
-    return np.maximum(facts["sign"] * (facts["best"] - np.asarray(value, dtype=float)) / scale, 0.0)
+def regret(value: Any, best: float, direction: str) -> Any:
+    """Distance of values from the best known, as a share of it; 0 for better ones."""
+    sign = 1.0 if direction == "max" else -1.0
+    return np.maximum(sign * (best - np.asarray(value, dtype=float)) / (abs(best) or 1.0), 0.0)
 
 
 def _curves(
@@ -133,12 +142,10 @@ def _curves(
     found = {}
     for key, own in trials.groupby(["target", "tuner", "by", "seed"]):
         f = facts[key[0]]
-        own = own[own["status"].isin(["ok", "failed", "timed out", "killed"])].sort_values("number")
+        own = own[own["status"].isin(DECIDED)].sort_values("number")
         value = own["value"].to_numpy(dtype=float)
-        ratio = own["ratio"].to_numpy(dtype=float)
         if not f["exact"]:
-            scaled = f["default"] * ratio if f["direction"] == "max" else f["default"] / ratio
-            value = np.where(np.isfinite(ratio), scaled, value)
+            value = _by_ratio(own["ratio"], value, f["default"], f)
         value = np.where(own["feasible"].to_numpy(dtype=bool), value, -f["sign"] * math.inf)
         value = np.where(np.isfinite(value), value, -f["sign"] * math.inf)
         best = f["sign"] * np.maximum.accumulate(f["sign"] * value) if len(value) else value
@@ -168,7 +175,8 @@ def _finals(
                 reached = None  # a noisy trial looked near-optimal, and the winner measured afresh is not
             rows.append({
                 "target": name, "tuner": row["tuner"], "by": row["by"], "seed": row["seed"], "status": row["status"],
-                "value": value, "score": float(_score(value, f)), "regret": float(_regret(value, f)),
+                "value": value, "score": float(_score(value, f)),
+                "regret": float(regret(value, f["best"], f["direction"])),
                 "reached": float(reached) if reached else math.nan, "trials": row["trials"],
                 "seconds": row["measured_s"] + row["tuner_s"], "improved": bool(row["improved"]),
                 "merit": f["sign"] * value,
@@ -194,15 +202,23 @@ def bootstrap(scores: Mapping[Any, Floats], statistic: Any, seed: int = 0) -> tu
         statistic: of an array of shape (repeats, all scores), along axis 1.
         seed: of the resampling.
     """
+    every, drawn = _resampled(scores, REPEATS, seed)
+    if not len(every):
+        return math.nan, math.nan, math.nan
+    made = np.asarray(statistic(drawn), dtype=float)
+    value = float(np.asarray(statistic(every[None]))[0])
+    low, high = np.quantile(made, [LEVEL / 2, 1 - LEVEL / 2])
+    return value, float(low), float(high)
+
+
+def _resampled(scores: Mapping[Any, Floats], repeats: int, seed: int = 0) -> tuple[Floats, Floats]:
+    """Return all scores, and them drawn again within each target, shapes (all,) and (repeats, all)."""
     rng = np.random.default_rng(seed)
     parts = [np.asarray(v, dtype=float) for v in scores.values() if len(v)]
     if not parts:
-        return math.nan, math.nan, math.nan
-    drawn = np.concatenate([p[rng.integers(len(p), size=(REPEATS, len(p)))] for p in parts], axis=1)
-    made = np.asarray(statistic(drawn), dtype=float)
-    value = float(np.asarray(statistic(np.concatenate(parts)[None]))[0])
-    low, high = np.quantile(made, [LEVEL / 2, 1 - LEVEL / 2])
-    return value, float(low), float(high)
+        return np.empty(0), np.empty((repeats, 0))
+    drawn = [p[rng.integers(len(p), size=(repeats, len(p)))] for p in parts]
+    return np.concatenate(parts), np.concatenate(drawn, axis=1)
 
 
 def _by_target(finals: pd.DataFrame, tuner: str, column: str = "score") -> dict[Any, Floats]:
@@ -210,11 +226,13 @@ def _by_target(finals: pd.DataFrame, tuner: str, column: str = "score") -> dict[
     return {t: g[column].to_numpy(dtype=float) for t, g in own.groupby("target")}
 
 
-def _leaderboard(games: pd.DataFrame, finals: pd.DataFrame, ranks: Mapping[str, float]) -> pd.DataFrame:
+def _leaderboard(
+    games: pd.DataFrame, finals: pd.DataFrame, ranks: Mapping[str, float], wins: pd.DataFrame
+) -> pd.DataFrame:
     import pandas as pd
 
     wide = matrix(finals)
-    merit = matrix(finals, "merit")
+    record = wins.groupby("tuner")[["wins", "ties", "losses"]].sum()
     rows = []
     for tuner, own in finals.groupby("tuner"):
         mine = games[games["tuner"] == tuner]
@@ -225,12 +243,12 @@ def _leaderboard(games: pd.DataFrame, finals: pd.DataFrame, ranks: Mapping[str, 
             over = bootstrap({t: g.to_numpy() for t, g in gap.groupby(level="target")}, lambda x: x.mean(axis=1))
         improved = int(own["improved"].sum())
         tokens, dollars, count = int(mine["tokens"].sum()), float(mine["dollars"].sum()), int(mine["trials"].sum())
-        wins, ties, losses = _record(merit, tuner)
+        won = record.loc[tuner] if tuner in record.index else {"wins": 0, "ties": 0, "losses": 0}
         rows.append({
             "tuner": tuner, "targets": own["target"].nunique(),
             "score": value, "low": low, "high": high, "mean_rank": ranks.get(tuner, math.nan),
             "over_random": over[0], "over_random_low": over[1], "over_random_high": over[2],
-            "wins": wins, "ties": ties, "losses": losses, "near_share": float(own["reached"].notna().mean()),
+            **{k: int(won[k]) for k in ("wins", "ties", "losses")}, "near_share": float(own["reached"].notna().mean()),
             "improved_share": improved / len(own), "games": len(own),
             "failed_games": int((own["status"] != "done").sum()),
             "failed_trials": int(mine["failed"].sum()), "illegal": int(mine["rejected"].sum()),
@@ -243,16 +261,6 @@ def _leaderboard(games: pd.DataFrame, finals: pd.DataFrame, ranks: Mapping[str, 
     # what was on some targets only comes last: its score is of other targets than the others'
     columns = ["targets", "score", "mean_rank"]
     return pd.DataFrame(rows).sort_values(columns, ascending=[False, False, True], ignore_index=True)
-
-
-def _record(merit: pd.DataFrame, tuner: str) -> tuple[int, int, int]:
-    """Wins, ties and losses against every other tuner in the same block."""
-    if tuner not in merit:
-        return 0, 0, 0
-    others = merit.drop(columns=tuner).to_numpy(dtype=float)
-    mine = merit[tuner].to_numpy(dtype=float)[:, None]
-    same = np.isclose(mine, others, rtol=1e-9, atol=0.0)
-    return int(((mine > others) & ~same).sum()), int(same.sum()), int(((mine < others) & ~same).sum())
 
 
 def _wins(finals: pd.DataFrame) -> pd.DataFrame:
@@ -405,10 +413,7 @@ def _profiles(finals: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for tuner in sorted(finals["tuner"].unique()):
-        parts = [v for v in _by_target(finals, tuner).values() if len(v)]
-        rng = np.random.default_rng(0)
-        drawn = np.concatenate([p[rng.integers(len(p), size=(REPEATS // 4, len(p)))] for p in parts], axis=1)
-        every = np.concatenate(parts)
+        every, drawn = _resampled(_by_target(finals, tuner), REPEATS // 4)
         for tau in TAUS:
             made = (drawn >= tau - 1e-9).mean(axis=1)
             low, high = np.quantile(made, [LEVEL / 2, 1 - LEVEL / 2])
@@ -436,34 +441,36 @@ def _summary_curves(curves: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> pd.D
     return pd.DataFrame(rows, columns=["target", "tuner", "trial", "value", "low", "high"])
 
 
-def over_time(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame, target: str) -> pd.DataFrame:
-    """Best-so-far over seconds, the tuner's and its model's included: tuner, seconds, score (mean of games)."""
+def over_time(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
+    """Best-so-far over seconds, the tuner's and its model's included: target, tuner, seconds, score (mean of games)."""
     import pandas as pd
 
     facts = _facts(games, trials, targets)
-    own = {k: v for k, v in _curves(games, trials, facts).items() if k[0] == target and v["trials"]}
-    if not own:
-        return pd.DataFrame(columns=["tuner", "seconds", "score"])
-    grid = np.geomspace(
-        max(min(c["seconds"][0] for c in own.values()), 1e-6), max(c["seconds"][-1] for c in own.values()), 100
-    )
+    grouped: dict[Any, dict[Any, list[Mapping[str, Any]]]] = {}
+    for (target, tuner, _, _), curve in _curves(games, trials, facts).items():
+        if curve["trials"]:
+            grouped.setdefault(target, {}).setdefault(tuner, []).append(curve)
     rows = []
-    for tuner in sorted({k[1] for k in own}):
-        scores = []
-        for key, curve in own.items():
-            if key[1] == tuner:
-                at = np.searchsorted(curve["seconds"], grid, side="right") - 1
-                score = _score(curve["best"][: curve["trials"]], facts[target])
+    for target, tuners in grouped.items():
+        ends = [(c["seconds"][0], c["seconds"][-1]) for own in tuners.values() for c in own]
+        grid = np.geomspace(max(min(e[0] for e in ends), 1e-6), max(e[1] for e in ends), 100)
+        for tuner, own in sorted(tuners.items()):
+            scores = []
+            for game in own:
+                at = np.searchsorted(game["seconds"], grid, side="right") - 1
+                score = _score(game["best"][: game["trials"]], facts[target])
                 scores.append(np.where(at >= 0, score[np.maximum(at, 0)], 0.0))
-        rows += [{"tuner": tuner, "seconds": s, "score": v} for s, v in zip(grid, np.mean(scores, axis=0), strict=True)]
-    return pd.DataFrame(rows)
+            mean = np.mean(scores, axis=0)
+            rows += [
+                {"target": target, "tuner": tuner, "seconds": s, "score": v} for s, v in zip(grid, mean, strict=True)
+            ]
+    return pd.DataFrame(rows, columns=["target", "tuner", "seconds", "score"])
 
 
-def reached(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame, tuner: str) -> Floats:
-    """Trials to near-optimal of each of a tuner's games, shape (games,); NaN where it did not get there."""
+def reached(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
+    """Trials to near-optimal of every game: tuner, reached; NaN where it did not get there."""
     facts = _facts(games, trials, targets)
-    finals = _finals(games, _curves(games, trials, facts), facts)
-    return np.asarray(finals.loc[finals["tuner"] == tuner, "reached"], dtype=float)
+    return _finals(games, _curves(games, trials, facts), facts)[["tuner", "reached"]]
 
 
 # -- words ------------------------------------------------------------------------------------------

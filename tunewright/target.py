@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Status = Literal["running", "ok", "failed", "timed out", "killed", "rejected", "interrupted"]
 Direction = Literal["min", "max"]
+DECIDED: tuple[Status, ...] = ("ok", "failed", "timed out", "killed")  # of trials that count
 
 
 @dataclass(frozen=True, kw_only=True)

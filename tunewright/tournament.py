@@ -134,7 +134,7 @@ def entries(texts: Sequence[Any], kind: str) -> list[Entry]:
         ConfigError: a text cannot be read, or two entries have one name.
         UnknownNameError: there is no such target or tuner.
     """
-    found = [_entry(t, kind) for t in texts]
+    found = [entry(t, kind) for t in texts]
     labels = [e.label for e in found]
     for label in labels:
         if labels.count(label) > 1:
@@ -144,7 +144,8 @@ def entries(texts: Sequence[Any], kind: str) -> list[Entry]:
     return found
 
 
-def _entry(given: Any, kind: str) -> Entry:
+def entry(given: Any, kind: str) -> Entry:
+    """Read one target or tuner; see :func:`entries`."""
     if isinstance(given, Entry):
         return given
     if isinstance(given, BaseTarget):
@@ -317,31 +318,29 @@ def play(
     number = bundle.described(folder)["id"] if store else ""
     games = [replace(g, tournament=number) for g in plan.games() if (g.target.label, g.tuner.label) not in unfit]
     url = store or f"sqlite:///{folder.resolve() / bundle.SESSIONS}"
-    done, rows = bundle.played(folder)
+    keep = bundle.Keeper(folder, bundle.played(folder))
+    done = {r["game"]["name"] for r in keep.rows}
     left = [g for g in games if g.name not in done]
     watcher.began(len(games), len(games) - len(left))
     started = time.monotonic()
     shared = [g for g in left if opened[g.target.label].parallel_safe]
     alone = [g for g in left if not opened[g.target.label].parallel_safe]
     work = str(folder.resolve() / "work")
-    keep = bundle.Keeper(folder, rows)
 
     def ended(row: dict[str, Any], trials: list[dict[str, Any]]) -> None:
         keep.add(row, trials)
         watcher.ended(row)
 
-    if shared and executor is not None:
+    if executor is not None:
         _on_executor(shared, executor, url, work, watcher, ended)
-    elif shared:
-        count = min(workers or len(os.sched_getaffinity(0)), len(shared))
-        _on_processes(shared, count, url, work, watcher, ended)
-    for game in alone:  # real systems: nothing else runs beside them
-        watcher.running([game.name])
-        if executor is not None:
-            ended(*_result(executor.submit(_play, _job(game, url, work))))
-        else:
+        for game in alone:  # real systems: nothing else runs beside them
+            _on_executor([game], executor, url, work, watcher, ended)
+    else:
+        _on_processes(shared, workers or len(os.sched_getaffinity(0)), url, work, watcher, ended)
+        for game in alone:
+            watcher.running([game.name])
             ended(*_play(_job(game, url, work)))
-    return bundle.finish(folder, facts, time.monotonic() - started)
+    return bundle.finish(folder, keep.rows, facts, time.monotonic() - started)
 
 
 def _unfit(plan: Tournament, opened: Mapping[str, BaseTarget], skip: bool, watcher: Watcher) -> set[tuple[str, str]]:
@@ -397,14 +396,15 @@ def _run(game: Game, store: Store, work: str, how: dict[str, Any]) -> None:
     """Run a game's session to its end, wherever it stands."""
     patience = time.monotonic() + _HELD_S
     while True:
+        held = _held(store, game.session)
+        if held and held.get("status") == "done" and held["verdict"]:
+            return
         try:
-            if _known(store, game.session):
+            if held:
                 session = Session.resume(game.session, store, **how)
             else:
                 session = Session.create(_plan(game, work), game.session, store, **how)
-            held = store.session(game.session)
-            if not (held.get("status") == "done" and held.get("verdict")):
-                session.run(total=game.trials, verify=True)
+            session.run(total=game.trials, verify=True)
             return
         except HeldError:  # by a worker that was lost, until the store notices
             if time.monotonic() > patience:
@@ -412,17 +412,12 @@ def _run(game: Game, store: Store, work: str, how: dict[str, Any]) -> None:
             time.sleep(0.5)
 
 
-def _known(store: Store, name: str) -> bool:
+def _held(store: Store, name: str) -> dict[str, Any]:
+    """Return what a store holds of a session; nothing if there is none."""
     try:
-        store.session(name)
+        return store.session(name)
     except UnknownNameError:
-        return False
-    return True
-
-
-def _result(future: Future[Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    found: tuple[dict[str, Any], list[dict[str, Any]]] = future.result()
-    return found
+        return {}
 
 
 def _on_executor(games: Sequence[Game], executor: Executor, url: str, work: str, watcher: Watcher, ended: Any) -> None:
@@ -434,12 +429,12 @@ def _on_executor(games: Sequence[Game], executor: Executor, url: str, work: str,
             for future in wait(pending, return_when=FIRST_COMPLETED).done:
                 game, lost = pending.pop(future)
                 try:
-                    ended(*_result(future))
+                    ended(*future.result())
                 except TunewrightError:
                     raise
                 except Exception as error:
                     if lost + 1 >= _CRASHES:
-                        ended(bundle.lost_row(game, f"its worker was lost: {type(error).__name__}: {error}"), [])
+                        ended(bundle.game_row(game, f"its worker was lost: {type(error).__name__}: {error}"), [])
                     else:
                         pending[executor.submit(_play, _job(game, url, work))] = (game, lost + 1)
     finally:
@@ -452,7 +447,9 @@ def _on_processes(games: Sequence[Game], workers: int, url: str, work: str, watc
     waiting = list(games)[::-1]
     crashes: dict[str, int] = {}
     while waiting:
-        pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_quiet_worker)
+        pool = ProcessPoolExecutor(
+            min(workers, len(waiting)), mp_context=get_context("spawn"), initializer=_quiet_worker
+        )
         pending: dict[Future[Any], Game] = {}
         try:
             while waiting or pending:
@@ -468,7 +465,7 @@ def _on_processes(games: Sequence[Game], workers: int, url: str, work: str, watc
             for game in pending.values():
                 crashes[game.name] = crashes.get(game.name, 0) + 1
                 if crashes[game.name] >= _CRASHES:
-                    ended(bundle.lost_row(game, "its worker died, twice; see the machine's log for why"), [])
+                    ended(bundle.game_row(game, "its worker died, twice; see the machine's log for why"), [])
                 else:
                     waiting.append(game)
             pool.shutdown(wait=False, cancel_futures=True)

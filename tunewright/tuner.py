@@ -12,7 +12,7 @@ import numpy as np
 
 from tunewright.errors import ConfigError, TunerError
 from tunewright.space import Config, Space
-from tunewright.target import Metric, Status
+from tunewright.target import DECIDED, Metric, Status
 
 MAX_ASKS = 12  # suggestions in a row that may be refused before an untried neighbour is taken instead
 
@@ -68,7 +68,7 @@ class Trial:
     @property
     def decided(self) -> bool:
         """Whether it counts as a trial of the budget: measured, or tried and failed."""
-        return self.status in ("ok", "failed", "timed out", "killed")
+        return self.status in DECIDED
 
 
 @dataclass(frozen=True, kw_only=True)

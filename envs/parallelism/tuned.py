@@ -14,7 +14,7 @@ from tunewright.errors import TunerError
 from tunewright.plugins import make_tuner
 from tunewright.space import Config
 from tunewright.target import Metric
-from tunewright.tuner import History, Problem, Refusal, Trial
+from tunewright.tuner import MAX_ASKS, History, Problem, Refusal, Trial
 
 TUNER, TRIALS = "tpe", 400
 
@@ -62,7 +62,7 @@ def search(job: Job, choices: P.Choices, *, tuner: str = TUNER, trials: int | No
     while len(told) < (trials or TRIALS):
         config = asked.ask(History(trials=tuple(told), step=len(told), refused=tuple(refused))).config
         problems = space.problems(config)
-        if problems and len(refused) < 12:
+        if problems and len(refused) < MAX_ASKS:
             refused.append(Refusal(config=config, reason="; ".join(problems)))
             continue
         if problems:
