@@ -28,6 +28,12 @@ def _own_home(tmp_path_factory):
         os.environ["TUNEWRIGHT_HOME"] = before
 
 
+@pytest.fixture(autouse=True)
+def _home_of_this_test(_own_home, tmp_path_factory, monkeypatch):
+    """What one test's session leaves behind is not another's, though many are called 'a'."""
+    monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path_factory.mktemp("home")))
+
+
 @pytest.fixture
 def store(tmp_path):
     opened = Store(f"sqlite:///{tmp_path / 's.db'}")
