@@ -32,10 +32,10 @@ def simulated(case, corrected):
     size, speed, four = S.precision_of(case.precision, case.kind)
     e = S.engine(
         S.shape_of(models.load(case.model)), nodes, stack, gpus=case.gpus, ranks=case.ranks, weight_bytes=size, speed=speed,
-        cache_bytes=2.0 if case.precision == "bf16" else 1.0, four=four,
+        cache_bytes=S.cache_bytes_of(case.precision), four=four,
     )  # fmt: skip
     if corrected:
-        e = S.corrected(e, S.correction("tpot", case.backend, case.model, case.kind, case.precision))
+        e = S.corrected(e, S.step_factors(case.backend, case.model, case.kind, case.precision, version=case.version))
     e = S.Engine(*(float(v) for v in e))
     clients = max(round(case.batch), 1)
     n = clients * ROUNDS

@@ -33,10 +33,14 @@ COMMON = {
 BACKEND = {
     "base_s": (5e-4, 0, 1e-2), "layer_s": (3e-5, 0, 2e-4), "sequence_s": (3e-5, 0, 1e-4), "prefill": (1.6, 0.1, 8), "admit_s": (5e-3, 0, 5e-2),
 }  # fmt: skip
-UNKNOWN = {"power": (0.8, 0.3, 1.2), "scale": (0.6, 0.1, 4), "faster": (0.85, 0.3, 1.2)}
+UNKNOWN = {
+    "power": (0.8, 0.3, 1.2), "scale": (0.6, 0.1, 4), "isl": (0.2, -1.5, 1.5), "osl": (0.2, -1.5, 1.5), "faster": (0.85, 0.3, 1.2),
+}  # fmt: skip
 FIRST = {"first_steps": (9.0, 0, 30), "first_prefill": (1.4, 0.1, 10), "wave_power": (0.1, -1, 0.6)}
 FIRST_BACKEND = {"first_s": (0.06, 0, 1), "wave": (0.1, 0, 3)}
 FIRST_DISAGG = {"prefill": (4.0, 0.2, 10), "wave": (0.05, 0, 2)}
+
+SPREAD, PART_WIDTH, VERSION_WIDTH = 0.12, 0.5, 0.3  # of logs
 
 
 def load():
@@ -67,6 +71,7 @@ class Table:
         self.backend = np.array([S.BACKENDS.index(c.backend) for c in cases])
         self.host = np.array([HOSTS.index(c.kind) for c in cases])
         self.dis = np.array([c.mode == "disagg" for c in cases])
+        self.cache_bytes = np.array([S.cache_bytes_of(c.precision) for c in cases])
         self.unknown = np.array([not c.workers_known for c in cases])
 
     def stack(self, v):
@@ -81,20 +86,28 @@ class Table:
     def engine(self, v, gpus=None):
         return S.engine(
             self.shape, self.nodes, self.stack(v), gpus=self.gpus if gpus is None else gpus, ranks=self.ranks if gpus is None else 1.0,
-            weight_bytes=self.size, speed=self.speed, four=self.four,
+            weight_bytes=self.size, speed=self.speed, four=self.four, cache_bytes=self.cache_bytes,
         )  # fmt: skip
 
     def batches(self, v, e):
         known = np.minimum(self.batch, e.most * self.ranks)
-        return np.where(self.unknown, unknown_batch(self.batch, v["unknown.power"], v["unknown.scale"]), known)
+        fitted = {n: v[f"unknown.{n}"] for n in UNKNOWN}
+        return np.where(self.unknown, unknown_batch(self.batch, self.isl, self.osl, fitted), known)
 
-    def tpot(self, v):
+    def parts(self, v):
+        """Time of an output token by the four parts of ``steptime.Factors``, [4, rows]."""
         e = self.engine(v)
         batch = self.batches(v, e)
-        alone = S.decode_s(e, batch, self.isl + 0.5 * self.osl)
-        return np.where(
-            self.dis, alone * np.where(self.unknown, v["unknown.faster"], 1.0), S.tpot_s(e, batch, self.isl, self.osl)
-        )
+        share = batch / e.ranks
+        touched = 1.0 - e.chance**batch
+        heavy = S.larger(e.weights_s + e.experts_s * touched, e.token_s * batch + e.rank_token_s * share)
+        cache = (e.cache_s * (self.isl + 0.5 * self.osl) + e.sequence_s) * share
+        prefill = np.where(self.dis, 0.0, batch / self.osl * (S.prefill_s(e, self.isl) + e.admit_s))
+        parts = np.stack([e.fixed_s + 0 * batch, heavy + e.reduce_s * batch, cache, prefill])
+        return parts * np.where(self.dis & self.unknown, v["unknown.faster"], 1.0)
+
+    def tpot(self, v):
+        return self.parts(v).sum(axis=0)
 
     def ttft(self, v, tpot):
         e = self.engine(v, np.where(self.dis, self.prefill_gpus, self.gpus))
@@ -123,19 +136,53 @@ def fit(function, measured, start, bounds, mask):
     return {**start, **dict(zip(names, (float(v) for v in found.x * scale), strict=True))}
 
 
-def corrections(cases, log_ratio, mask, shrink=8.0):
-    """Median of what is left for each stack, shrunk by the number of rows; the coarse factor first."""
+def names_of(c):
+    """The names of a row's stack, and of that in its version."""
+    stack = S.stack_name(c.backend, c.model, c.kind, c.precision, c.mode)
+    return stack, f"{stack} {c.version or '-'}"
+
+
+def step_corrections(cases, parts, measured, mask):
+    """Factors on the parts of each stack's steps, and on those of its versions: the likeliest, shrunk towards 1.
+
+    Each stack is fitted alone. Residuals are in units of SPREAD and count less where they are large; the logs of the factors
+    are drawn to 0 by normal priors, whose widths were chosen by cross-validation within the fitted rows.
+    """
+    stacks = defaultdict(list)
+    for k, c in enumerate(cases):
+        if mask[k]:
+            stacks[names_of(c)[0]].append(k)
+    found = {"parts": {}, "version": {}}
+    for stack, rows in stacks.items():
+        own = [names_of(cases[k])[1] for k in rows]
+        names = sorted(set(own))
+        where = np.array([names.index(name) for name in own])
+        widths = np.concatenate([np.full(4, PART_WIDTH), np.full(len(names), VERSION_WIDTH)])
+
+        def off(x, rows=rows, where=where, widths=widths):
+            log = np.log(np.exp(x[:4]) @ parts[:, rows]) + x[4:][where]
+            z = (log - np.log(measured[rows])) / SPREAD
+            return np.concatenate([np.sign(z) * np.sqrt(2 * (np.sqrt(1 + z * z) - 1)), x / widths])
+
+        x = np.exp(least_squares(off, np.zeros(len(widths))).x)
+        found["parts"][stack] = [round(float(f), 4) for f in x[:4]]
+        found["version"] |= {name: round(float(f), 4) for name, f in zip(names, x[4:], strict=True)}
+    names = [names_of(c) for c in cases]
+    by = np.array([found["parts"].get(stack, [1.0] * 4) for stack, _ in names]).T
+    whole = np.array([found["version"].get(version, 1.0) for _, version in names])
+    return found, whole * (by * parts).sum(axis=0)
+
+
+def first_corrections(cases, log_ratio, mask, shrink=8.0):
+    """Median of what is left for each stack, then for each of its versions, shrunk by the number of rows."""
     out, left = {}, log_ratio.copy()
-    for key in (
-        lambda c: f"{c.mode} {c.backend} {c.model}",
-        lambda c: f"{c.mode} {c.backend} {c.model} {c.kind} {c.precision}",
-    ):
+    for level in range(2):
         groups = defaultdict(list)
         for k, c in enumerate(cases):
             if mask[k]:
-                groups[key(c)].append(left[k])
+                groups[names_of(c)[level]].append(left[k])
         factors = {g: float(np.median(v) * len(v) / (len(v) + shrink)) for g, v in groups.items()}
-        left = left - np.array([factors.get(key(c), 0.0) for c in cases])
+        left = left - np.array([factors.get(names_of(c)[level], 0.0) for c in cases])
         out |= {g: round(float(np.exp(f)), 4) for g, f in factors.items()}
     return out, np.exp(log_ratio - left)
 
@@ -154,7 +201,7 @@ def main() -> None:
     bounds |= {f"unknown.{n}": v for n, v in UNKNOWN.items()}
     values = fit(data.tpot, data.tpot_s, start, bounds, ~held)
     tpot = data.tpot(values)
-    factors, by_row = corrections(cases, np.log(data.tpot_s / tpot), ~held)
+    step, corrected_tpot = step_corrections(cases, data.parts(values), data.tpot_s, ~held)
     more = {
         **FIRST,
         **{f"{b}.{n}": v for b in S.BACKENDS for n, v in FIRST_BACKEND.items()},
@@ -162,11 +209,15 @@ def main() -> None:
     }
     values = fit(lambda v: data.ttft(v, tpot), data.ttft_s, values, more, ~held)
     ttft = data.ttft(values, tpot)
-    first_factors, first_by_row = corrections(cases, np.log(data.ttft_s / ttft), ~held)
+    corrected_ttft = data.ttft(values, corrected_tpot)
+    first_factors, first_by_row = first_corrections(cases, np.log(data.ttft_s / corrected_ttft), ~held)
     lines = []
-    for what, measured, plain, by in (("TPOT", data.tpot_s, tpot, by_row), ("TTFT", data.ttft_s, ttft, first_by_row)):
+    for what, measured, plain, corrected in (
+        ("TPOT", data.tpot_s, tpot, corrected_tpot),
+        ("TTFT", data.ttft_s, ttft, corrected_ttft * first_by_row),
+    ):
         for words, mask in (("all", held), ("aggregated", held & ~data.dis), ("disaggregated", held & data.dis)):
-            for how, predicted in (("without corrections", plain), ("with", plain * by)):
+            for how, predicted in (("without corrections", plain), ("with", corrected)):
                 off = np.abs(predicted[mask] / measured[mask] - 1)
                 lines.append(
                     [
@@ -194,7 +245,7 @@ def main() -> None:
             "backend": {b: {k.partition(".")[2]: v for k, v in values.items() if k.startswith(b + ".")} for b in S.BACKENDS},
             "host": {k: values.get(f"host.{k}", 1.0) for k in HOSTS},
             "unknown": {k: values[f"unknown.{k}"] for k in UNKNOWN}, "disagg": {k: values[f"disagg.{k}"] for k in FIRST_DISAGG},
-            "correction": {"tpot": factors, "ttft": first_factors},
+            "correction": {**step, "first": first_factors},
         }  # fmt: skip
         OUTPUT.write_text(
             "# Written by benchmarks/serving_fit.py --write.\n\n" + tomli_w.dumps(document), encoding="utf-8"

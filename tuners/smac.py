@@ -60,6 +60,7 @@ class SMACTuner(BaseTuner):
             intensifier=Facade.get_intensifier(scenario, max_config_calls=1),
         )
         self.asked: dict[str, Any] = {}
+        self.waiting: list[Trial] = []  # told, but not asked of this object
 
     def _parameters(self) -> list[Any]:
         from ConfigSpace import Categorical, Float, Integer
@@ -103,6 +104,7 @@ class SMACTuner(BaseTuner):
         """Propose what SMAC3 does next, made legal."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            self._catch_up()
             info = self.facade.ask()
         config = self._ours(info.config)
         self.asked[self.problem.space.key(config)] = info
@@ -110,14 +112,30 @@ class SMACTuner(BaseTuner):
 
     def tell(self, trial: Trial) -> None:
         """Tell SMAC3 what was measured; what failed costs more than anything."""
-        from smac.runhistory import TrialInfo, TrialValue
-
         if not trial.decided:
             return
+        info = self.asked.pop(self.problem.space.key(trial.config), None)
+        if info is None:
+            self.waiting.append(trial)
+        else:
+            self._tell(trial, info)
+
+    def _catch_up(self) -> None:
+        """Tell what an earlier process measured; its proposals are made again, so that the random numbers go on."""
+        from smac.runhistory import TrialInfo
+
+        for trial in self.waiting:
+            info = self.facade.ask() if trial.why == self.label else None
+            if info is None or self.problem.space.key(self._ours(info.config)) != self.problem.space.key(trial.config):
+                info = TrialInfo(self._theirs(dict(trial.config)), seed=0)
+            self._tell(trial, info)
+        self.waiting.clear()
+
+    def _tell(self, trial: Trial, info: Any) -> None:
+        from smac.runhistory import TrialValue
+
         sign = 1.0 if self.metric.direction == "min" else -1.0
         cost = sign * trial.scores[self.metric.name] if trial.ok else _LOST
-        asked = self.asked.pop(self.problem.space.key(trial.config), None)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            info = asked or TrialInfo(self._theirs(dict(trial.config)), seed=0)
             self.facade.tell(info, TrialValue(cost=cost), save=False)

@@ -75,13 +75,15 @@ def predict_served(case: Served) -> tuple[float, float]:
     nodes = clusters.load(f"{case.kind}:{max(case.gpus, case.prefill_gpus):.0f}").nodes
     stack, shape = S.stack_of(case.backend, case.kind), S.shape_of(models.load(case.model))
     size, speed, four = S.precision_of(case.precision, case.kind)
-    more = {"weight_bytes": size, "speed": speed, "four": four}
-    e = S.engine(shape, nodes, stack, gpus=case.gpus, ranks=case.ranks, **more)
+    more = {"weight_bytes": size, "speed": speed, "four": four, "cache_bytes": S.cache_bytes_of(case.precision)}
+    raw = S.engine(shape, nodes, stack, gpus=case.gpus, ranks=case.ranks, **more)
+    key = (case.backend, case.model, case.kind, case.precision, case.mode, case.version)
+    e = S.corrected(raw, S.step_factors(*key))
     apart, data = case.mode == "disagg", S.constants()
     if case.workers_known:
         batch = min(case.batch, stack.most * case.ranks)
     else:
-        batch = float(unknown_batch(case.batch, data["unknown"]["power"], data["unknown"]["scale"]))
+        batch = float(unknown_batch(case.batch, case.isl, case.osl, data["unknown"]))
     if apart:
         tpot = S.decode_s(e, batch, case.isl + 0.5 * case.osl) * (
             1.0 if case.workers_known else data["unknown"]["faster"]
@@ -89,10 +91,8 @@ def predict_served(case: Served) -> tuple[float, float]:
         stack = replace(stack, first_prefill=data["disagg"]["prefill"], wave=data["disagg"]["wave"])
         prefill = S.prefill_s(S.engine(shape, nodes, stack, gpus=case.prefill_gpus, **more), case.isl)
     else:
-        tpot, prefill = S.tpot_s(e, batch, case.isl, case.osl), S.prefill_s(e, case.isl)
-    ttft = first_token_s(prefill, tpot, case.batch, stack)
-    key = (case.backend, case.model, case.kind, case.precision, case.mode)
-    return float(ttft) * S.correction("ttft", *key), float(tpot) * S.correction("tpot", *key)
+        tpot, prefill = S.tpot_s(e, batch, case.isl, case.osl), S.prefill_s(raw, case.isl)
+    return float(first_token_s(prefill, tpot, case.batch, stack)) * S.first_factor(*key), float(tpot)
 
 
 def _serving(rows: list[Row]) -> dict[str, Any]:

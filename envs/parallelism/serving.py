@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -23,14 +23,15 @@ from tunewright.envs.parallelism.plans import divisors, near
 from tunewright.envs.parallelism.steptime import (
     Engine,
     Stack,
+    cache_bytes_of,
     corrected,
-    correction,
     decode_s,
     engine,
     precision_of,
     prefill_s,
     shape_of,
     stack_of,
+    step_factors,
     tpot_s,
 )
 from tunewright.envs.parallelism.training import Floats
@@ -38,9 +39,16 @@ from tunewright.envs.parallelism.training import Floats
 from tunewright.errors import ConfigError
 
 
-def unknown_batch(concurrency: Any, power: float, scale: float) -> Any:
-    """Sequences of one worker where a table says the concurrency but not the number of workers; fitted."""
-    return np.maximum(concurrency**power * scale, 1.0)
+def unknown_batch(concurrency: Any, isl: Any, osl: Any, fitted: Mapping[str, float]) -> Any:
+    """Sequences of one worker where a table says the concurrency but not the number of workers.
+
+    Args:
+        concurrency: requests that run at once.
+        isl, osl: tokens of prompt and output; long prompts take workers from decoding, long outputs add some.
+        fitted: the constants ``scale``, ``power``, ``isl``, ``osl``.
+    """
+    lengths = (isl / 1024.0) ** fitted["isl"] * (osl / 1024.0) ** fitted["osl"]
+    return np.maximum(concurrency ** fitted["power"] * fitted["scale"] * lengths, 1.0)
 
 
 def first_token_s(prefill_s: Any, step_s: Any, others: Any, stack: Any) -> Any:
@@ -203,7 +211,6 @@ def engines(service: Service, precision: str, kv_share: float) -> Engines:
     tp, pp, ranks = (np.array(c, dtype=float) for c in zip(*found, strict=True))
     size, speed, four = precision_of(precision, n.kind)
     width = tp * ranks
-    cache = 2.0 if precision == "bf16" else 1.0
     e = engine(
         shape_of(m),
         n,
@@ -212,11 +219,11 @@ def engines(service: Service, precision: str, kv_share: float) -> Engines:
         ranks=ranks,
         weight_bytes=size,
         speed=speed,
-        cache_bytes=cache,
+        cache_bytes=cache_bytes_of(precision),
         four=four,
     )
     e = Engine(*(np.broadcast_to(np.asarray(v, dtype=float), tp.shape) for v in e))
-    e = corrected(e, correction("tpot", service.backend, m.name, n.kind, precision))
+    e = corrected(e, step_factors(service.backend, m.name, n.kind, precision))
     free = n.memory_gb * 1e9 * kv_share - RESERVED_GB * 1e9 - e.bytes_per_gpu / pp
     tokens = np.maximum(free, 0.0) / np.maximum(e.cache_bytes / pp, 1e-9) * ranks
     return Engines(precision, tp, pp, ranks, e, width * pp, tokens)

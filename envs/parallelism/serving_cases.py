@@ -44,6 +44,7 @@ class Served:
         isl, osl: tokens of prompt and output.
         batch: sequences that the decoding engine holds.
         workers_known: whether the row says how many workers share the load.
+        version: of the backend; empty where the row does not say.
         ttft_s, tpot_s: measured.
     """
 
@@ -59,6 +60,7 @@ class Served:
     osl: float
     batch: float
     workers_known: bool
+    version: str
     ttft_s: float
     tpot_s: float
 
@@ -106,6 +108,7 @@ def served(row: Row) -> Served:
         osl=row.value("osl"),
         batch=batch,
         workers_known=known,
+        version=text.get("backend_version") or "",
         ttft_s=row.value("silicon_ttft_ms") / 1e3,
         tpot_s=row.value("silicon_tpot_ms") / 1e3,
     )

@@ -273,22 +273,67 @@ def stack_of(backend: str, kind: str) -> Stack:
     return Stack(**{**common, **data["backend"][backend], "host": data["host"].get(kind, 1.0)})
 
 
-def correction(what: str, backend: str, model: str, kind: str, precision: str, mode: str = "agg") -> float:
-    """Return the factor by which measured times of a stack differ from the model's; 1 where none was measured.
+class Factors(NamedTuple):
+    """By what the measured parts of a stack's step differ from the model's."""
+
+    fixed: float = 1.0
+    weights: float = 1.0  # with products and all-reduces
+    cache: float = 1.0
+    prefill: float = 1.0
+
+
+def stack_name(backend: str, model: str, kind: str, precision: str, mode: str) -> str:
+    """Return how the table of corrections names a stack."""
+    return f"{mode} {backend} {model} {kind} {precision}"
+
+
+def _of_version(what: str, stack: str, version: str | None) -> float:
+    table: Mapping[str, float] = _file().get("correction", {}).get(what, {})
+    return 1.0 if version is None else table.get(f"{stack} {version or '-'}", 1.0)
+
+
+def step_factors(
+    backend: str, model: str, kind: str, precision: str, mode: str = "agg", version: str | None = None
+) -> Factors:
+    """Return the factors of a stack's steps; all 1 where none was measured, as those of other GPUs do not fit.
 
     Args:
-        what: ``tpot`` or ``ttft``.
         backend, model, kind, precision, mode: the stack.
+        version: of the backend, as the measured table writes it, "" where it names none; None for the middle of all.
     """
-    table: Mapping[str, float] = _file().get("correction", {}).get(what, {})
-    found = table.get(f"{mode} {backend} {model}", 1.0)
-    return found * table.get(f"{mode} {backend} {model} {kind} {precision}", 1.0)
+    stack = stack_name(backend, model, kind, precision, mode)
+    parts: list[float] = _file().get("correction", {}).get("parts", {}).get(stack, [1.0] * 4)
+    whole = _of_version("version", stack, version)
+    return Factors(*(whole * f for f in parts))
 
 
-def corrected(e: Engine, factor: float) -> Engine:
-    """Return an engine whose times are longer by a factor."""
-    times = [f for f in Engine._fields if f.endswith("_s")]
-    return e._replace(**{f: getattr(e, f) * factor for f in times})
+def first_factor(
+    backend: str, model: str, kind: str, precision: str, mode: str = "agg", version: str | None = None
+) -> float:
+    """Return the factor of a stack's time to the first token in the closed formula; arguments as ``step_factors``."""
+    stack = stack_name(backend, model, kind, precision, mode)
+    table: Mapping[str, float] = _file().get("correction", {}).get("first", {})
+    return table.get(stack, 1.0) * _of_version("first", stack, version)
+
+
+_PARTS = {
+    "fixed": ("fixed_s",),
+    "weights": ("weights_s", "experts_s", "token_s", "rank_token_s", "reduce_s"),
+    "cache": ("cache_s", "sequence_s"),
+    "prefill": ("prefill_s", "prefill_pair_s", "admit_s", "part_s"),
+}
+
+
+def corrected(e: Engine, factors: Factors) -> Engine:
+    """Return an engine whose parts take longer by factors."""
+    return e._replace(
+        **{field: getattr(e, field) * getattr(factors, part) for part, fields in _PARTS.items() for field in fields}
+    )
+
+
+def cache_bytes_of(precision: str) -> float:
+    """Return bytes of a number in the key-value cache, by the precision of weights (engines' defaults)."""
+    return 2.0 if precision == "bf16" else 1.0
 
 
 def precision_of(name: str, kind: str) -> tuple[float, float, float]:

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from tunewright.envs.parallelism.serving import RESERVED_GB, Part, ServePlan, Service
 from tunewright.envs.parallelism.steptime import (
     Engine,
+    cache_bytes_of,
     corrected,
-    correction,
     decode_s,
     engine,
     precision_of,
     prefill_s,
     shape_of,
+    step_factors,
 )
 from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import state as S
@@ -86,9 +87,9 @@ def setup(service: Service, plan: ServePlan, knobs: P.Knobs) -> Setup:
         size, speed, four = precision_of(plan.precision, n.kind)
         raw = engine(
             shape_of(service.model), n, service.stack, gpus=part.tp * part.ranks, ranks=float(part.ranks), weight_bytes=size,
-            speed=speed, cache_bytes=2.0 if plan.precision == "bf16" else 1.0, four=four,
+            speed=speed, cache_bytes=cache_bytes_of(plan.precision), four=four,
         )  # fmt: skip
-        e = corrected(raw, correction("tpot", service.backend, service.model.name, n.kind, plan.precision))
+        e = corrected(raw, step_factors(service.backend, service.model.name, n.kind, plan.precision))
         e = Engine(*(float(v) for v in e))
         free = n.memory_gb * 1e9 * knobs.kv_share - RESERVED_GB * 1e9 - e.bytes_per_gpu
         return e, int(max(free, 0.0) / (e.cache_bytes * knobs.block) * part.ranks)
