@@ -128,6 +128,7 @@ def main() -> None:
         told(f"{name}, constants from both", cases, lambda row, v=values: a100(v, row))
 
     sweep = [c for c in rows_of("bloom_sweep_fit.csv") if c[3] is not None]
+    from_other = {}
     for half in (0, 1):
         mine = [c for c in sweep if bloom_half(int(c[0].value("source_line"))) == half]
         other = [c for c in sweep if bloom_half(int(c[0].value("source_line"))) != half]
@@ -138,6 +139,12 @@ def main() -> None:
             other,
             lambda row, v=values: jean_zay(v, row),
         )
+        from_other[1 - half] = values
+    told(
+        "BLOOM sweep, both halves, each with the other's constants",
+        sweep,
+        lambda row: jean_zay(from_other[bloom_half(int(row.value("source_line")))], row),
+    )
     values = fit(sweep, list(JEAN_ZAY), jean_zay, JEAN_ZAY)
     told("BLOOM sweep, constants from all of it", sweep, lambda row, v=values: jean_zay(v, row))
     for epoch in (1, 2, 3):

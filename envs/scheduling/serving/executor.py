@@ -145,7 +145,7 @@ def measure(x: LlamaExecutor, rounds: int = 3, seed: int = 0, count: int = 120) 
 
     Returns:
         Shape (n, 6): sequences decoded, their context, prompts, prompt tokens, tokens that these look back at, seconds (the
-        median over rounds).
+        mean over rounds: latencies add up means).
     """
     rng = np.random.default_rng(seed)
     batches: list[tuple[list[int], list[tuple[int, int]]]] = []
@@ -166,7 +166,7 @@ def measure(x: LlamaExecutor, rounds: int = 3, seed: int = 0, count: int = 120) 
     rows = [
         (len(c), sum(c), len(p), sum(n for n, _ in p), sum(n * (done + 0.5 * n) for n, done in p)) for c, p in batches
     ]
-    return np.column_stack([np.array(rows, float), np.median(times, axis=0)])
+    return np.column_stack([np.array(rows, float), times.mean(axis=0)])
 
 
 def calibrate(rows: NDArray[np.float64]) -> Engine:
@@ -180,8 +180,8 @@ def calibrate(rows: NDArray[np.float64]) -> Engine:
     batch, context, prompts, tokens, pairs, seconds = rows.T
     parts = np.column_stack([np.ones(len(rows)), batch, context, tokens, pairs, prompts])
     found = nnls(parts / seconds[:, None], np.ones(len(rows)))[0]
-    # squares of relative errors lean to the low side where times scatter; half of the rows shall lie above
-    fixed, each, looked, prompt, pair, part = found * float(np.median(seconds / (parts @ found)))
+    # squares of relative errors lean to the low side where times scatter; the sum of all times shall be right
+    fixed, each, looked, prompt, pair, part = found * float(seconds.sum() / (parts @ found).sum())
     return Engine(
         ranks=1.0, fixed_s=float(fixed), weights_s=0.0, experts_s=0.0, chance=1.0, token_s=0.0, rank_token_s=0.0, reduce_s=0.0,
         cache_s=float(looked), sequence_s=float(each), prefill_s=float(prompt), prefill_pair_s=float(pair),
