@@ -101,9 +101,9 @@ class Engine(NamedTuple):
     most: Any
     bytes_per_gpu: Any  # weights
     cache_bytes: Any  # of a token of context on each GPU of a rank
-    part_s: Any = (
-        0.0  # of each prompt of which an iteration computes a part: not known apart from the rest for real engines
-    )
+    # neither is known apart from the rest for real engines
+    part_s: Any = 0.0  # of each prompt of which an iteration computes a part
+    both_s: Any = 0.0  # of an iteration that decodes and computes prompts, where these are passes of their own
 
 
 def larger(a: Any, b: Any) -> Any:
@@ -167,7 +167,8 @@ def iteration_s(e: Engine, batch: Any, context: Any, tokens: Any, pairs: Any) ->
     computed = (e.token_s + e.rank_token_s / e.ranks) * batch + e.prefill_s * tokens
     heavy = larger(e.weights_s + e.experts_s * touched, computed)
     looked = (e.cache_s * context + e.sequence_s * batch) / e.ranks
-    return e.fixed_s + heavy + e.reduce_s * batch + looked + e.prefill_pair_s * pairs
+    both = e.both_s * ((batch > 0) * (tokens > 0))
+    return e.fixed_s + both + heavy + e.reduce_s * batch + looked + e.prefill_pair_s * pairs
 
 
 class Shape(NamedTuple):
@@ -317,7 +318,7 @@ def first_factor(
 
 
 _PARTS = {
-    "fixed": ("fixed_s",),
+    "fixed": ("fixed_s", "both_s"),
     "weights": ("weights_s", "experts_s", "token_s", "rank_token_s", "reduce_s"),
     "cache": ("cache_s", "sequence_s"),
     "prefill": ("prefill_s", "prefill_pair_s", "admit_s", "part_s"),

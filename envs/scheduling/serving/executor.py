@@ -178,12 +178,13 @@ def calibrate(rows: NDArray[np.float64]) -> Engine:
     from scipy.optimize import nnls
 
     batch, context, prompts, tokens, pairs, seconds = rows.T
-    parts = np.column_stack([np.ones(len(rows)), batch, context, tokens, pairs, prompts])
+    both = (batch > 0) & (prompts > 0)  # decoding and each prompt are forward passes of their own
+    parts = np.column_stack([np.ones(len(rows)), batch, context, tokens, pairs, prompts, both])
     found = nnls(parts / seconds[:, None], np.ones(len(rows)))[0]
     # squares of relative errors lean to the low side where times scatter; the sum of all times shall be right
-    fixed, each, looked, prompt, pair, part = found * float(seconds.sum() / (parts @ found).sum())
+    fixed, each, looked, prompt, pair, part, mixed = found * float(seconds.sum() / (parts @ found).sum())
     return Engine(
         ranks=1.0, fixed_s=float(fixed), weights_s=0.0, experts_s=0.0, chance=1.0, token_s=0.0, rank_token_s=0.0, reduce_s=0.0,
         cache_s=float(looked), sequence_s=float(each), prefill_s=float(prompt), prefill_pair_s=float(pair),
-        admit_s=0.0, part_s=float(part), most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
+        admit_s=0.0, part_s=float(part), both_s=float(mixed), most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
     )  # fmt: skip
