@@ -207,7 +207,7 @@ def on_sqlite(seeds, folder):
     return (
         f"SQLite, {SQLITE}, {SQLITE_ROWS} rows, {seeds} seeds, {SQLITE_ATTEMPTS} attempts each, on the real database. A trial counts by"
         f" its ratio to the default measured beside it (one to three pairs). The best known, {best:.2f}, is the 90 % quantile of all"
-        f" sessions' best. Attempts are quartiles. The playbook's choice was measured afresh in every session: worse than the"
+        f" sessions' best; a ratio far above it means that the default beside it stalled. Attempts are quartiles. The playbook's choice was measured afresh in every session: worse than the"
         f" default in {worse} of {seeds}, the lowest lower end of its intervals {least:.2f}.\n\n"
         + table(
             ["tuner", "attempts to 5 %", "attempts to 10 %", "sessions within 10 %", "best ratio, median (range)"], rows
