@@ -2,8 +2,8 @@
 
 An attempt is a configuration after the default. On the Lustre model an attempt counts by its value without noise, the
 tuner sees noise; the best known value comes from a search of 9,000 configurations without noise. On real systems a trial
-counts by its ratio to the default measured beside it, and the best known is the best that any of the sessions verified. The part sqlite plays all seeds on one
-real workload, an hour.
+counts by its ratio to the default measured beside it, and the best known is the best that any of the sessions verified.
+The part sqlite plays all seeds on one real workload, an hour.
 """
 
 from __future__ import annotations

@@ -95,16 +95,17 @@ class Table:
         return np.where(self.unknown, unknown_batch(self.batch, self.isl, self.osl, fitted), known)
 
     def parts(self, v):
-        """Time of an output token by the four parts of ``steptime.Factors``, [4, rows]."""
+        """Time of an output token by the four parts of ``steptime.Factors``, [4, rows]: it is linear in them."""
         e = self.engine(v)
         batch = self.batches(v, e)
-        share = batch / e.ranks
-        touched = 1.0 - e.chance**batch
-        heavy = S.larger(e.weights_s + e.experts_s * touched, e.token_s * batch + e.rank_token_s * share)
-        cache = (e.cache_s * (self.isl + 0.5 * self.osl) + e.sequence_s) * share
-        prefill = np.where(self.dis, 0.0, batch / self.osl * (S.prefill_s(e, self.isl) + e.admit_s))
-        parts = np.stack([e.fixed_s + 0 * batch, heavy + e.reduce_s * batch, cache, prefill])
-        return parts * np.where(self.dis & self.unknown, v["unknown.faster"], 1.0)
+        faster = np.where(self.unknown, v["unknown.faster"], 1.0)
+        alone = [S.corrected(e, S.Factors(*one)) for one in np.eye(4)]
+        return np.stack([
+            np.where(
+                self.dis, S.decode_s(part, batch, self.isl + 0.5 * self.osl) * faster, S.tpot_s(part, batch, self.isl, self.osl)
+            )
+            for part in alone
+        ])  # fmt: skip
 
     def tpot(self, v):
         return self.parts(v).sum(axis=0)
