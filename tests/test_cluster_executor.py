@@ -149,6 +149,25 @@ def test_a_lost_scheduler_loses_no_trial(url, scheduler):
     store.close()
 
 
+def test_what_is_submitted_to_a_lost_scheduler_does_not_wait_for_ever(scheduler):
+    address, head = scheduler
+    with distributed.Client(address, timeout=3, set_as_default=False) as client:
+        pool = executors.adopted(client.get_executor())
+        assert pool.submit(sum, [1, 2]).result(60) == 3
+        before = {pool.submit(time.sleep, 30)}
+        head.kill()
+        with pytest.raises(Exception, match="connection to the scheduler"):
+            executors.first_done(before, pool).pop().result()
+        with pytest.raises(TargetError, match="scheduler is gone"):
+            executors.first_done({pool.submit(sum, [1, 2])}, pool)
+
+
+def test_equal_calls_are_called_each(cluster):
+    with distributed.Client(cluster) as client:
+        pool = executors.adopted(client.get_executor())
+        assert len({pool.submit(time.monotonic_ns).result(60) for _ in range(5)}) == 5
+
+
 def test_games_of_lost_workers_go_on_elsewhere(url, cluster, tmp_path):
     with distributed.Client(cluster) as client:
         killer = kill_soon(pids(cluster)[:1], 3.0)

@@ -162,7 +162,7 @@ def test_cheap_switches_matter_where_users_are_switched():
 
 
 def test_looking_ahead_avoids_preemption_and_keeps_the_cache_full():
-    requests = synthetic.generate("reasoning", {"requests": 600, "rate": 7.0, "output": 1000}, 1)
+    requests = synthetic.generate("reasoning", {"requests": 600, "rate": 10.0, "output": 1000}, 1)
     kwargs = {"blocks": 8000, "max_output": 8192}
     eager = run("sarathi", requests, **kwargs)
     careful, ahead = run("conservative", requests, **kwargs), run("past-future", requests, quantile=0.9, **kwargs)

@@ -2,14 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, InvalidStateError, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeVar
 
-from tunewright.errors import ConfigError, missing_extra
+from tunewright.errors import ConfigError, TargetError, missing_extra
 
 _WAIT_S = 20  # for a scheduler to answer
+_LOOK_S = 2.0  # between two looks at whether the scheduler is still there
+
+T = TypeVar("T")
+
+
+class DaskExecutor(Executor):
+    """Runs calls on the workers of a Dask client.
+
+    The client's own ``get_executor()`` leaves a future pending for ever where the scheduler goes while a call is being
+    submitted or its result fetched, and gives equal calls one result.
+
+    Args:
+        client: a ``distributed.Client``.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    @property
+    def lost(self) -> bool:
+        """Whether the client has given up on its scheduler."""
+        return bool(self._client.status == "closed")
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Submit a call; its future fails where its worker is lost, see `first_done` for a lost scheduler."""
+        given: Future[T] = Future()
+        there = self._client.submit(fn, *args, pure=False, **kwargs)
+        there.add_done_callback(partial(_hand_over, given))
+        given.add_done_callback(partial(_cancel, there))
+        return given
+
+
+def _hand_over(given: Future[Any], there: Any) -> None:
+    result, error = None, None
+    try:
+        result = there.result(timeout=_WAIT_S)
+    except BaseException as problem:  # of the call, of its worker, of the way back; some are no Exception
+        error = problem if isinstance(problem, Exception) else ConnectionError(str(problem) or type(problem).__name__)
+    with suppress(InvalidStateError):  # cancelled meanwhile
+        if error is None:
+            given.set_result(result)
+        else:
+            given.set_exception(error)
+
+
+def _cancel(there: Any, given: Future[Any]) -> None:
+    if given.cancelled():
+        with suppress(Exception):  # the scheduler may be gone
+            there.cancel()
+
+
+def adopted(executor: Executor | None) -> Executor | None:
+    """Return the executor to use in the place of one that a caller gave: a Dask client's becomes a `DaskExecutor`."""
+    client = getattr(executor, "_client", None)
+    if executor is not None and type(executor).__module__.startswith("distributed") and client is not None:
+        return DaskExecutor(client)
+    return executor
+
+
+def first_done(pending: Collection[Future[T]], executor: Executor) -> set[Future[T]]:
+    """Wait until a future is done, and return those that are.
+
+    Raises:
+        TargetError: the executor's scheduler is gone, and none of them can ever be done.
+    """
+    while True:
+        lost = isinstance(executor, DaskExecutor) and executor.lost
+        done = wait(pending, timeout=_LOOK_S, return_when=FIRST_COMPLETED).done
+        if done:
+            return done
+        if lost:  # since before the last wait: what it still had to hand over has come
+            raise TargetError("the Dask scheduler is gone; resume with a new one")
 
 
 @contextmanager
@@ -39,7 +112,7 @@ def opened(spec: str, workers: int | None = None, *, threads: bool = False) -> I
             f"--executor is dask, or dask:ADDRESS of a scheduler such as dask:tcp://head:8786; not {spec!r}"
         )
     with _dask(address, workers) as client:
-        yield client.get_executor()
+        yield DaskExecutor(client)
 
 
 @contextmanager

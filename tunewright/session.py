@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ import numpy as np
 
 from tunewright import measure, protocol
 from tunewright.errors import ConfigError, TargetError, TunerError, TunewrightError, unknown
+from tunewright.executors import adopted, first_done
 from tunewright.facts import machine_facts, versions
 from tunewright.guard import guarded, redact
 from tunewright.plan import Plan, Watcher
@@ -86,7 +87,7 @@ class Session:
                 f"target {target.name!r} cannot be measured in parallel: runs would disturb each other; "
                 "leave out --workers"
             )
-        self.executor: Executor = executor or _Inline()
+        self.executor: Executor = adopted(executor) or _Inline()
         self.metrics: list[Metric] = with_requirements(target.metrics, plan.require)
         self.objectives: list[Metric] = [self._metric(o) for o in plan.objectives] or [self.metrics[0]]
         if plan.workload and plan.workload not in target.workloads:
@@ -402,7 +403,7 @@ class Session:
                     self._submit(trial, pending)
                 if not pending:
                     return
-                for future in wait(pending, return_when=FIRST_COMPLETED).done:
+                for future in first_done(pending, self.executor):
                     trial, begun = pending.pop(future)
                     self._finish(trial, _outcome(future), time.monotonic() - begun)
         except BaseException:  # Ctrl-C above all

@@ -27,6 +27,7 @@ import cloudpickle
 from tunewright import bundle
 from tunewright.bundle import Bundle
 from tunewright.errors import ConfigError, HeldError, TunewrightError, UnknownNameError, unknown
+from tunewright.executors import adopted, first_done
 from tunewright.guard import redact
 from tunewright.plan import Plan
 from tunewright.plugins import TARGETS, TUNERS, installed, open_target, split_spec
@@ -331,6 +332,7 @@ def play(
         keep.add(row, trials)
         watcher.ended(row)
 
+    executor = adopted(executor)
     if executor is not None:
         _on_executor(shared, executor, url, work, watcher, ended)
         for game in alone:  # real systems: nothing else runs beside them
@@ -426,7 +428,7 @@ def _on_executor(games: Sequence[Game], executor: Executor, url: str, work: str,
     try:
         while pending:
             watcher.running([f"{len(pending)} games on {type(executor).__name__}"])
-            for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            for future in first_done(pending, executor):
                 game, lost = pending.pop(future)
                 try:
                     ended(*future.result())

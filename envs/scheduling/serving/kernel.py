@@ -37,6 +37,8 @@ from tunewright.envs.scheduling.serving.state import (
     GAP_STEP,
     GROUP,
     HISTORY_BINS,
+    HISTORY_LEAST,
+    HISTORY_MOST,
     HISTORY_STEP,
     LEAST_LOADED,
     MIXED,
@@ -270,28 +272,8 @@ def _finish(w, q, j, now):
     tpot = (now - a.first_at) / max(a.output - 1, 1)
     w.good += a.first_at - a.arrival <= w.limit_ttft and tpot <= w.limit_tpot
     _next_of_client(w, now)
-    bin_ = min(a.output // HISTORY_STEP, HISTORY_BINS - 1)
-    cell(w.history_at, bin_).v += 1
-    w.learned += 1
-    if w.learned % 64 == 0 or w.learned == 8:
-        _learn(w)
-
-
-@jit
-def _learn(w):
-    """For every length so far, the length that a share of the finished outputs that were longer did not exceed."""
-    total = 0
-    for b in range(HISTORY_BINS):
-        total += cell(w.history_at, b).v
-    at, below, passed = 0, 0, 0  # below: outputs in the bins up to ``at``; passed: in the bins before b
-    for b in range(HISTORY_BINS):
-        longer = total - passed
-        wanted = passed + w.limit_quantile * longer
-        while at < HISTORY_BINS and (below < wanted or at < b):
-            below += cell(w.history_at, at).v
-            at += 1
-        cell(w.expected_at, b).v = max(at, b + 1) * HISTORY_STEP
-        passed += cell(w.history_at, b).v
+    cell(q.history_at, min(a.output // HISTORY_STEP, HISTORY_BINS - 1)).v += 1
+    q.learned += 1
 
 
 @jit
@@ -380,11 +362,51 @@ def _best(w, q, now, kept):
 
 
 @jit
-def _longest(w, i, made):
+def _made(w, q, i):
+    """Tokens that a running request has given."""
+    a = ask(w.asks, i)
+    return a.output - (a.end - q.clock) if a.phase == DECODING else a.generated
+
+
+@jit
+def _learn(w, q):
+    """Write, for every length so far, the length that a share of the outputs that were longer does not exceed.
+
+    Running requests count as longer than what they have given (Kaplan and Meier's estimate of the lengths): the first
+    that end are the short ones, and to learn from them alone lets far too many in.
+    """
+    for b in range(HISTORY_BINS):
+        real(w.curve_at, b).v = 0.0
+    for j in range(q.running):
+        made = _made(w, q, cell(q.running_at, j).v)
+        real(w.curve_at, min(made // HISTORY_STEP, HISTORY_BINS - 1)).v += 1.0
+    ended, lasting = 0, 0.0
+    for b in range(HISTORY_BINS - 1, -1, -1):  # of those that came to a bin, the share that went on to the next
+        running = real(w.curve_at, b).v
+        ended += cell(q.history_at, b).v
+        there = ended + lasting
+        lasting += running
+        real(w.curve_at, b).v = (there - cell(q.history_at, b).v) / there if there > 0.0 else 1.0
+    for b in range(1, HISTORY_BINS):
+        real(w.curve_at, b).v *= real(w.curve_at, b - 1).v
+    at, before = 0, 1.0
+    for b in range(HISTORY_BINS):
+        wanted = (1.0 - w.limit_quantile) * before
+        at = max(at, b)
+        while at < HISTORY_BINS and real(w.curve_at, at).v > wanted:
+            at += 1
+        cell(q.expected_at, b).v = (at + 1) * HISTORY_STEP if at < HISTORY_BINS else w.most_output
+        before = real(w.curve_at, b).v
+
+
+@jit
+def _longest(w, q, made):
     """Tokens that a request is expected to have at its end."""
-    if w.learned < 8:
+    if q.index < w.prefillers:
+        return made + 1  # it goes on elsewhere
+    if q.learned < HISTORY_LEAST:
         return max(w.most_output, made + 1)
-    return max(cell(w.expected_at, min(made // HISTORY_STEP, HISTORY_BINS - 1)).v, made + 1)
+    return max(cell(q.expected_at, min(made // HISTORY_STEP, HISTORY_BINS - 1)).v, made + 1)
 
 
 @jit
@@ -394,15 +416,17 @@ def _future_fits(w, q, i):
     With the requests by expected tokens to go, most first, memory peaks when one of them ends:
     the largest of (contexts of the first m) + m * (tokens to go of the m-th). Source: Past-Future scheduler (LightLLM).
     """
+    if q.learned >= q.learn_at:
+        _learn(w, q)
+        q.learn_at = q.learned + min(max(q.learned // 8, HISTORY_LEAST), HISTORY_MOST)
     n = 0
     for j in range(q.running + 1):
         other = cell(q.running_at, j).v if j < q.running else i
-        made = ask(w.asks, other).generated
+        made = _made(w, q, other)
         context = ask(w.asks, other).target
         if ask(w.asks, other).phase == DECODING:
-            made = ask(w.asks, other).output - (ask(w.asks, other).end - q.clock)
             context += q.clock - ask(w.asks, other).joined
-        left = _longest(w, other, made) - made
+        left = _longest(w, q, made) - made
         at = n
         while at > 0 and pair(w.scratch_at, at - 1).left < left:
             pair(w.scratch_at, at).left = pair(w.scratch_at, at - 1).left

@@ -91,6 +91,9 @@ class Replica:
         self.load = 0
         self.blocked = False
         self.iterations = 0
+        self.lengths: list[int] = []  # of finished outputs
+        self.expected: list[int] = []
+        self.learn_at = S.HISTORY_LEAST
 
 
 class Reference:
@@ -135,8 +138,6 @@ class Reference:
             for r in range(setup.prefillers + setup.replicas)
         ]
         self.counters: dict[int, float] = {}
-        self.lengths: list[int] = []
-        self.expected: list[int] = []
         self.moving: list[tuple[float, int, Item]] = []
         self.answers: dict[int, Item] = {}
         self.asked: dict[int, Item] = {}
@@ -219,13 +220,18 @@ class Reference:
 
     def future_fits(self, q: Replica, new: Item) -> bool:
         """Past-Future admission."""
+        if len(q.lengths) >= q.learn_at:
+            self.learn(q)
+            q.learn_at = len(q.lengths) + min(max(len(q.lengths) // 8, S.HISTORY_LEAST), S.HISTORY_MOST)
         parts = []
         for a in [*q.running, new]:
             made, context = a.made, a.context if a.decoding else a.target
-            if len(self.lengths) < 8:
+            if q.prefills_only:
+                longest = 0
+            elif len(q.lengths) < S.HISTORY_LEAST:
                 longest = self.knobs.max_output
             else:
-                longest = self.expected[min(made // S.HISTORY_STEP, S.HISTORY_BINS - 1)]
+                longest = q.expected[min(made // S.HISTORY_STEP, S.HISTORY_BINS - 1)]
             parts.append((max(longest, made + 1) - made, context))
         parts.sort(key=lambda p: -p[0])
         total = peak = 0
@@ -234,20 +240,23 @@ class Reference:
             peak = max(peak, total + m * left)
         return peak <= q.total * self.knobs.block
 
-    def learn(self) -> None:
-        """Expected length by length so far: the quantile of finished outputs in the same bin of 16 tokens or above."""
-        bins = [min(n // S.HISTORY_STEP, S.HISTORY_BINS - 1) for n in self.lengths]
-        counts = [0] * S.HISTORY_BINS
-        for b in bins:
-            counts[b] += 1
-        self.expected, at, below, passed = [], 0, 0, 0
+    def learn(self, q: Replica) -> None:
+        """Expected length by length so far: a quantile of Kaplan and Meier's estimate, in bins of 16 tokens."""
+
+        def bins(lengths: list[int]) -> list[int]:
+            return [min(n // S.HISTORY_STEP, S.HISTORY_BINS - 1) for n in lengths]
+
+        ended, running = bins(q.lengths), bins([a.made for a in q.running])
+        survival = [1.0]  # to the beginning of each bin
         for b in range(S.HISTORY_BINS):
-            wanted = passed + self.knobs.quantile * (len(bins) - passed)
-            while at < S.HISTORY_BINS and (below < wanted or at < b):
-                below += counts[at]
-                at += 1
-            self.expected.append(max(at, b + 1) * S.HISTORY_STEP)
-            passed += counts[b]
+            there = sum(e >= b for e in ended) + sum(r > b for r in running)
+            going = (there - ended.count(b)) / there if there else 1.0
+            survival.append(survival[-1] * going)
+        q.expected = []
+        for b in range(S.HISTORY_BINS):
+            few = (1 - self.knobs.quantile) * survival[b]
+            end = next((at for at in range(b, S.HISTORY_BINS) if survival[at + 1] <= few), None)
+            q.expected.append(self.knobs.max_output if end is None else (end + 1) * S.HISTORY_STEP)
 
     def admit(self, q: Replica, a: Item) -> bool:
         """Let a request run if its blocks are there."""
@@ -468,10 +477,8 @@ class Reference:
         a.done_at = self.now
         a.decoding = False
         q.load -= a.predicted
-        self.lengths.append(a.output)
+        q.lengths.append(a.output)
         self.next_of_client()
-        if len(self.lengths) % 64 == 0 or len(self.lengths) == 8:
-            self.learn()
 
     def next_of_client(self) -> None:
         """In a closed loop, a client sends its next request when it has the answer to the last."""

@@ -10,6 +10,7 @@ from tunewright.envs.scheduling.records import record
 
 BIG = 2**62
 HISTORY_BINS, HISTORY_STEP = 512, 16  # of finished outputs' lengths, in tokens
+HISTORY_LEAST, HISTORY_MOST = 8, 64  # finished outputs between two looks at them: an eighth of them, in these bounds
 GAP_BINS, GAP_LEAST_S, GAP_STEP = 256, 1e-4, 1.06  # of times between a sequence's tokens; each bin is wider by the step
 DECODE_WEIGHT = 2.0  # of an output token on a user's counter, over a prompt's token (VTC, arXiv 2401.00588)
 AFFINITY_TOKENS = 8192  # load that prefix affinity may add to a replica over its share; assumed
@@ -28,19 +29,19 @@ ROUND_ROBIN, LEAST_LOADED, PREFIX, TWO_HASHES, ONE_HASH = range(5)
 #: a system: addresses of its arrays, its knobs, and what has happened
 SYSTEM = record(
     """
-    i8: reps asks moves_at history_at expected_at scratch_at served_at log_at chunks_at ttl_at answers_at gaps_at
+    i8: reps asks moves_at scratch_at curve_at served_at log_at chunks_at ttl_at answers_at gaps_at
     i8: replicas prefillers requests batching order admission routing swap swap_async swap_group caching most_running
     i8: most_tokens chunk most_output quantum guesses block chunk_blocks hash_chunks answers questions log_size closed
-    i8: next left over turn moves preemptions learned logged answered stale kept released good seen
+    i8: next left over turn moves preemptions logged answered stale kept released good seen
     f8: now limit_ttft limit_tpot limit_quantile swap_operation_s swap_block_s move_s move_block_s tokens_step draft lookup_s
     """
 )
 #: a replica: addresses, what it holds (blocks free, held by nobody, all of them), the iteration at hand, sums over time
 REPLICA = record(
     """
-    i8: running_at waiting_at phases_at chunks_at lru_at lru_size index
+    i8: running_at waiting_at phases_at chunks_at lru_at history_at expected_at lru_size index
     i8: running queued decodes context clock next_end free idle total watermark blocked load head tail
-    i8: pending steps secured tokens iterations peak
+    i8: pending steps secured tokens iterations peak learned learn_at
     f8: ready pairs admitted parts guessed busy used batched token_at
     """
 )
@@ -97,7 +98,8 @@ class Systems:
         self._phases, self._lru = whole(replicas, block), whole(replicas, places)
         self._chunks = np.zeros((n, replicas, max(chunks, 1)), CHUNK)
         self._chunks["refs"] = -1
-        self._moves, self._history, self._expected = whole(requests), whole(HISTORY_BINS), whole(HISTORY_BINS)
+        self._moves, self._curve = whole(requests), np.zeros((n, HISTORY_BINS))
+        self._history, self._expected = whole(replicas, HISTORY_BINS), whole(replicas, HISTORY_BINS)
         self._scratch, self._served = np.zeros((n, most_running + 1), PAIR), np.zeros((n, users))
         self._answers = np.zeros((n, max(questions, 1)), ANSWER)
         self._answers["at"] = -1
@@ -105,13 +107,13 @@ class Systems:
         self.requests["replica"] = -1
         self.requests["started"] = self.requests["stopped_at"] = -1.0
         self.requests["first_at"] = self.requests["done_at"] = self.replicas["ready"] = np.inf
-        self.replicas["next_end"] = BIG
+        self.replicas["next_end"], self.replicas["learn_at"] = BIG, HISTORY_LEAST
         self.replicas["index"] = np.arange(replicas)
         self.replicas["lru_size"] = max(places, 1)
         self.systems["questions"], self.systems["log_size"] = questions, log
         owned = {
-            "reps": self.replicas, "asks": self.requests, "moves_at": self._moves, "history_at": self._history,
-            "expected_at": self._expected, "scratch_at": self._scratch, "served_at": self._served, "log_at": self.log,
+            "reps": self.replicas, "asks": self.requests, "moves_at": self._moves, "scratch_at": self._scratch,
+            "curve_at": self._curve, "served_at": self._served, "log_at": self.log,
             "ttl_at": self.ttl, "answers_at": self._answers, "gaps_at": self.gaps,
         }  # fmt: skip
         for name, array in owned.items():
@@ -119,7 +121,7 @@ class Systems:
         self.systems["chunks_at"] = self.chunks.ctypes.data
         held = {
             "running_at": self._running, "waiting_at": self._waiting, "phases_at": self._phases, "chunks_at": self._chunks,
-            "lru_at": self._lru,
+            "lru_at": self._lru, "history_at": self._history, "expected_at": self._expected,
         }  # fmt: skip
         for name, array in held.items():
             offsets = np.arange(n)[:, None] * array.strides[0] + np.arange(replicas)[None] * array.strides[1]
