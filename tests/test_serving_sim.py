@@ -165,9 +165,9 @@ def test_looking_ahead_avoids_preemption_and_keeps_the_cache_full():
     requests = synthetic.generate("reasoning", {"requests": 600, "rate": 10.0, "output": 1000}, 1)
     kwargs = {"blocks": 8000, "max_output": 8192}
     eager = run("sarathi", requests, **kwargs)
-    careful, ahead = run("conservative", requests, **kwargs), run("past-future", requests, quantile=0.9, **kwargs)
+    careful, ahead = run("conservative", requests, **kwargs), run("past-future", requests, **kwargs)
     assert careful["preemptions"] == 0 and eager["preemptions"] > 50 and ahead["preemptions"] < 10
-    assert ahead["throughput_tokens_per_s"] > 1.5 * careful["throughput_tokens_per_s"]
+    assert ahead["throughput_tokens_per_s"] > 2 * careful["throughput_tokens_per_s"]
 
 
 def test_kept_prefixes_save_prefill_and_routing_finds_them():

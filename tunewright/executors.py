@@ -13,6 +13,8 @@ from tunewright.errors import ConfigError, TargetError, missing_extra
 _WAIT_S = 20  # for a scheduler to answer
 _LOOK_S = 2.0  # between two looks at whether the scheduler is still there
 
+_GONE = "the Dask scheduler is gone; resume with a new one"
+
 T = TypeVar("T")
 
 
@@ -35,7 +37,13 @@ class DaskExecutor(Executor):
         return bool(self._client.status == "closed")
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Submit a call; its future fails where its worker is lost, see `first_done` for a lost scheduler."""
+        """Submit a call; its future fails where its worker is lost, see `first_done` for a lost scheduler.
+
+        Raises:
+            TargetError: the scheduler is gone.
+        """
+        if self.lost:
+            raise TargetError(_GONE)
         given: Future[T] = Future()
         there = self._client.submit(fn, *args, pure=False, **kwargs)
         there.add_done_callback(partial(_hand_over, given))
@@ -82,7 +90,7 @@ def first_done(pending: Collection[Future[T]], executor: Executor) -> set[Future
         if done:
             return done
         if lost:  # since before the last wait: what it still had to hand over has come
-            raise TargetError("the Dask scheduler is gone; resume with a new one")
+            raise TargetError(_GONE)
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from tunewright.envs.scheduling.serving.state import (
     GAP_BINS,
     GAP_LEAST_S,
     GAP_STEP,
+    GOLDEN,
     GROUP,
     HISTORY_BINS,
     HISTORY_LEAST,
@@ -370,51 +371,53 @@ def _made(w, q, i):
 
 @jit
 def _learn(w, q):
-    """Write, for every length so far, the length that a share of the outputs that were longer does not exceed.
+    """Write the share of outputs that are longer than each length.
 
-    Running requests count as longer than what they have given (Kaplan and Meier's estimate of the lengths): the first
-    that end are the short ones, and to learn from them alone lets far too many in.
+    Running requests count as longer than what they have given (Kaplan and Meier's estimate): the first that end are the
+    short ones, and to learn from them alone lets far too many in.
     """
     for b in range(HISTORY_BINS):
-        real(w.curve_at, b).v = 0.0
+        real(q.curve_at, b).v = 0.0
     for j in range(q.running):
         made = _made(w, q, cell(q.running_at, j).v)
-        real(w.curve_at, min(made // HISTORY_STEP, HISTORY_BINS - 1)).v += 1.0
+        real(q.curve_at, min(made // HISTORY_STEP, HISTORY_BINS - 1)).v += 1.0
     ended, lasting = 0, 0.0
     for b in range(HISTORY_BINS - 1, -1, -1):  # of those that came to a bin, the share that went on to the next
-        running = real(w.curve_at, b).v
+        running = real(q.curve_at, b).v
         ended += cell(q.history_at, b).v
         there = ended + lasting
         lasting += running
-        real(w.curve_at, b).v = (there - cell(q.history_at, b).v) / there if there > 0.0 else 1.0
+        real(q.curve_at, b).v = (there - cell(q.history_at, b).v) / there if there > 0.0 else 1.0
     for b in range(1, HISTORY_BINS):
-        real(w.curve_at, b).v *= real(w.curve_at, b - 1).v
-    at, before = 0, 1.0
-    for b in range(HISTORY_BINS):
-        wanted = (1.0 - w.limit_quantile) * before
-        at = max(at, b)
-        while at < HISTORY_BINS and real(w.curve_at, at).v > wanted:
-            at += 1
-        cell(q.expected_at, b).v = (at + 1) * HISTORY_STEP if at < HISTORY_BINS else w.most_output
-        before = real(w.curve_at, b).v
+        real(q.curve_at, b).v *= real(q.curve_at, b - 1).v
 
 
 @jit
-def _longest(w, q, made):
-    """Tokens that a request is expected to have at its end."""
+def _longest(w, q, i, made):
+    """Tokens that a request is expected to have at its end: a draw of its own from the lengths above what it has."""
     if q.index < w.prefillers:
         return made + 1  # it goes on elsewhere
     if q.learned < HISTORY_LEAST:
         return max(w.most_output, made + 1)
-    return max(cell(q.expected_at, min(made // HISTORY_STEP, HISTORY_BINS - 1)).v, made + 1)
+    low = min(made // HISTORY_STEP, HISTORY_BINS - 1)
+    few = (i * GOLDEN + 0.5) % 1.0 * (real(q.curve_at, low - 1).v if low > 0 else 1.0)
+    high = HISTORY_BINS
+    while low < high:
+        middle = (low + high) // 2
+        if real(q.curve_at, middle).v > few:
+            low = middle + 1
+        else:
+            high = middle
+    return max((low + 1) * HISTORY_STEP if low < HISTORY_BINS else w.most_output, made + 1)
 
 
 @jit
 def _future_fits(w, q, i):
-    """Past-Future admission: whether the running requests and this one fit at their fullest moment.
+    """Past-Future admission: whether the running requests and this one fit at their fullest moment, a reserve kept.
 
     With the requests by expected tokens to go, most first, memory peaks when one of them ends:
-    the largest of (contexts of the first m) + m * (tokens to go of the m-th). Source: Past-Future scheduler (LightLLM).
+    the largest of (contexts of the first m) + m * (tokens to go of the m-th). Source: Past-Future scheduler (LightLLM,
+    arXiv 2507.10150), which draws the lengths anew at every step; here a request keeps its place in the distribution.
     """
     if q.learned >= q.learn_at:
         _learn(w, q)
@@ -426,7 +429,7 @@ def _future_fits(w, q, i):
         context = ask(w.asks, other).target
         if ask(w.asks, other).phase == DECODING:
             context += q.clock - ask(w.asks, other).joined
-        left = _longest(w, q, made) - made
+        left = _longest(w, q, other, made) - made
         at = n
         while at > 0 and pair(w.scratch_at, at - 1).left < left:
             pair(w.scratch_at, at).left = pair(w.scratch_at, at - 1).left
@@ -439,7 +442,7 @@ def _future_fits(w, q, i):
     for m in range(n):
         total += pair(w.scratch_at, m).context
         peak = max(peak, total + (m + 1) * pair(w.scratch_at, m).left)
-    return peak <= q.total * w.block
+    return peak <= w.usable * (q.total * w.block)
 
 
 @jit

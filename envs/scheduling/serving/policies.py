@@ -36,7 +36,7 @@ class Knobs:
         max_tokens: tokens of whole prompts of an iteration.
         chunk: tokens of an iteration when chunked, decoded ones included.
         max_output: longest output that conservative admission reserves for.
-        quantile: of past lengths that past-future admission expects.
+        reserve: share of the cache that past-future admission leaves free at the fullest moment ahead.
         caching: prompts' prefixes are kept and shared.
         routing: of a new request to a replica.
         guesses: tokens that a draft model guesses ahead; accept: share of them that is right.
@@ -59,7 +59,7 @@ class Knobs:
     max_tokens: int = 8192
     chunk: int = 512
     max_output: int = 2048
-    quantile: float = 0.6
+    reserve: float = 0.05
     caching: bool = False
     routing: str = "least-loaded"
     guesses: int = 0
@@ -164,8 +164,8 @@ def problems(k: Knobs) -> list[str]:
         found.append(f"block must divide 512, not {k.block}")
     if not 0.1 <= k.kv_share <= 1:
         found.append(f"kv_share must be 0.1 to 1, not {k.kv_share}")
-    if not 0 < k.quantile <= 1:
-        found.append(f"quantile must be above 0 and at most 1, not {k.quantile}")
+    if not 0 <= k.reserve < 1:
+        found.append(f"reserve must be at least 0 and below 1, not {k.reserve}")
     if not 0 <= k.guesses <= 16:
         found.append(f"guesses must be 0 to 16, not {k.guesses}")
     if not 0 <= k.accept <= 1 or k.draft < 0:

@@ -92,7 +92,7 @@ class Replica:
         self.blocked = False
         self.iterations = 0
         self.lengths: list[int] = []  # of finished outputs
-        self.expected: list[int] = []
+        self.survival: list[float] = []  # share of outputs that are longer than so many bins
         self.learn_at = S.HISTORY_LEAST
 
 
@@ -231,32 +231,34 @@ class Reference:
             elif len(q.lengths) < S.HISTORY_LEAST:
                 longest = self.knobs.max_output
             else:
-                longest = q.expected[min(made // S.HISTORY_STEP, S.HISTORY_BINS - 1)]
+                longest = self.drawn(q, a, made)
             parts.append((max(longest, made + 1) - made, context))
         parts.sort(key=lambda p: -p[0])
         total = peak = 0
         for m, (left, context) in enumerate(parts, 1):
             total += context
             peak = max(peak, total + m * left)
-        return peak <= q.total * self.knobs.block
+        return peak <= (1 - self.knobs.reserve) * (q.total * self.knobs.block)
 
     def learn(self, q: Replica) -> None:
-        """Expected length by length so far: a quantile of Kaplan and Meier's estimate, in bins of 16 tokens."""
+        """Kaplan and Meier's estimate of the lengths of outputs, in bins of 16 tokens."""
 
         def bins(lengths: list[int]) -> list[int]:
             return [min(n // S.HISTORY_STEP, S.HISTORY_BINS - 1) for n in lengths]
 
         ended, running = bins(q.lengths), bins([a.made for a in q.running])
-        survival = [1.0]  # to the beginning of each bin
+        q.survival = [1.0]
         for b in range(S.HISTORY_BINS):
             there = sum(e >= b for e in ended) + sum(r > b for r in running)
             going = (there - ended.count(b)) / there if there else 1.0
-            survival.append(survival[-1] * going)
-        q.expected = []
-        for b in range(S.HISTORY_BINS):
-            few = (1 - self.knobs.quantile) * survival[b]
-            end = next((at for at in range(b, S.HISTORY_BINS) if survival[at + 1] <= few), None)
-            q.expected.append(self.knobs.max_output if end is None else (end + 1) * S.HISTORY_STEP)
+            q.survival.append(q.survival[-1] * going)
+
+    def drawn(self, q: Replica, a: Item, made: int) -> int:
+        """A length of its own for a request, of those above what it has given."""
+        first = min(made // S.HISTORY_STEP, S.HISTORY_BINS - 1)
+        few = (a.number * S.GOLDEN + 0.5) % 1.0 * q.survival[first]
+        end = next((b for b in range(first, S.HISTORY_BINS) if q.survival[b + 1] <= few), None)
+        return self.knobs.max_output if end is None else (end + 1) * S.HISTORY_STEP
 
     def admit(self, q: Replica, a: Item) -> bool:
         """Let a request run if its blocks are there."""

@@ -210,7 +210,7 @@ def systems(
         "caching": knobs.caching and distinct > 0, "most_running": most, "most_tokens": knobs.max_tokens,
         "chunk": knobs.chunk, "most_output": knobs.max_output, "quantum": knobs.quantum, "guesses": knobs.guesses,
         "block": knobs.block, "closed": clients > 0, "released": clients, "chunk_blocks": chunk_blocks, "hash_chunks": 2, "answers": knobs.answers,
-        "limit_ttft": ttft_s, "limit_tpot": tpot_s, "limit_quantile": knobs.quantile, "swap_operation_s": SWAP_OPERATION_S,
+        "limit_ttft": ttft_s, "limit_tpot": tpot_s, "usable": 1 - knobs.reserve, "swap_operation_s": SWAP_OPERATION_S,
         "swap_block_s": system.swap_block_s, "move_s": MOVE_S, "move_block_s": system.move_block_s,
         # tokens of a step: those that were guessed right in a row, and one more
         "tokens_step": sum(a**j for j in range(knobs.guesses + 1)), "draft": knobs.draft, "lookup_s": LOOKUP_S,

@@ -14,6 +14,7 @@ HISTORY_LEAST, HISTORY_MOST = 8, 64  # finished outputs between two looks at the
 GAP_BINS, GAP_LEAST_S, GAP_STEP = 256, 1e-4, 1.06  # of times between a sequence's tokens; each bin is wider by the step
 DECODE_WEIGHT = 2.0  # of an output token on a user's counter, over a prompt's token (VTC, arXiv 2401.00588)
 AFFINITY_TOKENS = 8192  # load that prefix affinity may add to a replica over its share; assumed
+GOLDEN = 0.6180339887498949  # its multiples' fractions spread evenly: a request's draw from the lengths so far
 # phases of a request
 COMING, QUEUE, PREFILLING, DECODING, MOVING, DONE, REJECTED = range(7)
 # batching
@@ -29,17 +30,17 @@ ROUND_ROBIN, LEAST_LOADED, PREFIX, TWO_HASHES, ONE_HASH = range(5)
 #: a system: addresses of its arrays, its knobs, and what has happened
 SYSTEM = record(
     """
-    i8: reps asks moves_at scratch_at curve_at served_at log_at chunks_at ttl_at answers_at gaps_at
+    i8: reps asks moves_at scratch_at served_at log_at chunks_at ttl_at answers_at gaps_at
     i8: replicas prefillers requests batching order admission routing swap swap_async swap_group caching most_running
     i8: most_tokens chunk most_output quantum guesses block chunk_blocks hash_chunks answers questions log_size closed
     i8: next left over turn moves preemptions logged answered stale kept released good seen
-    f8: now limit_ttft limit_tpot limit_quantile swap_operation_s swap_block_s move_s move_block_s tokens_step draft lookup_s
+    f8: now limit_ttft limit_tpot usable swap_operation_s swap_block_s move_s move_block_s tokens_step draft lookup_s
     """
 )
 #: a replica: addresses, what it holds (blocks free, held by nobody, all of them), the iteration at hand, sums over time
 REPLICA = record(
     """
-    i8: running_at waiting_at phases_at chunks_at lru_at history_at expected_at lru_size index
+    i8: running_at waiting_at phases_at chunks_at lru_at history_at curve_at lru_size index
     i8: running queued decodes context clock next_end free idle total watermark blocked load head tail
     i8: pending steps secured tokens iterations peak learned learn_at
     f8: ready pairs admitted parts guessed busy used batched token_at
@@ -98,8 +99,8 @@ class Systems:
         self._phases, self._lru = whole(replicas, block), whole(replicas, places)
         self._chunks = np.zeros((n, replicas, max(chunks, 1)), CHUNK)
         self._chunks["refs"] = -1
-        self._moves, self._curve = whole(requests), np.zeros((n, HISTORY_BINS))
-        self._history, self._expected = whole(replicas, HISTORY_BINS), whole(replicas, HISTORY_BINS)
+        self._moves, self._history = whole(requests), whole(replicas, HISTORY_BINS)
+        self._curve = np.zeros((n, replicas, HISTORY_BINS))
         self._scratch, self._served = np.zeros((n, most_running + 1), PAIR), np.zeros((n, users))
         self._answers = np.zeros((n, max(questions, 1)), ANSWER)
         self._answers["at"] = -1
@@ -113,7 +114,7 @@ class Systems:
         self.systems["questions"], self.systems["log_size"] = questions, log
         owned = {
             "reps": self.replicas, "asks": self.requests, "moves_at": self._moves, "scratch_at": self._scratch,
-            "curve_at": self._curve, "served_at": self._served, "log_at": self.log,
+            "served_at": self._served, "log_at": self.log,
             "ttl_at": self.ttl, "answers_at": self._answers, "gaps_at": self.gaps,
         }  # fmt: skip
         for name, array in owned.items():
@@ -121,7 +122,7 @@ class Systems:
         self.systems["chunks_at"] = self.chunks.ctypes.data
         held = {
             "running_at": self._running, "waiting_at": self._waiting, "phases_at": self._phases, "chunks_at": self._chunks,
-            "lru_at": self._lru, "history_at": self._history, "expected_at": self._expected,
+            "lru_at": self._lru, "history_at": self._history, "curve_at": self._curve,
         }  # fmt: skip
         for name, array in held.items():
             offsets = np.arange(n)[:, None] * array.strides[0] + np.arange(replicas)[None] * array.strides[1]

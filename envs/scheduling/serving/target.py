@@ -171,7 +171,7 @@ class ServingTarget(BaseTarget):
             "--enable-prefix-caching" if config["caching"] else "--no-enable-prefix-caching",
         ]
         wanted = {
-            n: config[n] for n in ("order", "quantum", "admission", "quantile", "preemption", "routing") if n in config
+            n: config[n] for n in ("order", "quantum", "admission", "reserve", "preemption", "routing") if n in config
         }
         changed = ", ".join(f"{n}={v}" for n, v in wanted.items() if v != self.space.params[n].default)
         note = f"\n# for the scheduler and the router, vLLM has no option for these: {changed}" if changed else ""
@@ -212,7 +212,7 @@ def space_of(service: Service) -> Space:
             choice("order", P.ORDER[:4], "fcfs", "which waiting request comes first"),
             Int(name="quantum", low=0, high=16384, default=0, special={0: "no preemption for the order's sake"}, unit="tokens", doc="that a running request may be ahead before it is preempted", when="order == 'fair'"),
             choice("admission", P.ADMISSION, "aggressive", "blocks that must be free before a request runs"),
-            Real(name="quantile", low=0.3, high=1.0, default=0.6, doc="of past output lengths that past-future admission expects", when="admission == 'past-future'"),
+            Real(name="reserve", low=0.0, high=0.3, default=0.05, doc="share of the cache that past-future admission leaves free at the fullest moment ahead", when="admission == 'past-future'"),
             choice("preemption", P.PREEMPTION, "recompute", "what happens to a sequence whose blocks are taken"),
             choice("caching", (False, True), False, "keep and share prefixes"),
             choice("routing", P.ROUTING, "least-loaded", "which replica a request goes to"),

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunewright.envs.scheduling.spark.archive import archive, java_options
+
 from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
 from tunewright.params import Choice, Int, Real
 from tunewright.space import Config, Space
@@ -67,8 +69,8 @@ def settings(config: Config) -> dict[str, str]:
     return found
 
 
-def session(cores: int, folder: Path, properties: Mapping[str, str]) -> Any:
-    """Start Spark on loopback, with its files below a folder.
+def session(cores: int, folder: Path, properties: Mapping[str, str], java: str = "") -> Any:
+    """Start Spark on loopback, with its files below a folder, and with further options for Java.
 
     Raises:
         MissingExtraError: PySpark is not installed.
@@ -84,7 +86,7 @@ def session(cores: int, folder: Path, properties: Mapping[str, str]) -> Any:
     fixed = {
         "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1", "spark.driver.memory": "1g", "spark.log.level": "ERROR",
-        "spark.sql.warehouse.dir": str(folder / "warehouse"), "spark.driver.extraJavaOptions": f"-Dderby.system.home={folder}",
+        "spark.sql.warehouse.dir": str(folder / "warehouse"), "spark.driver.extraJavaOptions": f'"-Dderby.system.home={folder}" {java}',
     }  # fmt: skip
     builder = SparkSession.builder.master(f"local[{cores}]").appName("tunewright")
     for name, value in {**fixed, **properties}.items():
@@ -161,14 +163,19 @@ class SparkLocal(BaseTarget):
         self.cores, self.rows = cores, rows
         self.facts = {"CORES": cores, "rows": rows, "HEAP_MB": 1024}
 
+    def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
+        """Make the archive of Spark's classes, once for all sessions."""
+        return {**budget.prepared, "archive": str(archive() or "")}
+
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Start Spark, warm it up, and run the users' queries."""
         if workload not in WORKLOADS:
             raise unknown("workload", workload, WORKLOADS)
         with tempfile.TemporaryDirectory(dir=budget.workdir, prefix="spark-") as folder:
-            spark = session(self.cores, Path(folder), settings(config))
+            shared = budget.prepared.get("archive")
+            spark = session(self.cores, Path(folder), settings(config), java_options(shared) if shared else "")
             try:
-                large, small = self._queries(spark)
+                large, small = self.queries(spark)
                 users: list[tuple[str, float, list[Callable[[], None]]]] = {
                     "mixed": [("large", 0.0, [large]), ("ann", 0.2, [small] * 3), ("bob", 0.3, [small] * 3)],
                     "small": [(n, 0.1 * k, [small] * 3) for k, n in enumerate(("ann", "bob", "cem", "dee"))],
@@ -189,8 +196,8 @@ class SparkLocal(BaseTarget):
         }  # fmt: skip
         return Measurement(values=values, traces={"response_s": times})
 
-    def _queries(self, spark: Any) -> tuple[Callable[[], None], Callable[[], None]]:
-        """A join with a sort, and an aggregation; each checks its result against arithmetic."""
+    def queries(self, spark: Any) -> tuple[Callable[[], None], Callable[[], None]]:
+        """Return a join with a sort, and an aggregation; each checks its result against arithmetic."""
         n, few = self.rows, self.rows // 8
         keys = 997
 
