@@ -111,6 +111,11 @@ def larger(a: Any, b: Any) -> Any:
     return 0.5 * (a + b + abs(a - b))
 
 
+def missed(chance: Any, tokens: Any) -> Any:
+    """Return the share of experts that no token uses."""
+    return chance**tokens
+
+
 def decode_s(e: Engine, batch: Any, context: Any) -> Any:
     """Return the time of a step that decodes.
 
@@ -123,7 +128,7 @@ def decode_s(e: Engine, batch: Any, context: Any) -> Any:
         Seconds.
     """
     share = batch / e.ranks
-    touched = 1.0 - e.chance**batch
+    touched = 1.0 - missed(e.chance, batch)
     heavy = larger(e.weights_s + e.experts_s * touched, e.token_s * batch + e.rank_token_s * share)
     return e.fixed_s + heavy + e.reduce_s * batch + (e.cache_s * context + e.sequence_s) * share
 
@@ -163,7 +168,7 @@ def iteration_s(e: Engine, batch: Any, context: Any, tokens: Any, pairs: Any) ->
     Returns:
         Seconds.
     """
-    touched = 1.0 - e.chance ** (batch + tokens)
+    touched = 1.0 - missed(e.chance, batch + tokens)
     computed = (e.token_s + e.rank_token_s / e.ranks) * batch + e.prefill_s * tokens
     heavy = larger(e.weights_s + e.experts_s * touched, computed)
     looked = (e.cache_s * context + e.sequence_s * batch) / e.ranks

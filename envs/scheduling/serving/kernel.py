@@ -64,8 +64,15 @@ from tunewright.envs.scheduling.serving.state import (
 system, replica, ask = record_at(SYSTEM), record_at(REPLICA), record_at(REQUEST)
 cell, real, chunk, pair, answer, entry = (record_at(t) for t in (CELL, REAL, CHUNK, PAIR, ANSWER, ENTRY))
 INF = math.inf
-# the step-time model, compiled: the same code, with the one function that it calls compiled too
-_names = {"__name__": __name__, "larger": inlined(steptime.larger)}
+
+
+@inlined
+def _missed(chance, tokens):
+    return 1.0 if chance == 1.0 else chance**tokens  # without experts; a power takes a tenth of an iteration
+
+
+# the step-time model, compiled: the same code, with the functions that it calls compiled too
+_names = {"__name__": __name__, "larger": inlined(steptime.larger), "missed": _missed}
 iteration_s = jit(types.FunctionType(steptime.iteration_s.__code__, _names, "iteration_s"))
 
 
@@ -650,8 +657,11 @@ def schedule(w, q, e, now):
 def _gap(w, q, now):
     """Count the time since the last tokens of the sequences that decode, with the prompts that came between."""
     gap = max((now - q.token_at) / max(q.steps, 1), GAP_LEAST_S)
-    at = min(int(math.log(gap / GAP_LEAST_S) / math.log(GAP_STEP)), GAP_BINS - 1)
-    cell(w.gaps_at, at).v += q.decodes * q.steps
+    if gap < q.gap_from or gap >= q.gap_to:  # seldom: iterations are like the last one, and a logarithm is slow
+        q.gap_at = min(int(math.log(gap / GAP_LEAST_S) / math.log(GAP_STEP)), GAP_BINS - 1)
+        q.gap_from = GAP_LEAST_S * GAP_STEP**q.gap_at
+        q.gap_to = q.gap_from * GAP_STEP
+    cell(w.gaps_at, q.gap_at).v += q.decodes * q.steps
     q.token_at = now
 
 

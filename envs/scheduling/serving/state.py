@@ -42,8 +42,8 @@ REPLICA = record(
     """
     i8: running_at waiting_at phases_at chunks_at lru_at history_at curve_at lru_size index
     i8: running queued decodes context clock next_end free idle total watermark blocked load head tail
-    i8: pending steps secured tokens iterations peak learned learn_at
-    f8: ready pairs admitted parts guessed busy used batched token_at
+    i8: pending steps secured tokens iterations peak learned learn_at gap_at
+    f8: ready pairs admitted parts guessed busy used batched token_at gap_from gap_to
     """
 )
 #: a request: what it is, where it stands, and when
