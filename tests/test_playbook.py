@@ -77,6 +77,14 @@ def test_reasons_are_given():
     assert "because" not in trials[1].why and "stripe_count = -1: one large file" in trials[1].why
 
 
+def test_the_process_begins_after_the_playbooks_opening():
+    trials = run_tuner(HybridTuner, LustreModel(noise=0.0), trials=6)
+    opening = run_tuner(PlaybookTuner, LustreModel(noise=0.0), trials=4)
+    assert [t.config for t in trials[:4]] == [t.config for t in opening]
+    assert all("from the playbook" in t.why for t in trials[1:4])
+    assert not any("from the playbook" in t.why for t in trials[4:])
+
+
 def test_it_has_one_objective():
     from test_tuners import Mixed
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism.serving import Part, ServePlan, Service
 from tunewright.envs.parallelism.steptime import Engine, decode_s, iteration_s
+from tunewright.envs.scheduling.serving import kernel, synthetic
 from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import reference as R
 from tunewright.envs.scheduling.serving import simulate as M
-from tunewright.envs.scheduling.serving import synthetic
 from tunewright.envs.scheduling.serving import trace as T
 
 from tunewright.errors import ConfigError, UnknownNameError
@@ -48,6 +48,7 @@ CHANGES = st.fixed_dictionaries({
     "swap_async": st.booleans(),
     "swap_group": st.sampled_from([1, 8]),
     "answers": st.sampled_from([0, 20]),
+    "reserve": st.sampled_from([0.0, 0.05, 0.3]),
 })  # fmt: skip
 
 
@@ -78,6 +79,15 @@ def test_one_step_time_model():
     e = a_system(P.Knobs()).engine
     for batch, context in ((1, 10.0), (64, 2000.0)):
         assert iteration_s(e, batch, batch * context, 0.0, 0.0) == pytest.approx(decode_s(e, batch, context))
+
+
+@pytest.mark.parametrize("model", ["llama3-8b", "mixtral-8x7b"])
+def test_iterations_of_the_kernel_take_what_the_model_says(model):
+    service = Service(model=models.load(model), nodes=clusters.load("h100:8").nodes)
+    e = M.setup(service, ServePlan(engines=Part(count=1, tp=4)), P.Knobs()).engine
+    assert (e.chance < 1) == (model != "llama3-8b")
+    for work in ((1.0, 500.0, 0.0, 0.0), (0.0, 0.0, 512.0, 131072.0), (40.0, 9e4, 300.0, 45000.0)):
+        assert kernel.iteration_s(e, *work) == pytest.approx(float(iteration_s(e, *work)), rel=1e-12)
 
 
 # --- closed forms
@@ -168,6 +178,16 @@ def test_looking_ahead_avoids_preemption_and_keeps_the_cache_full():
     careful, ahead = run("conservative", requests, **kwargs), run("past-future", requests, **kwargs)
     assert careful["preemptions"] == 0 and eager["preemptions"] > 50 and ahead["preemptions"] < 10
     assert ahead["throughput_tokens_per_s"] > 2 * careful["throughput_tokens_per_s"]
+
+
+def test_the_first_outputs_that_end_are_not_taken_for_all():
+    """All requests come at once: the first that end are the short ones, and long ones fill the cache later."""
+    requests = synthetic.generate("reasoning", {"requests": 300, "rate": 1000.0, "output": 1000}, 4)
+    kwargs = {"blocks": 4000, "max_output": 8192}
+    eager, ahead = run("sarathi", requests, **kwargs), run("past-future", requests, **kwargs)
+    assert ahead["preemptions"] < 0.1 * eager["preemptions"]
+    assert run("past-future", requests, reserve=0.2, **kwargs)["preemptions"] == 0
+    assert run("past-future", requests, reserve=0.0, **kwargs)["preemptions"] > ahead["preemptions"]
 
 
 def test_kept_prefixes_save_prefill_and_routing_finds_them():

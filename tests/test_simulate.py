@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -190,6 +193,19 @@ def test_spark_local_says_what_is_missing(monkeypatch):
         open_target("spark-local", {})
 
 
+@pytest.mark.parametrize(
+    "problem", [FileNotFoundError("java"), subprocess.CalledProcessError(1, "java"), OSError(28, "full")]
+)
+def test_spark_starts_without_an_archive_where_none_can_be_made(monkeypatch, problem):
+    from tunewright.envs.scheduling.spark import archive
+
+    def fail(*args, **kwargs):
+        raise problem
+
+    monkeypatch.setattr(archive.subprocess, "run", fail)
+    assert archive.archive() is None
+
+
 @pytest.mark.slow
 def test_a_real_spark(tmp_path):
     pytest.importorskip("pyspark", reason="needs the extra 'spark'")
@@ -200,6 +216,10 @@ def test_a_real_spark(tmp_path):
 
     target = open_target("spark-local", {"rows": "100000"})
     budget = Budget(workdir=tmp_path, seconds=200)
+    prepared = target.prepare(workload="small", seed=1, budget=budget)
+    assert Path(prepared["archive"]).stat().st_size > 1e6
+    assert target.prepare(workload="small", seed=1, budget=budget) == prepared, "made once"
+    budget = replace(budget, prepared=prepared)
     found = {}
     for partitions in (8, 200):
         config = target.space.fill(

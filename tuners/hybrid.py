@@ -1,9 +1,10 @@
 """The tuner ``hybrid``: the Gaussian process of ``gp2``, started and steered by the playbook or by a language model.
 
-What the playbook advises is tried first, if some of it seldom hurts, then a configuration far from it; from then on
-its proposals compete with the optimiser's own by expected improvement, and the process expects more of the parameters
-it names. What repeats all that may have made a trial fail is vetoed. A model, if there is one, sees the optimiser's
-best suggestions with what it expects of them, and takes one, or replaces it.
+What the playbook advises is tried first, if some of it seldom hurts: as it is, and its next two proposals (bolder, only
+what seldom hurts, or what the workload's other traits ask for). From then on its proposals compete with the optimiser's
+own by expected improvement, and the process expects more of the parameters it names. What repeats all that may have
+made a trial fail is vetoed. A model, if there is one, sees the optimiser's best suggestions with what it expects of
+them, and takes one, or replaces it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from tunewright.tuner import History, Problem, Suggestion, Trial
 
 MOST = 60  # proposals of the playbook that compete in each trial
 SHOWN = 5  # suggestions that a model is shown
+OPENING = 3  # proposals of the playbook before the process is asked
 APART = 0.15  # least distance between two of them, by the most different parameter
 
 
@@ -35,7 +37,7 @@ class HybridTuner(AdditiveGPTuner):
 
     known: ClassVar[tuple[str, ...]] = OPTIONS
     label: ClassVar[str] = "hybrid"
-    explored = 3
+    explored = 1 + OPENING
 
     def __init__(self, problem: Problem, model: Any = None) -> None:
         super().__init__(problem)
@@ -57,8 +59,8 @@ class HybridTuner(AdditiveGPTuner):
         return self._asked(history, [(suggestion.config, suggestion.why)])  # the first trials come from no process
 
     def explore(self, known: Sequence[Trial], tried: set[str], rng: np.random.Generator) -> Suggestion:
-        """Propose what the playbook advises, once; then what lies far from all that is known."""
-        if self.named and len(known) < 2:
+        """Propose what the playbook advises; where it has no more, what lies far from all that is known."""
+        if self.named and len(known) < self.explored:
             config, why = self.playbook.propose(known, tried)
             if self.problem.space.key(config) not in tried:
                 return Suggestion(config=config, why=f"{self.label}, from the playbook: {why}")
