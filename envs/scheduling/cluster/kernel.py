@@ -11,6 +11,7 @@ import math
 from tunewright.envs.compiled import jit, record_at
 from tunewright.envs.scheduling.cluster.state import (
     BEST,
+    BEST_ALL,
     BIG,
     CELL,
     CONSERVATIVE,
@@ -87,6 +88,13 @@ def _unused(w, room, node):
 
 
 @jit
+def _left(w, room, node):
+    """Free part of a node over all resources, each as a share of the largest node's."""
+    left = cell(room, node * w.stride).v / w.most_cpu + cell(room, node * w.stride + 1).v / w.most_memory
+    return left + _unused(w, room, node) / (WHOLE * w.gpus) if w.gpus > 0 else left
+
+
+@jit
 def _broken(w, room, node, cpu, memory):
     """Expected thousandths of a node's free GPUs that the kinds of jobs cannot use (FGD, Weng et al., ATC 2023).
 
@@ -145,6 +153,8 @@ def find(w, room, j):
             value = 0.0
         elif w.placement == BEST:
             value = float(_unused(w, room, node))
+        elif w.placement == BEST_ALL:
+            value = _left(w, room, node)
         elif w.placement == WORST:
             value = -float(_unused(w, room, node))
         else:

@@ -92,12 +92,18 @@ class Reference:
             for c, m, n in zip(nodes.cpu, nodes.memory, nodes.gpus, strict=True)
         ]
         self.whole, self.slots = copy.deepcopy(self.nodes), slots
+        self.most_cpu, self.most_memory = (max(int(x.max(initial=0)), 1) for x in (nodes.cpu, nodes.memory))
         self.kinds: Any = kinds_of(jobs) if policy.placement == "fragmentation" else []
         self.waiting: list[Item] = []
         self.running: list[Item] = []
         self.now, self.next_balance, self.migrations, self.preemptions = 0.0, policy.every_s, 0, 0
 
     # --- places
+
+    def left(self, node: Node) -> float:
+        """Free part over all resources, each as a share of the largest node's."""
+        left = node.cpu / self.most_cpu + node.memory / self.most_memory
+        return left + node.unused() / (WHOLE * self.slots) if self.slots else left
 
     def find(self, room: list[Node], j: Item) -> Place | None:
         """Where a job would go."""
@@ -106,7 +112,9 @@ class Reference:
             gpus = node.fits(j.cpu, j.memory, j.gpus, j.milli)
             if gpus is None:
                 continue
-            value = {"first": 0.0, "best": float(node.unused()), "worst": -float(node.unused())}.get(self.p.placement)
+            value = {
+                "first": 0.0, "best": float(node.unused()), "worst": -float(node.unused()), "best-all": self.left(node),
+            }.get(self.p.placement)  # fmt: skip
             if value is None:
                 before = self.broken(node)
                 self.put(room, j, [(k, gpus)], -1)

@@ -18,7 +18,7 @@ from tunewright.errors import ConfigError, unknown
 
 ORDERS = ("fifo", "sjf", "las")
 BACKFILLS = ("none", "easy", "conservative")
-PLACEMENTS = ("first", "best", "worst", "fragmentation")
+PLACEMENTS = ("first", "best", "worst", "fragmentation", "best-all")
 KINDS = 16  # of jobs that fragmentation looks at
 BOUND_S = 10.0  # shortest run time that a slowdown is taken of (bounded slowdown, Feitelson 2001)
 MOST_WAITING = 200_000
@@ -31,8 +31,9 @@ class Policy:
     Attributes:
         order: ``fifo``, ``sjf`` (shortest estimate first), or ``las`` (least attained service in queues, preemptive).
         backfill: none, ``easy`` (nothing may delay the first of the queue) or ``conservative`` (nothing may delay any).
-        placement: ``first`` node that fits, ``best`` (least free), ``worst`` (most free), or ``fragmentation`` (the least
-            growth of what the usual jobs cannot use).
+        placement: ``first`` node that fits, ``best`` (fewest free GPUs, or CPUs where there are none), ``best-all`` (least
+            free over CPU, memory and GPUs), ``worst`` (most free GPUs), or ``fragmentation`` (the least growth of what the
+            usual jobs cannot use).
         depth: jobs of the queue that are looked at.
         levels, level_s: queues of ``las``, and GPU-seconds that a job may have in the first; ten times as many in the next.
         restart_s: cost of going on after a preemption.
@@ -137,6 +138,7 @@ def systems(loads: Sequence[Jobs], where: Nodes, p: Policy, log: int = 0) -> S.S
         "order": ORDERS.index(p.order), "backfill": BACKFILLS.index(p.backfill), "placement": PLACEMENTS.index(p.placement),
         "depth": p.depth, "levels": p.levels, "level_s": p.level_s, "restart_s": p.restart_s, "migrate_s": p.migrate_s,
         "balance": p.balance, "refuse": p.refuse, "every_s": p.every_s if len(where.cpu) > 1 and p.balance > 0 else 0.0, "next_balance": p.every_s,
+        "most_cpu": max(where.cpu.max(initial=0), 1), "most_memory": max(where.memory.max(initial=0), 1),
     }  # fmt: skip
     for name, value in values.items():
         made.systems[name] = value

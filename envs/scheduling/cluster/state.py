@@ -15,7 +15,7 @@ FIFO, SJF, LAS = range(3)
 # what runs before its turn
 NONE, EASY, CONSERVATIVE = range(3)
 # which node
-FIRST, BEST, WORST, FRAGMENTATION = range(4)
+FIRST, BEST, WORST, FRAGMENTATION, BEST_ALL = range(5)
 # where a job stands
 COMING, WAITING, RUNNING, DONE, REJECTED = range(5)
 
@@ -25,7 +25,7 @@ SYSTEM = record(
     i8: jobs_at room_at shadow_at waiting_at running_at pieces_at plan_at profile_at kinds_at whole_at log_at
     i8: jobs nodes gpus stride order backfill placement depth levels kinds log_size cpu_total gpu_total refuse
     i8: next waiting running free_piece plan over logged preemptions migrations decisions refused profile
-    f8: now level_s restart_s migrate_s balance next_balance every_s used used_at gpu_seconds cpu_seconds
+    f8: now level_s restart_s migrate_s balance next_balance every_s used used_at gpu_seconds cpu_seconds most_cpu most_memory
     """
 )
 #: a job: ``gpus`` GPUs with ``milli`` of each, CPU and memory on each node that it uses; ``left`` is of its run time
