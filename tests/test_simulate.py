@@ -1,6 +1,7 @@
 """``tunewright simulate``, the scheduling targets, and their real counterparts."""
 
 import json
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -204,6 +205,26 @@ def test_spark_starts_without_an_archive_where_none_can_be_made(monkeypatch, pro
 
     monkeypatch.setattr(archive.subprocess, "run", fail)
     assert archive.archive() is None
+
+
+def test_what_a_killed_process_left_of_an_archive_goes(monkeypatch):
+    from tunewright.envs.scheduling.spark import archive
+
+    pytest.importorskip("pyspark", reason="needs the extra 'spark'")
+
+    def run(command, **how):
+        if command[0].endswith("java"):
+            return subprocess.CompletedProcess(command, 0, "", "version 17")
+        Path(command[-1]).write_text("classes")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(archive.subprocess, "run", run)
+    made = archive.archive()
+    left, running = made.with_suffix(".999999999"), made.with_suffix(f".{os.getppid()}")
+    made.rename(left)
+    running.touch()
+    assert archive.archive() == made and made.read_text() == "classes"
+    assert running.exists() and not left.exists()
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
+
 from tunewright.store import home
 
 _MAKE_S = 300
@@ -22,12 +24,16 @@ _MAKE_S = 300
 def archive() -> Path | None:
     """Return the archive, made on the first call; None where it cannot be: Spark then starts without."""
     try:
-        java = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
+        program = str(Path(os.environ["JAVA_HOME"]) / "bin" / "java") if os.environ.get("JAVA_HOME") else "java"
+        java = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
         key = hashlib.sha256(f"{java}\0{version('pyspark')}\0{sys.prefix}".encode()).hexdigest()[:16]
         place = home() / "cache" / "spark" / f"{key}.jsa"
         if place.exists():
             return place
         place.parent.mkdir(parents=True, exist_ok=True)
+        for left in place.parent.glob(f"{key}.[0-9]*"):  # by a process that was killed
+            if not psutil.pid_exists(int(left.suffix[1:])):
+                left.unlink(missing_ok=True)
         partial = place.with_suffix(f".{os.getpid()}")
         command = [sys.executable, "-m", __name__, str(partial)]
         try:
