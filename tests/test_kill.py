@@ -9,7 +9,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+from targets import Logged
 
+from tunewright.plan import Plan
+from tunewright.session import Session
 from tunewright.store import Store
 
 
@@ -50,3 +53,29 @@ def test_a_hundred_kills(tmp_path):
     time.sleep(0.5)
     left = [p for p in psutil.process_iter(["cmdline"]) if "tunewright.runner" in " ".join(p.info["cmdline"] or [])]
     assert left == []
+
+
+class Power(Exception):
+    """Stands for a kill at a place of our choice."""
+
+
+def test_killed_while_the_next_copy_is_written(tmp_path):
+    """The copy of the last run is gone by then, and the new one is cut off: nothing may be put back from it."""
+    (tmp_path / "server.conf").write_text("my own settings\n")
+    target = Logged(tmp_path)
+    store = Store(f"sqlite:///{tmp_path / 's.db'}")
+    session = Session.create(Plan(target="logged", tuner="random", trust="fast"), "a", store, target=target)
+    session.run(trials=2, verify=False)
+    store.update("a", status="running", snapshot=target.snapshot(tmp_path))  # as a killed run leaves it
+    target.conf.write_text("n = 7\n")
+
+    def cut_off(workdir):
+        target.saved.write_text("")
+        raise Power
+
+    target.snapshot = cut_off
+    with pytest.raises(Power):
+        Session.resume("a", store, target=target).run(trials=1, verify=False)
+    Session.resume("a", store, target=Logged(tmp_path)).run(trials=1, verify=False)
+    assert target.conf.read_text() == "my own settings\n"
+    store.close()

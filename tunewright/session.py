@@ -335,6 +335,8 @@ class Session:
         self._spent = float(record.get("seconds") or 0.0)
         if record.get("snapshot") is not None:  # the last run could not clean up
             self.target.restore(record["snapshot"])
+            # all is as it was: what the next snapshot is written over must not be restored from again
+            self.store.update(self.name, snapshot=None)
         self.all = self.store.trials(self.name)
         for i, trial in enumerate(self.all):
             if trial.status == "running":
