@@ -419,7 +419,7 @@ def test_an_interrupted_tournament_goes_on_where_it_was(tmp_path, sign, safe):
     _, errors = again.communicate(timeout=120)
     assert again.returncode == 0, errors[-3000:]
     made = tw.load(folder)
-    assert (made.games["trials"] == 10).all()
+    assert (made.games["trials"] == 10).all(), made.games["reason"].tolist()
     assert not made.trials.duplicated(["target", "tuner", "seed", "number"]).any()
     assert not (made.trials["status"] == "running").any()
     games = 2 * 4
