@@ -117,8 +117,10 @@ def _on_the_model(seeds, only, pool):
     ]
     return (
         f"Attempts until a configuration is within 5 % of the best known, quartiles over {seeds} seeds;"
-        f" at most {ATTEMPTS}. The last columns: the configuration that the session would choose after five attempts. Made in"
-        " parts, with `--tuners`.\n\n" + table(heads, rows)
+        f" at most {ATTEMPTS}. The last columns: the configuration that the session would choose after five attempts."
+        + (" Made in parts, with `--tuners`." if only else "")
+        + "\n\n"
+        + table(heads, rows)
     )
 
 
@@ -216,7 +218,7 @@ def on_seeds(system, seeds, folder, fresh):
             [next((k for k, r in enumerate(g) if k and r and r >= best / (1 + share)), None) for g in games]
             for share in (0.05, 0.10)
         ]
-        reached = sum(any(k and r and r >= best / 1.1 for k, r in enumerate(g)) for g in games)
+        reached = sum(first is not None for first in near[1])
         row = [label, *(quartiles(first, SEEDED_ATTEMPTS) for first in near), f"{reached} of {len(games)}"]
         ends = np.array([v["value"] for v in verified[label]])
         if len(ends) == len(games):

@@ -117,7 +117,7 @@ def _settle(w, q):
         i = cell(q.running_at, j).v
         a = ask(w.asks, i)
         if a.phase == DECODING:
-            made = a.output - (a.end - q.clock)
+            made = _made(w, q, i)
             if made > a.charged:
                 _charge(w, i, float(made - a.charged), DECODE_WEIGHT)
                 a.charged = made
