@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import tempfile
@@ -18,12 +16,14 @@ from typing import Any
 
 from tunewright.envs.command_file import Description, load_description, read_json_path
 
+from tunewright import hooks, originals, workfolder
 from tunewright.errors import ConfigError, TargetError, unknown
+from tunewright.locks import file_keys
 from tunewright.space import Config
 from tunewright.target import BaseTarget, Budget, Measurement
 
 _OUTPUT_LIMIT = 16 * 2**20  # bytes of output that are searched for metrics
-_HOOK_LIMIT_S = 120.0
+_RUNS = "runs"  # folder below the work directory, one folder a run in it
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.\-]*)\}")
 
 
@@ -53,13 +53,14 @@ class CommandTarget(BaseTarget):
         self.parallel_safe = description.parallel
         self.manual = description.about
         self.facts = {"file": description.path.name}
+        self.live = bool(self._own_files() or self._lasting_hooks())
 
     # -- measuring --------------------------------------------------------------------------------
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Reset, write files, apply, run, and read the metrics."""
         about = self.description
-        with tempfile.TemporaryDirectory(dir=budget.workdir, prefix="run-") as rundir:
+        with tempfile.TemporaryDirectory(dir=workfolder.private(budget.workdir, _RUNS), prefix="run-") as rundir:
             names = self._names(config, workload=workload, seed=str(seed), workdir=str(budget.workdir), rundir=rundir)
             self._hook("reset", names)
             self._write_files(names)
@@ -89,12 +90,15 @@ class CommandTarget(BaseTarget):
     def _arguments(self, words: Sequence[str], names: Mapping[str, str | None]) -> list[str]:
         return [filled for word in words if (filled := fill(word, names)) is not None]
 
+    def _environment(self, names: Mapping[str, str | None]) -> dict[str, str]:
+        return {k: fill(v, names) or "" for k, v in self.description.env.items()}
+
     def _start(
         self, words: Sequence[str], names: Mapping[str, str | None], out: Any, err: Any
     ) -> subprocess.Popen[bytes]:
         about = self.description
         arguments = self._arguments(words, names)
-        environment = {**os.environ, **{k: fill(v, names) or "" for k, v in about.env.items()}}
+        environment = {**os.environ, **self._environment(names)}
         try:
             return subprocess.Popen(
                 arguments[0] if about.shell and len(arguments) == 1 else arguments,
@@ -109,19 +113,19 @@ class CommandTarget(BaseTarget):
             raise TargetError(f"cannot start {arguments[0]!r} in {about.cwd}: {error.strerror or error}") from None
 
     def _hook(self, hook: str, names: Mapping[str, str | None]) -> None:
-        words = self.description.hooks.get(hook)
+        """Run a command that changes the system; what it starts lives on."""
+        about = self.description
+        words = about.hooks.get(hook)
         if not words:
             return
-        with tempfile.TemporaryFile() as output:
-            process = self._start(words, names, output, output)
-            try:
-                code = process.wait(_HOOK_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-                raise TargetError(f"the {hook} command took more than {_HOOK_LIMIT_S:.0f} s and was killed") from None
-            if code != 0:
-                raise TargetError(f"the {hook} command {_exit(code)}{_said(_tail(output))}")
+        arguments = self._arguments(words, names)
+        done = hooks.run(
+            arguments, cwd=str(about.cwd), env=self._environment(names), shell=about.shell and len(arguments) == 1
+        )
+        if done.code is None:
+            raise TargetError(f"the {hook} command took more than {hooks.LIMIT_S:.0f} s and was ended")
+        if done.code != 0:
+            raise TargetError(f"the {hook} command {_exit(done.code)}{_said(done.output)}")
 
     def _failure(self, code: int, outputs: Mapping[str, str]) -> str:
         about = self.description
@@ -160,64 +164,60 @@ class CommandTarget(BaseTarget):
 
     # -- files ------------------------------------------------------------------------------------
 
-    def _paths(self, names: Mapping[str, str | None]) -> list[Path]:
-        return [self.description.cwd / (fill(file.path, names) or "") for file in self.description.files]
-
     def _own_files(self) -> list[Path]:
         """Files outside the run's directory: the user's own, to be put back."""
-        inside = ("{rundir}", "{workdir}")
-        return [self.description.cwd / f.path for f in self.description.files if not f.path.startswith(inside)]
+        return [self.description.cwd / f.path for f in self.description.files if not f.inside]
 
     def _write_files(self, names: Mapping[str, str | None]) -> None:
-        for file, path in zip(self.description.files, self._paths(names), strict=True):
+        for file in self.description.files:
             lines = [filled for line in file.text.splitlines() if (filled := fill(line, names)) is not None]
-            _replace(path, ("\n".join(lines) + "\n").encode())
+            path = self.description.cwd / (fill(file.path, names) or "")
+            originals.write(path, ("\n".join(lines) + "\n").encode())
 
-    def snapshot(self, workdir: Path) -> dict[str, Any]:
-        """Copy the user's files below workdir."""
+    def _lasting_hooks(self) -> list[str]:
+        return [hook for hook in ("apply", "rollback") if hook in self.description.hooks]
+
+    def changes(self, to: str | None = None) -> Sequence[str]:
+        """Return the keys of the user's files, and of the description where its commands change something else."""
+        keys = [key for path in self._own_files() for key in file_keys(path)]
+        if self._lasting_hooks():
+            keys += [f"what the commands in {os.path.realpath(self.description.path)} change"]
+        return keys
+
+    def snapshot(self, folder: Path) -> dict[str, Any]:
+        """Copy the user's files."""
         own = self._own_files()
-        if not own and "rollback" not in self.description.hooks:
+        if not own and not self._lasting_hooks():
             return {}
-        folder = workdir / "original"
-        folder.mkdir(parents=True, exist_ok=True)
-        saved = []
-        for number, path in enumerate(own):
-            copy = folder / str(number)
-            copy.unlink(missing_ok=True)
-            if path.exists():
-                shutil.copy2(path, copy)
-            saved.append({"path": str(path), "copy": str(copy) if path.exists() else None})
-        return {"files": saved, "workdir": str(workdir)}
-
-    def cleanup(self, workdir: Path) -> None:
-        """Remove what a killed run left; the rest of the directory is the user's, as {workdir}."""
-        for path in workdir.glob("run-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        files = [originals.save(path, folder, str(number)) for number, path in enumerate(own)]
+        return {"files": files, "toml": os.path.realpath(self.description.path)}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Put the user's files back and run the rollback command."""
         if not snapshot:
             return
-        for saved in snapshot["files"]:
-            if saved["copy"] is None:
-                Path(saved["path"]).unlink(missing_ok=True)
-            else:
-                _replace(Path(saved["path"]), Path(saved["copy"]).read_bytes())
-        self._isolated_hook("rollback", self._service_names(self.space.default, Path(snapshot["workdir"])))
+        problems = []
+        for entry in snapshot["files"]:
+            try:
+                originals.put_back(entry if "copy" in entry else _from_text(entry))
+            except TargetError as error:  # the other files all the same
+                problems.append(str(error))
+        if snapshot.get("toml", os.path.realpath(self.description.path)) == os.path.realpath(self.description.path):
+            workdir = Path(snapshot.get("workdir") or tempfile.gettempdir())
+            try:
+                self._hook("rollback", self._service_names(self.space.default, workdir))
+            except TargetError as error:
+                problems.append(str(error))
+        if problems:
+            raise TargetError("; ".join(problems))
+
+    def cleanup(self, workdir: Path) -> None:
+        """Remove what a killed run left; the rest of the directory is the user's, as {workdir}."""
+        workfolder.remove(workdir, _RUNS)
 
     def _service_names(self, config: Config, workdir: Path) -> dict[str, str | None]:
         first = next(iter(self.workloads))
         return self._names(config, workload=first, seed="0", workdir=str(workdir), rundir=str(workdir))
-
-    def _isolated_hook(self, hook: str, names: Mapping[str, str | None]) -> None:
-        with contextlib.ExitStack() as stack:
-            # Ctrl-C while things are being put back must not leave them half done
-            if hook in self.description.hooks:
-                previous = signal.getsignal(signal.SIGINT)
-                with contextlib.suppress(ValueError):  # not in the main thread
-                    signal.signal(signal.SIGINT, signal.SIG_IGN)
-                    stack.callback(signal.signal, signal.SIGINT, previous)
-            self._hook(hook, names)
 
     def render(self, config: Config) -> str:
         """Return the command line and the configuration files."""
@@ -239,39 +239,34 @@ class CommandTarget(BaseTarget):
     def _mentioned(self) -> bool:
         return any(f"{{{name}}}" in word for name in self.space.params for word in self.description.command)
 
-    def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
-        """Write the configuration files for good and run the apply command."""
-        own = self._own_files()
-        if not own and "apply" not in self.description.hooks:
+    def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
+        """Copy the user's files."""
+        if not self._own_files() and "apply" not in self.description.hooks:
             raise ConfigError(
                 f"{self.description.path} names neither a [[file]] of yours nor an apply command; "
-                "use the settings shown by "
-                "'tunewright show'"
+                "use the settings shown by 'tunewright show'"
             )
-        undo = [
-            {
-                "path": str(path),
-                "data": base64.b64encode(path.read_bytes()).decode() if path.exists() else None,
-            }
-            for path in own
-        ]
+        return self.snapshot(folder)
+
+    def apply(self, config: Config, to: str | None = None) -> None:
+        """Write the configuration files for good and run the apply command."""
         names = self._service_names(config, Path(tempfile.gettempdir()))
-        try:
-            self._write_files(names)
-            self._hook("apply", names)
-        except BaseException:
-            self.rollback({"files": undo})
-            raise
-        return {"files": undo}
+        self._write_files(names)
+        self._hook("apply", names)
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Put back what ``apply`` replaced."""
-        for saved in undo["files"]:
-            if saved["data"] is None:
-                Path(saved["path"]).unlink(missing_ok=True)
-            else:
-                _replace(Path(saved["path"]), base64.b64decode(saved["data"]))
-        self._isolated_hook("rollback", self._service_names(self.space.default, Path(tempfile.gettempdir())))
+        self.restore(undo)
+
+
+def _from_text(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry for :func:`originals.put_back` of one that an earlier version kept with the file's text in it."""
+    if entry["data"] is None:
+        return {"path": entry["path"], "copy": None}
+    handle, copy = tempfile.mkstemp(prefix="tunewright-")
+    with os.fdopen(handle, "wb") as file:
+        file.write(base64.b64decode(entry["data"]))
+    return {"path": entry["path"], "copy": copy}
 
 
 def fill(text: str, names: Mapping[str, str | None]) -> str | None:
@@ -285,25 +280,6 @@ def fill(text: str, names: Mapping[str, str | None]) -> str | None:
     if any(names.get(name, "") is None for name in _PLACE.findall(text)):
         return None
     return _PLACE.sub(lambda match: str(names.get(match[1], match[0])), text)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Replace a file whole or not at all, keeping its mode."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, unfinished = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(unfinished, path.stat().st_mode & 0o7777 if path.exists() else 0o644)
-            os.replace(unfinished, path)
-        except BaseException:
-            Path(unfinished).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise TargetError(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _tail(file: Any) -> str:

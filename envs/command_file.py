@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import tomllib
@@ -49,10 +50,17 @@ class Rule:
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """A configuration file to write."""
+    """A configuration file to write.
+
+    Attributes:
+        path: relative to the description's cwd.
+        text: with placeholders.
+        inside: it lies in the run's or the session's own directory, so that nothing of the user's is replaced.
+    """
 
     path: str
     text: str
+    inside: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +187,7 @@ def load_description(path: Path) -> Description:
         exit_codes=tuple(success.get("exit_codes", list, [0])),
         contains=success.get("contains", str),
         forbids=success.get("forbids", str),
-        files=_files(path, top.get("file", list, [])),
+        files=_files(path, top.get("file", list, []), cwd, known),
         hooks=made,
         workloads={str(k): str(v) for k, v in workloads.items()},
     )
@@ -314,7 +322,7 @@ def _direction(table: _Table) -> Any:
     return direction
 
 
-def _files(path: Path, entries: list[Any]) -> tuple[File, ...]:
+def _files(path: Path, entries: list[Any], cwd: Path, known: set[str]) -> tuple[File, ...]:
     found = []
     for number, data in enumerate(entries, 1):
         table = _Table(f"{path}, file number {number}", data, {"path", "content", "template"})
@@ -326,8 +334,32 @@ def _files(path: Path, entries: list[Any]) -> tuple[File, ...]:
                 content = (path.parent / template).read_text(encoding="utf-8")
             except OSError as error:
                 raise ConfigError(f"{table.where}: cannot read the template {template}: {error.strerror}") from None
-        found.append(File(path=table.get("path", str, needed=True), text=str(content)))
+        where = table.get("path", str, needed=True)
+        found.append(File(path=where, text=str(content), inside=_inside(table, where, cwd, known)))
     return tuple(found)
+
+
+def _inside(table: _Table, where: str, cwd: Path, known: set[str]) -> bool:
+    """Whether a file lies in the run's own directory; if not, it must be known which file of the user's it is."""
+    first, *rest = Path(where).parts or ("",)
+    inside = first in ("{rundir}", "{workdir}")
+    if "\0" in where or not where.strip():
+        raise ConfigError(f"{table.where}: the path {where!r} cannot be a file's")
+    if inside and ".." in rest:
+        raise ConfigError(f"{table.where}: the path {where} leads out of {first}; name the file itself")
+    for name in _PLACES.findall(where):
+        if not inside and name in known:
+            raise ConfigError(
+                f"{table.where}: the path {where} has the placeholder {{{name}}}; only {{rundir}}/... and "
+                "{workdir}/... may, since a file of yours must be known before it is changed, to be put back"
+            )
+    real = Path(os.path.realpath(cwd / where))
+    if not inside and real.exists() and not real.is_file():
+        raise ConfigError(f"{table.where}: {where} is not a regular file")
+    return inside
+
+
+_PLACES = re.compile(r"\{([A-Za-z_][\w.\-]*)\}")
 
 
 def read_json_path(name: str, path: str, text: str) -> float:

@@ -1,6 +1,5 @@
 """GlusterFS for real on loopback; skipped with the reason where it cannot run."""
 
-import json
 import os
 import signal
 import subprocess
@@ -41,11 +40,11 @@ def test_every_translator_runs_under_every_load(workload, tmp_path):
     found = target.measure(config, workload=workload, seed=3, budget=Budget(workdir=tmp_path))
     assert found.ok, found.reason
     assert sum(found.traces["phases"].values()) == pytest.approx(found.values["seconds"])
-    assert not mounts() and not (tmp_path / "gluster").exists()
+    assert not mounts() and not (tmp_path / "tunewright-gluster" / "volume").exists()
 
 
 @needs
-def test_a_killed_run_leaves_nothing_after_restore(tmp_path):
+def test_a_killed_run_leaves_nothing_after_cleanup(tmp_path):
     target = gluster.GlusterTarget()
     code = (
         "from pathlib import Path\nfrom tunewright.envs.storage.gluster import GlusterTarget\nfrom tunewright.target import Budget\n"
@@ -61,10 +60,9 @@ def test_a_killed_run_leaves_nothing_after_restore(tmp_path):
     finally:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    snapshot = json.loads(json.dumps(target.snapshot(tmp_path)))
-    target.restore(snapshot)
-    target.restore(snapshot)
-    assert not any(str(tmp_path) in m for m in mounts()) and not (tmp_path / "gluster").exists()
+    target.cleanup(tmp_path)
+    target.cleanup(tmp_path)
+    assert not any(str(tmp_path) in m for m in mounts()) and not (tmp_path / "tunewright-gluster").exists()
 
 
 @needs

@@ -147,7 +147,8 @@ def test_what_the_system_does_not_take_is_a_failed_trial(system, monkeypatch):
 def test_apply_and_rollback(system):
     target = opened(system)
     before = state(system)["values"]
-    undo = target.apply(
+    undo = target.undo(system)
+    target.apply(
         {**target.space.default, "stripe_count": -1, "mdc.max_rpcs_in_flight": 6, "mdc.max_mod_rpcs_in_flight": 5}
     )
     scratch = str(system / "mnt" / "scratch")

@@ -107,7 +107,7 @@ def test_a_measurement_that_is_killed_leaves_no_server(target, workdir):
     assert found.status == "timed out"
     assert servers() == []
     left = list(Path(prepared["template"]).parent.glob("run-*"))
-    target.restore({"clusters": str(Path(prepared["template"]).parent)})
+    target.cleanup(workdir)
     assert left
     assert not any(path.exists() for path in left)
 
@@ -162,10 +162,11 @@ def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(server, tmp_pa
     assert auto_conf(server) == before
 
 
-def test_apply_and_rollback_on_a_foreign_server(server):
+def test_apply_and_rollback_on_a_foreign_server(server, tmp_path):
     target = PostgresTarget(dsn=server.conninfo("postgres"), scale=1)
     before = auto_conf(server)
-    undo = target.apply(target.space.fill({"work_mem": 12345}))
+    undo = target.undo(tmp_path)
+    target.apply(target.space.fill({"work_mem": 12345}))
     assert auto_conf(server)["work_mem"] == "12345"
     target.rollback(json.loads(json.dumps(undo)))
     assert auto_conf(server) == before

@@ -78,7 +78,10 @@ def test_nothing_is_left_on_disk_but_templates(tmp_path):
     measure_once(
         SMALL, SMALL.space.default, workload="mixed", seed=1, budget=Budget(workdir=tmp_path, prepared=prepared)
     )
-    assert all(p.name.startswith("template-") for p in tmp_path.iterdir())
+    (folder,) = tmp_path.iterdir()
+    assert all(p.name.startswith(("template-", ".tunewright")) for p in folder.iterdir())
+    SMALL.cleanup(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
@@ -148,7 +151,8 @@ def test_apply_and_rollback_on_a_real_file(tmp_path):
         db.executemany("INSERT INTO t VALUES (?)", [(i,) for i in range(1000)])
     db.close()
     config = SMALL.space.fill({"journal_mode": "WAL", "page_size": 1024, "auto_vacuum": "INCREMENTAL"})
-    undo = SMALL.apply(config, str(path))
+    undo = SMALL.undo(tmp_path, str(path))
+    SMALL.apply(config, str(path))
 
     def state():
         db = sqlite3.connect(path)
@@ -164,12 +168,12 @@ def test_apply_and_rollback_on_a_real_file(tmp_path):
 
 def test_wrong_input(tmp_path):
     with pytest.raises(ConfigError, match="--to FILE.db"):
-        SMALL.apply(SMALL.space.default)
+        SMALL.undo(tmp_path)
     with pytest.raises(ConfigError, match="no database file"):
-        SMALL.apply(SMALL.space.default, str(tmp_path / "none.db"))
+        SMALL.undo(tmp_path, str(tmp_path / "none.db"))
     (tmp_path / "junk.db").write_bytes(b"junk" * 1000)
     with pytest.raises(ConfigError, match="not a database"):
-        SMALL.apply(SMALL.space.default, str(tmp_path / "junk.db"))
+        SMALL.undo(tmp_path, str(tmp_path / "junk.db"))
     with pytest.raises(ConfigError, match="takes no argument"):
         open_target("x", {})
     with pytest.raises(UnknownNameError, match="Did you mean 'rows'"):

@@ -49,8 +49,11 @@ _MODEL = "Language model"
 def main() -> None:
     """Entry point: turns expected errors into one line and an exit code."""
     from tunewright.errors import TunewrightError
+    from tunewright.interrupts import interrupt
 
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's SIGHUP stays ignored
+            signal.signal(number, interrupt)
     try:
         app()
     except TunewrightError as error:
@@ -72,8 +75,8 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-def _terminate(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
+def _say(text: str) -> None:
+    console().print(text, style="yellow", markup=False)
 
 
 def _open_store(url: str | None) -> Store:
@@ -148,13 +151,32 @@ def tune(
     )  # fmt: skip
     if trials is None and minutes is None:
         trials, patience = 25, patience or 15
+    if name is not None:
+        _check_name(name)
     opened = _open_store(store)
-    name = name or _free_name(opened, target)
+    name = _free_name(opened, target) if name is None else name
     with (
         executors.opened(executor, workers, threads=True) as pool,
         Session.create(plan, name, opened, workers=workers, executor=pool) as session,
     ):
         _run(session, trials, minutes, patience, explain, as_json)
+
+
+def _check_name(name: str) -> None:
+    """Check a name given by hand, which is also that of files such as NAME.html, and an argument of other commands.
+
+    Raises:
+        ConfigError: it is none of up to 100 safe characters.
+    """
+    import re
+
+    from tunewright.errors import ConfigError
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,99}", name):
+        raise ConfigError(
+            f"--name {name[:40]!r} cannot be a session's name; use up to 100 letters, digits and the signs . _ + @ -, "
+            "a letter or digit first"
+        )
 
 
 def _target_options(context: typer.Context, target: str) -> dict[str, Any]:
@@ -473,7 +495,7 @@ def apply(
     from tunewright.service import apply_session
 
     with _reading(store) as opened:
-        document = apply_session(opened, name, to=to, spec=target, number=trial, force=force)
+        document = apply_session(opened, name, to=to, spec=target, number=trial, force=force, say=_say)
     if as_json:
         emit(document)
     else:
@@ -583,7 +605,7 @@ def check(
     from tunewright.service import check_target
 
     opened = open_target(target, parse_options(option))
-    document = check_target(opened, workload=workload, runs=runs, limit_s=limit)
+    document = check_target(opened, spec=target, workload=workload, runs=runs, limit_s=limit, say=_say)
     if as_json:
         emit(document)
         return

@@ -12,13 +12,16 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import psutil
 
+from tunewright import hooks
 from tunewright.errors import TargetError, TunewrightError
 from tunewright.facts import machine_facts
 from tunewright.runner import alive
@@ -32,6 +35,40 @@ _OUTPUT_TAIL = 2000
 class _Outcome:
     def __init__(self, status: str, reason: str = "", result: Any = None, seconds: float = 0.0, left: int = 0) -> None:
         self.status, self.reason, self.result, self.seconds, self.left = status, reason, result, seconds, left
+
+
+class Runs:
+    """The measuring processes of one session, which knows its own by their ids and ends no others; thread-safe.
+
+    Args:
+        locks: descriptors of locks that every child holds until it is gone.
+        note: folder where the user's commands are noted while they run, see :func:`tunewright.hooks.noting`.
+    """
+
+    def __init__(self, locks: tuple[int, ...] = (), note: Path | None = None) -> None:
+        self.locks, self.note = locks, note
+        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def add(self, child: subprocess.Popen[bytes]) -> bool:
+        """Take a child in; False if no more are to run."""
+        with self._lock:
+            self._children[child.pid] = child
+            return not self._stopped
+
+    def remove(self, child: subprocess.Popen[bytes]) -> None:
+        """Forget a child that has ended."""
+        with self._lock:
+            self._children.pop(child.pid, None)
+
+    def stop(self) -> None:
+        """Kill every child with all that its measurement started, and let none start any more."""
+        with self._lock:
+            self._stopped = True
+            children = list(self._children.values())
+        for child in children:
+            kill_tree(child)
 
 
 def _tree(pid: int) -> list[psutil.Process]:
@@ -54,14 +91,20 @@ def _memory(processes: list[psutil.Process]) -> int:
     return private + shared
 
 
-def kill_tree(pid: int, seen: Mapping[int, psutil.Process] | None = None) -> None:
-    """Kill a process group with all descendants, also those that moved to a group of their own."""
+def kill_tree(child: subprocess.Popen[bytes], seen: Mapping[int, psutil.Process] | None = None) -> None:
+    """Kill a child's process group with all descendants, also those that moved to a group of their own.
+
+    Args:
+        child: leader of a group; one that was waited for is not killed: its id may be another's by now.
+        seen: descendants that were seen while it ran.
+    """
     for _ in range(50):
-        found = {p.pid: p for p in _tree(pid)}
-        found.update({n: p for n, p in (seen or {}).items() if alive(p)})
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(pid, signal.SIGKILL)
-        targets = [p for p in found.values() if p.pid != os.getpid()]
+        there = {} if child.returncode is not None else {p.pid: p for p in _tree(child.pid)}
+        there.update({n: p for n, p in (seen or {}).items() if alive(p)})
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+        targets = [p for p in there.values() if p.pid != os.getpid()]
         for process in targets:
             with contextlib.suppress(psutil.Error):
                 process.kill()
@@ -70,29 +113,38 @@ def kill_tree(pid: int, seen: Mapping[int, psutil.Process] | None = None) -> Non
             return
 
 
-def run_isolated(target: BaseTarget, method: str, *, sync: bool = False, **kwargs: Any) -> _Outcome:
+def run_isolated(
+    target: BaseTarget, method: str, *, sync: bool = False, runs: Runs | None = None, **kwargs: Any
+) -> _Outcome:
     """Call a method of the target in a process group of its own, under the limits of ``kwargs['budget']``.
 
-    The group is killed whole when it ends, overruns its time or memory, or when this process goes away.
+    The group is killed whole when it ends, overruns its time or memory, or when this process goes away. What commands
+    of :func:`tunewright.hooks.run` start is not in the group, and is left alone.
     """
+    runs = runs or Runs()
     budget: Budget = kwargs["budget"]
     limit_bytes = budget.memory_bytes or int(machine_facts()["RAM_BYTES"] * 0.75)
     job = cloudpickle.dumps((target, method, kwargs, sync))
     read_fd, write_fd = os.pipe()
     start = time.perf_counter()
     with tempfile.TemporaryFile() as output:
+        server = hooks.Server(runs.note)
+        given = (write_fd, server.theirs.fileno(), *runs.locks)
         child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tunewright.runner", str(write_fd)],
+            [sys.executable, "-P", "-m", "tunewright.runner", *map(str, given)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=output,
-            pass_fds=(write_fd,),
+            pass_fds=given,
             start_new_session=True,
         )
         os.close(write_fd)
+        server.start()
         seen: dict[int, psutil.Process] = {}
         try:
             assert child.stdin is not None
+            if not runs.add(child):
+                return _Outcome("interrupted", "the session was stopped")
             with contextlib.suppress(BrokenPipeError):
                 for message in (json.dumps(sys.path).encode(), job):
                     child.stdin.write(struct.pack("<Q", len(message)) + message)
@@ -103,11 +155,13 @@ def run_isolated(target: BaseTarget, method: str, *, sync: bool = False, **kwarg
                     child.wait(5)
         finally:  # also on Ctrl-C
             os.close(read_fd)
-            if child.poll() is None or seen:
-                kill_tree(child.pid, seen)
+            if child.returncode is None or seen:
+                kill_tree(child, seen)
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.close()  # type: ignore[union-attr]
             child.wait()
+            runs.remove(child)
+            server.join()
         seconds = time.perf_counter() - start
         if status:
             return _Outcome(status, reason, seconds=seconds)
@@ -168,7 +222,7 @@ def _crash(code: int, output: Any) -> str:
     return f"the process exited with code {code} before it gave a result{said}"
 
 
-def call_isolated(target: BaseTarget, method: str, **kwargs: Any) -> Any:
+def call_isolated(target: BaseTarget, method: str, *, runs: Runs | None = None, **kwargs: Any) -> Any:
     """Call a method such as ``prepare`` in isolation and return its JSON-able result.
 
     Raises:
@@ -176,18 +230,29 @@ def call_isolated(target: BaseTarget, method: str, **kwargs: Any) -> Any:
     """
     if not target.isolated:
         return getattr(target, method)(**kwargs)
-    outcome = run_isolated(target, method, **kwargs)
+    outcome = run_isolated(target, method, runs=runs, **kwargs)
     if outcome.status != "ok":
         raise TargetError(f"target {target.name!r}, {method}: {outcome.reason}")
     return outcome.result
 
 
-def measure_once(target: BaseTarget, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
-    """Run one configuration once; every way it can go wrong becomes the measurement's status and reason."""
+def measure_once(
+    target: BaseTarget, config: Config, *, workload: str, seed: int, budget: Budget, runs: Runs | None = None
+) -> Measurement:
+    """Run one configuration once; every way it can go wrong becomes the measurement's status and reason.
+
+    Args:
+        target: what to measure.
+        config: a legal configuration.
+        workload: name of the workload.
+        seed: of the run.
+        budget: its limits.
+        runs: the session's measuring processes, so that it can end them; None outside a session.
+    """
     start = time.perf_counter()
     kwargs: dict[str, Any] = {"config": dict(config), "workload": workload, "seed": seed, "budget": budget}
     if target.isolated:
-        outcome = run_isolated(target, "measure", sync=True, **kwargs)
+        outcome = run_isolated(target, "measure", sync=True, runs=runs, **kwargs)
         if outcome.status != "ok":
             status: Any = outcome.status
             return Measurement(status=status, reason=outcome.reason, seconds=outcome.seconds)

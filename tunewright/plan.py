@@ -63,6 +63,9 @@ class Watcher:
     def ended(self, session: Session, trial: Trial) -> None:
         """A trial was decided, rejected or interrupted."""
 
+    def told(self, session: Session, text: str) -> None:
+        """Something that the user should know happened, such as that what a killed session left was put back."""
+
     def exhausted(self, session: Session, reason: str) -> None:
         """The tuner proposes nothing more, and says why."""
 

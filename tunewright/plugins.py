@@ -106,3 +106,12 @@ def parse_options(pairs: list[str] | None) -> dict[str, Any]:
             raise ConfigError(f"cannot read the option {text!r}; write KEY=VALUE")
         found[key.strip()] = value.strip()
     return found
+
+
+def located(spec: str, record: Mapping[str, Any]) -> str:
+    """Return a stored target spec with its file found again from where the session was started."""
+    kind, argument = split_spec(spec)
+    there = Path(record.get("cwd", ".")) / argument
+    if kind in ("table", "command") and not Path(argument).exists() and there.exists():
+        return f"{kind}:{there}"
+    return spec

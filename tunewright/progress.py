@@ -127,6 +127,10 @@ class Progress(Watcher):
         line.append(f"  · {trial.why}", style="dim")
         self._print(line)
 
+    def told(self, session: Session, text: str) -> None:
+        """Say it."""
+        self._print(Text(text, style="yellow"))
+
     def exhausted(self, session: Session, reason: str) -> None:
         """Say why the session ends before its budget."""
         self._print(Text(f"the tuner proposes nothing more: {reason}", style="yellow"))

@@ -1,7 +1,9 @@
 """The child that runs one measurement: leads a process group of its own and dies with its parent.
 
-Started by :mod:`tunewright.measure` as ``python -m tunewright.runner RESULT_FD``; the job comes on standard
-input, which then stays open as a lifeline: when it closes, the parent is gone and the group kills itself.
+Started by :mod:`tunewright.measure` as ``python -m tunewright.runner RESULT_FD HOOKS_FD [LOCK_FD ...]``; the job comes
+on standard input, which then stays open as a lifeline: when it closes, the parent is gone and the group kills itself.
+Commands of the user's that change a system are run by the parent (:mod:`tunewright.hooks`), so that what they start
+lives on. The locks are only held, so that nobody else changes the system before this process is gone, too.
 """
 
 from __future__ import annotations
@@ -103,6 +105,12 @@ def _call(job: bytes) -> dict[str, Any]:
 
 def main() -> None:
     """Run the job and write its outcome as JSON to the file descriptor given as first argument."""
+    from tunewright import hooks
+
+    result_fd, hooks_fd, *locks = map(int, sys.argv[1:])
+    for fd in (result_fd, *locks):
+        os.set_inheritable(fd, False)
+    hooks.connect(hooks_fd)
     _become_leader()
     # the parent's module path comes first: the job may need modules that only the parent was told about
     sys.path[:] = json.loads(_message())
@@ -113,7 +121,7 @@ def main() -> None:
     threading.Thread(target=_die_with_parent, args=(lifeline,), daemon=True).start()
     outcome = _call(job)
     outcome["left"] = kill_descendants()
-    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
+    with os.fdopen(result_fd, "w", encoding="utf-8") as pipe:
         json.dump(outcome, pipe)
     sys.stdout.flush()
     os._exit(0)  # a benchmark's atexit hooks and threads must not hold the session up

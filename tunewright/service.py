@@ -5,55 +5,89 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tunewright import measure
+from tunewright import hooks, measure
+from tunewright.changes import Journal, Owner, Say, applied_since, changing, document, put_back, restoring
 from tunewright.errors import ConfigError, TargetError, unknown
-from tunewright.plugins import open_target
+from tunewright.interrupts import orderly, uninterrupted
+from tunewright.locks import holding
+from tunewright.plugins import located, open_target
 from tunewright.protocol import improvement
-from tunewright.session import located
 from tunewright.space import Config
 from tunewright.store import Store, home
 from tunewright.target import BaseTarget, Budget
 
 
-def _undo_file(name: str) -> Path:
-    folder = home() / "applied"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name.replace(os.sep, '_')}.json"
+def _silent(text: str) -> None:
+    """Take what is said, and tell nobody."""
+
+
+def _old_undo_file(name: str) -> Path:
+    """Where versions before the journals kept what ``apply`` replaced."""
+    return home() / "applied" / f"{name.replace(os.sep, '_')}.json"
+
+
+def _old_undo(name: str, spec: str) -> dict[str, Any] | None:
+    """Return what such a version kept of a session on this target; another store's session of the name is not it."""
+    try:
+        document = json.loads(_old_undo_file(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return dict(document["undo"]) if isinstance(document, dict) and document.get("target") == spec else None
 
 
 def apply_session(
-    store: Store, name: str, *, to: str | None, spec: str | None, number: int | None, force: bool
+    store: Store, name: str, *, to: str | None, spec: str | None, number: int | None, force: bool, say: Say = _silent
 ) -> dict[str, Any]:
-    """Apply a trial's configuration and note how to undo it.
+    """Apply a trial's configuration, with what undoes it written down before.
 
     Raises:
-        ConfigError: nothing to apply, no gain was shown (without ``force``), or an earlier apply is not
-            rolled back yet.
+        ConfigError: nothing to apply, no gain was shown (without ``force``), or an earlier apply is
+            not rolled back yet.
+        HeldError: a session is running, or somebody else changes the same thing.
     """
     record = store.session(name)
     config, number = _chosen(store, name, record, number, force)
-    undo_file = _undo_file(name)
-    if undo_file.exists():
-        raise ConfigError(f"session {name!r} is applied already; first run: tunewright rollback {name}")
     target = open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
     problems = target.space.problems(config)
     if problems:
         raise ConfigError(f"trial {number} is not legal on this machine: {'; '.join(problems)}")
-    undo = target.apply(config, to)
-    with open(undo_file, "w", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-        json.dump({"target": record["plan"]["target"], "undo": undo}, file)
+    owner = _owner(store, name, record, "the applied configuration of ")
+    with store.lock(name), orderly(), changing(target, owner, say, to=to, kind="apply") as (hold, journal):
+        if journal.read() or _old_undo(name, record["plan"]["target"]):
+            raise ConfigError(f"session {name!r} is applied already; first run: tunewright rollback {name}")
+        folder = journal.begin()
+        undo = target.undo(folder, to)
+        journal.write(document(target, owner, undo, "applying", to=to))
+        hold.note(str(journal.path))
+        try:
+            with hooks.noting(folder):
+                target.apply(config, to)
+        except BaseException:
+            put_back(journal.path, owner, target)
+            hold.note(None)
+            raise
+        journal.write(document(target, owner, undo, "applied", to=to))
+        hold.note(None)
     return {
         "name": name,
         "trial": number,
         "config": config,
         "settings": target.render(config),
-        "undo": str(undo_file),
+        "undo": str(journal.path),
     }
+
+
+def _owner(store: Store, name: str, record: dict[str, Any], what: str = "") -> Owner:
+    plan = record["plan"]
+    return Owner(
+        what=f"{what}session {name!r}", store=store.url, name=name, target=plan["target"], options=plan["options"]
+    )
 
 
 def _chosen(store: Store, name: str, record: dict[str, Any], number: int | None, force: bool) -> tuple[Config, int]:
@@ -74,35 +108,59 @@ def _chosen(store: Store, name: str, record: dict[str, Any], number: int | None,
     return verdict["config"], verdict["number"]
 
 
-def rollback_session(store: Store, name: str, *, spec: str | None) -> dict[str, Any]:
+def rollback_session(store: Store, name: str, *, spec: str | None, say: Say = _silent) -> dict[str, Any]:
     """Undo ``apply`` and whatever a killed session left changed.
 
     Raises:
-        ConfigError: there is nothing to undo.
+        ConfigError: there is nothing to undo, or another configuration was applied on top of this session's.
+        HeldError: the session is running, or somebody else changes the same thing.
     """
     record = store.session(name)
-    undo_file = _undo_file(name)
-    done = []
-    target: BaseTarget | None = None
-    with store.lock(name):
-        if record.get("snapshot"):
-            target = open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
-            target.restore(record["snapshot"])
-            store.update(name, snapshot=None)
-            done.append("what the killed session left changed was put back")
-        if undo_file.exists():
-            undo = json.loads(undo_file.read_text(encoding="utf-8"))
-            target = target or open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
-            target.rollback(undo["undo"])
-            undo_file.unlink()
-            done.append("the applied configuration was taken back")
+    owner, done = _owner(store, name, record), []
+    with store.lock(name), orderly():
+        for kind in ("measure", "apply"):
+            journal = Journal(store.url, name, kind)
+            said = journal.read()
+            if said is None:
+                continue
+            if later := applied_since(said, journal.path) if said["stage"] == "applied" else "":
+                raise ConfigError(
+                    f"the configuration of session {later!r} was applied on top of this one; "
+                    f"first run: tunewright rollback {later}"
+                )
+            with holding(said["keys"], owner.what) as hold:
+                done.append(put_back(journal.path, owner, spec=spec))
+                if set(hold.left) <= {str(journal.path)}:
+                    hold.note(None)
+        done += _roll_back_old(store, name, record, spec)
     if not done:
         raise ConfigError(f"nothing to roll back: session {name!r} is not applied and left nothing changed")
     return {"name": name, "message": f"{'; '.join(done)}."}
 
 
-def check_target(target: BaseTarget, *, workload: str, runs: int, limit_s: float) -> dict[str, Any]:
-    """Measure the default several times.
+def _roll_back_old(store: Store, name: str, record: dict[str, Any], spec: str | None) -> list[str]:
+    """Undo what a version before the journals had changed."""
+    undo = _old_undo(name, record["plan"]["target"])
+    if not record.get("snapshot") and undo is None:
+        return []
+    target = open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
+    done = []
+    with holding(target.changes(), f"session {name!r}"), uninterrupted():
+        if record.get("snapshot"):
+            target.restore(record["snapshot"])
+            store.update(name, snapshot=None)
+            done.append("what the killed session left changed was put back")
+        if undo is not None:
+            target.rollback(undo)
+            _old_undo_file(name).unlink()
+            done.append("the applied configuration was taken back")
+    return done
+
+
+def check_target(
+    target: BaseTarget, *, spec: str = "", workload: str, runs: int, limit_s: float, say: Say = _silent
+) -> dict[str, Any]:
+    """Measure the default several times; what that changes is put back.
 
     Returns:
         ``runs`` (values of each), ``noise`` (metric to spread between runs as a share) and ``restored``.
@@ -116,25 +174,26 @@ def check_target(target: BaseTarget, *, workload: str, runs: int, limit_s: float
     found = []
     base = home() / "work"
     base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=base) as folder:
+    owner = Owner(
+        what=f"a check of {spec or target.name}", name=f"check {spec or target.name}", target=spec, options={}
+    )
+    with (
+        tempfile.TemporaryDirectory(dir=base) as folder,
+        orderly(),
+        changing(target, owner, say) as (hold, journal),
+        restoring(target, owner, hold, journal, Path(folder)),
+    ):
         budget = Budget(workdir=Path(folder), seconds=target.limit_seconds or limit_s, memory_bytes=target.memory_bytes)
-        snapshot = target.snapshot(Path(folder))
-        try:
-            prepared = measure.call_isolated(target, "prepare", workload=workload, seed=0, budget=budget)
-            budget = Budget(
-                workdir=budget.workdir,
-                seconds=budget.seconds,
-                memory_bytes=budget.memory_bytes,
-                prepared=prepared,
+        its = measure.Runs(hold.fds, journal.folder)
+        prepared = measure.call_isolated(target, "prepare", workload=workload, seed=0, budget=budget, runs=its)
+        budget = replace(budget, prepared=prepared)
+        for _ in range(runs):
+            once = measure.measure_once(
+                target, target.space.default, workload=workload, seed=0, budget=budget, runs=its
             )
-            for _ in range(runs):
-                once = measure.measure_once(target, target.space.default, workload=workload, seed=0, budget=budget)
-                if not once.ok:
-                    raise TargetError(f"the default configuration cannot be measured: {once.status}: {once.reason}")
-                found.append(once)
-        finally:
-            target.restore(snapshot)
-            target.cleanup(Path(folder))
+            if not once.ok:
+                raise TargetError(f"the default configuration cannot be measured: {once.status}: {once.reason}")
+            found.append(once)
     noise: dict[str, float | None] = {}
     for metric in target.metrics:
         values = [m.values[metric.name] for m in found]

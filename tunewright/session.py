@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import time
@@ -15,13 +16,16 @@ from typing import Any, cast
 import cloudpickle
 import numpy as np
 
-from tunewright import measure, protocol
+from tunewright import measure, protocol, workfolder
+from tunewright.changes import Owner, changing, restoring
 from tunewright.errors import ConfigError, TargetError, TunerError, TunewrightError, unknown
 from tunewright.executors import adopted, first_done
 from tunewright.facts import machine_facts, versions
 from tunewright.guard import guarded, redact
+from tunewright.interrupts import orderly, uninterrupted
+from tunewright.locks import holding
 from tunewright.plan import Plan, Watcher
-from tunewright.plugins import make_tuner, open_target, split_spec
+from tunewright.plugins import located, make_tuner, open_target
 from tunewright.protocol import Baseline, Evaluation
 from tunewright.space import Config, Space
 from tunewright.store import Store, home
@@ -42,12 +46,12 @@ class _Inline(Executor):
         return future
 
 
-def _evaluate(job: Any) -> Evaluation:
-    """Evaluate one trial; runs on any executor's worker, in another process from pickled bytes."""
+def _evaluate(job: Any, runs: measure.Runs | None = None) -> Evaluation:
+    """Evaluate one trial; runs on any executor's worker, in another process from pickled bytes and without ``runs``."""
     target, workload, budget, arguments = cloudpickle.loads(job) if isinstance(job, bytes) else job
 
     def run(config: Config, seed: int) -> Any:
-        return measure.measure_once(target, config, workload=workload, seed=seed, budget=budget)
+        return measure.measure_once(target, config, workload=workload, seed=seed, budget=budget, runs=runs)
 
     return protocol.evaluate(run, **arguments)
 
@@ -106,12 +110,13 @@ class Session:
             about=target.workloads[self.workload],
             workloads=tuple(target.workloads),
             target=target.name,
-            log=home() / "logs" / f"{name}.jsonl",
+            log=home() / "logs" / f"{workfolder.file_name(name)}.jsonl",
         )
         self.tuner_spec, self.tuner = (plan.tuner, make(self.problem)) if make else make_tuner(plan.tuner, self.problem)
         self.all: list[Trial] = []
         self._keys: dict[int, str] = {}  # of trials by number: one step must not cost the whole history again
         self.prepared: dict[str, Any] = {}
+        self.runs = measure.Runs()
         self.started = time.monotonic()
 
     def _metric(self, name: str) -> Metric:
@@ -139,6 +144,8 @@ class Session:
             plan, tuner=session.tuner_spec, workload=session.workload, objectives=tuple(session.problem.objectives)
         )
         extra = getattr(target, "packages", ())
+        with holding(target.changes(), f"session {name!r}"):
+            pass  # refused before the name is taken, where somebody else changes the same thing
         store.create(
             name,
             session.problem.directions,
@@ -215,9 +222,17 @@ class Session:
         return next((t for t in self.all if t.step == 0 and t.ok), None)
 
     def _workdir(self) -> Path:
-        base = Path(self.plan.workdir) if self.plan.workdir else home() / "work" / self.name
-        base.mkdir(parents=True, exist_ok=True)
-        return base
+        """The session's own folder, below the user's directory where one was given."""
+        base = Path(self.plan.workdir) if self.plan.workdir else home() / "work"
+        digest = hashlib.sha256(f"{self.store.url}\n{self.name}".encode(errors="surrogatepass")).hexdigest()[:8]
+        return workfolder.private(base, f"{workfolder.file_name(self.name)}-{digest}", session=self.name)
+
+    def _owner(self) -> Owner:
+        plan = self.plan
+        return Owner(
+            what=f"session {self.name!r}", store=self.store.url, name=self.name, target=redact(plan.target),
+            options=redact(dict(plan.options)),
+        )  # fmt: skip
 
     def budget(self) -> Budget:
         """Limits of one run; from the default's run time where the user gave none."""
@@ -282,35 +297,34 @@ class Session:
         """
         if trials is None and total is None and minutes is None:
             raise ConfigError("say how long to tune: a number of trials or of minutes")
-        with self.store.lock(self.name):
+        with self.store.lock(self.name), orderly():
             self.started = time.monotonic()
             self._recover()
             self.store.update(self.name, status="running")
-            snapshot = self._protect()
-            status = "interrupted"
+            status, workdir = "interrupted", self._workdir()
             try:
-                self._prepare()
-                self._loop(len(self.decided) + trials if trials is not None else total, minutes, patience)
-                if explain and self.best is not None:
-                    left = list(self._without(self.best))
-                    self.watcher.explaining(self, len(left))
-                    self._loop(len(self.decided) + len(left), None, None, left)
-                verdict = conclude(self) if verify else None
+                with changing(self.target, self._owner(), self._say) as (hold, journal):
+                    self._restore_old_snapshot()
+                    with restoring(self.target, self._owner(), hold, journal, workdir):
+                        self.runs = measure.Runs(hold.fds, journal.folder)
+                        self._prepare()
+                        self._loop(len(self.decided) + trials if trials is not None else total, minutes, patience)
+                        if explain and self.best is not None:
+                            left = list(self._without(self.best))
+                            self.watcher.explaining(self, len(left))
+                            self._loop(len(self.decided) + len(left), None, None, left)
+                        verdict = conclude(self) if verify else None
                 status = "done"
                 return verdict
             finally:
-                self.target.restore(snapshot)
-                self.target.cleanup(self._workdir())
-                with suppress(OSError):  # unless the target keeps something there
-                    self._workdir().rmdir()
-                self._keep_notes()
-                self.store.update(
-                    self.name,
-                    status=status,
-                    snapshot=None,
-                    ended=self.ended,
-                    seconds=self._spent + time.monotonic() - self.started,
-                )
+                with uninterrupted():
+                    workfolder.release(workdir)
+                    self._keep_notes()
+                    seconds = self._spent + time.monotonic() - self.started
+                    self.store.update(self.name, status=status, ended=self.ended, seconds=seconds)
+
+    def _say(self, text: str) -> None:
+        self.watcher.told(self, text)
 
     def _keep_notes(self) -> None:
         """Store what the tuner notes beside its suggestions, such as what a model cost; lists go on over resumes."""
@@ -333,10 +347,6 @@ class Session:
         """Read the stored trials; one left running took its session down, and is told as failed."""
         record = self.store.session(self.name)
         self._spent = float(record.get("seconds") or 0.0)
-        if record.get("snapshot") is not None:  # the last run could not clean up
-            self.target.restore(record["snapshot"])
-            # all is as it was: what the next snapshot is written over must not be restored from again
-            self.store.update(self.name, snapshot=None)
         self.all = self.store.trials(self.name)
         for i, trial in enumerate(self.all):
             if trial.status == "running":
@@ -362,16 +372,19 @@ class Session:
     _tuner_s: float = 0.0  # the tuner's own time since the last trial began
     ended: str = ""  # why the tuner proposes nothing more
 
-    def _protect(self) -> dict[str, Any]:
-        snapshot = self.target.snapshot(self._workdir())
-        self.store.update(self.name, snapshot=snapshot)
-        return snapshot
+    def _restore_old_snapshot(self) -> None:
+        """Put back what a session of a version that kept its snapshots in the store was killed with."""
+        snapshot = self.store.session(self.name).get("snapshot")
+        if snapshot is not None:
+            self.target.restore(snapshot)
+            # all is as it was: what the next snapshot is written over must not be restored from again
+            self.store.update(self.name, snapshot=None)
 
     def _prepare(self) -> None:
         self.watcher.preparing(self)
         budget = replace(self.budget(), seconds=max(self.budget().seconds, 600.0))
         self.prepared = measure.call_isolated(
-            self.target, "prepare", workload=self.workload, seed=self.plan.seed, budget=budget
+            self.target, "prepare", workload=self.workload, seed=self.plan.seed, budget=budget, runs=self.runs
         )
         self.store.update(self.name, prepared=self.prepared)
 
@@ -409,7 +422,7 @@ class Session:
                     trial, begun = pending.pop(future)
                     self._finish(trial, _outcome(future), time.monotonic() - begun)
         except BaseException:  # Ctrl-C above all
-            _stop_runners()
+            self.runs.stop()
             for future in pending:
                 future.cancel()
             for trial in [t for t in self.all if t.status == "running"]:
@@ -442,10 +455,11 @@ class Session:
         }
         begun = time.monotonic()
         job: Any = (self.target, self.workload, self.budget(), arguments)
+        runs: tuple[measure.Runs, ...] = (self.runs,)
         if not isinstance(self.executor, (_Inline, ThreadPoolExecutor)):
-            job = cloudpickle.dumps(job)
+            job, runs = cloudpickle.dumps(job), ()
         try:
-            future = self.executor.submit(_evaluate, job)
+            future = self.executor.submit(_evaluate, job, *runs)
         except TunewrightError:
             raise
         except Exception as error:  # a broken or closed pool, a scheduler that is gone
@@ -588,15 +602,6 @@ def _outcome(future: Future[Evaluation]) -> Evaluation:
         return Evaluation(status="failed", reason=f"its worker was lost: {type(error).__name__}: {error}")
 
 
-def located(spec: str, record: Mapping[str, Any]) -> str:
-    """Return a stored target spec with its file found again from where the session was started."""
-    kind, argument = split_spec(spec)
-    there = Path(record.get("cwd", ".")) / argument
-    if kind in ("table", "command") and not Path(argument).exists() and there.exists():
-        return f"{kind}:{there}"
-    return spec
-
-
 def cost(spent: Mapping[str, float]) -> str:
     """Return what a model cost in words; "" if it was not asked.
 
@@ -607,12 +612,3 @@ def cost(spent: Mapping[str, float]) -> str:
         return ""
     tokens = int(spent.get("tokens_in", 0) + spent.get("tokens_out", 0))
     return f"{spent['calls']:.0f} calls, {tokens:,} tokens, {spent.get('money', 0):.4f} $"
-
-
-def _stop_runners() -> None:
-    import psutil
-
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):
-            if "tunewright.runner" in child.cmdline():
-                measure.kill_tree(child.pid)

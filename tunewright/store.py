@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 SCHEMA = 1  # of the attributes this module writes
+_LONGEST_NAME = 200
 _SESSION, _TRIAL, _OUTCOME, _VERDICT = "session", "trial", "outcome", "verdict"
 
 
@@ -89,6 +90,18 @@ def widest(param: Any, space: Space) -> tuple[float, float]:
             lows.append(low)
             highs.append(high)
     return (min(lows), max(highs)) if lows else (param.default, param.default)
+
+
+def check_name(name: str) -> None:
+    """Check a session's name.
+
+    Raises:
+        ConfigError: it is empty, too long, or has characters that cannot be printed.
+    """
+    if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
+        raise ConfigError(
+            f"{name[:40]!r} cannot be a session's name; use up to {_LONGEST_NAME} letters, digits and the signs . - _"
+        )
 
 
 class Store:
@@ -189,9 +202,11 @@ class Store:
             session: JSON-able description; secrets in it are redacted.
 
         Raises:
-            ConfigError: the name is taken.
+            ConfigError: the name is taken, or cannot be one.
         """
         import optuna
+
+        check_name(name)
 
         with self._errors():
             sides = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}

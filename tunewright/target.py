@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
@@ -137,6 +138,8 @@ class BaseTarget:
         known: what is known of all configurations under the first workload, such as the ``best`` value: for judging
             tuners, never shown to them.
         options: what ``--option NAME=VALUE`` may set, with a description of each.
+        live: the system is the user's and others may be using it: nothing weaker than the default's guarantees is
+            measured on it for information only.
         limit_seconds: hard limit of one run; None derives it from the default's run time.
         memory_bytes: hard limit of memory; None means three quarters of the machine's.
     """
@@ -149,6 +152,7 @@ class BaseTarget:
     known: Mapping[str, Any] = {}
     options: Mapping[str, str] = {}
     manual: str = ""
+    live: bool = False
     isolated: bool = True
     parallel_safe: bool = False
     exact: bool = False
@@ -200,32 +204,68 @@ class BaseTarget:
         """Return the configuration in the system's own form, ready to paste."""
         return "\n".join(f"{name} = {value}" for name, value in config.items())
 
-    def snapshot(self, workdir: Path) -> dict[str, Any]:
+    def changes(self, to: str | None = None) -> Sequence[str]:
+        """Return keys of everything outside the work directory that measuring changes, for locks.
+
+        Two sessions whose targets share a key are never run at once. :func:`tunewright.locks.file_keys` gives those of
+        a file; a server's are its identity, whatever address it has.
+
+        Args:
+            to: what ``apply`` is given; then the keys of what ``apply`` changes.
+        """
+        return ()
+
+    def hold(self, what: str, to: str | None = None) -> AbstractContextManager[None]:
+        """Hold what ``changes`` names against other machines, too, where the system has locks of its own.
+
+        Args:
+            what: who holds it, for others.
+            to: as for ``changes``.
+        """
+        return nullcontext()
+
+    def snapshot(self, folder: Path) -> dict[str, Any]:
         """Save what ``restore`` needs to undo every change measuring makes; called before the first one.
 
+        Args:
+            folder: empty and private; for copies of files and other contents that may hold secrets.
+
         Returns:
-            JSON-able references; contents that may hold secrets belong in files below ``workdir``.
+            JSON-able; empty if nothing outside the work directory is changed. The session adds ``workdir``.
         """
         return {}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Bring the system back to the snapshot; must be safe to repeat, also after a crash."""
+        """Bring the system back to the snapshot; must be safe to repeat, also after a crash, and to be interrupted."""
 
     def cleanup(self, workdir: Path) -> None:
-        """Remove what ``prepare`` built; a later ``prepare`` must be able to build it again."""
+        """Remove what ``prepare`` and ``measure`` left in workdir, and nothing that they did not make."""
 
-    def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
-        """Put a configuration into service.
+    def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
+        """Save what ``rollback`` needs to undo ``apply``; called, and written down, before it.
+
+        Args:
+            folder: empty and private, for copies of files; kept until the rollback.
+            to: as for ``apply``.
 
         Returns:
-            What ``rollback`` needs, JSON-able.
+            JSON-able.
         """
         raise ConfigError(
             f"target {self.name!r} has no running system to apply to; copy the settings that 'tunewright show' prints"
         )
 
+    def apply(self, config: Config, to: str | None = None) -> None:
+        """Put a configuration into service; ``undo`` was called before.
+
+        Args:
+            config: a legal configuration.
+            to: what to apply it to, where the target needs it: a database file, a DSN.
+        """
+        raise ConfigError(f"target {self.name!r} has no running system to apply to")
+
     def rollback(self, undo: Mapping[str, Any]) -> None:
-        """Undo ``apply``."""
+        """Undo ``apply``, whole or interrupted; must be safe to repeat."""
         raise ConfigError(f"target {self.name!r} cannot roll back")
 
 

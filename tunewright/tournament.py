@@ -449,8 +449,10 @@ def _on_processes(games: Sequence[Game], workers: int, url: str, work: str, watc
     waiting = list(games)[::-1]
     crashes: dict[str, int] = {}
     while waiting:
+        context = get_context("spawn")
+        ids = context.SimpleQueue()
         pool = ProcessPoolExecutor(
-            min(workers, len(waiting)), mp_context=get_context("spawn"), initializer=_quiet_worker
+            min(workers, len(waiting)), mp_context=context, initializer=_quiet_worker, initargs=(ids,)
         )
         pending: dict[Future[Any], Game] = {}
         try:
@@ -472,16 +474,26 @@ def _on_processes(games: Sequence[Game], workers: int, url: str, work: str, watc
                     waiting.append(game)
             pool.shutdown(wait=False, cancel_futures=True)
         except BaseException:
-            _end_workers(pool)
+            _end_workers(pool, ids)
             raise
 
 
-def _end_workers(pool: ProcessPoolExecutor) -> None:
-    """Let running games put back what they changed, then end the workers."""
+def _end_workers(pool: ProcessPoolExecutor, ids: Any) -> None:
+    """Let running games put back what they changed, then end the workers: the pool's own, by their ids.
+
+    Args:
+        pool: is shut down; a worker that has not begun yet ends by itself then.
+        ids: queue on which each worker wrote its id.
+    """
     import psutil
 
     pool.shutdown(wait=False, cancel_futures=True)
-    workers = [c for c in psutil.Process().children() if _is_worker(c)]
+    workers = []
+    while not ids.empty():
+        with suppress(psutil.Error):
+            workers.append(psutil.Process(ids.get()))
+    mine = os.getpid()
+    workers = [w for w in workers if _parent(w) == mine]  # an id may be somebody else's by now
     for worker in workers:
         with suppress(psutil.Error):
             worker.terminate()
@@ -491,21 +503,23 @@ def _end_workers(pool: ProcessPoolExecutor) -> None:
             worker.kill()
 
 
-def _is_worker(process: Any) -> bool:
+def _parent(process: Any) -> int:
     import psutil
 
     try:
-        return "multiprocessing.spawn" in " ".join(process.cmdline())
+        return int(process.ppid())
     except psutil.Error:
-        return False
+        return 0
 
 
 _PLAYING = False
 
 
-def _quiet_worker() -> None:
+def _quiet_worker(ids: Any) -> None:
+    ids.put(os.getpid())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's Ctrl-C goes to all; the parent decides
-    signal.signal(signal.SIGTERM, _stop_worker)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop_worker)
 
 
 def _stop_worker(signum: int, frame: Any) -> None:

@@ -57,7 +57,9 @@ class Verdict:
 
 
 def _once(session: Session, config: Config, seed: int) -> Measurement:
-    return measure.measure_once(session.target, config, workload=session.workload, seed=seed, budget=session.budget())
+    return measure.measure_once(
+        session.target, config, workload=session.workload, seed=seed, budget=session.budget(), runs=session.runs
+    )
 
 
 def _compare(
@@ -136,8 +138,11 @@ def _nothing_better(session: Session, best: Trial) -> Verdict:
 
 
 def _weaker(session: Session, best: Trial) -> list[dict[str, Any]]:
-    """Measure the winner and its variants with weaker guarantees in turn; for information only."""
-    if session.plan.allow or len(session.objectives) > 1:
+    """Measure the winner and its variants with weaker guarantees in turn; for information only.
+
+    Never on a live system: its users would have the weaker guarantee for the while, and a kill would leave it.
+    """
+    if session.plan.allow or len(session.objectives) > 1 or session.target.live:
         return []
     options, objective = session.target.weaker(best.config), session.objectives[0]
     rounds = 1 if session.target.exact else session.level.verify_least

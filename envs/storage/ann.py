@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tunewright import workfolder
 from tunewright.errors import ConfigError, TargetError, missing_extra
 from tunewright.space import Choice, Config, Int, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
@@ -93,7 +94,8 @@ class ANNTarget(BaseTarget):
 
     def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
         """Draw the vectors and compute the exact neighbours."""
-        path = budget.workdir / f"ann-{workload}-{seed}-{self.vectors}-{self.dimensions}-{self.queries}.npz"
+        folder = workfolder.private(budget.workdir, self.name)
+        path = folder / f"{workload}-{seed}-{self.vectors}-{self.dimensions}-{self.queries}.npz"
         if not path.exists():
             import faiss
 
@@ -108,8 +110,7 @@ class ANNTarget(BaseTarget):
 
     def cleanup(self, workdir: Path) -> None:
         """Remove the vectors."""
-        for path in workdir.glob("ann-*.npz"):
-            path.unlink(missing_ok=True)
+        workfolder.remove(workdir, self.name)
 
     def _draw(self, workload: str, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         rng, size = np.random.default_rng(seed), self.vectors + self.queries

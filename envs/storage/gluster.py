@@ -21,6 +21,7 @@ from typing import Any
 
 from tunewright.envs.storage.ioload import Load, run_phase
 
+from tunewright import workfolder
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.space import Choice, Config, Int, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
@@ -169,7 +170,7 @@ class GlusterTarget(BaseTarget):
         load = Load(
             **{**vars(load), "blocks": max(1, int(load.blocks * self.scale)), "files": int(load.files * self.scale)}
         )
-        base = budget.workdir / "gluster"
+        base = workfolder.private(budget.workdir, self.name) / "volume"
         clear(base)
         seconds: dict[str, float] = {}
         try:
@@ -183,18 +184,10 @@ class GlusterTarget(BaseTarget):
             clear(base)
         return Measurement(values={"seconds": sum(seconds.values())}, traces={"phases": seconds})
 
-    def snapshot(self, workdir: Path) -> dict[str, Any]:
-        """Return where a killed run may leave a mount."""
-        return {"base": str(workdir / "gluster")}
-
-    def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Unmount and remove what a killed run left."""
-        if "base" in snapshot:
-            clear(Path(snapshot["base"]))
-
     def cleanup(self, workdir: Path) -> None:
-        """Remove the volume."""
-        clear(workdir / "gluster")
+        """Unmount and remove the volume, also one that a killed run left."""
+        clear(workdir / f"tunewright-{self.name}" / "volume")
+        workfolder.remove(workdir, self.name)
 
     def render(self, config: Config) -> str:
         """Return the commands of GlusterFS's own command line, and the mount's options."""

@@ -14,20 +14,23 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tunewright.envs.storage import postgres_server as own
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
 
-from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
+from tunewright import hooks, originals
+from tunewright.errors import ConfigError, HeldError, TargetError, missing_extra, unknown
 from tunewright.facts import machine_facts
 from tunewright.space import Config, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker
@@ -47,6 +50,8 @@ _OPTIONS = {
 }
 _BENCH = "tunewright_bench"
 _AIM_S = 1.5
+_COMING_UP_S = 5.0  # a server that was just restarted may not answer at once
+_ADVISORY = 0x74756E6577726967  # "tunewrig": key of the advisory lock
 _ANALYTICAL = """\
 SELECT bid, count(*), avg(abalance), max(aid) FROM pgbench_accounts GROUP BY bid;
 SELECT a.bid, count(*) FROM pgbench_accounts a\
@@ -125,7 +130,7 @@ class PostgresTarget(BaseTarget):
         if dsn and not self.restart:
             rows = [r for r in rows if r["context"] != "postmaster"]
         ram, cores = int(machine_facts()["RAM_BYTES"]), int(machine_facts()["CPU_COUNT"])
-        self.version = version
+        self.version, self.live = version, bool(dsn)
         self.facts = {
             "postgresql": version,
             "scale": scale,
@@ -316,8 +321,8 @@ class PostgresTarget(BaseTarget):
         """Set or reset (None) settings with ALTER SYSTEM, then reload, and restart if one of them needs it."""
         from psycopg import sql
 
-        with self._connect(self.dsn) as connection:
-            saved = _auto_conf(connection) if self.restart else None
+        with self._connect(self.dsn) as connection, tempfile.TemporaryDirectory() as folder:
+            saved = self._auto_conf(connection, Path(folder)) if self.restart else None
             for name, value in settings.items():
                 try:
                     if value is None:
@@ -333,65 +338,95 @@ class PostgresTarget(BaseTarget):
             connection.execute("SELECT pg_reload_conf()")
             time.sleep(0.1)  # the postmaster handles the signal on its own time
             pending = connection.execute("SELECT name FROM pg_settings WHERE pending_restart").fetchall()
-        if pending and self.restart:
-            try:
-                self._restart()
-            except TargetError as error:
-                self._rescue(saved, error)
+            connection.close()  # a restart waits for its clients
+            if pending and self.restart:
+                try:
+                    _restart(self.restart, self.dsn)
+                except TargetError as error:
+                    self._rescue(saved, error)
 
-    def _rescue(self, saved: tuple[Path, str] | None, error: TargetError) -> NoReturn:
+    def _rescue(self, saved: Mapping[str, Any] | None, error: TargetError) -> NoReturn:
         """Bring a server back that does not start under new settings, with the file it last started from."""
-        if saved is None or not os.access(saved[0], os.W_OK):
+        if saved is None:
             raise TargetError(
                 f"the server did not come back under these settings ({error}), and its postgresql.auto.conf cannot be "
                 "written from here: put the file right by hand, start the server, then run 'tunewright rollback'"
             )
-        saved[0].write_text(saved[1], encoding="utf-8")
-        self._restart()
+        originals.put_back(saved)
+        _restart(self.restart, self.dsn)
         raise TargetError(
             f"the server did not start under these settings and was brought back with its former ones: {error}"
         )
 
-    def _restart(self) -> None:
-        done = subprocess.run(self.restart, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-        if done.returncode:
-            said = done.stderr.strip().splitlines()
-            raise TargetError(f"the restart command exited with code {done.returncode}: {said[-1] if said else ''}")
-        end = time.monotonic() + 60
-        while True:
-            try:
-                with self._connect(self.dsn):
-                    return
-            except TargetError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.2)
+    def _auto_conf(self, connection: Any, folder: Path) -> dict[str, Any] | None:
+        """Copy the server's postgresql.auto.conf; None where it is not on this machine or may not be written."""
+        import psycopg
 
-    def _own_settings(self) -> dict[str, str | None]:
+        query = "SELECT current_setting('data_directory'), pg_read_file('postgresql.auto.conf')"
+        try:
+            directory, text = connection.execute(query).fetchone()
+            path = Path(directory) / "postgresql.auto.conf"
+            # a file of this name may be another server's
+            if not os.access(path, os.W_OK) or path.read_text(encoding="utf-8") != text:
+                return None
+        except (psycopg.Error, OSError, ValueError):
+            return None
+        return originals.save(path, folder, "postgresql.auto.conf")
+
+    def _own_settings(self, connection: Any) -> dict[str, str | None]:
         """What postgresql.auto.conf says now of every tuned setting; None where it says nothing."""
-        with self._connect(self.dsn) as connection:
-            rows = connection.execute(
-                "SELECT name, setting FROM pg_file_settings "
-                "WHERE sourcefile LIKE '%%postgresql.auto.conf' AND name = ANY(%s)",
-                (list(self.names),),
-            ).fetchall()
+        rows = connection.execute(
+            "SELECT name, setting FROM pg_file_settings "
+            "WHERE sourcefile LIKE '%%postgresql.auto.conf' AND name = ANY(%s)",
+            (list(self.names),),
+        ).fetchall()
         return {**dict.fromkeys(self.space.params), **dict(rows)}
 
-    def snapshot(self, workdir: Path) -> dict[str, Any]:
-        """Note the foreign server's own settings."""
-        return {"settings": self._own_settings()} if self.dsn else {"clusters": str(own.data_home(workdir))}
+    def _to(self, to: str | None) -> PostgresTarget:
+        return PostgresTarget(dsn=to, restart=self.restart, names=self.names) if to else self
+
+    def changes(self, to: str | None = None) -> Sequence[str]:
+        """Return the foreign server's identity, which does not depend on how it is reached."""
+        dsn = to or self.dsn
+        if not dsn:
+            return ()
+        with self._connect(dsn) as connection:
+            return (f"PostgreSQL server {_identity(connection)}",)
+
+    @contextmanager
+    def hold(self, what: str, to: str | None = None) -> Iterator[None]:
+        """Hold an advisory lock in the foreign server, so that no session on another machine changes it either.
+
+        Raises:
+            HeldError: another session holds it; the message says which.
+        """
+        dsn = to or self.dsn
+        if not dsn:
+            yield
+            return
+        guard = _Guard(dsn, what)
+        try:
+            yield
+        finally:
+            guard.end()
+
+    def snapshot(self, folder: Path) -> dict[str, Any]:
+        """Note the foreign server's own settings, and copy the file they are kept in."""
+        if not self.dsn:
+            return {}
+        with self._connect(self.dsn) as connection:
+            return {"settings": self._own_settings(connection), "file": self._auto_conf(connection, folder)}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Put the foreign server's settings back; remove what a killed run left of ours."""
+        """Put the foreign server's settings back, and bring it up again if it is down."""
         if self.dsn and "settings" in snapshot:
+            _bring_up(self.dsn, self.restart, snapshot.get("file"))
             self._alter(snapshot["settings"])
-        for left in Path(snapshot["clusters"]).glob("run-*") if "clusters" in snapshot else []:
-            shutil.rmtree(left, ignore_errors=True)
 
     def cleanup(self, workdir: Path) -> None:
         """Remove our own clusters."""
         if not self.dsn:
-            shutil.rmtree(own.data_home(workdir), ignore_errors=True)
+            own.remove_data_home(workdir)
 
     def render(self, config: Config) -> str:
         """Return lines for postgresql.conf, with those that need a restart marked."""
@@ -403,38 +438,154 @@ class PostgresTarget(BaseTarget):
             lines.append(f"{name} = '{text}'{unit}{'  # needs a restart' if param.restart == 'restart' else ''}")
         return "\n".join(lines) or "# the server's own settings"
 
-    def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
-        """Set the configuration on the foreign server for good."""
-        if to:
-            return PostgresTarget(dsn=to, restart=self.restart, names=self.names).apply(config)
-        if not self.dsn:
+    def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
+        """Note the foreign server's own settings."""
+        if not to and not self.dsn:
             raise ConfigError(
                 "say which server: tunewright apply NAME --to 'host=... user=...'; "
                 "or paste the lines into postgresql.conf"
             )
-        before = self._own_settings()
-        self._alter({n: _setting(v) for n, v in self.space.changes(config).items() if n in self.space.params})
-        from tunewright.guard import redact
+        return self._to(to).snapshot(folder)
 
-        return {"settings": before, "server": redact(self.dsn)}
+    def apply(self, config: Config, to: str | None = None) -> None:
+        """Set the configuration on the foreign server for good."""
+        chosen = self.space.changes(config)
+        self._to(to)._alter({n: _setting(v) for n, v in chosen.items() if n in self.space.params})
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Put the settings back."""
         if not self.dsn:
             raise ConfigError("say which server: tunewright rollback NAME --target 'postgres:host=... user=...'")
-        self._alter(undo["settings"])
+        self.restore(undo)
 
 
-def _auto_conf(connection: Any) -> tuple[Path, str] | None:
-    """Return path and text of postgresql.auto.conf; None where the role may not read it."""
+class _Guard:
+    """An advisory lock in a server, held by a connection that comes back after the restarts that tuning makes."""
+
+    def __init__(self, dsn: str, what: str) -> None:
+        self._dsn, self._what, self._ended = dsn, what, threading.Event()
+        self._connection: Any = self._take()
+        self._thread = threading.Thread(target=self._keep, daemon=True)
+        self._thread.start()
+
+    def _take(self) -> Any:
+        import psycopg
+        from psycopg.conninfo import conninfo_to_dict
+
+        # advisory locks belong to a database: all sessions meet in the one that every server has
+        there = {
+            **conninfo_to_dict(self._dsn),
+            "application_name": f"tunewright {self._what}"[:63],
+            "connect_timeout": 10,
+        }
+        for name in ("postgres", there.get("dbname", "postgres")):
+            try:
+                connection = psycopg.connect(**{**there, "dbname": name}, autocommit=True)
+                break
+            except psycopg.Error:
+                continue
+        else:
+            raise TargetError("cannot connect to PostgreSQL to hold it")
+        try:
+            if connection.execute("SELECT pg_try_advisory_lock(%s)", (_ADVISORY,)).fetchone()[0]:
+                return connection
+            holder = connection.execute(
+                "SELECT application_name, client_addr FROM pg_stat_activity JOIN pg_locks USING (pid) "
+                "WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND granted",
+                (_ADVISORY >> 32, _ADVISORY & 0xFFFFFFFF),
+            ).fetchone() or ("another session", None)
+        except BaseException:
+            connection.close()
+            raise
+        connection.close()
+        raise HeldError(
+            f"this PostgreSQL server is being changed by {str(holder[0]).removeprefix('tunewright ')}"
+            f"{f' from {holder[1]}' if holder[1] else ''}; wait for it or stop it"
+        )
+
+    def _keep(self) -> None:
+        """Take the lock again whenever the server has come back; while nothing happens, nothing is sent to it."""
+        while not self._ended.wait(0.2):
+            with suppress(Exception):  # down for the moment
+                if self._connection.closed:
+                    self._connection = self._take()
+                elif select.select([self._connection.fileno()], [], [], 0)[0]:  # the server has said goodbye
+                    self._connection.execute("SELECT 1")
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        with suppress(Exception):
+            self._connection.close()
+
+
+def revive(argument: str, options: Mapping[str, str], state: Mapping[str, Any]) -> None:
+    """Bring a server up that a killed session left down, so that the target can be opened.
+
+    Args:
+        argument: of the target spec.
+        options: of the target.
+        state: the session's snapshot.
+    """
+    dsn = argument or options.get("dsn") or os.environ.get("TUNEWRIGHT_POSTGRES_DSN", "")
+    if dsn and "settings" in state:
+        _bring_up(dsn, shlex.split(options.get("restart", "")), state.get("file"))
+
+
+def _bring_up(dsn: str, restart: list[str], saved: Mapping[str, Any] | None) -> None:
+    """Start a server that is down: first as it is, then with its former postgresql.auto.conf.
+
+    Raises:
+        TargetError: it stays down; the message says what to do.
+    """
+    try:
+        _answers(dsn, _COMING_UP_S)
+        return
+    except TargetError as error:
+        if not restart:
+            raise TargetError(f"{error}: start the server") from None
+    try:
+        _restart(restart, dsn)
+    except TargetError:
+        if saved is None:
+            raise
+        originals.put_back(saved)
+        _restart(restart, dsn)
+
+
+def _answers(dsn: str, patience_s: float) -> None:
     import psycopg
 
-    query = "SELECT current_setting('data_directory'), pg_read_file('postgresql.auto.conf')"
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            psycopg.connect(dsn, connect_timeout=10).close()
+            return
+        except psycopg.Error as error:
+            if time.monotonic() > end:
+                raise TargetError(f"cannot connect to PostgreSQL: {str(error).strip().splitlines()[0]}") from None
+            time.sleep(0.2)
+
+
+def _restart(command: list[str], dsn: str) -> None:
+    done = hooks.run(command)
+    if done.code is None:
+        raise TargetError(f"the restart command took more than {hooks.LIMIT_S:.0f} s and was ended")
+    if done.code:
+        said = done.output.strip().splitlines()
+        raise TargetError(f"the restart command exited with code {done.code}: {said[-1] if said else ''}")
+    _answers(dsn, 60)
+
+
+def _identity(connection: Any) -> str:
+    """Return what tells a server from others: its system identifier or, where that may not be read, its address."""
+    import psycopg
+
     try:
-        folder, text = connection.execute(query).fetchone()
+        return str(connection.execute("SELECT system_identifier FROM pg_control_system()").fetchone()[0])
     except psycopg.Error:
-        return None
-    return Path(folder) / "postgresql.auto.conf", text
+        info = connection.info
+        return f"at {info.host}:{info.port}"
 
 
 def _setting(value: Any) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunewright import workfolder
 from tunewright.errors import TargetError, missing_extra
 
 _START_S, _STOP_S = 60.0, 30.0
@@ -72,16 +73,24 @@ def _reachable(folder: Path) -> Path:
     return copy / package.name / folder.name
 
 
-def data_home(workdir: Path) -> Path:
-    """Return the directory for clusters: below workdir, or in the temporary directory where root's is closed."""
-    folder = workdir / "postgres"
+def _data_place(workdir: Path) -> tuple[Path, str]:
+    """Return where clusters lie: below workdir, or in the temporary directory where root's is closed."""
     if server_user() is not None and not _open_to_all(workdir.resolve()):
-        mark = format(hash_path(workdir), "x")
-        folder = Path("/var/tmp") / f"tunewright-postgres-{mark}"
-    folder.mkdir(parents=True, exist_ok=True)
+        return Path("/var/tmp"), f"postgres-{hash_path(workdir):x}"
+    return workdir, "postgres"
+
+
+def data_home(workdir: Path) -> Path:
+    """Return the directory for clusters, made if it is not there."""
+    folder = workfolder.private(*_data_place(workdir))
     if server_user() is not None:
         os.chmod(folder, 0o711)
     return folder
+
+
+def remove_data_home(workdir: Path) -> None:
+    """Remove the directory for clusters with all of them."""
+    workfolder.remove(*_data_place(workdir))
 
 
 def hash_path(path: Path) -> int:

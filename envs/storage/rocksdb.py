@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from tunewright import workfolder
 from tunewright.errors import ConfigError, TargetError, missing_extra
 from tunewright.space import Choice, Config, Int, Real, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, numeric_options
@@ -160,13 +161,13 @@ class RocksDBTarget(BaseTarget):
 
     def cleanup(self, workdir: Path) -> None:
         """Remove what a killed run left."""
-        for path in workdir.glob("rocksdb-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        workfolder.remove(workdir, self.name)
 
     def _run(self, config: Config, workload: str, seed: int, workdir: Path, operations: int) -> dict[str, Any]:
         import rocksdict
 
-        folder = Path(tempfile.mkdtemp(dir=workdir, prefix="rocksdb-"))
+        workdir = workfolder.private(workdir, self.name)
+        folder = Path(tempfile.mkdtemp(dir=workdir, prefix="run-"))
         try:
             options = _options(rocksdict, config, direct_reads=_direct_io(workdir))
             try:
@@ -183,6 +184,7 @@ class RocksDBTarget(BaseTarget):
                 db.close()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+            workfolder.release(workdir)
 
     def _work(
         self,

@@ -22,12 +22,14 @@ import random
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tunewright import workfolder
 from tunewright.errors import ConfigError, TargetError
+from tunewright.locks import file_keys
 from tunewright.space import Choice, Config, Int, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, numeric_options
 
@@ -137,11 +139,11 @@ class SQLiteTarget(BaseTarget):
 
     def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
         """Build the default's database and calibrate the amount of work, unless it is fixed already."""
-        operations = budget.prepared.get("operations")
+        operations, folder = budget.prepared.get("operations"), workfolder.private(budget.workdir, self.name)
         if operations is None:
             count = 4 if workload == "analytical" else 60
             while True:
-                seconds, _ = self._run(self.space.default, workload, seed, budget.workdir, count)
+                seconds, _ = self._run(self.space.default, workload, seed, folder, count)
                 if seconds > 0.1 or count > 1_000_000:
                     break
                 count *= 3
@@ -152,7 +154,8 @@ class SQLiteTarget(BaseTarget):
         """Run the fixed number of operations on a fresh copy of the database."""
         operations = int(budget.prepared["operations"])
         try:
-            seconds, latencies = self._run(config, workload, seed, budget.workdir, operations)
+            folder = workfolder.private(budget.workdir, self.name)
+            seconds, latencies = self._run(config, workload, seed, folder, operations)
         except sqlite3.Error as error:
             return Measurement(status="failed", reason=f"SQLite: {error}")
         latencies.sort()
@@ -167,9 +170,7 @@ class SQLiteTarget(BaseTarget):
 
     def cleanup(self, workdir: Path) -> None:
         """Remove the prepared databases, and what a killed run left."""
-        for pattern in ("template-*", "run-*"):
-            for path in workdir.glob(pattern):
-                path.unlink(missing_ok=True)
+        workfolder.remove(workdir, self.name)
 
     def _template(self, config: Config, folder: Path) -> Path:
         """Return the database with the data, built once for each page size and vacuum mode."""
@@ -232,22 +233,34 @@ class SQLiteTarget(BaseTarget):
         """Return PRAGMA statements; the persistent ones first."""
         return "\n".join(f"{text};" for text in _pragmas(config))
 
-    def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
-        """Set the persistent pragmas of a database file; the others belong to each connection."""
+    def changes(self, to: str | None = None) -> Sequence[str]:
+        """Return the keys of the database that ``apply`` changes; measuring changes nothing of the user's."""
+        return file_keys(Path(to)) if to else ()
+
+    def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
+        """Note the persistent pragmas of a database file."""
         if to is None:
             raise ConfigError("say which database: tunewright apply NAME --to FILE.db")
         path = Path(to)
         if not path.is_file():
             raise ConfigError(f"there is no database file {to!r}")
         try:
-            before = _persistent(path)
-            _rewrite(path, {n: config[n] for n in before})
+            return {"path": str(path.resolve()), "before": _persistent(path)}
+        except sqlite3.Error as error:
+            raise ConfigError(f"{to}: {error}") from None
+
+    def apply(self, config: Config, to: str | None = None) -> None:
+        """Set the persistent pragmas of a database file; the others belong to each connection."""
+        path = Path(str(to))
+        try:
+            _rewrite(path, {n: config[n] for n in _persistent(path)})
         except sqlite3.Error as error:
             raise ConfigError(f"{to}: {error}; nothing was changed that a rerun would not put right") from None
-        return {"path": str(path.resolve()), "before": before}
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Put the persistent pragmas back."""
+        if not Path(undo["path"]).is_file():
+            raise ConfigError(f"the database {undo['path']} is gone; put it where it was and run rollback again")
         try:
             _rewrite(Path(undo["path"]), undo["before"])
         except sqlite3.Error as error:

@@ -21,12 +21,13 @@ from typing import Any
 
 from tunewright.envs.storage.lustre.params import CONSTRAINTS, commands, parameters
 
+from tunewright import workfolder
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.params import Int
 from tunewright.space import Config, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
 
-OWN = "tunewright-"  # directories of ours begin so
+_RUNS = "runs"  # folder of ours below the user's, one folder a run in it
 CALL_S = 60.0  # a call of lfs or lctl
 #: those that another parameter must stay below: raised before it and lowered after it
 CEILINGS = ("mdc.max_rpcs_in_flight", "llite.max_read_ahead_mb")
@@ -195,7 +196,7 @@ class LustreReal(BaseTarget):
             self._set(self.devices(config, held), held)
         except TargetError as error:
             return Measurement(status="failed", reason=str(error))
-        work = self.folder / f"{OWN}{os.getpid()}-{seed}"
+        work = workfolder.private(self.folder, _RUNS) / f"{os.getpid()}-{seed}"
         work.mkdir()
         try:
             count, size = config["stripe_count"], config["stripe_size"]
@@ -218,6 +219,7 @@ class LustreReal(BaseTarget):
             return Measurement(values={"seconds": seconds})
         finally:
             shutil.rmtree(work, ignore_errors=True)
+            workfolder.release(work.parent)
 
     def _drop(self) -> None:
         call(["lctl", "set_param", "ldlm.namespaces.*.lru_size=clear"])
@@ -241,27 +243,32 @@ class LustreReal(BaseTarget):
 
     # -- putting back and into service ----------------------------------------------------------------
 
-    def snapshot(self, workdir: Path) -> dict[str, Any]:
+    def changes(self, to: str | None = None) -> Sequence[str]:
+        """Return the key of this machine's client of the file system."""
+        return (f"lustre client of {self.system}",)
+
+    def snapshot(self, folder: Path) -> dict[str, Any]:
         """Return the value of each device."""
         return {"devices": self.read()}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Set each device back, and remove directories that a killed run left."""
         self._set({str(d): int(v) for d, v in snapshot.get("devices", {}).items()})
-        for left in self.folder.glob(f"{OWN}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        workfolder.remove(self.folder, _RUNS)
 
     def render(self, config: Config) -> str:
         """Return the commands that apply the configuration."""
         return "\n".join(commands(config, self.space.changes(config), str(self.folder))) or "# as it is"
 
-    def apply(self, config: Config, to: str | None = None) -> dict[str, Any]:
+    def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
+        """Return the value of each device, and the directory's layout."""
+        return {"devices": self.read(), "layout": self._layout()}
+
+    def apply(self, config: Config, to: str | None = None) -> None:
         """Set the clients' parameters here, and the directory's layout for new files; until the next mount."""
         held = self.read()
-        undo = {"devices": held, "layout": self._layout()}
         self._set(self.devices(config, held), held)
         self._stripe({n: int(config[n]) for n in ("stripe_count", "stripe_size")})
-        return undo
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Undo ``apply``."""

@@ -1,0 +1,314 @@
+"""Changing a system of the user's: what it was is written down first, and put back whatever happens.
+
+Before anything is changed, a journal is written and synced: a folder below the data directory, named by store and
+session, with the target's snapshot and copies of the user's files. It is discarded when all is as it was. Whoever comes
+next on the same thing, under any name, finds the journal of a killed session through the lock that it held.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tunewright import hooks, workfolder
+from tunewright.errors import StoreError, TargetError, TunewrightError
+from tunewright.guard import redact
+from tunewright.interrupts import uninterrupted
+from tunewright.locks import Hold, holding
+from tunewright.plugins import TARGETS, installed, located, open_target, split_spec
+from tunewright.store import home
+from tunewright.target import BaseTarget
+
+_FORMAT, _FILE = 1, "journal.json"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """Who changes a system.
+
+    Attributes:
+        what: for people, such as ``session 'a'``.
+        store: URL of its store; "" where there is none.
+        name: of the session.
+        target: target spec, without secrets.
+        options: options of the target, without secrets.
+    """
+
+    what: str
+    store: str = ""
+    name: str
+    target: str
+    options: Mapping[str, Any]
+
+
+class Journal:
+    """What a system was before a session or ``apply`` changed it.
+
+    Args:
+        store: URL of the store.
+        name: of the session.
+        kind: ``measure`` or ``apply``.
+    """
+
+    def __init__(self, store: str, name: str, kind: str) -> None:
+        if store.startswith("sqlite:///"):
+            store = str(Path(store.removeprefix("sqlite:///")).resolve())
+        digest = hashlib.sha256(f"{store}\n{name}".encode(errors="surrogatepass")).hexdigest()[:24]
+        self.folder = home() / "changes" / f"{digest}-{kind}"
+
+    @property
+    def path(self) -> Path:
+        """The file that makes it valid."""
+        return self.folder / _FILE
+
+    def read(self) -> dict[str, Any] | None:
+        """Return what it says; None where nothing is changed."""
+        return read_journal(self.path)
+
+    def begin(self) -> Path:
+        """Return its folder, empty, for copies."""
+        if self.path.exists():
+            raise StoreError(f"{self.path} still says what to put back; run 'tunewright rollback' first")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            self.folder.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise StoreError(f"cannot make {self.folder}: {error.strerror}") from None
+        return self.folder
+
+    def write(self, document: Mapping[str, Any]) -> None:
+        """Write it, whole and synced: from now on the system may be changed.
+
+        Raises:
+            StoreError: it cannot be written; then nothing may be changed.
+        """
+        unfinished = self.folder / f"{_FILE}.part"
+        try:
+            with open(unfinished, "w", encoding="utf-8", opener=lambda p, f: os.open(p, f, 0o600)) as file:
+                json.dump({"format": _FORMAT, **document}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(unfinished, self.path)
+            _sync(self.folder)
+            _sync(self.folder.parent)
+        except OSError as error:
+            raise StoreError(
+                f"what is to be changed cannot be written down in {self.folder} ({error.strerror}), "
+                "so nothing was changed; make room and try again"
+            ) from None
+
+    def discard(self) -> None:
+        """Remove it: all is as it was."""
+        discard(self.path)
+
+
+def _sync(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def read_journal(path: Path) -> dict[str, Any] | None:
+    """Return what a journal says; None if there is none.
+
+    Raises:
+        StoreError: it cannot be read, or is not this user's.
+    """
+    try:
+        if path.stat().st_uid != os.geteuid():
+            raise StoreError(
+                f"{path} of another user says what a killed session left changed; "
+                "have that user run 'tunewright rollback'"
+            )
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise ValueError("another format")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"cannot read {path}, which says what to put back: {error}") from None
+    return document
+
+
+def discard(path: Path) -> None:
+    """Remove a journal and its copies, the file that makes it valid first."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        _sync(path.parent)
+    shutil.rmtree(path.parent, ignore_errors=True)
+
+
+def _kind(target: BaseTarget) -> str:
+    return f"{type(target).__module__}:{type(target).__qualname__}"
+
+
+def restorer(
+    document: Mapping[str, Any], owner: Owner | None = None, target: BaseTarget | None = None, spec: str | None = None
+) -> BaseTarget:
+    """Return the target that can put back what a journal says.
+
+    Args:
+        document: the journal's.
+        owner: who wants to change the system now.
+        target: an open one; taken if it is the noted one, or of its kind where that cannot be opened any more.
+        spec: target spec to open instead of the noted one, such as a DSN with its password.
+
+    Raises:
+        TunewrightError: it cannot be opened.
+    """
+    alike = target is not None and _kind(target) == document["kind"]
+    if target is not None and alike and owner is not None and owner.target == document["target"]:
+        return target
+    noted = spec or located(document["target"], document)
+    try:
+        return _opened(noted, document)
+    except TunewrightError:
+        if target is None or not alike:
+            raise
+        return target
+
+
+def _opened(spec: str, document: Mapping[str, Any]) -> BaseTarget:
+    name, argument = split_spec(spec)
+    point = installed(TARGETS).get(name)
+    # a server that is down cannot be opened; what a target's module calls revive brings it up
+    revive = getattr(import_module(point.module), "revive", None) if point else None
+    if revive is not None:
+        revive(argument, document["options"], document["state"])
+    return open_target(spec, document["options"])
+
+
+def put_back(path: Path, owner: Owner | None = None, target: BaseTarget | None = None, spec: str | None = None) -> str:
+    """Put back what a journal says, and discard it; arguments as for :func:`restorer`.
+
+    Returns:
+        What was done, in words; "" where there is no journal.
+
+    Raises:
+        TunewrightError: it could not be put back; the journal stays.
+    """
+    document = read_journal(path)
+    if document is None:
+        return ""
+    hooks.wait_for(path.parent)
+    with _explained(document):
+        able = restorer(document, owner, target, spec)
+        with uninterrupted(), hooks.noting(path.parent):
+            if document["stage"] == "measuring":
+                able.restore(document["state"])
+            else:
+                able.rollback(document["state"])
+            discard(path)
+    if document.get("workdir"):
+        able.cleanup(Path(document["workdir"]))
+        workfolder.release(Path(document["workdir"]))
+    if document["stage"] == "applied":
+        return "the applied configuration was taken back"
+    return f"{document['what']} was killed and had left changes, which were put back"
+
+
+@contextmanager
+def _explained(document: Mapping[str, Any]) -> Iterator[None]:
+    """Say in an error how to go on."""
+    try:
+        yield
+    except TunewrightError as error:
+        again = f"tunewright rollback {document['name']}" if document["store"] else f"tunewright {document['name']}"
+        raise TargetError(
+            f"what {document['what']} changed could not be put back ({error}); it is written down: "
+            f"mend that, then run '{again}'"
+        ) from error
+
+
+@contextmanager
+def changing(
+    target: BaseTarget, owner: Owner, say: Say, *, to: str | None = None, kind: str = "measure"
+) -> Iterator[tuple[Hold, Journal]]:
+    """Hold what a target changes, with everything put back that killed sessions left changed there.
+
+    Args:
+        target: its ``changes`` are held.
+        owner: who changes it.
+        say: is told what was put back.
+        to: as for ``apply``.
+        kind: of the journal, ``measure`` or ``apply``.
+
+    Raises:
+        HeldError: somebody else changes it now; the message says who.
+        TargetError: what a killed session left could not be put back.
+    """
+    journal = Journal(owner.store, owner.name, kind)
+    with holding(target.changes(to), owner.what) as hold, target.hold(owner.what, to):
+        mine = journal.read()
+        left = [str(journal.path)] if mine is not None and mine["stage"] != "applied" else []
+        for path in dict.fromkeys([*left, *hold.left]):
+            done = put_back(Path(path), owner, target)
+            if done:
+                say(done)
+        hold.note(None)
+        yield hold, journal
+
+
+def document(target: BaseTarget, owner: Owner, state: Mapping[str, Any], stage: str, **more: Any) -> dict[str, Any]:
+    """Return what a journal says.
+
+    Args:
+        target: what is changed.
+        owner: by whom.
+        state: the target's own snapshot or undo.
+        stage: ``measuring``, ``applying`` or ``applied``.
+        **more: ``workdir``, ``to``.
+    """
+    return {
+        "what": owner.what, "store": redact(owner.store), "name": owner.name, "target": owner.target,
+        "options": dict(owner.options), "kind": _kind(target), "cwd": os.getcwd(), "stage": stage, "state": dict(state),
+        "keys": list(target.changes(more.get("to"))), "at": time.time(), **more,
+    }  # fmt: skip
+
+
+@contextmanager
+def restoring(target: BaseTarget, owner: Owner, hold: Hold, journal: Journal, workdir: Path) -> Iterator[None]:
+    """Let a block measure the target: what it changes is written down first, and put back at the end.
+
+    Raises:
+        TunewrightError: it cannot be written down, or not be put back; then the journal stays, and the message says how
+            to go on.
+    """
+    folder = journal.begin()
+    state = target.snapshot(folder)
+    if state:
+        state = {**state, "workdir": str(workdir)}
+        said = document(target, owner, state, "measuring", workdir=str(workdir))
+        journal.write(said)
+        hold.note(str(journal.path))
+    try:
+        yield
+    finally:
+        with uninterrupted():
+            if state:
+                with hooks.noting(folder), _explained(said):
+                    target.restore(state)
+            journal.discard()
+            hold.note(None)
+            target.cleanup(workdir)
+
+
+def applied_since(document: Mapping[str, Any], path: Path) -> str:
+    """Return the name of a session whose configuration was applied to the same thing later, and still is; or ""."""
+    for other in sorted(path.parents[1].glob(f"*-apply/{_FILE}")):
+        said = read_journal(other)
+        if said and other != path and said["at"] > document["at"] and set(said["keys"]) & set(document["keys"]):
+            return str(said["name"])
+    return ""

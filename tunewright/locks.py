@@ -1,0 +1,175 @@
+"""Locks on what a session changes: the file, directory or server itself, whatever name or store the session has.
+
+A lock is a file in one directory of the machine, held with ``flock`` by the process that changes the thing and by the
+measuring children it starts; it is free again when all of them are gone, however they ended. Its text says who holds
+it and, for whoever comes next, where a holder that was killed wrote down what it changed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import HeldError, StoreError
+
+_DYING_S = 30.0  # how long the last child of a killed session may take to go
+_WRITING_S = 2.0  # how long a holder may take to say who it is
+
+
+def _directory() -> Path:
+    """Return the directory of the locks; the same for every user and every store of this machine."""
+    folder = Path(os.environ.get("TUNEWRIGHT_LOCKS") or "/var/tmp/tunewright-locks")
+    try:
+        folder.mkdir()
+        os.chmod(folder, 0o1777)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        raise StoreError(
+            f"cannot make {folder} for locks ({error.strerror}); name another directory in TUNEWRIGHT_LOCKS"
+        ) from None
+    return folder
+
+
+def file_keys(path: Path) -> list[str]:
+    """Return the keys of a file: its real path and, so that other names of it count, its inode."""
+    real = os.path.realpath(path)
+    keys = [f"file {real}"]
+    with suppress(OSError):
+        about = os.stat(real)
+        keys.append(f"inode {about.st_dev}:{about.st_ino}")
+    return keys
+
+
+class Hold:
+    """Locks that are held.
+
+    Attributes:
+        fds: their descriptors, for children that must hold them, too.
+        left: journals that killed holders of the same things left behind.
+    """
+
+    def __init__(self, who: Mapping[str, Any]) -> None:
+        self.fds: tuple[int, ...] = ()
+        self.left: list[str] = []
+        self._who = dict(who)
+        self._texts: list[int] = []
+
+    def _take(self, fd: int, text: Mapping[str, Any]) -> None:
+        self.fds = (*self.fds, fd)
+        journal = text.get("journal")
+        if isinstance(journal, str) and journal not in self.left:
+            self.left.append(journal)
+        # who holds it is known at once; what was left stays named until it is put back
+        self._write(fd, {"journal": journal} if journal else {})
+
+    def _write(self, fd: int, more: Mapping[str, Any]) -> None:
+        data = json.dumps({**self._who, **more}).encode()
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, data, 0)
+        os.fsync(fd)
+
+    def note(self, journal: str | None) -> None:
+        """Write down where it stands what is about to be changed; None where nothing is changed any more."""
+        for fd in self.fds:
+            self._write(fd, {"journal": journal} if journal else {})
+
+
+@contextmanager
+def holding(keys: Sequence[str], what: str) -> Iterator[Hold]:
+    """Hold everything that the keys stand for.
+
+    Args:
+        keys: what is changed, such as :func:`file_keys`.
+        what: who changes it, for others: ``session 'a'``.
+
+    Raises:
+        HeldError: somebody else holds one of them; the message says who.
+    """
+    import psutil
+
+    me = psutil.Process()
+    hold = Hold({"what": what, "pid": me.pid, "started": me.create_time()})
+    with ExitStack() as stack:
+        for key in sorted(set(keys)):
+            path = _directory() / f"{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:32]}.lock"
+            fd, text = _acquire(path, key)
+            stack.callback(_release, path, fd)
+            hold._take(fd, text)
+        yield hold
+
+
+def _acquire(path: Path, key: str) -> tuple[int, dict[str, Any]]:
+    begun = time.monotonic()
+    while True:
+        fd = _open(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder, waited = _text(fd), time.monotonic() - begun
+            os.close(fd)
+            patience = _DYING_S if holder and not _alive(holder) else _WRITING_S if not holder else 0.0
+            if waited >= patience:
+                raise HeldError(
+                    f"{_words(key)} is being changed by {holder.get('what', 'another session')} "
+                    f"(process {holder.get('pid', 'unknown')}); wait for it or stop it"
+                ) from None
+            time.sleep(0.05)
+            continue
+        with suppress(FileNotFoundError):
+            if os.stat(path).st_ino == os.fstat(fd).st_ino:
+                return fd, _text(fd)
+        os.close(fd)  # its last holder removed it: take the new one
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        return os.open(path, flags)  # without O_CREAT, which a sticky directory refuses for other users' files
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StoreError(f"cannot open the lock {path}: {error.strerror}") from None
+    try:
+        fd = os.open(path, flags | os.O_CREAT, 0o666)
+        with suppress(OSError):
+            os.fchmod(fd, 0o666)  # whatever the umask: other users must see it held
+        return fd
+    except OSError as error:
+        raise StoreError(f"cannot make the lock {path}: {error.strerror}") from None
+
+
+def _release(path: Path, fd: int) -> None:
+    with suppress(OSError):
+        if not _text(fd).get("journal"):
+            path.unlink()
+    os.close(fd)
+
+
+def _text(fd: int) -> dict[str, Any]:
+    try:
+        text = json.loads(os.pread(fd, 65536, 0) or b"{}")
+    except ValueError:
+        return {}
+    return text if isinstance(text, dict) else {}
+
+
+def _alive(holder: Mapping[str, Any]) -> bool:
+    import psutil
+
+    try:
+        return abs(psutil.Process(int(holder["pid"])).create_time() - float(holder["started"])) < 0.01
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return False
+
+
+def _words(key: str) -> str:
+    kind, _, name = key.partition(" ")
+    return {"file": name, "inode": "this file (under another name)"}.get(kind, key)

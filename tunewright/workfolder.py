@@ -1,0 +1,87 @@
+"""Folders that are tunewright's own: marked when they are made, and the only ones that are ever removed whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import TargetError
+
+MARKER = ".tunewright"
+
+
+def file_name(text: str) -> str:
+    """Return a text as a file name: safe characters only, at most 60 of them, and different for different texts.
+
+    >>> file_name("sqlite-1")
+    'sqlite-1'
+    >>> file_name("../../x")
+    'x-9cdf6a50'
+    """
+    safe = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-")[:50]
+    if safe == text:
+        return safe
+    return f"{safe}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip("-")
+
+
+def private(parent: Path, name: str, **about: Any) -> Path:
+    """Return the folder ``tunewright-NAME`` below a directory, made and marked as ours if it is not there yet.
+
+    Args:
+        parent: any directory, such as the user's; made with its own parents where it does not exist.
+        name: what the folder is for; a file name.
+        **about: JSON-able facts that are written into the marker, such as the session.
+
+    Raises:
+        TargetError: something that is not ours stands there, or it cannot be made.
+    """
+    folder = parent / f"tunewright-{name}"
+    marker = folder / MARKER
+    try:
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+            raise TargetError(f"{folder} is not a folder that tunewright made; move it, or name another directory")
+        if marker.is_file():
+            if folder.stat().st_uid != os.geteuid():
+                raise TargetError(f"{folder} belongs to somebody else; name another directory")
+            return folder
+        missing = [str(p) for p in parent.parents if not p.exists()][::-1] + ([] if parent.exists() else [str(parent)])
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(not entry.name.startswith(MARKER) for entry in folder.iterdir()):
+            raise TargetError(
+                f"{folder} is not empty and has no mark of tunewright; move it, or name another directory"
+            )
+        unfinished = folder / f"{MARKER}.{os.getpid()}"
+        unfinished.write_text(json.dumps({**about, "made": missing}), encoding="utf-8")
+        os.replace(unfinished, marker)
+    except OSError as error:
+        raise TargetError(f"cannot make the folder {folder}: {error.strerror or error}") from None
+    return folder
+
+
+def remove(parent: Path, name: str) -> None:
+    """Remove the folder ``tunewright-NAME`` with all that is in it, if it carries our mark."""
+    folder = parent / f"tunewright-{name}"
+    if (folder / MARKER).is_file() and not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def release(folder: Path) -> None:
+    """Give back a folder of :func:`private`: it goes if nothing but the mark is left in it, and what it was made in.
+
+    What a program left there stays, with the mark, so that the same session uses the folder again.
+    """
+    marker = folder / MARKER
+    with suppress(OSError, ValueError):
+        if {entry.name for entry in folder.iterdir()} != {MARKER}:
+            return
+        made = json.loads(marker.read_text(encoding="utf-8")).get("made", [])
+        marker.unlink()
+        folder.rmdir()
+        for parent in reversed(made):  # directories that stood before stay, empty or not
+            os.rmdir(parent)
