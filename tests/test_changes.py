@@ -1,0 +1,660 @@
+"""What belongs to the user: held by one session at a time, written down before it is changed, put back as it was."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import psutil
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from targets import Guarded, Misbehaving
+from tunewright.envs.command import open_target
+
+from tunewright import hooks, originals, tournament, workfolder
+from tunewright.changes import Journal, Owner, changing, restoring
+from tunewright.errors import ConfigError, HeldError, StoreError, TargetError
+from tunewright.interrupts import orderly, uninterrupted
+from tunewright.locks import file_keys, holding
+from tunewright.plan import Plan
+from tunewright.runner import alive as runs
+from tunewright.session import Session
+from tunewright.store import Store
+
+ROOT = os.geteuid() == 0
+OWNER = Owner(what="session 'a'", store="sqlite:////nowhere/s.db", name="a", target="my.toml", options={})
+
+
+def python(code, *words, **how):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how
+    )
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from tunewright.locks import file_keys, holding
+with holding(file_keys(Path(sys.argv[1])), "session 'first'"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("other", ["same", "symbolic", "hard", "home"])
+def test_one_file_under_any_name_and_home_has_one_holder(tmp_path, monkeypatch, other):
+    path = tmp_path / "server.conf"
+    path.write_text("x = 7\n")
+    name = {"same": path, "home": path}.get(other, tmp_path / "other.conf")
+    if other == "symbolic":
+        name.symlink_to("server.conf")
+    elif other == "hard":
+        name.hardlink_to(path)
+    first = python(HOLDER, path)
+    try:
+        assert first.stdout.readline() == "held\n"
+        if other == "home":
+            monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / "another"))
+        begun = time.monotonic()
+        with pytest.raises(HeldError, match=r"by session 'first' \(process \d+\); wait for it or stop it"):
+            with holding(file_keys(name), "session 'second'"):
+                raise AssertionError("held twice")
+        assert time.monotonic() - begun < 2, "refused at once"
+    finally:
+        first.kill()
+        first.communicate()
+    with holding(file_keys(name), "session 'second'"):
+        pass  # a dead holder holds nothing
+
+
+CHILD = "import time; time.sleep(1.5)"
+
+
+def test_a_lock_lasts_until_the_last_measuring_child_is_gone(tmp_path):
+    code = f"""
+import subprocess, sys, time
+from tunewright.locks import holding
+with holding(["file " + sys.argv[1]], "session 'first'") as hold:
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.Popen([sys.executable, "-c", {CHILD!r}], pass_fds=hold.fds, **quiet)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    first = python(code, tmp_path / "x")
+    assert first.stdout.readline() == "held\n"
+    begun = time.monotonic()
+    first.kill()
+    first.communicate()
+    with holding([f"file {tmp_path / 'x'}"], "session 'second'"):
+        assert time.monotonic() - begun > 0.7, "its child could still have changed the file"
+
+
+def test_locks_leave_no_files_behind(tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_LOCKS", str(tmp_path / "locks"))
+    with holding(["file /a", "file /b"], "me"):
+        assert len(list((tmp_path / "locks").iterdir())) == 2
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+# -- files ------------------------------------------------------------------------------------------
+
+
+def state(path):
+    """Everything about a file that putting back must bring again."""
+    if not os.path.lexists(path):
+        return None
+    about = path.lstat()
+    found = [path.is_symlink() and os.readlink(path)]
+    if path.exists():
+        real = path.stat()
+        found += [
+            path.read_bytes(),
+            real.st_mode,
+            real.st_uid,
+            real.st_gid,
+            real.st_ino,
+            real.st_nlink,
+            real.st_mtime_ns,
+        ]
+        found.append({n: os.getxattr(path, n) for n in os.listxattr(path)})
+    return [*found, about.st_ino]
+
+
+@given(
+    before=st.binary(max_size=300), after=st.lists(st.binary(max_size=300), max_size=3), mode=st.integers(0o200, 0o777)
+)
+def test_a_file_is_put_back_whole(tmp_path_factory, before, after, mode):
+    folder = tmp_path_factory.mktemp("files")
+    path, saved = folder / "server.conf", folder / "saved"
+    saved.mkdir()
+    path.write_bytes(before)
+    path.chmod(mode)
+    was = state(path)
+    entry = json.loads(json.dumps(originals.save(path, saved, "0")))
+    for data in after:
+        originals.write(path, data)
+        assert path.read_bytes() == data
+    originals.put_back(entry)
+    originals.put_back(entry)
+    assert state(path) == was
+    assert sorted(p.name for p in folder.iterdir()) == ["saved", "server.conf"], "nothing is left beside it"
+
+
+@pytest.fixture
+def dressed(tmp_path):
+    """A file with everything a file can have, a link to it, and a path where there is none."""
+    folder = tmp_path / "etc"
+    (folder / "real").mkdir(parents=True)
+    path = folder / "real" / "server.conf"
+    path.write_text("x = 7\n")
+    path.chmod(0o640)
+    if ROOT:
+        os.chown(path, 1234, 1234)
+    try:
+        os.setxattr(path, "user.note", b"keep me")
+    except OSError:
+        pass  # this file system has none
+    (folder / "hard.conf").hardlink_to(path)
+    (folder / "link.conf").symlink_to("real/server.conf")
+    (folder / "dangling.conf").symlink_to("real/later.conf")
+    return folder
+
+
+@pytest.mark.parametrize("name", ["real/server.conf", "hard.conf", "link.conf", "dangling.conf", "new/deep/x.conf"])
+def test_links_owners_and_attributes_come_back(dressed, tmp_path, name):
+    everything = ["real/server.conf", "hard.conf", "link.conf", "dangling.conf", "real/later.conf", "new"]
+    was = {n: state(dressed / n) for n in everything if n != "new"}
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    entry = originals.save(dressed / name, saved, "0")
+    originals.write(dressed / name, b"candidate " * 100)
+    assert (dressed / name).read_bytes() == b"candidate " * 100
+    originals.put_back(entry)
+    assert {n: state(dressed / n) for n in everything if n != "new"} == was
+    assert not (dressed / "new").exists()
+
+
+def test_what_a_program_made_of_a_file_is_undone(dressed, tmp_path):
+    """Some programs replace their configuration by a new file, over links and all."""
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    entry = originals.save(dressed / "link.conf", saved, "0")
+    (dressed / "link.conf").unlink()
+    (dressed / "link.conf").write_text("rewritten")
+    (dressed / "real" / "server.conf").unlink()
+    originals.put_back(entry)
+    assert os.readlink(dressed / "link.conf") == "real/server.conf"
+    about = (dressed / "link.conf").stat()
+    assert (about.st_mode & 0o777, (dressed / "link.conf").read_text()) == (0o640, "x = 7\n")
+    assert not ROOT or about.st_uid == 1234
+
+
+def test_what_is_no_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(TargetError, match="not a regular file"):
+            originals.save(tmp_path / name, tmp_path, "copy")
+        with pytest.raises(TargetError, match="not a regular file"):
+            originals.write(tmp_path / name, b"x")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if (
+        not ROOT
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True).returncode
+    ):
+        pytest.skip("a file system of its own cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_costs_nothing(small_disk, tmp_path):
+    path = small_disk / "server.conf"
+    path.write_bytes(b"mine" * 100)
+    (small_disk / "filler").write_bytes(b"." * 52 * 1024)
+    with pytest.raises(TargetError, match="No space left"):
+        originals.write(path, b"y" * 60_000)
+    assert path.read_bytes() == b"mine" * 100
+    with pytest.raises(TargetError, match="No space left"):
+        originals.write(small_disk / "new.conf", b"y" * 60_000)
+    assert not (small_disk / "new.conf").exists()
+
+
+def test_nothing_is_changed_that_cannot_be_written_down(small_disk, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_HOME", str(small_disk / "home"))
+    target = command(tmp_path)
+    (small_disk / "filler").write_bytes(b"." * 52 * 1024)
+    (tmp_path / "server.conf").write_bytes(b"mine\n" * 4000)
+    with pytest.raises((TargetError, StoreError), match="No space left"):
+        with changing(target, OWNER, print) as (hold, journal), restoring(target, OWNER, hold, journal, tmp_path / "w"):
+            raise AssertionError("it may have been changed")
+    assert (tmp_path / "server.conf").read_bytes() == b"mine\n" * 4000
+
+
+# -- journals ---------------------------------------------------------------------------------------
+
+
+def command(folder, name="my.toml", file="server.conf", extra=""):
+    path = folder / name
+    path.write_text(f"""
+[target]
+name = "{name.split(".")[0]}"
+command = ["sh", "-c", "cat {file}; sleep {{pause}}"]
+[[file]]
+path = "{file}"
+content = "v: {{x}}"
+[[parameter]]
+name = "x"
+type = "int"
+low = 1
+high = 1000
+default = 1
+[[parameter]]
+name = "pause"
+type = "real"
+low = 0.0
+high = 1.0
+default = 0.05
+[[metric]]
+name = "v"
+direction = "max"
+regex = 'v: ([0-9.]+)'
+{extra}
+""")
+    return open_target(str(path), {})
+
+
+def killed_session(folder, store, name, home=None):
+    """Run a session, kill it while a candidate is in the file, and return what it left."""
+    conf = folder / "server.conf"
+    before = conf.read_bytes()
+    command_line = [
+        str(Path(sys.executable).with_name("tunewright")),
+        "tune",
+        str(folder / "my.toml"),
+        "--store",
+        store,
+    ]
+    env = {**os.environ, **({"TUNEWRIGHT_HOME": str(home)} if home else {})}
+    session = subprocess.Popen(
+        [*command_line, "--name", name, "-n", "500", "--tuner", "random"], env=env, stderr=subprocess.PIPE
+    )
+    end = time.monotonic() + 60
+    while conf.read_bytes() == before and time.monotonic() < end:
+        time.sleep(0.02)
+    session.kill()
+    session.communicate()
+    assert conf.read_bytes() != before, "it was killed before it changed anything"
+
+
+def test_whoever_comes_next_puts_back_what_a_killed_session_left(tmp_path, cli):
+    conf = tmp_path / "server.conf"
+    conf.write_text("v: 7\n")
+    command(tmp_path)
+    command(tmp_path, "other.toml")
+    killed_session(tmp_path, f"sqlite:///{tmp_path / 'one.db'}", "first", home=tmp_path / "home-of-first")
+    done = cli(
+        "tune",
+        tmp_path / "other.toml",
+        "--store",
+        f"sqlite:///{tmp_path / 'two.db'}",
+        "--name",
+        "second",
+        "-n",
+        2,
+        "--trust",
+        "fast",
+    )
+    assert "session 'first' was killed and had left changes, which were put back" in " ".join(done.stderr.split())
+    assert conf.read_text() == "v: 7\n"
+    nothing = cli("rollback", "first", "--store", f"sqlite:///{tmp_path / 'one.db'}", code=1)
+    assert "nothing to roll back" in nothing.stderr
+
+
+def test_rollback_and_resume_put_back_too(tmp_path, cli):
+    conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
+    conf.write_text("v: 7\n")
+    command(tmp_path)
+    killed_session(tmp_path, store, "first")
+    assert "put back" in cli("rollback", "first", "--store", store).stdout
+    assert conf.read_text() == "v: 7\n"
+    conf.write_text("v: 9\n")
+    killed_session(tmp_path, store, "again")
+    cli("resume", "again", "--store", store, "-n", 1)
+    assert conf.read_text() == "v: 9\n"
+
+
+def test_a_session_is_refused_before_it_takes_a_name(tmp_path, store):
+    (tmp_path / "server.conf").write_text("v: 7\n")
+    target = command(tmp_path)
+    with holding(target.changes(), "session 'first'"):
+        pass
+    first = python(HOLDER, tmp_path / "server.conf")
+    try:
+        assert first.stdout.readline() == "held\n"
+        with pytest.raises(HeldError, match="session 'first'"):
+            Session.create(Plan(target="my.toml", tuner="random"), "second", store, target=target)
+    finally:
+        first.kill()
+        first.communicate()
+    assert store.names() == []
+
+
+def test_two_stores_sessions_of_one_name_keep_their_own(tmp_path, cli):
+    stores = []
+    for name in ("one", "two"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "server.conf").write_text(f"v: 7 # {name}\n")
+        command(folder)
+        stores.append(f"sqlite:///{tmp_path / f'{name}.db'}")
+        cli(
+            "tune",
+            folder / "my.toml",
+            "--store",
+            stores[-1],
+            "--name",
+            "a",
+            "-n",
+            4,
+            "--trust",
+            "fast",
+            "--tuner",
+            "random",
+        )
+        cli("apply", "a", "--store", stores[-1], "--force")
+    for name, store in zip(("one", "two"), stores, strict=True):
+        assert "v: 7" not in (tmp_path / name / "server.conf").read_text()
+        cli("rollback", "a", "--store", store)
+        assert (tmp_path / name / "server.conf").read_text() == f"v: 7 # {name}\n"
+
+
+def test_configurations_applied_on_top_of_each_other_come_off_in_turn(tmp_path, cli):
+    conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
+    conf.write_text("v: 7\n")
+    command(tmp_path)
+    for name in ("a", "b"):
+        cli(
+            "tune",
+            tmp_path / "my.toml",
+            "--store",
+            store,
+            "--name",
+            name,
+            "-n",
+            4,
+            "--trust",
+            "fast",
+            "--tuner",
+            "random",
+            "--seed",
+            len(name + name),
+        )
+        cli("apply", name, "--store", store, "--force")
+    assert "first run: tunewright rollback b" in cli("rollback", "a", "--store", store, code=1).stderr
+    cli("rollback", "b", "--store", store)
+    cli("rollback", "a", "--store", store)
+    assert conf.read_text() == "v: 7\n"
+
+
+def test_apply_writes_its_undo_before_it_changes_anything(tmp_path, cli):
+    conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
+    conf.write_text("v: 7\n")
+    hook = '[hooks]\napply = ["sh", "-c", "test ! -e deadly || kill -9 $PPID"]\n'
+    command(tmp_path, extra=hook)
+    cli("tune", tmp_path / "my.toml", "--store", store, "--name", "a", "-n", 4, "--trust", "fast", "--tuner", "random")
+    (tmp_path / "deadly").touch()
+    cli("apply", "a", "--store", store, "--force", code=-signal.SIGKILL)
+    assert conf.read_text() != "v: 7\n"
+    (tmp_path / "deadly").unlink()
+    cli("rollback", "a", "--store", store)
+    assert conf.read_text() == "v: 7\n"
+
+
+@pytest.mark.skipif(not ROOT, reason="needs another user's file")
+def test_another_users_journal_is_not_obeyed(tmp_path):
+    journal = Journal("sqlite:////x.db", "a", "measure")
+    journal.begin()
+    journal.write({"what": "session 'a'"})
+    os.chown(journal.path, 1234, 1234)
+    with pytest.raises(StoreError, match="of another user"):
+        journal.read()
+
+
+def test_a_broken_journal_is_one_line(tmp_path):
+    journal = Journal("sqlite:////x.db", "a", "measure")
+    journal.begin()
+    journal.path.write_text('{"format": 1')
+    with pytest.raises(StoreError, match="which says what to put back"):
+        journal.read()
+
+
+def test_a_failing_rollback_command_keeps_the_journal_and_says_how_to_go_on(tmp_path, cli):
+    conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
+    conf.write_text("v: 7\n")
+    hook = '[hooks]\nrollback = ["sh", "-c", "test -e well || { echo no service >&2; exit 3; }"]\n'
+    command(tmp_path, extra=hook)
+    done = cli("tune", tmp_path / "my.toml", "--store", store, "--name", "a", "-n", 2, "--trust", "fast", code=1)
+    assert "no service" in done.stderr and "run 'tunewright rollback a'" in done.stderr
+    assert conf.read_text() == "v: 7\n", "the file came back all the same"
+    (tmp_path / "well").touch()
+    cli("rollback", "a", "--store", store)
+
+
+# -- folders and names --------------------------------------------------------------------------------
+
+
+def test_only_marked_folders_are_removed(tmp_path):
+    (tmp_path / "tunewright-x").mkdir()
+    (tmp_path / "tunewright-x" / "precious").write_text("mine")
+    with pytest.raises(TargetError, match="has no mark of tunewright"):
+        workfolder.private(tmp_path, "x")
+    workfolder.remove(tmp_path, "x")
+    assert (tmp_path / "tunewright-x" / "precious").exists()
+    folder = workfolder.private(tmp_path / "a" / "b", "y")
+    assert folder == workfolder.private(tmp_path / "a" / "b", "y")
+    (folder / "left").touch()
+    workfolder.release(folder)
+    assert (folder / "left").exists(), "not ours to remove"
+    (folder / "left").unlink()
+    workfolder.release(folder)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_link_to_a_folder_of_the_users_is_no_work_folder(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / workfolder.MARKER).write_text("{}")
+    (tmp_path / "tunewright-x").symlink_to("mine")
+    with pytest.raises(TargetError, match="not a folder that tunewright made"):
+        workfolder.private(tmp_path, "x")
+    workfolder.remove(tmp_path, "x")
+    assert (tmp_path / "mine").exists()
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\0b", "a\nb", "x" * 300])
+def test_a_name_that_cannot_be_one_leaves_no_session(store, name):
+    with pytest.raises(ConfigError, match="cannot be a session's name"):
+        Session.create(Plan(target="t", tuner="random"), name, store, target=Guarded())
+    assert store.names() == []
+
+
+def test_a_path_in_a_name_stays_in_the_home(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / "deep" / "home"))
+    session = Session.create(Plan(target="t", tuner="random"), "../../x", store, target=Guarded())
+    session.run(trials=2)
+    assert session.problem.log.parent == tmp_path / "deep" / "home" / "logs"
+    assert {p.name for p in tmp_path.iterdir()} <= {"deep", "s.db", "s.db-wal", "s.db-shm"}
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("{rundir}/../../../etc/x", "leads out of"),
+        ("conf-{x}.ini", "must be known before it is changed"),
+        ("conf-{workload}", "must be known before it is changed"),
+        (".", "not a regular file"),
+        (" ", "cannot be a file's"),
+    ],
+)
+def test_every_file_that_is_changed_is_known_before(tmp_path, path, words):
+    with pytest.raises(ConfigError, match=words):
+        command(tmp_path, file=path)
+
+
+# -- processes ----------------------------------------------------------------------------------------
+
+
+def test_what_a_hook_starts_lives_on_and_is_no_child_of_the_run(tmp_path, store):
+    (tmp_path / "server.conf").write_text("v: 7\n")
+    start = "sleep 300 & echo $! > pid; cat /proc/self/oom_score_adj > oom"
+    stop = "test ! -e pid || kill $(cat pid)"
+    hook = (
+        f'[hooks]\nreset = ["sh", "-c", "{stop}"]\napply = ["sh", "-c", "{start}"]\nrollback = ["sh", "-c", "{stop}"]\n'
+    )
+    target = command(tmp_path, extra=hook.replace("cat pid)", "cat pid) 2>/dev/null; true"))
+    alive = []
+
+    class Watching(type(target)):
+        def restore(self, snapshot):
+            pid = int((tmp_path / "pid").read_text())
+            alive.append(runs(psutil.Process(pid)))
+            super().restore(snapshot)
+            time.sleep(0.2)
+            alive.append(psutil.pid_exists(pid) and runs(psutil.Process(pid)))
+
+    target.__class__ = Watching
+    session = Session.create(Plan(target="my.toml", tuner="random", trust="fast"), "a", store, target=target)
+    session.run(trials=3, verify=False)
+    assert alive == [True, False], "it outlives the run that started it, until the rollback command stops it"
+    own = Path("/proc/self/oom_score_adj").read_text()
+    assert (tmp_path / "oom").read_text() == own, "the user's server is not the first that the kernel kills"
+
+
+def test_a_hook_that_hangs_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(hooks, "LIMIT_S", 0.3)
+    assert hooks.run(["sleep", "60"]).code is None
+    assert hooks.run(["sh", "-c", "echo hello; exit 3"]) == hooks.Done(code=3, output="hello\n")
+    with pytest.raises(TargetError, match="cannot start 'no-such-program'"):
+        hooks.run(["no-such-program"])
+
+
+def test_the_next_one_waits_for_a_command_that_outlived_its_session(tmp_path):
+    code = (
+        "import sys\nfrom pathlib import Path\nfrom tunewright import hooks\n"
+        "with hooks.noting(Path(sys.argv[1])): hooks.run(['sh', '-c', 'echo begun; sleep 1.2; touch through'], cwd=sys.argv[1])"
+    )
+    session = python(code, tmp_path)
+    end = time.monotonic() + 20
+    while not (tmp_path / "command.json").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    session.kill()
+    session.communicate()
+    assert not (tmp_path / "through").exists()
+    hooks.wait_for(tmp_path)
+    assert (tmp_path / "through").exists()
+
+
+def test_a_session_that_fails_leaves_anothers_measurement_alone(tmp_path):
+    """Two sessions in one process: the children of one are not the other's to end."""
+    target, outcome = Misbehaving(), {}
+    target.ways = ("well", "slow")
+
+    def run():
+        store = Store(f"sqlite:///{tmp_path / 'one.db'}")
+        session = Session.create(Plan(target="t", tuner="random", trust="fast"), "one", store, target=Slow())
+        session.run(trials=1, verify=False)
+        outcome["status"], outcome["reason"] = session.all[0].status, session.all[0].reason
+
+    other = threading.Thread(target=run)
+    other.start()
+    time.sleep(1.0)  # the other is measuring by now
+    store = Store(f"sqlite:///{tmp_path / 'two.db'}")
+    session = Session.create(Plan(target="t", tuner="random", trust="fast"), "two", store, target=Guarded())
+    session.store.finish = None  # whatever goes wrong in a session
+    with pytest.raises(TypeError):
+        session.run(trials=2, verify=False)
+    other.join()
+    assert outcome == {"status": "ok", "reason": ""}
+
+
+class Slow(Misbehaving):
+    def measure(self, config, *, workload, seed, budget):
+        time.sleep(2.5)
+        return super().measure(config, workload=workload, seed=seed, budget=budget)
+
+
+def _sleepy(seconds):
+    time.sleep(seconds)
+    return "done"
+
+
+def test_ending_a_tournament_leaves_the_callers_pools_alone():
+    """The program that calls compare may have worker processes of its own."""
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as mine:
+        future = mine.submit(_sleepy, 2.0)
+        ids = context.SimpleQueue()
+        pool = ProcessPoolExecutor(1, mp_context=context, initializer=tournament._quiet_worker, initargs=(ids,))
+        hanging = pool.submit(_sleepy, 60.0)
+        while not hanging.running():
+            time.sleep(0.05)
+        while ids.empty():
+            time.sleep(0.05)
+        tournament._end_workers(pool, ids)
+        assert future.result(30) == "done"
+
+
+# -- signals and guarantees -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_an_orderly_end_from_python_too(tmp_path, number):
+    (tmp_path / "server.conf").write_text("v: 7\n")
+    command(tmp_path)
+    code = (
+        "import sys\nfrom tunewright import Plan, Session, Store\n"
+        "with Session.create(Plan(target=sys.argv[1], tuner='random'), 'a', Store(sys.argv[2])) as session:\n"
+        "    session.run(trials=500)\n"
+    )
+    session = python(code, tmp_path / "my.toml", f"sqlite:///{tmp_path / 's.db'}")
+    end = time.monotonic() + 60
+    while (tmp_path / "server.conf").read_text() == "v: 7\n" and time.monotonic() < end:
+        time.sleep(0.02)
+    session.send_signal(number)
+    session.communicate(timeout=30)
+    assert (tmp_path / "server.conf").read_text() == "v: 7\n"
+
+
+def test_nothing_interrupts_the_putting_back():
+    order = []
+    with pytest.raises(KeyboardInterrupt), orderly():
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            order.append("put back")
+        order.append("too late")
+    assert order == ["put back"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_weaker_guarantees_are_not_tried_on_a_live_system(store):
+    class Live(Guarded):
+        live = True
+        seen = []
+
+        def measure(self, config, **how):
+            self.seen.append(config["mode"])
+            return super().measure(config, **how)
+
+    verdict = Session.create(Plan(target="t", tuner="random"), "a", store, target=Live()).run(trials=6)
+    assert verdict.weaker == [] and set(Live.seen) == {"safe"}
