@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -212,8 +213,13 @@ class CommandTarget(BaseTarget):
             raise TargetError("; ".join(problems))
 
     def cleanup(self, workdir: Path) -> None:
-        """Remove what a killed run left; the rest of the directory is the user's, as {workdir}."""
+        """Remove what was written for runs; what the user's program left in {workdir} stays."""
         workfolder.remove(workdir, _RUNS)
+        names = {"workdir": str(workdir)}
+        for file in self.description.files:
+            if file.path.startswith("{workdir}/") and "{" not in file.path.removeprefix("{workdir}"):
+                with suppress(OSError):
+                    Path(fill(file.path, names) or "").unlink()
 
     def _service_names(self, config: Config, workdir: Path) -> dict[str, str | None]:
         first = next(iter(self.workloads))

@@ -163,19 +163,18 @@ def tune(
 
 
 def _check_name(name: str) -> None:
-    """Check a name given by hand, which is also that of files such as NAME.html, and an argument of other commands.
+    """Check a name given by hand, which is also that of files such as NAME.html.
 
     Raises:
-        ConfigError: it is none of up to 100 safe characters.
+        ConfigError: it cannot be a session's name, or is a path.
     """
-    import re
-
     from tunewright.errors import ConfigError
+    from tunewright.store import check_name
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+@-]{0,99}", name):
+    check_name(name)
+    if "/" in name or len(name) > 100:
         raise ConfigError(
-            f"--name {name[:40]!r} cannot be a session's name; use up to 100 letters, digits and the signs . _ + @ -, "
-            "a letter or digit first"
+            f"--name {name[:40]!r} cannot be a file's name; leave out slashes, and use up to 100 characters"
         )
 
 

@@ -96,11 +96,13 @@ def check_name(name: str) -> None:
     """Check a session's name.
 
     Raises:
-        ConfigError: it is empty, too long, or has characters that cannot be printed.
+        ConfigError: it is empty, too long, has characters that cannot be printed, or reads as a path or an option.
     """
-    if not name.strip() or len(name) > _LONGEST_NAME or not name.isprintable():
+    first = name[:1]
+    if not (first.isalnum() or first == "_") or len(name) > _LONGEST_NAME or not name.isprintable() or "\\" in name:
         raise ConfigError(
-            f"{name[:40]!r} cannot be a session's name; use up to {_LONGEST_NAME} letters, digits and the signs . - _"
+            f"{name[:40]!r} cannot be a session's name; use up to {_LONGEST_NAME} letters, digits and the signs . - _, "
+            "a letter or digit first"
         )
 
 
