@@ -44,7 +44,7 @@ class Linked(Independent):
 
 
 def _owned(value: Any) -> Any:
-    """Return arrays in memory of their own: those of pickles may lie in a buffer that is shared or cannot be written."""
+    """Return arrays in memory of their own: those of pickles may lie in a shared buffer, or one for reading alone."""
     if isinstance(value, np.ndarray):
         return value if value.flags.owndata and value.flags.writeable else np.array(value)
     return [_owned(v) for v in value] if isinstance(value, list) else value
