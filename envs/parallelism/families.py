@@ -32,8 +32,8 @@ class Family:
 _TYPES: dict[Family, str] = {
     Family(): (
         "cwm deepseek_v2 deepseek_v3 exaone exaone4 exaone_moe flex_olmo glm glm4 glm4_moe gpt_oss granite"
-        " granitemoe helium hyperclovax internlm3 llama minimax_m2 ministral3 mistral mixtral olmo olmo2 olmo3 olmoe phi3"
-        " phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss solar_open stablelm"
+        " granitemoe helium hyperclovax internlm3 llama minimax_m2 ministral3 mistral mixtral olmo olmo2 olmo3 olmoe"
+        " phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_moe seed_oss solar_open stablelm"
     ),
     Family(tied=True): (
         "cohere cohere2 ernie4_5 gemma gemma2 gemma3_text minicpm3 smollm3"
@@ -46,12 +46,13 @@ _TYPES: dict[Family, str] = {
 FAMILIES = {name: family for family, names in _TYPES.items() for name in names.split()}
 
 #: fields that change the number of weights or what a token keeps, which the reader does not count, with the values that
-#: change nothing; null and an empty list change nothing either
-_UNREAD: dict[str, tuple[Any, ...]] = {
+#: change nothing (``_NOTHING``: none does); null and an empty list change nothing either
+_NOTHING: tuple[Any, ...] | None = None
+_UNREAD: dict[str, tuple[Any, ...] | None] = {
     **dict.fromkeys((
         "attn_config", "ffn_config", "block_configs", "llm_config", "thinker_config", "hybrid_override_pattern",
         "layers_block_type", "mlp_only_layers", "cross_attention_layers", "ssm_cfg", "linear_attn_config",
-    )),
+    ), _NOTHING),
     **dict.fromkeys((
         "moe_num_experts", "moe_k", "top_k_experts", "moe_num_shared_experts", "shared_intermediate_size",
         "intermediate_size_mlp", "linear_num_key_heads", "linear_num_value_heads", "mamba_num_heads", "mamba_n_heads",
@@ -63,18 +64,7 @@ _UNREAD: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_freq", "moe_layer_interval"), (1,)),
     **dict.fromkeys(("use_double_wide_mlp", "attention_k_eq_v"), (False,)),
 }  # fmt: skip
-_ENCODER_DECODERS = (
-    "t5",
-    "mt5",
-    "umt5",
-    "bart",
-    "mbart",
-    "pegasus",
-    "marian",
-    "whisper",
-    "blenderbot",
-    "switch_transformers",
-)
+_ENCODER_DECODERS = ("bart", "blenderbot", "marian", "mbart", "mt5", "pegasus", "t5", "umt5", "whisper")
 _ATTENTION = ("full_attention", "sliding_attention", "chunked_attention")
 _TOWERS = ("vision_config", "audio_config", "visual")
 
@@ -88,8 +78,8 @@ def family_of(config: Mapping[str, Any], name: str) -> Family | None:
     kind = config.get("model_type")
     if config.get("is_encoder_decoder") or kind in _ENCODER_DECODERS:
         raise ConfigError(
-            f"model {name} is an encoder-decoder ({shown(kind)}), which is not planned yet: only decoders are; take a preset"
-            " or a decoder's config.json"
+            f"model {name} is an encoder-decoder ({shown(kind)}), which is not planned yet: only decoders are;"
+            " take a preset or a decoder's config.json"
         )
     if kind is not None and (not isinstance(kind, str) or kind not in FAMILIES):
         raise ConfigError(

@@ -205,9 +205,7 @@ def from_config(config: Mapping[str, Any], name: str = "model") -> Model:
     def number(*names: str, default: int = 0) -> int:
         value = next((config[n] for n in names if config.get(n) is not None), default)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST:
-            raise ConfigError(
-                f"model {name}: {names[0]} must be a whole number of at least 0 and at most {MOST:,}, not {shown(value)}"
-            )
+            raise ConfigError(f"model {name}: {names[0]} must be a whole number from 0 to {MOST:,}, not {shown(value)}")
         return value
 
     latent = number("kv_lora_rank")
@@ -273,8 +271,8 @@ def _shared(width: int, expert: int, name: str) -> int:
     """How many experts of the usual width a shared one of its own width (Qwen) makes."""
     if width and (not expert or width % expert):
         raise ConfigError(
-            f"model {name}: shared_expert_intermediate_size {width} is not a multiple of the experts' {expert}, and that"
-            " is not known yet; take a preset, or a multiple"
+            f"model {name}: shared_expert_intermediate_size {width} is no multiple of the experts' {expert}, which is"
+            " not known yet; take a preset, or a multiple"
         )
     return width // expert if width else 0
 
