@@ -32,6 +32,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from tunewright.envs.linked import Packed
 from tunewright.envs.tuning import CLIP, Vector, gain
 from tunewright.knowledge.workload import FEATURES, traits
 
@@ -117,7 +118,7 @@ class Standing:
         ]).astype(np.float32)  # fmt: skip
 
 
-class TuningFamilyEnv(gymnasium.Env[Vector, Vector]):
+class TuningFamilyEnv(Packed, gymnasium.Env[Vector, Vector]):
     """Tune members of a family step by step; see the module's docstring for observation, action and reward.
 
     Args:

@@ -29,6 +29,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+from tunewright.envs.linked import Packed
 
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.guard import guarded
@@ -95,7 +96,7 @@ def gain(metric: Metric, value: float, default: float) -> float:
     return 0.0 if found is None else float(np.clip(found, -CLIP, CLIP))
 
 
-class TuningEnv(gymnasium.Env[Vector, Vector]):
+class TuningEnv(Packed, gymnasium.Env[Vector, Vector]):
     """Tune a target step by step; see the module's docstring for observation, action and reward.
 
     Args:
@@ -144,6 +145,19 @@ class TuningEnv(gymnasium.Env[Vector, Vector]):
         self._workdir, self._made = workdir, ""
         self._prepared: dict[tuple[str, int], Mapping[str, Any]] = {}
         self._data_seed = 0
+
+    def _state(self) -> dict[str, Any]:
+        """Return the attributes that a copy begins with: it makes files of its own.
+
+        Raises:
+            ConfigError: the files of a real system lie in a directory that was given, which a copy would share.
+        """
+        if self.target.isolated and self._workdir is not None:
+            raise ConfigError(
+                f"a copy of this environment would share the files of {self.target.name} in {self._workdir}; make a"
+                " second environment with a workdir of its own, or leave workdir out"
+            )
+        return {**self.__dict__, "_made": "", "_prepared": {} if self.target.isolated else self._prepared}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
         """Measure the default and start an episode.

@@ -7,6 +7,7 @@ authors' code, [S] second-hand, [B] background knowledge, [ours] ours.
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from tunewright.agents.placement.network import ATOMS, Net, draw, hand_over, make_net, uniform, update, values
 from tunewright.envs.compiled import inlined, jit
+from tunewright.envs.linked import Independent
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, ask_for, serve
 from tunewright.envs.storage.hybrid.lowlevel import look_ahead, page, request
@@ -113,7 +115,7 @@ def make_agent(settings: AgentSettings, tiers: int, seed: int) -> tuple[Net, Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair:
+class Pair(Independent):
     """A placement agent and, for Harmonia, a migration agent; they go on learning with every replay.
 
     Attributes:
@@ -138,10 +140,7 @@ class Pair:
         """Return a function that replays as many requests as its argument has room for, learning on the way."""
         bins, work = np.zeros(8, np.uint8), np.zeros((4, 256), np.float32)
         ring, carry = np.zeros((2, self.horizon)), np.array([-1.0, 0.0, 0.0])
-        return lambda latency: replay(
-            world.sims, 0, self.place, self.place_numbers, self.move, self.move_numbers, self.migrating,
-            bins, work, ring, carry, latency, len(latency),
-        )  # fmt: skip
+        return functools.partial(_replay, self, world, (bins, work, ring, carry))
 
     def correct(self, world: World, request_number: int, latency_us: float) -> None:
         """Replace the placement reward of a request by that of its measured latency, while it is in the memory."""
@@ -161,6 +160,13 @@ class Pair:
             for net in nets
             for a in (net.theta, net.adam, net.grad, net.bins, net.action, net.reward, net.scale)
         )
+
+
+def _replay(pair: Pair, world: World, scratch: tuple[Any, ...], latency: npt.NDArray[np.float64]) -> None:
+    replay(
+        world.sims, 0, pair.place, pair.place_numbers, pair.move, pair.move_numbers, pair.migrating, *scratch, latency,
+        len(latency),
+    )  # fmt: skip
 
 
 #: placement agent of each published design

@@ -8,6 +8,7 @@ vectors. In training the batch is the contiguous axis. Replay states are stored 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -56,6 +57,21 @@ class Net(NamedTuple):
     count: Any
     rng: Any
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _with_room, tuple(self)
+
+    def __copy__(self) -> Net:
+        return copy.deepcopy(self)
+
+
+def _with_room(*parts: Any) -> Net:
+    """Return a learner of these parts, with the bytes that vectors read behind states and scale, which copies lack."""
+    net = Net(*parts)
+    return net._replace(
+        bins=np.r_[net.bins, np.zeros((2, net.bins.shape[1]), np.uint8)][: len(net.bins)],
+        scale=np.r_[net.scale, np.zeros(8, np.float32)][: len(net.scale)],
+    )
+
 
 def make_net(
     *,
@@ -83,20 +99,21 @@ def make_net(
         layers.append(layer.ravel())
     theta = np.concatenate(layers)
     rows = 2 * (inputs + h1 + h2 + outputs) + atoms + 8
-    return Net(
+    net = Net(
         sizes=np.array([inputs, h1, h2, outputs, actions, atoms], np.int64),
         theta=np.stack([theta, theta]),
         adam=np.zeros((2, len(theta)), np.float32),
-        bins=np.zeros((memory + 2, inputs), np.uint8)[:memory],  # a vector reads a byte behind the last row
+        bins=np.zeros((memory, inputs), np.uint8),
         action=np.zeros(memory, np.uint8),
         reward=np.full(memory, np.nan, np.float32),
-        scale=np.r_[scale, np.zeros(8)].astype(np.float32)[: len(scale)],
+        scale=scale.astype(np.float32),
         work=np.zeros((rows, batch), np.float32),
         grad=np.zeros(len(theta), np.float32),
         setting=np.array([learning_rate, gamma, epsilon, *returns]),
         count=np.zeros(5, np.int64),
         rng=np.array([rng.integers(1, 2**63)], np.uint64),
     )
+    return _with_room(*net)
 
 
 @jit

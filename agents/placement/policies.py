@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -105,26 +106,34 @@ def _done(policy: str, world: World, latency: npt.NDArray[np.float64], begun: fl
     )
 
 
+#: fills in the latencies of the next requests. Steps are partial functions, which ``copy`` and ``pickle`` take with
+#: their worlds: a copy goes on from the same request, with a world and agents of its own
 Step = Callable[[npt.NDArray[np.float64]], None]
+
+
+def _run(world: World, kernel: str, state: tuple[Any, ...], latency: npt.NDArray[np.float64]) -> None:
+    """Serve requests on the first system with a compiled function: by name, as copies need no copy of that."""
+    _KERNELS[kernel](world.sims, 0, *state, latency, len(latency))
+
+
+_KERNELS: dict[str, Callable[..., None]] = {
+    "heuristic": heuristics.replay, "archivist": supervised.archivist, "rnn-hss": supervised.history_network,
+}  # fmt: skip
 
 
 def _heuristic(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict[str, Any]]:
     world = setup.world(PLAIN, all_fast=policy == "fast-only")
     rng, memory = np.array([seed], np.uint64), np.zeros(2, np.int64)
     counts = np.zeros((2, len(setup.paged.address) if policy == "hps" else 0), np.int64)
-    code = _HEURISTICS[policy]
-
-    def step(latency: npt.NDArray[np.float64]) -> None:
-        heuristics.replay(world.sims, 0, code, rng, memory, counts[0], counts[1], setup.ahead, latency, len(latency))
-
-    return world, step, {}
+    state = (_HEURISTICS[policy], rng, memory, counts[0], counts[1], setup.ahead)
+    return world, functools.partial(_run, world, "heuristic", state), {}
 
 
 def _archivist(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict[str, Any]]:
     world = setup.world(PLAIN)
     net, touches = supervised.make_classifier(7, seed), np.zeros(len(setup.paged.address), np.int64)
     bins, work = np.zeros(8, np.uint8), np.zeros((4, 32), np.float32)
-    return world, lambda t: supervised.archivist(world.sims, 0, net, touches, bins, work, t, len(t)), {}
+    return world, functools.partial(_run, world, "archivist", (net, touches, bins, work)), {}
 
 
 def _rnn_hss(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict[str, Any]]:
@@ -134,13 +143,8 @@ def _rnn_hss(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict[st
     touched, touches = np.zeros((2, pages), np.int64), np.zeros(pages, np.int64)
     history, seen = np.zeros((pages, supervised.HISTORY), np.uint8), np.full(pages, -1, np.int64)
     work, carry = np.zeros((4, 32), np.float32), np.zeros(3, np.int64)
-
-    def step(latency: npt.NDArray[np.float64]) -> None:
-        supervised.history_network(
-            world.sims, 0, net, touched, touches, history, seen, work, carry, latency, len(latency)
-        )
-
-    return world, step, {}
+    state = (net, touched, touches, history, seen, work, carry)
+    return world, functools.partial(_run, world, "rnn-hss", state), {}
 
 
 def _agents(
@@ -157,12 +161,14 @@ def _tunewright(setup: Setup, policy: str, seed: int) -> tuple[World, Step, dict
     score = np.zeros(len(candidates))
     carry = np.array([shadow.first_candidate(setup.devices.tiers[-1]), 0], np.int64)
     chosen: list[npt.NDArray[np.int64]] = []
+    return world, functools.partial(_follow, world, candidates, score, carry, chosen), {"chosen": chosen}
 
-    def step(latency: npt.NDArray[np.float64]) -> None:
-        chosen.append(np.zeros(len(latency), np.int64))
-        shadow.replay(world.sims, candidates, score, carry, chosen[-1], latency, len(latency))
 
-    return world, step, {"chosen": chosen}
+def _follow(
+    world: World, candidates: Any, score: Any, carry: Any, chosen: list[Any], latency: npt.NDArray[np.float64]
+) -> None:
+    chosen.append(np.zeros(len(latency), np.int64))
+    shadow.replay(world.sims, candidates, score, carry, chosen[-1], latency, len(latency))
 
 
 def clairvoyants(setup: Setup) -> list[Replay]:
@@ -217,14 +223,14 @@ def prepare(
     else:
         made = _MAKERS[policy](setup, policy, seed)
     world, inner, extra = made
+    return world, functools.partial(_within, world, inner), extra
 
-    def step(latency: npt.NDArray[np.float64]) -> None:
-        left = len(world.requests) - int(world.sims["clock"][0])
-        if len(latency) > left:  # compiled code does not look where its arrays end
-            raise ConfigError(f"{len(latency)} requests were asked for, {left} of the trace are left")
-        inner(latency)
 
-    return world, step, extra
+def _within(world: World, inner: Step, latency: npt.NDArray[np.float64]) -> None:
+    left = len(world.requests) - int(world.sims["clock"][0])
+    if len(latency) > left:  # compiled code does not look where its arrays end
+        raise ConfigError(f"{len(latency)} requests were asked for, {left} of the trace are left")
+    inner(latency)
 
 
 def replay(setup: Setup, policy: str, *, seed: int = 0, agents: learning.Pair | None = None) -> Replay:

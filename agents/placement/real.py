@@ -14,7 +14,6 @@ from tunewright.agents.placement import policies as P
 from tunewright.envs.storage.hybrid.devices import Device, Devices, load_devices
 from tunewright.envs.storage.hybrid.pagestore import TierPlace
 from tunewright.envs.storage.hybrid.real import RealTiers, wait_until
-from tunewright.envs.storage.hybrid.state import MOVE
 from tunewright.knowledge.blocktrace import Trace, paged
 
 from tunewright.errors import ConfigError
@@ -139,9 +138,8 @@ def replay_real(
     world, step, extra = P.prepare(setup, policy, seed=seed)
     paged = setup.paged
     total = len(paged.first)
-    journal = np.zeros(max(100_000, 4 * int(paged.count.max())), MOVE)
-    sim = world.sims[0:1]
-    sim["journal_at"], sim["journal_room"] = journal.ctypes.data, len(journal)
+    world.keep_journal(max(100_000, 4 * int(paged.count.max())))
+    journal, sim = world.journal, world.sims[0:1]
     tiers = RealTiers(places, range(len(paged.address)), world.capacities)
     if policy == "fast-only":
         for begin in range(0, len(paged.address), 1024):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -10,9 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tunewright.envs.parallelism.families import shown
+
 from tunewright.errors import ConfigError, unknown
 from tunewright.files import read_text
 
+MOST, MOST_GPUS = 1e9, 9_999_999  # larger numbers are mistakes
 _PRESETS = Path(__file__).with_name("presets") / "clusters.toml"
 
 
@@ -117,8 +120,8 @@ def load(text: str) -> Cluster:
         kind, _, count = part.strip().partition(":")
         if kind not in presets():
             raise unknown("kind of node", kind, list(presets()), plural="Give a TOML file, or one of")
-        if not count.isdigit() or int(count) < 1:
-            raise ConfigError(f"say how many GPUs: {kind}:64, not {part!r}")
+        if not re.fullmatch(r"[1-9][0-9]{0,6}", count):
+            raise ConfigError(f"say how many GPUs, 1 to 9,999,999: {kind}:64, not {shown(part)}")
         groups.append(_nodes(kind, {"gpus": int(count)}, text))
     return Cluster(name=text, groups=tuple(groups), between_gb_s=min(g.fabric_gb_s for g in groups))
 
@@ -128,16 +131,20 @@ def _from_file(path: Path) -> Cluster:
         data = tomllib.loads(read_text(path, "cluster description"))
     except ValueError as error:
         raise ConfigError(f"cannot read the cluster description {path}: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"cannot read the cluster description {path}: it is nested too deeply") from None
     for key in data:
         if key not in ("name", "node", "between_gb_s"):
             raise unknown(f"key in {path}", key, ("name", "node", "between_gb_s"))
     entries = data.get("node")
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
         raise ConfigError(f'{path} needs at least one [[node]] table, such as: kind = "h100" and gpus = 64')
-    groups = [_nodes(str(e.get("kind", f"node{k}")), e, f"{path}, [[node]] {k}") for k, e in enumerate(entries, 1)]
+    groups = [_nodes(e.get("kind", f"node{k}"), e, f"{path}, [[node]] {k}") for k, e in enumerate(entries, 1)]
     between = data.get("between_gb_s", min(g.fabric_gb_s for g in groups))
-    if not isinstance(between, int | float) or not 0 < between < math.inf:
-        raise ConfigError(f"{path}: between_gb_s must be above 0, not {between!r}")
+    if not isinstance(between, int | float) or isinstance(between, bool) or not 0 < between <= MOST:
+        raise ConfigError(
+            f"{path}: between_gb_s must be a number above 0 and at most {MOST:,.0f}, not {shown(between)}"
+        )
     return Cluster(name=str(data.get("name", path.stem)), groups=tuple(groups), between_gb_s=float(between))
 
 
@@ -146,7 +153,7 @@ def _nodes(kind: str, given: Mapping[str, Any], where: str) -> Nodes:
     for key in given:
         if key not in known:
             raise unknown(f"key in {where}", key, list(known))
-    values = {"kind": kind, "gpu": kind, **presets().get(kind, {}), **given}
+    values = {"kind": kind, "gpu": kind, **(presets().get(kind, {}) if isinstance(kind, str) else {}), **given}
     missing = [n for n in known if n not in values and n != "source"]
     if missing:
         raise ConfigError(f"{where}: {', '.join(missing)} missing; give them, or a kind of: {', '.join(presets())}")
@@ -154,6 +161,12 @@ def _nodes(kind: str, given: Mapping[str, Any], where: str) -> Nodes:
         value = values.get(name, "")
         whole = kind_of == "int"
         number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-        if kind_of != "str" and not (number and 0 < value < math.inf):
-            raise ConfigError(f"{where}: {name} must be a {'whole ' if whole else ''}number above 0, not {value!r}")
+        most = MOST_GPUS if whole else MOST
+        if kind_of == "str" and not isinstance(value, str):
+            raise ConfigError(f"{where}: {name} must be a text, not {shown(value)}")
+        if kind_of != "str" and not (number and 0 < value <= most):
+            raise ConfigError(
+                f"{where}: {name} must be a {'whole ' if whole else ''}number above 0 and at most {most:,.0f}, not"
+                f" {shown(value)}"
+            )
     return Nodes(**values)

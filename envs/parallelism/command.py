@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from tunewright.envs.parallelism import calibration as K
 from tunewright.envs.parallelism import check as C
 from tunewright.envs.parallelism import clusters, emit, models, plans, scenario, search, serving, timeline
+from tunewright.envs.parallelism.families import shown
 from tunewright.envs.parallelism.training import RESULTS, Job
 
 from tunewright.errors import ConfigError, unknown
@@ -36,8 +38,9 @@ def job_of(
     name, found = (calibration, K.calibration(calibration)) if calibration else K.of_nodes(nodes.kind)
     if not seq:
         raise ConfigError("say how long sequences are: --seq 8192")
-    if seq < 1 or global_batch < 1:
-        raise ConfigError("--seq and --global-batch must be at least 1")
+    for what, value in (("--seq", seq), ("--global-batch", global_batch)):
+        if not 1 <= value <= models.MOST:
+            raise ConfigError(f"{what} must be at least 1 and at most {models.MOST:,}, not {shown(value)}")
     if not 1.0 <= imbalance <= 100.0:
         raise ConfigError(f"imbalance is the busiest expert's tokens over the mean, 1 or more, not {imbalance}")
     return Job(
@@ -62,8 +65,8 @@ def fixed_of(given: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"--fix {name} is on or off, not {text!r}")
             values[name] = text in ("on", "true", "1")
         elif isinstance(known, int):
-            if not text.lstrip("-").isdigit():
-                raise ConfigError(f"--fix {name} takes a whole number, not {text!r}")
+            if not re.fullmatch(r"-?[0-9]{1,18}", text):
+                raise ConfigError(f"--fix {name} takes a whole number, not {shown(text)}")
             values[name] = int(text)
         else:
             values[name] = text
@@ -109,6 +112,7 @@ def train(
         "runners_up": _runners(job, found, runners), "baselines": _baselines(job, best["time_s"]),
         "pareto": [search.describe(job, r, v) for r, v in zip(found.pareto, found.pareto_values, strict=True)],
         "feasible": found.feasible, "oom": found.counted - found.feasible, "seconds": found.seconds, **by,
+        **_left_out(job.model),
     }  # fmt: skip
     if fewer:
         document["sizes"] = _sizes(job, choices)
@@ -221,6 +225,8 @@ def serve(
     for what, value in (("--rate", rate), ("--isl", isl), ("--osl", osl), ("--ttft", ttft), ("--tpot", tpot)):
         if not value > 0:
             raise ConfigError(f"{what} must be above 0, not {value}")
+        if what in ("--rate", "--isl", "--osl") and value > models.MOST:
+            raise ConfigError(f"{what} must be at most {models.MOST:,}, not {shown(value)}")
     if mode not in ("auto", "aggregated"):
         raise ConfigError(f"--mode must be auto or aggregated, not {mode!r}")
     if form and form not in emit.SERVE:
@@ -240,7 +246,7 @@ def serve(
             "rate": rate, "isl": isl, "osl": osl, "ttft_s": _finite(ttft), "tpot_s": _finite(tpot)},
         "best": best, "runners_up": _other_plans(service, load, found, order, runners), "baselines": {},
         "counted": found.counted, "oom": found.oom, "seconds": found.seconds,
-        "says": _verdict(service, load, best),
+        "says": _verdict(service, load, best), **_left_out(service.model),
     }  # fmt: skip
     for name, other in serving.baselines(service, load, plan.precision).items():
         if other is None:
@@ -260,6 +266,15 @@ def serve(
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _left_out(model: models.Model) -> dict[str, Any]:
+    return {"left_out": list(model.left_out)} if model.left_out else {}
+
+
+def _show_left_out(console: Console, document: dict[str, Any]) -> None:
+    if "left_out" in document:
+        console.print(f"not counted: {', '.join(document['left_out'])}", style="yellow", soft_wrap=True)
 
 
 def _verdict(service: serving.Service, load: serving.Load, best: dict[str, Any]) -> str:
@@ -328,6 +343,7 @@ def show_train(console: Console, document: dict[str, Any]) -> None:
         style="dim",
         soft_wrap=True,
     )
+    _show_left_out(console, document)
     table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     _columns(table, "", "plan", "time", "ratio", "MFU", "GiB")
     others = [("next", r) for r in document["runners_up"]] + list(document["baselines"].items())
@@ -442,6 +458,7 @@ def show_serve(console: Console, document: dict[str, Any]) -> None:
     best = document["best"]
     console.print(Text(best["short"], style="bold"), soft_wrap=True)
     console.print(document["says"], style="" if best["meets"] else "yellow", soft_wrap=True)
+    _show_left_out(console, document)
     first = f"{best['ttft_s']:.2f} s" if best["ttft_s"] is not None else "unbounded"
     console.print(
         f"time to first token {first}, per token {1e3 * best['tpot_s']:.1f} ms,"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from tunewright.envs.parallelism.plans import Plan
+from tunewright.envs.parallelism.plans import Plan, evenly, problems, stage_layers
 from tunewright.envs.parallelism.serving import ServePlan, Service
 from tunewright.envs.parallelism.training import Job
 
@@ -19,6 +19,7 @@ def emit_train(form: str, plan: Plan, job: Job) -> str:
     """Return the arguments that make a framework train by a plan; what it cannot do is said in a comment.
 
     Raises:
+        ConfigError: the plan interleaves chunks that the framework refuses.
         UnknownNameError: the form is none of ``TRAIN``.
     """
     if form not in TRAIN:
@@ -48,8 +49,7 @@ def _megatron(plan: Plan, job: Job) -> str:
         words.append(f"--expert-model-parallel-size {plan.ep}")
     if plan.cp > 1:
         words.append(f"--context-parallel-size {plan.cp}")
-    if plan.chunks > 1:
-        words.append(f"--num-layers-per-virtual-pipeline-stage {max(m.layers // (plan.pp * plan.chunks), 1)}")
+    words += _megatron_stages(plan, job)
     if plan.sequence_parallel:
         words.append("--sequence-parallel")
     if plan.zero >= 1:
@@ -71,12 +71,27 @@ def _megatron(plan: Plan, job: Job) -> str:
         notes.append("# ZeRO-2: --use-custom-fsdp --data-parallel-sharding-strategy optim_grads")
     if plan.zero == 3:
         notes.append("# ZeRO-3: --use-custom-fsdp --data-parallel-sharding-strategy optim_grads_params")
-    if m.layers % (plan.pp * plan.chunks):
-        notes.append(f"# {m.layers} layers are not a multiple of pp * chunks: give --pipeline-model-parallel-layout")
     per_node = min(job.nodes.gpus, job.nodes.per_node)
     nodes = -(-job.nodes.gpus // job.nodes.per_node)
     launch = f"torchrun --nnodes {nodes} --nproc-per-node {per_node} pretrain_gpt.py"
     return "\n".join([*notes, " \\\n  ".join([launch, *words])])
+
+
+def _megatron_stages(plan: Plan, job: Job) -> list[str]:
+    """How layers are dealt out to stages, and to their chunks."""
+    layers, pieces = job.model.layers, plan.pp * plan.chunks
+    words = []
+    if layers % pieces and evenly(layers, pieces, ends=job.calibration.embedding_slots):
+        layers += 2
+        words = ["--account-for-embedding-in-pipeline-split", "--account-for-loss-in-pipeline-split"]
+    if plan.chunks > 1:
+        if layers % pieces:
+            raise ConfigError("; ".join(problems(plan, job)))
+        return [f"--num-layers-per-virtual-pipeline-stage {layers // pieces}", *words]
+    if layers % pieces == 0:
+        return words
+    stages = "|".join(f"t*{count}" if count else "" for count in stage_layers(job, plan.pp))
+    return [f'--pipeline-model-parallel-layout "E{stages}L"']
 
 
 def _deepspeed(plan: Plan, job: Job) -> str:
@@ -104,6 +119,12 @@ def _deepspeed(plan: Plan, job: Job) -> str:
 
 def _torchtitan(plan: Plan, job: Job) -> str:
     shard = plan.dp if plan.zero >= 1 else 1
+    # left out, the first and the last stage get a layer less, and interleaving takes two chunks
+    pieces = plan.pp * plan.chunks
+    less = int(job.model.layers % pieces > 0 and job.calibration.embedding_slots)
+    split = [f"pipeline_parallel_{end}_stage_less_layers = {less}" for end in ("first", "last") if plan.pp > 1]
+    if plan.chunks > 1:
+        split.append(f"pipeline_parallel_layers_per_stage = {-(-job.model.layers // pieces)}")
     recompute = {"none": "none", "selective": "selective", "full": "full"}[plan.recompute]
     lines = [
         "[training]",
@@ -116,6 +137,7 @@ def _torchtitan(plan: Plan, job: Job) -> str:
         f"tensor_parallel_degree = {plan.tp}",
         f"pipeline_parallel_degree = {plan.pp}",
         f'pipeline_parallel_schedule = "{"Interleaved1F1B" if plan.chunks > 1 else "1F1B"}"',
+        *split,
         f"pipeline_parallel_microbatch_size = {plan.micro_batch}",
         f"context_parallel_degree = {plan.cp}",
         f"expert_parallel_degree = {plan.ep}",

@@ -30,6 +30,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+from tunewright.envs.linked import Independent
 from tunewright.envs.parallelism import calibration, clusters, models
 from tunewright.envs.parallelism import plans as P
 from tunewright.envs.parallelism import search as R
@@ -116,7 +117,7 @@ def _hardware(n: clusters.Nodes) -> list[float]:
     ]
 
 
-class PlanEnv(gymnasium.Env[Vector, np.int64], ABC):
+class PlanEnv(Independent, gymnasium.Env[Vector, np.int64], ABC):
     """What both environments share: one part of the plan after the other.
 
     Args:

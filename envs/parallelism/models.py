@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from tunewright.envs.parallelism.families import Family, family_of, left_out, shown
+
 from tunewright.errors import ConfigError, unknown
 from tunewright.files import read_text
 
@@ -22,6 +24,7 @@ _NAMES = {
     "heads": ("num_attention_heads", "n_head", "n_heads"),
     "vocab": ("vocab_size",),
 }
+MOST, MOST_LAYERS = 10**9, 10**5  # of any size; larger numbers are mistakes
 _EXPERTS = ("n_routed_experts", "num_local_experts", "num_experts")
 
 
@@ -48,6 +51,7 @@ class Model:
         q_rank, kv_rank, rope_dim: of latent attention (DeepSeek); 0 without it.
         positions: learned position embeddings, 0 without them.
         source: where the numbers are from.
+        left_out: parts of the description that are not counted, such as ``vision_config``.
     """
 
     name: str
@@ -73,6 +77,7 @@ class Model:
     rope_dim: int = 0
     positions: int = 0
     source: str = ""
+    left_out: tuple[str, ...] = ()
 
     @property
     def attention_params(self) -> int:
@@ -162,6 +167,8 @@ def load(name: str) -> Model:
             config = json.loads(read_text(path, "model description"))
         except ValueError as error:
             raise ConfigError(f"cannot read the model description {path}: {error}") from None
+        except RecursionError:
+            raise ConfigError(f"cannot read the model description {path}: it is nested too deeply") from None
         if not isinstance(config, dict):
             raise ConfigError(f"{path}: a config.json holds one object")
         return from_config(config, path.parent.name if path.name == "config.json" and path.parent.name else path.stem)
@@ -172,24 +179,33 @@ def from_config(config: Mapping[str, Any], name: str = "model") -> Model:
     """Return the model that a Hugging Face style configuration describes.
 
     Raises:
-        ConfigError: fields are missing, or do not fit together; all of them are named.
+        ConfigError: fields are missing, do not fit together, or are not counted yet; all of them are named.
     """
-    inner = config.get("text_config")
+    inner, towers = config.get("text_config"), left_out(config)
     if isinstance(inner, Mapping):  # models that also see pictures keep the text part inside
         config = {**config, **inner}
+    known = family_of(config, name)
+    family = known or Family(gated=_gated(config))
     found = {field: next((config[n] for n in names if n in config), None) for field, names in _NAMES.items()}
     missing = [" or ".join(_NAMES[f]) for f, v in found.items() if v is None]
     if missing:
         raise ConfigError(f"the description of model {name} lacks {', '.join(missing)}")
-    wrong = [f"{f} = {v!r}" for f, v in found.items() if not isinstance(v, int) or isinstance(v, bool) or v < 1]
+    wrong = [
+        f"{f} = {shown(v)}"
+        for f, v in found.items()
+        if not isinstance(v, int) or isinstance(v, bool) or not 1 <= v <= (MOST_LAYERS if f == "layers" else MOST)
+    ]
     if wrong:
-        raise ConfigError(f"model {name}: {', '.join(wrong)} must be a whole number of at least 1")
+        raise ConfigError(
+            f"model {name}: {', '.join(wrong)} must be a whole number of at least 1, and at most {MOST:,} (layers"
+            f" {MOST_LAYERS:,})"
+        )
     layers, hidden, heads, vocab = (int(found[f]) for f in ("layers", "hidden", "heads", "vocab"))  # type: ignore[arg-type]
 
     def number(*names: str, default: int = 0) -> int:
         value = next((config[n] for n in names if config.get(n) is not None), default)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ConfigError(f"model {name}: {names[0]} must be a whole number of at least 0, not {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST:
+            raise ConfigError(f"model {name}: {names[0]} must be a whole number from 0 to {MOST:,}, not {shown(value)}")
         return value
 
     latent = number("kv_lora_rank")
@@ -198,7 +214,9 @@ def from_config(config: Mapping[str, Any], name: str = "model") -> Model:
         if hidden % heads:
             raise ConfigError(f"model {name}: hidden size {hidden} is not a multiple of {heads} heads; give head_dim")
         head_dim = hidden // heads
-    kv_heads = number("num_key_value_heads", "num_kv_heads", default=heads) or heads
+    kv_heads = number("num_key_value_heads", "num_kv_heads", "n_head_kv", default=heads) or heads
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        kv_heads = 1  # Falcon's first models
     if heads % kv_heads:
         raise ConfigError(f"model {name}: {heads} heads are not a multiple of {kv_heads} key and value heads")
     rope = number("qk_rope_head_dim") if latent else 0
@@ -207,8 +225,11 @@ def from_config(config: Mapping[str, Any], name: str = "model") -> Model:
     top_k = number("num_experts_per_tok", "moe_top_k")
     if experts and not 1 <= top_k <= experts:
         raise ConfigError(f"model {name}: num_experts_per_tok must be 1 to {experts}, not {top_k}")
-    ffn = number("intermediate_size", "n_inner", "ffn_dim", default=4 * hidden) or 4 * hidden
-    act = str(config.get("hidden_act") or config.get("activation_function") or config.get("activation") or "gelu")
+    ffn = number("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size", default=4 * hidden) or 4 * hidden
+    expert_ffn = number("moe_intermediate_size", default=ffn) or ffn if experts else 0
+    tied = config.get("tie_word_embeddings")
+    if not isinstance(tied, bool | None):
+        raise ConfigError(f"model {name}: tie_word_embeddings must be true or false, not {shown(tied)}")
     return Model(
         name=name,
         layers=layers,
@@ -218,14 +239,15 @@ def from_config(config: Mapping[str, Any], name: str = "model") -> Model:
         qk_dim=qk_dim,
         v_dim=number("v_head_dim", default=head_dim) if latent else head_dim,
         ffn=ffn,
-        gated=act.lower().startswith(_GATED) or str(config.get("model_type", "")).startswith("gemma"),
+        gated=family.gated,
         vocab=vocab,
-        tied=bool(config.get("tie_word_embeddings", config.get("model_type") in ("gpt2", "bloom"))),
+        tied=family.tied if tied is None else tied,
         experts=experts,
         top_k=top_k,
-        expert_ffn=number("moe_intermediate_size", default=ffn) or ffn if experts else 0,
-        shared_experts=number("n_shared_experts", "num_shared_experts"),
-        dense_layers=number("first_k_dense_replace") if experts else 0,
+        expert_ffn=expert_ffn,
+        shared_experts=number("n_shared_experts", "num_shared_experts")
+        or _shared(number("shared_expert_intermediate_size"), expert_ffn, name),
+        dense_layers=_dense_layers(config, number("first_k_dense_replace"), layers) if experts else 0,
         window=number("sliding_window") if config.get("use_sliding_window", True) else 0,
         full_every=max(
             number("full_attention_interval", "sliding_window_pattern", default=_interval(config, layers)), 1
@@ -233,9 +255,34 @@ def from_config(config: Mapping[str, Any], name: str = "model") -> Model:
         q_rank=number("q_lora_rank") if latent else 0,
         kv_rank=latent,
         rope_dim=rope,
-        positions=number("n_positions") if config.get("model_type") == "gpt2" else 0,
+        positions=number(family.positions) if family.positions else 0,
         source=str(config.get("source", "")),
+        left_out=towers,
     )
+
+
+def _gated(config: Mapping[str, Any]) -> bool:
+    """Whether a description without a model type has gates, by its activation."""
+    act = config.get("hidden_act") or config.get("activation_function") or config.get("activation")
+    return str(act).lower().startswith(_GATED)
+
+
+def _shared(width: int, expert: int, name: str) -> int:
+    """How many experts of the usual width a shared one of its own width (Qwen) makes."""
+    if width and (not expert or width % expert):
+        raise ConfigError(
+            f"model {name}: shared_expert_intermediate_size {width} is no multiple of the experts' {expert}, which is"
+            " not known yet; take a preset, or a multiple"
+        )
+    return width // expert if width else 0
+
+
+def _dense_layers(config: Mapping[str, Any], first: int, layers: int) -> int:
+    """First layers without experts, by their number or by the list of the layers' types."""
+    kinds = config.get("mlp_layer_types")
+    if not isinstance(kinds, list) or not kinds:
+        return min(first, layers)
+    return next((k for k, kind in enumerate(kinds) if kind != "dense"), layers)
 
 
 def _interval(config: Mapping[str, Any], layers: int) -> int:

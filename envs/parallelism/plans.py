@@ -119,6 +119,38 @@ def divisors(n: int) -> list[int]:
     return sorted({*small, *(n // k for k in small)})
 
 
+def evenly(layers: int, pieces: int, *, ends: bool) -> bool:
+    """Whether so many pieces of a pipeline have equally many layers, as interleaving needs.
+
+    Args:
+        layers: of the model.
+        pieces: pipeline stages times chunks.
+        ends: whether embedding and output layer may count as a layer each (Megatron's
+            ``--account-for-embedding-in-pipeline-split`` and ``--account-for-loss-in-pipeline-split``).
+    """
+    return layers % pieces == 0 or (ends and (layers + 2) % pieces == 0)
+
+
+def legal_chunks(job: Job, pp: int) -> list[int]:
+    """Return the chunks of a stage that cut the layers evenly: 1 always, for stages may differ by a layer."""
+    ends = job.calibration.embedding_slots
+    more = [c for c in range(2, MOST_CHUNKS + 1) if evenly(job.model.layers, pp * c, ends=ends)]
+    return [1, *(more if pp > 1 else [])]
+
+
+def stage_layers(job: Job, pp: int) -> list[int]:
+    """Return the layers of each pipeline stage, as the estimate counts them: at most one more than in any other.
+
+    Where stages are uneven, the last one, which has the output layer, and then the first one have a layer less if
+    embedding and output count as layers, else those in the middle.
+    """
+    most = -(-job.model.layers // pp)
+    middle = list(range(1, pp - 1))
+    order = [pp - 1, 0, *middle] if job.calibration.embedding_slots else [*middle, pp - 1, 0]
+    fewer = set(order[: pp * most - job.model.layers])
+    return [most - (stage in fewer) for stage in range(pp)]
+
+
 def near(value: int, legal: Sequence[int]) -> str:
     """Return the legal values on both sides of a value, in words."""
     below, above = [v for v in legal if v < value], [v for v in legal if v > value]
@@ -147,8 +179,13 @@ def problems(plan: Plan, job: Job) -> list[str]:
         if count % plan.tp:
             found.append(f"tp {plan.tp} does not divide the {count} {what}; nearest: {near(plan.tp, divisors(count))}")
             break
-    if plan.pp * plan.chunks > m.layers + 2 * job.calibration.embedding_slots:
-        found.append(f"pp {plan.pp} * chunks {plan.chunks} is more than the {m.layers} layers")
+    if plan.pp > m.layers:
+        found.append(f"pp {plan.pp} is more than the {m.layers} layers")
+    elif plan.chunks > 1 and not evenly(m.layers, plan.pp * plan.chunks, ends=job.calibration.embedding_slots):
+        found.append(
+            f"chunks {plan.chunks} of {plan.pp} stages do not cut the {m.layers} layers evenly, as interleaving needs;"
+            f" nearest: {near(plan.chunks, legal_chunks(job, plan.pp))}"
+        )
     if job.global_batch % (plan.dp * plan.micro_batch):
         legal = divisors(job.global_batch // plan.dp) if job.global_batch % plan.dp == 0 else []
         said = (
@@ -226,7 +263,7 @@ class Choices:
 def enumerate_plans(job: Job, choices: Choices | None = None) -> Iterator[Floats]:
     """Yield all legal plans, as arrays of rows of the model, shape (n, 13).
 
-    Degrees and micro-batches go over all divisors, chunks over 1 to ``MOST_CHUNKS``.
+    Degrees and micro-batches go over all divisors, chunks over ``legal_chunks``.
     """
     choices = choices or Choices()
     fixed = dict(choices.fixed or {})
@@ -234,7 +271,7 @@ def enumerate_plans(job: Job, choices: Choices | None = None) -> Iterator[Floats
     def only(name: str, values: Sequence[int]) -> list[int]:
         return [v for v in values if v == fixed.get(name, v)]
 
-    m, n, batch, slots = job.model, job.nodes, job.global_batch, 2 * job.calibration.embedding_slots
+    m, n, batch = job.model, job.nodes, job.global_batch
     # a fused kernel has nothing that selective recomputation could save
     recompute = [
         RECOMPUTE.index(r)
@@ -262,6 +299,7 @@ def enumerate_plans(job: Job, choices: Choices | None = None) -> Iterator[Floats
             if batch % dp or dp != fixed.get("dp", dp):
                 continue
             rounds = batch // dp
+            interleaved = legal_chunks(job, pp)
             micro = only("micro_batch", [b for b in divisors(rounds) if b <= MOST_MICRO])
             experts = only("ep", [e for e in divisors(m.experts) if (dp * cp) % e == 0] if m.experts else [1])
             zero = [
@@ -280,14 +318,7 @@ def enumerate_plans(job: Job, choices: Choices | None = None) -> Iterator[Floats
             rest = rest[~((rest[:, 4] > 0) & (rest[:, 0] == 0))]
             heads = []
             for b in micro:
-                chunks = [
-                    1,
-                    *(
-                        c
-                        for c in range(2, MOST_CHUNKS + 1)
-                        if pp > 1 and (rounds // b) % pp == 0 and pp * c <= m.layers + slots
-                    ),
-                ]
+                chunks = interleaved if (rounds // b) % pp == 0 else [1]
                 heads += [(tp, pp, dp, cp, e, b, c) for e in experts for c in only("chunks", chunks)]
             if not heads or not len(rest):
                 continue

@@ -158,6 +158,7 @@ def train_space(job: Job) -> Space:
     m, n = job.model, job.nodes
     tensor = [t for t in P.divisors(n.gpus) if m.heads % t == 0 and m.ffn % t == 0 and t <= n.per_node * 2]
     pipe = [p for p in P.divisors(n.gpus) if p <= m.layers]
+    chunks = sorted({c for p in pipe for c in P.legal_chunks(job, p)})
     context = [c for c in P.contexts(job) if n.gpus % c == 0 and c <= 16]
     micro = [b for b in P.divisors(job.global_batch) if b <= P.MOST_MICRO]
     experts = [e for e in P.divisors(m.experts) if n.gpus % e == 0] if m.experts else [1]
@@ -172,7 +173,7 @@ def train_space(job: Job) -> Space:
         choice("cp", context, start.cp, "context-parallel degree: GPUs that split each sequence"),
         choice("ep", experts, start.ep, "expert-parallel degree: ranks over which experts are spread"),
         choice("micro_batch", micro, start.micro_batch, "sequences of a micro-batch"),
-        choice("chunks", list(range(1, P.MOST_CHUNKS + 1)), start.chunks, "model chunks of a stage (interleaving)"),
+        choice("chunks", chunks, start.chunks, "model chunks of a stage (interleaving)"),
         choice(
             "zero",
             [0, 1, 2, 3],
@@ -214,7 +215,7 @@ def train_space(job: Job) -> Space:
     words = (
         f"tp * pp * cp divides {n.gpus} GPUs (dp is the rest), dp * micro_batch divides the batch of"
         f" {job.global_batch}, chunks"
-        " above 1 need micro-batches that are a multiple of pp, pp * chunks is at most the layers, zero 3 needs"
+        " above 1 need micro-batches that are a multiple of pp, and cut the layers into equal pieces, zero 3 needs"
         " pp 1, offload"
         " needs zero above 0, ep divides dp * cp"
     )

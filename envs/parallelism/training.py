@@ -86,7 +86,7 @@ class Calibration:
         weight_bytes, gradient_bytes: for each parameter.
         fp8: gain of FP8 over bfloat16 in matrix products, as a share of the ratio of the peaks.
         hidden: share of communication that overlapping hides behind computing.
-        embedding_slots: whether embedding and output layer count as layers when stages are cut.
+        embedding_slots: whether embedding and output layer count as layers where stages cannot be cut evenly.
         source: what it was fitted to.
     """
 
@@ -118,7 +118,7 @@ class Numbers(NamedTuple):
     """A job in numbers, as the compiled code takes them; bytes, seconds, FLOP."""
 
     layers: float
-    slots: float  # 2 where embedding and output count as layers
+    slots: float  # 2 where embedding and output count as layers if stages cannot be cut evenly
     hidden: float
     attention_params: float  # of a layer
     dense_params: float  # feed-forward weights that every token uses, mean over layers
@@ -299,11 +299,11 @@ def _estimate(
     context = context + (cp - 1.0) * k.latency * passes  # a message for each step of the ring
     layer = compute + tensor + expert + context + k.overhead
 
-    # stages: the fullest one sets the pace, and the last one has the output layer
+    # stages: the fullest one sets the pace, and the last one has the output layer; see ``plans.stage_layers``
     many = pp > 1
-    slots = ceil((k.layers + k.slots) * per_chunk / pp) * chunks
-    most = where(many, minimum(slots, k.layers), k.layers)
-    last = where(many, maximum(slots - 0.5 * k.slots, 1.0), k.layers)
+    most = ceil(k.layers / pp - 1e-9)  # less what a division that is not exact may be too large by
+    spare = pp * most - k.layers  # stages with a layer less
+    last = most - where(many & (spare >= where(k.slots > 0, 1.0, pp - 1.0)), 1.0, 0.0)
     head = tokens * k.vocab * per_tp * (6.0 * k.hidden * flop_s + 10.0 * k.byte_s)
     whole = k.layers * layer + head
     longest = where(many, maximum(most * layer, last * layer + head), whole)
@@ -348,7 +348,7 @@ def _estimate(
     bytes_g = k.gradient * where(zero > 1, share, 1.0)
     bytes_o = where(offload > 0, 0.0, 12.0) * share
     each = bytes_w + bytes_g + bytes_o
-    first_own = where(k.slots > 0, maximum(most - 1.0, 1.0), most) * per_layer + ends
+    first_own = (most - where((k.slots > 0) & (spare >= 2.0), 1.0, 0.0)) * per_layer + ends
     first_acts = flight * most * kept + once
     first_logits = where(many, 0.0, logits)
     last_own = last * per_layer + ends

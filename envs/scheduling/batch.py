@@ -11,13 +11,14 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from tunewright.envs.linked import Independent, Linked
 
 from tunewright.errors import ConfigError
 
 Seen = npt.NDArray[np.float32]
 
 
-class BatchEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], npt.NDArray[Any]]):
+class BatchEnv(Linked, gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], npt.NDArray[Any]]):
     """``n`` systems, each with its own piece of the work; one whose episode is over is reset by the next step.
 
     Args:
@@ -27,6 +28,7 @@ class BatchEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], npt.NDArr
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    derived = ("_compiled",)
 
     def __init__(self, num_envs: int, observations: int, actions: int) -> None:
         if num_envs < 1:
@@ -41,6 +43,15 @@ class BatchEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], npt.NDArr
         self._waiting = np.full(num_envs, -1)
         self._mask = np.ones((num_envs, actions), np.bool_)
         self._table: Any = None
+        self._link()
+
+    def _link(self) -> None:
+        """Set the addresses in the table, which has a copy of each system's record with what has happened since."""
+        for k, system in enumerate(self._systems):
+            if system is not None:
+                system.systems[0] = self._table[k]
+                system._link()
+                self._table[k] = system.systems[0]
 
     @abstractmethod
     def _piece(self, rng: np.random.Generator) -> Any:
@@ -116,7 +127,7 @@ class BatchEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], npt.NDArr
         return seen, reward, over, np.zeros(n, np.bool_), {"action_mask": self._mask.copy()}
 
 
-class SingleEnv(gymnasium.Env[Seen, np.int64]):
+class SingleEnv(Independent, gymnasium.Env[Seen, np.int64]):
     """One system: the batch of one."""
 
     metadata = {"render_modes": []}  # noqa: RUF012

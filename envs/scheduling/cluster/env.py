@@ -49,9 +49,6 @@ class ClusterVectorEnv(BatchEnv):
         self, num_envs: int = 1, *, nodes: str = "8x4", trace: str = "", jobs: int = 60, mix: Mapping[str, Any] | None = None,
         pool: int = 64, held_out: bool = False,
     ) -> None:  # fmt: skip
-        from tunewright.envs.scheduling.cluster import decide
-
-        self._compiled = decide.decide_all
         self.nodes = J.nodes(nodes)
         if len(self.nodes.cpu) > NODES or not self.nodes.gpus.any():
             raise ConfigError(f"the environment has up to {NODES} nodes with GPUs, not {self.nodes.words}")
@@ -70,6 +67,12 @@ class ClusterVectorEnv(BatchEnv):
         start = int(np.random.default_rng([seed, 5]).integers(0, half - self.count + 1))
         piece = self.trace.first(self.count, start + (half if seed >= 1000 else 0))
         return piece.faster(float(self.mix["load"]) * float(self.nodes.gpus.sum()) / max(piece.demand(), 1e-9))
+
+    def _link(self) -> None:
+        from tunewright.envs.scheduling.cluster import decide
+
+        super()._link()
+        self._compiled = decide.decide_all
 
     def _piece(self, rng: np.random.Generator) -> S.Systems:
         seed = self.seeds[int(rng.integers(len(self.seeds)))]

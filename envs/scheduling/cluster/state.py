@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tunewright.envs.scheduling.records import record
+from tunewright.envs.scheduling.records import Batch, record
 
 WHOLE = 1000  # thousandths of a GPU
 BIG = 2**62
@@ -44,7 +44,7 @@ ENTRY = record("f8: start end\ni8: job node mask")
 CELL = np.dtype([("v", "i8")])
 
 
-class Systems:
+class Systems(Batch):
     """``n`` clusters of the same nodes that run equally many jobs.
 
     Args:
@@ -80,14 +80,7 @@ class Systems:
         self._waiting, self._running = np.zeros((n, count + 1), CELL), np.zeros((n, count + 1), CELL)
         self._plan, self._profile = np.zeros((n, nodes + 1), PLAN), np.zeros((n, 2 * count + 4), STEP)
         self.systems = np.zeros(n, SYSTEM)
-        owned = {
-            "jobs_at": self.jobs, "room_at": self.room, "shadow_at": self._shadow, "waiting_at": self._waiting,
-            "running_at": self._running, "pieces_at": self._pieces, "plan_at": self._plan, "profile_at": self._profile,
-            "log_at": self.log,
-        }  # fmt: skip
-        for name, array in owned.items():
-            self.systems[name] = array.ctypes.data + np.arange(n) * array.strides[0]
-        self.systems["kinds_at"], self.systems["whole_at"] = self._kinds.ctypes.data, self._whole.ctypes.data
+        self._link()
         for name, value in {
             "jobs": count, "nodes": nodes, "gpus": most, "stride": stride, "kinds": len(kinds), "log_size": log,
             "cpu_total": int(cpu.sum()), "gpu_total": int(gpus.sum()) * WHOLE,
@@ -96,7 +89,13 @@ class Systems:
         self.jobs["piece"] = -1
         self.jobs["done_at"], self.jobs["first_start"] = np.inf, np.inf
 
-    @property
-    def address(self) -> int:
-        """Of the systems, for compiled code."""
-        return int(self.systems.ctypes.data)
+    def _parts(self) -> dict[str, NDArray[Any]]:
+        return {
+            "jobs_at": self.jobs, "room_at": self.room, "shadow_at": self._shadow, "waiting_at": self._waiting,
+            "running_at": self._running, "pieces_at": self._pieces, "plan_at": self._plan, "profile_at": self._profile,
+            "log_at": self.log,
+        }  # fmt: skip
+
+    def _link(self) -> None:
+        super()._link()
+        self.systems["kinds_at"], self.systems["whole_at"] = self._kinds.ctypes.data, self._whole.ctypes.data

@@ -103,12 +103,15 @@ class ServingVectorEnv(BatchEnv):
     """
 
     def __init__(self, num_envs: int = 1, **scene: Any) -> None:
-        from tunewright.envs.scheduling.serving import decide
-
-        self._compiled = decide.decide_all
         self.scene = Scene(**scene)
         self.requests, self.setup, self.knobs = self.scene.open()
         super().__init__(num_envs, SEEN, len(BUDGETS) * len(ORDERS))
+
+    def _link(self) -> None:
+        from tunewright.envs.scheduling.serving import decide
+
+        super()._link()
+        self._compiled = decide.decide_all
 
     def _piece(self, rng: np.random.Generator) -> S.Systems:
         scene = self.scene

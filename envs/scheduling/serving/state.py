@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tunewright.envs.scheduling.records import record
+from tunewright.envs.scheduling.records import Batch, record
 
 BIG = 2**62
 HISTORY_BINS, HISTORY_STEP = 512, 16  # of finished outputs' lengths, in tokens
@@ -62,7 +62,7 @@ ANSWER = np.dtype([("at", "i8"), ("kept", "i8")])
 ENTRY = record("f8: start end\ni8: replica batch tokens used")
 
 
-class Systems:
+class Systems(Batch):
     """``n`` systems of the same size, ready to begin.
 
     Args:
@@ -112,23 +112,23 @@ class Systems:
         self.replicas["index"] = np.arange(replicas)
         self.replicas["lru_size"] = max(places, 1)
         self.systems["questions"], self.systems["log_size"] = questions, log
-        owned = {
+        self._link()
+
+    def _parts(self) -> dict[str, NDArray[Any]]:
+        return {
             "reps": self.replicas, "asks": self.requests, "moves_at": self._moves, "scratch_at": self._scratch,
             "served_at": self._served, "log_at": self.log,
             "ttl_at": self.ttl, "answers_at": self._answers, "gaps_at": self.gaps,
         }  # fmt: skip
-        for name, array in owned.items():
-            self.systems[name] = array.ctypes.data + np.arange(n) * array.strides[0]
+
+    def _link(self) -> None:
+        super()._link()
         self.systems["chunks_at"] = self.chunks.ctypes.data
-        held = {
+        parts = {
             "running_at": self._running, "waiting_at": self._waiting, "phases_at": self._phases, "chunks_at": self._chunks,
             "lru_at": self._lru, "history_at": self._history, "curve_at": self._curve,
         }  # fmt: skip
-        for name, array in held.items():
+        n, replicas = self.replicas.shape
+        for name, array in parts.items():
             offsets = np.arange(n)[:, None] * array.strides[0] + np.arange(replicas)[None] * array.strides[1]
             self.replicas[name] = array.ctypes.data + offsets
-
-    @property
-    def address(self) -> int:
-        """Of the systems, for compiled code."""
-        return int(self.systems.ctypes.data)

@@ -59,9 +59,6 @@ class SparkVectorEnv(BatchEnv):
         self, num_envs: int = 1, *, cores: int = 16, mix: Mapping[str, Any] | None = None, dags: str = "",
         partition_s: float = 0.0, pool: int = 64, held_out: bool = False,
     ) -> None:  # fmt: skip
-        from tunewright.envs.scheduling.spark import decide
-
-        self._compiled = decide.decide_all
         self.cores, self.partition_s = cores, partition_s
         self.mix = {"users": 5, "jobs": 20, "load": 1.0, "work": 40.0, **(mix or {})}
         self.bodies = J.tpch(Path(dags), sizes=("2g", "5g", "10g")) if dags else []
@@ -72,6 +69,12 @@ class SparkVectorEnv(BatchEnv):
     def jobs(self, seed: int) -> list[J.Job]:
         """Return the mix of a seed."""
         return J.generate(self.cores, self.mix, seed, self.bodies)
+
+    def _link(self) -> None:
+        from tunewright.envs.scheduling.spark import decide
+
+        super()._link()
+        self._compiled = decide.decide_all
 
     def _piece(self, rng: np.random.Generator) -> S.Systems:
         seed = self.seeds[int(rng.integers(len(self.seeds)))]

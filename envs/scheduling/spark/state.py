@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tunewright.envs.scheduling.records import record
+from tunewright.envs.scheduling.records import Batch, record
 
 # policies: which runnable stage gets the next free core
 FIFO, FAIR, FAIR_JOBS, SJF, CRITICAL_PATH, UWFQ, WEIGHTED, CHOSEN = range(8)
@@ -46,7 +46,7 @@ REAL = np.dtype([("v", "f8")])
 CLASS = record("f8: work\ni8: tasks")
 
 
-class Systems:
+class Systems(Batch):
     """``n`` systems that run the same number of jobs, ready to begin.
 
     Args:
@@ -74,18 +74,19 @@ class Systems:
         self._most = jobs.shape[1]
         self._virtual = np.zeros((n, users.shape[1] * self._most), VIRTUAL)
         self._classes = np.zeros((n, max(kinds, 1)), CLASS)
-        owned = {
-            "jobs_at": self.jobs, "stages_at": self.stages, "users_at": self.users, "children_at": self.children,
-            "durations_at": self.durations, "heap_at": self._heap, "ready_at": self._ready, "virtual_at": self._virtual,
-            "log_at": self.log, "classes_at": self._classes,
-        }  # fmt: skip
-        for name, array in owned.items():
-            self.systems[name] = array.ctypes.data + np.arange(n) * array.strides[0]
+        self._link()
         for name, value in {
             "cores": cores, "free": cores, "jobs": jobs.shape[1], "users": users.shape[1], "log_size": log,
             "most_virtual": self._most,
         }.items():  # fmt: skip
             self.systems[name] = value
+
+    def _parts(self) -> dict[str, NDArray[Any]]:
+        return {
+            "jobs_at": self.jobs, "stages_at": self.stages, "users_at": self.users, "children_at": self.children,
+            "durations_at": self.durations, "heap_at": self._heap, "ready_at": self._ready, "virtual_at": self._virtual,
+            "log_at": self.log, "classes_at": self._classes,
+        }  # fmt: skip
 
     def again(self) -> Systems:
         """Return systems that begin as these did; these must not have begun."""
@@ -96,8 +97,3 @@ class Systems:
         for name in ("policy", "overhead_s", "learned"):
             made.systems[name] = self.systems[name]
         return made
-
-    @property
-    def address(self) -> int:
-        """Of the systems, for compiled code."""
-        return int(self.systems.ctypes.data)

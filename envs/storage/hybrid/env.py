@@ -21,6 +21,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+from tunewright.envs.linked import Linked
 from tunewright.envs.storage.hybrid import stepping
 from tunewright.envs.storage.hybrid.devices import Devices, load_devices
 from tunewright.envs.storage.hybrid.reward import INVERSE, LOGARITHM
@@ -78,10 +79,11 @@ class Scene:
         world.sims["clock"][k], world.sims["stop"][k] = start, start + length
 
 
-class _HybridEnv(gymnasium.Env[Seen, np.int64]):
+class _HybridEnv(Linked, gymnasium.Env[Seen, np.int64]):
     """What placement and migration share; keyword arguments are those of ``Scene``."""
 
     metadata = {"render_modes": []}  # noqa: RUF012
+    derived = ("_batch", "_step")
 
     def __init__(self, *, render_mode: str | None = None, **scene: Any) -> None:
         if render_mode is not None:
@@ -94,8 +96,11 @@ class _HybridEnv(gymnasium.Env[Seen, np.int64]):
         self.observation_space = gymnasium.spaces.Box(0.0, 1.0, (7,), np.float32)
         self.action_space = gymnasium.spaces.Discrete(tiers)
         self._tiers, self._kind = tiers, REWARDS[self.scene.reward]
-        self._batch, self._step = int(self.world.sims.ctypes.data), stepping.step
         self._over = True
+        self._link()
+
+    def _link(self) -> None:
+        self._batch, self._step = int(self.world.sims.ctypes.data), stepping.step
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Seen, dict[str, Any]]:
         """Start an episode: all pages on the slowest tier."""

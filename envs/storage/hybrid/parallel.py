@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+from tunewright.envs.linked import Linked
 from tunewright.envs.storage.hybrid import stepping
 from tunewright.envs.storage.hybrid.env import REWARDS, Scene
 
@@ -21,7 +22,7 @@ Seen = npt.NDArray[np.float32]
 AGENTS = ("placement", "migration")
 
 
-class HybridParallelEnv(ParallelEnv[str, Seen, int]):  # type: ignore[misc, unused-ignore]
+class HybridParallelEnv(Linked, ParallelEnv[str, Seen, int]):  # type: ignore[misc, unused-ignore]
     """Both agents see the same seven numbers and choose a tier each, as in ``PlacementEnv`` and ``MigrationEnv``.
 
     Args:
@@ -30,6 +31,7 @@ class HybridParallelEnv(ParallelEnv[str, Seen, int]):  # type: ignore[misc, unus
 
     metadata: ClassVar[dict[str, Any]] = {"name": "tunewright_hybrid_v0", "render_modes": []}
     render_mode = None
+    derived = ("_batch",)
 
     def __init__(self, **scene: Any) -> None:
         self.scene = Scene(**scene)
@@ -39,8 +41,12 @@ class HybridParallelEnv(ParallelEnv[str, Seen, int]):  # type: ignore[misc, unus
         box = gymnasium.spaces.Box(0.0, 1.0, (7,), np.float32)
         self.observation_spaces = {a: box for a in AGENTS}
         self.action_spaces = {a: gymnasium.spaces.Discrete(len(self.world.devices.tiers)) for a in AGENTS}
-        self._kind, self._batch = REWARDS[self.scene.reward], int(self.world.sims.ctypes.data)
+        self._kind = REWARDS[self.scene.reward]
         self._rng = np.random.default_rng()
+        self._link()
+
+    def _link(self) -> None:
+        self._batch = int(self.world.sims.ctypes.data)
 
     def observation_space(self, agent: str) -> gymnasium.spaces.Space[Any]:
         """Seven numbers in [0, 1]."""

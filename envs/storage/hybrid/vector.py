@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+from tunewright.envs.linked import Linked
 from tunewright.envs.storage.hybrid import stepping
 from tunewright.envs.storage.hybrid.env import REWARDS, Scene
 
@@ -17,7 +18,7 @@ from tunewright.errors import ConfigError
 Seen = npt.NDArray[np.float32]
 
 
-class PlacementVectorEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], npt.NDArray[Any]]):
+class PlacementVectorEnv(Linked, gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], npt.NDArray[Any]]):
     """``n`` systems that replay one trace, each from its own start.
 
     A system whose episode is over is reset by the next step, which returns its first observation and reward 0.
@@ -28,6 +29,7 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64],
     """
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+    derived = ("_batch",)
 
     def __init__(self, num_envs: int = 1, **scene: Any) -> None:
         if num_envs < 1:
@@ -39,8 +41,12 @@ class PlacementVectorEnv(gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64],
         self.single_action_space = gymnasium.spaces.Discrete(self._tiers)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self._kind, self._batch = REWARDS[self.scene.reward], int(self.world.sims.ctypes.data)
+        self._kind = REWARDS[self.scene.reward]
         self._over = np.ones(num_envs, np.bool_)
+        self._link()
+
+    def _link(self) -> None:
+        self._batch = int(self.world.sims.ctypes.data)
 
     def reset(
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from tunewright.envs.linked import Linked
 from tunewright.envs.storage.hybrid.devices import Devices
-from tunewright.envs.storage.hybrid.state import COUNTERS, DEVICE, PAGE, QUEUE, REQUEST, SEAT, SIM
+from tunewright.envs.storage.hybrid.state import COUNTERS, DEVICE, MOVE, PAGE, QUEUE, REQUEST, SEAT, SIM
 from tunewright.knowledge.blocktrace import PagedTrace
 
 from tunewright.errors import ConfigError
@@ -46,7 +47,7 @@ PLAIN = Mechanisms()
 FULL = Mechanisms(extent=64, gate_us=0.0, reserve=0.05)
 
 
-class World:
+class World(Linked):
     """A batch of ``n`` systems; ``sims`` are the records that the kernel works on.
 
     Args:
@@ -91,9 +92,6 @@ class World:
         self.tiers = np.zeros(tiers, DEVICE)
         self.start = 0 if all_fast else tiers - 1
         fields: dict[str, Any] = {
-            "request_at": self.requests.ctypes.data,
-            "page_at": self.pages.ctypes.data + np.arange(n) * total * PAGE.itemsize,
-            "device_at": self.tiers.ctypes.data,
             "requests": len(self.requests),
             "stop": len(self.requests),
             "pages": total,
@@ -114,9 +112,25 @@ class World:
         self.sims["capacity"][:, :tiers] = self.capacities
         self._queues = [np.zeros((n, self._seats(tier)), SEAT) for tier in range(tiers - 1)]
         for tier, queue in enumerate(self._queues):
-            self.sims["queue_at"][:, tier] = queue.ctypes.data + np.arange(n) * queue.shape[1] * queue.itemsize
             self.sims["mask"][:, tier] = queue.shape[1] - 1
+        self.journal = np.zeros(0, MOVE)
+        self._link()
         self.reset()
+
+    def _link(self) -> None:
+        sims, systems = self.sims, np.arange(len(self.sims))
+        sims["request_at"], sims["device_at"] = self.requests.ctypes.data, self.tiers.ctypes.data
+        sims["page_at"] = self.pages.ctypes.data + systems * self.pages.strides[0]
+        for tier, queue in enumerate(self._queues):
+            sims["queue_at"][:, tier] = queue.ctypes.data + systems * queue.strides[0]
+        sims["journal_at"] = sims["journal_room"] = 0
+        if len(self.journal):
+            sims["journal_at"][0], sims["journal_room"][0] = self.journal.ctypes.data, len(self.journal)
+
+    def keep_journal(self, room: int) -> None:
+        """Have the first system write pages that change their tier into ``journal``, which has so many places."""
+        self.journal = np.zeros(room, MOVE)
+        self._link()
 
     def _seats(self, tier: int) -> int:
         """Length of a tier's LRU queue: twice the pages that may be on it at once, and at least a power of two."""
