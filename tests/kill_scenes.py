@@ -58,7 +58,7 @@ class Life:
         self.steps.append(text)
 
     def fail(self, check: str, what: list[str] | str) -> None:
-        lines = [what] if isinstance(what, str) else [*what[:8], *(["..."] if len(what) > 8 else [])]
+        lines = [what] if isinstance(what, str) else [*what[:21], *(["..."] if len(what) > 21 else [])]
         self.failures += [f"{self.scene} {self.seed}: {check}: {line}" for line in lines]
 
 
@@ -180,8 +180,9 @@ def _await_moment(world: World, run: Run, rng: Random, kind: str, chosen: signal
 
 
 def _check_text(life: Life, run: Run, kind: str) -> None:
-    if "Traceback (most recent call last)" in run.text:
-        life.fail("one line", f"{kind} ended with a traceback: {run.last_line}")
+    text = run.text
+    if (begin := text.rfind("Traceback (most recent call last)")) >= 0:
+        life.fail("one line", [f"{kind} ended with a traceback", *text[begin:].splitlines()[-20:]])
         raise Broken
 
 
