@@ -19,9 +19,12 @@ Action: a point of the unit cube, shape (d,). Reward: log improvement of the obj
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +34,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 from tunewright.envs.linked import Packed
 
+from tunewright.changes import Owner, protected
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.guard import guarded
-from tunewright.measure import call_isolated, measure_once
+from tunewright.measure import Runs, call_isolated, measure_once
 from tunewright.plugins import open_target
 from tunewright.protocol import improvement
 from tunewright.space import Config, Space
@@ -143,6 +147,8 @@ class TuningEnv(Packed, gymnasium.Env[Vector, Vector]):
             len(self.space), len(self.metrics), len(self.workloads)
         )
         self._workdir, self._made = workdir, ""
+        self._runs: Runs | None = None
+        self._guard: weakref.finalize[Any, Any] | None = None
         self._prepared: dict[tuple[str, int], Mapping[str, Any]] = {}
         self._data_seed = 0
 
@@ -157,7 +163,8 @@ class TuningEnv(Packed, gymnasium.Env[Vector, Vector]):
                 f"a copy of this environment would share the files of {self.target.name} in {self._workdir}; make a"
                 " second environment with a workdir of its own, or leave workdir out"
             )
-        return {**self.__dict__, "_made": "", "_prepared": {} if self.target.isolated else self._prepared}
+        prepared = {} if self.target.isolated else self._prepared
+        return {**self.__dict__, "_made": "", "_runs": None, "_guard": None, "_prepared": prepared}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
         """Measure the default and start an episode.
@@ -191,9 +198,10 @@ class TuningEnv(Packed, gymnasium.Env[Vector, Vector]):
         return observation, reward, self.left == 0, False, self._info(config, found)
 
     def close(self) -> None:
-        """Remove temporary files."""
-        if self.target.isolated and self._prepared:
-            self.target.cleanup(self.workdir)
+        """Put back what measuring changed, and remove temporary files."""
+        if self._guard is not None:
+            self._guard()  # once
+            self._runs = self._guard = None
         if self._made:
             shutil.rmtree(self._made, ignore_errors=True)
             self._made = ""
@@ -210,12 +218,14 @@ class TuningEnv(Packed, gymnasium.Env[Vector, Vector]):
         key = (self.workload, self._data_seed)
         # tables and simulators need no files
         workdir = self.workdir if self.target.isolated else Path(tempfile.gettempdir())
+        if self.target.isolated and self._runs is None:
+            self._runs = self._protect(workdir)
         budget = Budget(
             workdir=workdir, seconds=self.target.limit_seconds or 600.0, memory_bytes=self.target.memory_bytes
         )
         if key not in self._prepared:
             self._prepared[key] = call_isolated(
-                self.target, "prepare", workload=self.workload, seed=self._data_seed, budget=budget
+                self.target, "prepare", workload=self.workload, seed=self._data_seed, budget=budget, runs=self._runs
             )
         budget = Budget(
             workdir=budget.workdir,
@@ -224,7 +234,16 @@ class TuningEnv(Packed, gymnasium.Env[Vector, Vector]):
             prepared=self._prepared[key],
         )
         seed = int(self.np_random.integers(2**31))
-        return measure_once(self.target, config, workload=self.workload, seed=seed, budget=budget)
+        return measure_once(self.target, config, workload=self.workload, seed=seed, budget=budget, runs=self._runs)
+
+    def _protect(self, workdir: Path) -> Runs:
+        """Hold and write down what measuring changes, until ``close``, or until the environment is forgotten."""
+        name = f"the environment of {self.target.name!r}"
+        owner = Owner(what=name, name=f"{name} {os.getpid()} {id(self)}", target="", options={})
+        stack = ExitStack()
+        runs = stack.enter_context(protected(self.target, owner, workdir))
+        self._guard = weakref.finalize(self, stack.close)
+        return runs
 
     def _observe(self, config: Config, values: Mapping[str, float] | None) -> Vector:
         return observe(

@@ -1,5 +1,6 @@
 """What belongs to the user: held by one session at a time, written down before it is changed, put back as it was."""
 
+import gc
 import json
 import os
 import signal
@@ -658,3 +659,23 @@ def test_weaker_guarantees_are_not_tried_on_a_live_system(store):
 
     verdict = Session.create(Plan(target="t", tuner="random"), "a", store, target=Live()).run(trials=6)
     assert verdict.weaker == [] and set(Live.seen) == {"safe"}
+
+
+def test_an_environment_puts_back_what_its_steps_changed(tmp_path):
+    import gymnasium
+    import tunewright.envs  # noqa: F401
+
+    (tmp_path / "server.conf").write_text("v: 7\n")
+    env = gymnasium.make("tunewright/Tuning-v0", target=command(tmp_path), budget=3)
+    env.reset(seed=1)
+    env.step(env.action_space.sample())
+    assert (tmp_path / "server.conf").read_text() != "v: 7\n"
+    with pytest.raises(HeldError, match="the environment of 'my'"), holding(command(tmp_path).changes(), "another"):
+        pass
+    env.close()
+    env.close()
+    assert (tmp_path / "server.conf").read_text() == "v: 7\n"
+    env.reset(seed=1)
+    del env  # never closed
+    gc.collect()
+    assert (tmp_path / "server.conf").read_text() == "v: 7\n"

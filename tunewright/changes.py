@@ -24,12 +24,17 @@ from tunewright.errors import StoreError, TargetError, TunewrightError
 from tunewright.guard import redact
 from tunewright.interrupts import uninterrupted
 from tunewright.locks import Hold, holding
+from tunewright.measure import Runs
 from tunewright.plugins import TARGETS, installed, located, open_target, split_spec
 from tunewright.store import home
 from tunewright.target import BaseTarget
 
 _FORMAT, _FILE = 1, "journal.json"
 Say = Callable[[str], None]
+
+
+def silent(text: str) -> None:
+    """Take what is said, and tell nobody."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,10 +230,10 @@ def _explained(document: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except TunewrightError as error:
-        again = f"tunewright rollback {document['name']}" if document["store"] else f"tunewright {document['name']}"
+        again = f"run 'tunewright rollback {document['name']}'" if document["store"] else "tune it again"
         raise TargetError(
             f"what {document['what']} changed could not be put back ({error}); it is written down: "
-            f"mend that, then run '{again}'"
+            f"mend that, then {again}"
         ) from error
 
 
@@ -303,6 +308,17 @@ def restoring(target: BaseTarget, owner: Owner, hold: Hold, journal: Journal, wo
             journal.discard()
             hold.note(None)
             target.cleanup(workdir)
+
+
+@contextmanager
+def protected(target: BaseTarget, owner: Owner, workdir: Path, say: Say = silent) -> Iterator[Runs]:
+    """Let a block measure the target, as :func:`changing` and :func:`restoring` do together.
+
+    Yields:
+        What each measurement is to be given.
+    """
+    with changing(target, owner, say) as (hold, journal), restoring(target, owner, hold, journal, workdir):
+        yield Runs(hold.fds, journal.folder)
 
 
 def applied_since(document: Mapping[str, Any], path: Path) -> str:

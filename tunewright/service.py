@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tunewright import hooks, measure
-from tunewright.changes import Journal, Owner, Say, applied_since, changing, document, put_back, restoring
+from tunewright.changes import Journal, Owner, Say, applied_since, changing, document, protected, put_back, silent
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.interrupts import orderly, uninterrupted
 from tunewright.locks import holding
@@ -21,10 +21,6 @@ from tunewright.protocol import improvement
 from tunewright.space import Config
 from tunewright.store import Store, home
 from tunewright.target import BaseTarget, Budget
-
-
-def _silent(text: str) -> None:
-    """Take what is said, and tell nobody."""
 
 
 def _old_undo_file(name: str) -> Path:
@@ -42,7 +38,7 @@ def _old_undo(name: str, spec: str) -> dict[str, Any] | None:
 
 
 def apply_session(
-    store: Store, name: str, *, to: str | None, spec: str | None, number: int | None, force: bool, say: Say = _silent
+    store: Store, name: str, *, to: str | None, spec: str | None, number: int | None, force: bool, say: Say = silent
 ) -> dict[str, Any]:
     """Apply a trial's configuration, with what undoes it written down before.
 
@@ -108,7 +104,7 @@ def _chosen(store: Store, name: str, record: dict[str, Any], number: int | None,
     return verdict["config"], verdict["number"]
 
 
-def rollback_session(store: Store, name: str, *, spec: str | None, say: Say = _silent) -> dict[str, Any]:
+def rollback_session(store: Store, name: str, *, spec: str | None, say: Say = silent) -> dict[str, Any]:
     """Undo ``apply`` and whatever a killed session left changed.
 
     Raises:
@@ -158,7 +154,7 @@ def _roll_back_old(store: Store, name: str, record: dict[str, Any], spec: str | 
 
 
 def check_target(
-    target: BaseTarget, *, spec: str = "", workload: str, runs: int, limit_s: float, say: Say = _silent
+    target: BaseTarget, *, spec: str = "", workload: str, runs: int, limit_s: float, say: Say = silent
 ) -> dict[str, Any]:
     """Measure the default several times; what that changes is put back.
 
@@ -180,11 +176,9 @@ def check_target(
     with (
         tempfile.TemporaryDirectory(dir=base) as folder,
         orderly(),
-        changing(target, owner, say) as (hold, journal),
-        restoring(target, owner, hold, journal, Path(folder)),
+        protected(target, owner, Path(folder), say) as its,
     ):
         budget = Budget(workdir=Path(folder), seconds=target.limit_seconds or limit_s, memory_bytes=target.memory_bytes)
-        its = measure.Runs(hold.fds, journal.folder)
         prepared = measure.call_isolated(target, "prepare", workload=workload, seed=0, budget=budget, runs=its)
         budget = replace(budget, prepared=prepared)
         for _ in range(runs):
