@@ -174,15 +174,15 @@ class Server:
         self._thread.start()
 
     def _serve(self) -> None:
-        with self._ours, self._ours.makefile("rw", encoding="utf-8") as line:
-            with suppress(OSError, ValueError):  # the child was killed
-                for text in line:
-                    try:
-                        answer = asdict(_run_here(Command(**json.loads(text)), self._note))
-                    except TargetError as error:
-                        answer = {"error": str(error)}
-                    line.write(json.dumps(answer) + "\n")
-                    line.flush()
+        # the child may be killed at any moment, also while its command runs: closing the channel fails then, too
+        with suppress(OSError, ValueError), self._ours, self._ours.makefile("rw", encoding="utf-8") as line:
+            for text in line:
+                try:
+                    answer = asdict(_run_here(Command(**json.loads(text)), self._note))
+                except TargetError as error:
+                    answer = {"error": str(error)}
+                line.write(json.dumps(answer) + "\n")
+                line.flush()
 
     def join(self) -> None:
         """Wait until a command that has begun is through: what comes next must not run beside it."""
