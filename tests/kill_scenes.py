@@ -233,6 +233,7 @@ class Tally:
     def __init__(self, wanted: dict[str, int]) -> None:
         self.wanted, self.lives, self.lock = wanted, [], threading.Lock()
         self.seeds, self.running = Counter(), Counter()
+        self.stopped = False
 
     def done(self, scene: str) -> int:
         return sum(sum(life.kills.values()) for life in self.lives if life.scene == scene)
@@ -242,7 +243,7 @@ class Tally:
         with self.lock:
             left = {s: n - self.done(s) - self.running[s] for s, n in self.wanted.items() if self.seeds[s] < 4 * n + 4}
             scene = max(left, key=lambda s: left[s] / self.wanted[s], default=None)
-            if scene is None or left[scene] <= 0:
+            if self.stopped or scene is None or left[scene] <= 0:
                 return None
             self.seeds[scene] += 1
             self.running[scene] += 1
@@ -274,8 +275,11 @@ def play_all(wanted: dict[str, int], workers: int, root: Path) -> Tally:
                 world.close()
 
     with ThreadPoolExecutor(workers) as pool:
-        for future in [pool.submit(work, n) for n in range(workers)]:
-            future.result()
+        try:
+            for future in [pool.submit(work, n) for n in range(workers)]:
+                future.result()
+        finally:  # also on Ctrl-C: the lives that are being played end, and servers are removed
+            tally.stopped = True
     return tally
 
 
@@ -334,4 +338,5 @@ def main(words: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))
