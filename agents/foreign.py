@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,21 +37,26 @@ def about(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         with A.opened(path, stored=False) as archive:
             names = archive.namelist()
-            data = json.loads(_read(archive, _DATA))
+            data = dict(json.loads(_read(archive, _DATA)))
             note = dict(json.loads(_read(archive, _NOTE))) if _NOTE in names else {}
-            if _MARK in names:
-                return _read(archive, _MARK).decode("ascii"), note
+            if not all(isinstance(note.get(key, []), list) for key in ("family", "parameters", "facts")):
+                raise A.DamagedError("its note cannot be read")
+            found = _read(archive, _MARK).decode("ascii") if _MARK in names else _guessed(data)
     except A.DAMAGE:
         raise ConfigError(f"{path} is not an agent saved by tunewright.agents.policy.train") from None
-    found = next((name for sign, name in _SIGNS if sign in data), "")
-    module = str(data.get("policy_class", {}).get("__module__", "")) if isinstance(data, dict) else ""
-    if found == "td3" and data.get("policy_delay") == 1 and data.get("target_noise_clip") == 0:
-        found = "ddpg"
-    if found == "ppo" and "maskable" in module:
-        found = "maskableppo"
-    if not found:
+    if found not in modelfile.CLASSES:
         raise ConfigError(f"{path} is an agent of an algorithm that is not known here")
     return found, note
+
+
+def _guessed(data: Mapping[str, Any]) -> str:
+    """Return the algorithm that has the settings which SB3 wrote as JSON; SB3 does not note it."""
+    name = next((name for sign, name in _SIGNS if sign in data), "")
+    if name == "td3" and data["policy_delay"] == 1 and data.get("target_noise_clip") == 0:
+        return "ddpg"
+    if name == "ppo" and "maskable" in str(dict(data.get("policy_class", {})).get("__module__")):
+        return "maskableppo"
+    return name
 
 
 def _read(archive: zipfile.ZipFile, name: str) -> bytes:

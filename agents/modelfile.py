@@ -181,6 +181,8 @@ def _head(archive: zipfile.ZipFile) -> dict[str, Any]:
     versioned(document)
     if document.get("algorithm") not in CLASSES:
         raise DamagedError("it names no algorithm that there is")
+    if not isinstance(document.get("note"), dict):
+        raise DamagedError("its note is no JSON object")
     return document
 
 
@@ -200,6 +202,7 @@ def read(path: Path, env: Any = None) -> Any:
         arrays = {name: A.read_array(archive, name) for name in names}
         fixed = {name: P.space_from(document[name], name, arrays) for name in ("observation_space", "action_space")}
     if env is not None:
+        env = algorithm_class(document["algorithm"])._wrap_env(env)
         fits(path, fixed, env)
     with told(path, "an agent file"):
         return _built(document, arrays, fixed, env)
@@ -259,7 +262,7 @@ def _built(
     _set_up(model, sum(a.size for a in arrays.values()), acts_only=env is None)
     _fill(model, document["optimizers"], arrays)
     for name, value in document["counters"].items():
-        if name not in vars(model):
+        if name not in P.COUNTERS or name not in vars(model):
             raise DamagedError(f"{name} is no counter of this algorithm")
         setattr(model, name, P.COUNTERS[name](value))
     if model.use_sde:

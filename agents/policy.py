@@ -184,7 +184,7 @@ def _checkpoints(write: Callable[[], None], every: int) -> Any:
 def noted(path: Path | str) -> dict[str, Any]:
     """Return the note that an agent was saved with; empty if there is none."""
     target = Path(path)
-    return dict(modelfile.head(target).get("note") or {}) if modelfile.is_own(target) else foreign.about(target)[1]
+    return dict(modelfile.head(target)["note"]) if modelfile.is_own(target) else foreign.about(target)[1]
 
 
 def trained_on(path: Path | str) -> dict[str, Any] | None:
@@ -205,11 +205,9 @@ def trained_on(path: Path | str) -> dict[str, Any] | None:
     note = foreign.about(target)[1]
     if not {"family", "parameters", "facts"} <= set(note):
         return None
-    names = [{"name": str(name)} for name in note["parameters"]]  # earlier releases kept no more of them
-    return {
-        "kind": "family", "targets": list(map(str, note["family"])), "parameters": names,
-        "facts": list(map(str, note["facts"])),
-    }  # fmt: skip
+    targets, names, facts = (list(map(str, note[key])) for key in ("family", "parameters", "facts"))
+    # earlier releases kept no more of the parameters than their names
+    return {"kind": "family", "targets": targets, "parameters": [{"name": n} for n in names], "facts": facts}
 
 
 def save(
