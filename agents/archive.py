@@ -49,7 +49,9 @@ def damaged(path: Path, what: str, why: object) -> ConfigError:
         why: the reason, or the exception that tells it.
     """
     words = f"{why} is missing" if isinstance(why, KeyError) else str(why) or type(why).__name__
-    return ConfigError(f"{path} is damaged, not {what}: {words.splitlines()[0][:160]}; take a copy, or make it again")
+    return ConfigError(
+        f"{path} is damaged, not {what}: {words.splitlines()[0][:160]}; restore it from a copy, or train it again"
+    )
 
 
 @contextmanager

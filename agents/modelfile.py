@@ -10,6 +10,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,9 @@ def algorithm_class(name: str) -> Any:
         raise unknown("algorithm", name, CLASSES)
     package = "sb3-contrib" if name == "maskableppo" else "stable-baselines3"
     try:
-        if name == "maskableppo":
-            import sb3_contrib as library
-        else:
-            import stable_baselines3 as library
+        return getattr(import_module(package.replace("-", "_")), CLASSES[name])
     except ImportError:
         raise missing_extra(package, "rl", "a learning policy") from None
-    return getattr(library, CLASSES[name])
 
 
 def algorithm_of(model: Any) -> str:
@@ -94,6 +91,11 @@ def described(model: Any) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
         "settings": P.settings_to(model), "optimizers": optimizers,
         "counters": {name: P.plain(held[name]) for name in P.COUNTERS if name in held},
     }  # fmt: skip
+    for name in ("observation_space", "action_space"):
+        try:
+            P.space_from(document[name], name, arrays)
+        except A.DAMAGE:
+            raise P.unkept(f"the {name.replace('_', ' ')} {getattr(model, name)}") from None
     return document, arrays
 
 

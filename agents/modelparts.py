@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from tunewright.agents.archive import DamagedError
+from tunewright.agents.archive import DAMAGE, DamagedError
 
 from tunewright.errors import ConfigError
 
@@ -280,22 +280,21 @@ def settings_to(model: Any) -> dict[str, Any]:
         ConfigError: a setting is an object of a program, such as a function or a class of its own.
     """
     held = vars(model)
-    document: dict[str, Any] = {name: plain(held[name]) for name in SETTINGS if name in held}
-    for name, value in document.items():
-        try:
-            SETTINGS[name](value)
-        except DamagedError:
-            raise unkept(f"{name} = {value!r}") from None
+    document: dict[str, Any] = {name: plain(held[name]) for name in (*SETTINGS, "ent_coef") if name in held}
     for name in ("learning_rate", "clip_range", "clip_range_vf"):
         if name in held:
             document[name] = schedule_to(held[name], name)
-    if "ent_coef" in held:
-        document["ent_coef"] = plain(held["ent_coef"])
     if "train_freq" in held:
         document["train_freq"] = [int(held["train_freq"].frequency), held["train_freq"].unit.value]
     document["action_noise"] = noise_to(held.get("action_noise"))
     document["policy_kwargs"] = policy_to(held["policy_kwargs"])
-    return document | _buffers(held)
+    document |= _buffers(held)
+    for name, value in document.items():
+        try:
+            _attribute(name, value)
+        except DAMAGE:
+            raise unkept(f"{name} = {value!r}") from None
+    return document
 
 
 def _buffers(held: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,32 +318,34 @@ def settings_from(document: Mapping[str, Any], known: Mapping[str, Any]) -> dict
         document: from :func:`settings_to`.
         known: attributes of a fresh model of the same algorithm; the file may set no other.
     """
-    attributes: dict[str, Any] = {}
-    for name, value in document.items():
+    for name in document:
         if name not in known:
             raise DamagedError(f"{name} is no setting of this algorithm")
-        if name in SETTINGS:
-            attributes[name] = SETTINGS[name](value)
-        elif name == "clip_range_vf":
-            attributes[name] = maybe(schedule_from)(value)
-        elif name in ("learning_rate", "clip_range"):
-            attributes[name] = schedule_from(value)
-        elif name == "ent_coef":
-            attributes[name] = _entropy(value)
-        elif name == "train_freq":
-            frequency, unit = value
-            if unit not in ("step", "episode"):
-                raise DamagedError("train_freq counts neither steps nor episodes")
-            attributes[name] = (whole(1, 2**31)(frequency), unit)
-        elif name == "action_noise":
-            attributes[name] = noise_from(value)
-        elif name == "policy_kwargs":
-            attributes[name] = policy_from(value)
-        elif name == "replay_buffer_kwargs":
-            attributes[name] = {k: _BUFFER[k](v) for k, v in value.items()}
-        else:
-            raise DamagedError(f"{name} is no setting that a file may hold")
-    return attributes
+    return {name: _attribute(name, value) for name, value in document.items()}
+
+
+def _attribute(name: str, value: Any) -> Any:
+    """Rebuild one setting."""
+    if name in SETTINGS:
+        return SETTINGS[name](value)
+    if name in ("learning_rate", "clip_range"):
+        return schedule_from(value)
+    if name == "clip_range_vf":
+        return maybe(schedule_from)(value)
+    if name == "ent_coef":
+        return _entropy(value)
+    if name == "train_freq":
+        frequency, unit = value
+        if unit not in ("step", "episode"):
+            raise DamagedError("train_freq counts neither steps nor episodes")
+        return whole(1, 2**31)(frequency), unit
+    if name == "action_noise":
+        return noise_from(value)
+    if name == "policy_kwargs":
+        return policy_from(value)
+    if name == "replay_buffer_kwargs":
+        return {key: _BUFFER[key](argument) for key, argument in value.items()}
+    raise DamagedError(f"{name} is no setting that a file may hold")
 
 
 def _entropy(value: Any) -> Any:

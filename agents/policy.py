@@ -92,6 +92,8 @@ def train(
     try:
         # through JSON, so that it is equal to what a file says
         extra = json.loads(json.dumps({"note": dict(note or {}), "trained_on": about.described(env.envs[0])}))
+        if extra["trained_on"]["kind"] == "family":
+            extra["trained_on"]["targets"] = extra["note"].get("family", extra["trained_on"]["targets"])
         if resume and target.is_file():
             _may_go_on(target, algorithm, extra, trust_file=trust_file)
             model = load(target, env=env, trust_file=trust_file)

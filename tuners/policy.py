@@ -40,8 +40,8 @@ class PolicyTuner(BaseTuner):
             self.layout = Layout(parameters=names, facts=tuple(learned["facts"]))
             wanted = self.layout.size
         elif learned["kind"] == "environment":
-            names = f" ({', '.join(learned['targets'])})" if learned["targets"] else ""
-            raise TunerError(f"the agent {problem.argument} was trained for something else than tuning{names}")
+            where = f" ({', '.join(learned['targets'])})" if learned["targets"] else ""
+            raise TunerError(f"the agent {problem.argument} was trained for something else than tuning{where}")
         seen, acts = self.model.observation_space.shape, self.model.action_space
         if seen != (wanted,):
             raise TunerError(

@@ -23,8 +23,8 @@ def save_agents(path: Path, agents: Pair) -> None:
         for name, net in (("place", agents.place), ("move", agents.move))
         for f in _FIELDS
     }
-    texts = {"policy": np.array(agents.policy), "tiers": np.array(agents.tiers)}
-    A.write_whole(path, lambda file: np.savez_compressed(file, **texts, **arrays))
+    arrays |= {"policy": np.array(agents.policy), "tiers": np.array(agents.tiers)}
+    A.write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
 
 def load_agents(path: Path, policy: str, tiers: int) -> Pair:
