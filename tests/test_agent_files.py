@@ -748,3 +748,33 @@ def test_spaces_and_parameters_are_described_in_plain_data():
     for wrong in ({}, {**told, "kind": "x"}, {**told, "facts": [1]}, {**told, "parameters": [{}]}, None):
         with pytest.raises((ValueError, KeyError, TypeError)):
             trained_on.checked(wrong)
+
+
+def test_damaged_replay_buffers_are_one_line_each(tmp_path):
+    path, rng = tmp_path / "a.zip", np.random.default_rng(0)
+    agents.train(sphere_env, algorithm="sac", steps=20, path=path, **settings("sac"))
+    model = agents.load(path, env=agents.symmetric(sphere_env()))
+    model.learn(30)
+    Replay(path).write(model, {})
+    buffer = tmp_path / "a.replay.npz"
+    whole = buffer.read_bytes()
+    for turn in range(100):
+        at = int(rng.integers(len(whole) - 40))
+        buffer.write_bytes(whole[:at] if turn % 2 else whole[:at] + rng.bytes(40) + whole[at + 40 :])
+        try:
+            Replay(path).load(model, {}, trust_file=True)
+        except ConfigError as error:
+            assert one_line(error)
+    for change in (
+        {"pos": 2**40},
+        {"pos": -1},
+        {"full": 1},
+        {"pos": 63, "full": False},
+        {"version": 2},
+        {"algorithm": "td3"},
+    ):
+        buffer.write_bytes(whole)
+        rewrite(buffer, lambda document, change=change: document.update(change))
+        with pytest.raises(ConfigError) as refused:
+            Replay(path).load(model, {}, trust_file=True)
+        assert one_line(refused.value), change
