@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,22 +10,14 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from tunewright.agents import archive, foreign, modelfile
+from tunewright.agents import trained_on as about
+from tunewright.agents.replay import Replay
 
 from tunewright.errors import ConfigError, missing_extra, unknown
 
 ALGORITHMS = ("ppo", "sac", "td3", "a2c", "ddpg", "dqn")
-_MARK, _NOTE = "tunewright_algorithm.txt", "tunewright_note.json"
 MakeEnv = Callable[[], "gymnasium.Env[Any, Any]"]
-
-
-def _algorithm(name: str) -> Any:
-    if name not in ALGORITHMS:
-        raise unknown("algorithm", name, ALGORITHMS)
-    try:
-        import stable_baselines3
-    except ImportError:
-        raise missing_extra("stable-baselines3", "rl", "a learning policy") from None
-    return getattr(stable_baselines3, name.upper())
 
 
 def symmetric(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
@@ -51,6 +42,7 @@ def train(
     resume: bool = False,
     log: Path | str | None = None,
     prepare: Callable[[Any], None] | None = None,
+    trust_file: bool = False,
     **settings: Any,
 ) -> Path:
     """Train an agent and save it.
@@ -68,13 +60,15 @@ def train(
         resume: go on with the file where there is one.
         log: directory for TensorBoard.
         prepare: is called with the model before it learns, such as to fill its replay buffer.
-        **settings: keyword arguments of the algorithm's constructor.
+        trust_file: go on, too, with a file of pickled Python, which can run any code; it is written anew without.
+        **settings: keyword arguments of the algorithm's constructor, plain data.
 
     Returns:
         The path.
 
     Raises:
         MissingExtraError: Stable-Baselines3 or TensorBoard is not installed.
+        ConfigError: the file cannot be gone on with, or could not keep this model; it stays as it is.
         KeyboardInterrupt: after what was learned is written, if checkpoints are.
     """
     target = Path(path)
@@ -82,7 +76,11 @@ def train(
         raise ConfigError(f"{path} must end in .zip")
     if log is not None and find_spec("tensorboard") is None:
         raise missing_extra("tensorboard", "rl", "writing logs for TensorBoard")
-    made = _algorithm(algorithm)
+    if algorithm not in ALGORITHMS:
+        raise unknown("algorithm", algorithm, ALGORITHMS)
+    if target.is_dir() or not target.parent.is_dir():
+        raise ConfigError(f"{target} cannot be written: it is a directory, or there is none to hold it")
+    made = modelfile.algorithm_class(algorithm)
     import torch
     from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -90,26 +88,29 @@ def train(
     torch.set_num_threads(1)  # these networks are small: further threads only wait for each other
     env = DummyVecEnv([lambda: symmetric(make_env())] * copies)
     env.seed(seed)
-    buffer = target.with_suffix(".replay.pkl")
+    replay = Replay(target)
     try:
+        # through JSON, so that it is equal to what a file says
+        extra = json.loads(json.dumps({"note": dict(note or {}), "trained_on": about.described(env.envs[0])}))
+        if extra["trained_on"]["kind"] == "family":
+            extra["trained_on"]["targets"] = extra["note"].get("family", extra["trained_on"]["targets"])
         if resume and target.is_file():
-            model = load(target, env=env)
-            if noted(target) != dict(note or {}):
-                raise ConfigError(f"{target} was trained on something else; name another file with -o")
-            if hasattr(model, "load_replay_buffer") and buffer.is_file():
-                model.load_replay_buffer(buffer)
+            _may_go_on(target, algorithm, extra, trust_file=trust_file)
+            model = load(target, env=env, trust_file=trust_file)
+            replay.load(model, extra, trust_file=trust_file)
         else:
             model = made("MlpPolicy", env, seed=seed, device="cpu", **settings)
             if prepare is not None:
                 prepare(model)
+        modelfile.described(model)  # what a file cannot keep is said now, not after hours of learning
         if log is not None:
             model.tensorboard_log = str(log)
         left = steps - int(model.num_timesteps)
 
         def write() -> None:
-            _write(model, target, algorithm, note)
-            if checkpoint and hasattr(model, "save_replay_buffer"):
-                model.save_replay_buffer(buffer)
+            modelfile.write(target, model, extra)
+            if checkpoint:
+                replay.write(model, extra)
 
         try:
             if left > 0:
@@ -123,26 +124,48 @@ def train(
             if checkpoint:
                 write()
             raise
-        write()
-        buffer.unlink(missing_ok=True)
+        modelfile.write(target, model, extra)
+        replay.remove()
     finally:
         env.close()
         torch.set_num_threads(threads)
     return target
 
 
-def _write(model: Any, target: Path, algorithm: str, note: Mapping[str, Any] | None) -> None:
-    """Write an agent whole or not at all."""
-    temporary = target.with_suffix(".part.zip")
-    try:
-        model.save(temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:  # SB3 does not note which algorithm an archive is of
-            archive.writestr(_MARK, algorithm)
-            archive.writestr(_NOTE, json.dumps(dict(note or {})))
-        temporary.replace(target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ConfigError(f"cannot write {target}: {error.strerror}") from None
+def _may_go_on(target: Path, algorithm: str, extra: Mapping[str, Any], *, trust_file: bool) -> None:
+    """Check that training can go on with a file, by what it says of itself; nothing of it is unpickled.
+
+    Raises:
+        ConfigError: it holds an agent of another algorithm, or one that was trained on something else.
+    """
+    if modelfile.is_own(target):
+        document = modelfile.head(target)
+        stored, note, before = str(document["algorithm"]), document.get("note"), trained_on(target)
+    else:
+        stored, note = foreign.about(target)
+        before = trained_on(target)
+    if stored != algorithm:
+        raise ConfigError(
+            f"{target} holds an agent of {stored}, and going on with {algorithm} would destroy it;"
+            f" take --algo {stored}, or name another file with -o"
+        )
+    if not modelfile.is_own(target) and not trust_file:
+        raise foreign.refused(target)
+    here = extra["trained_on"]
+    told: list[str] = []
+    if before is not None:
+        told = about.differences(before["parameters"], here["parameters"])
+        told += [
+            f"{key} {', '.join(before[key])} then, {', '.join(here.get(key, ()))} now"
+            for key in ("metrics", "workloads", "facts")
+            if key in before and before[key] != here.get(key)
+        ]
+        if before["kind"] != here["kind"] or (here["kind"] == "environment" and before["targets"] != here["targets"]):
+            told = [f"{', '.join(before['targets'])} then, {', '.join(here['targets'])} now"]
+    if not told and note != extra["note"] and (note or modelfile.is_own(target)):
+        told = [f"{json.dumps(note)[:80]} then, {json.dumps(extra['note'])[:80]} now"]
+    if told:
+        raise ConfigError(f"{target} was trained on something else: {about.listed(told)}; name another file with -o")
 
 
 def _checkpoints(write: Callable[[], None], every: int) -> Any:
@@ -162,25 +185,78 @@ def _checkpoints(write: Callable[[], None], every: int) -> Any:
 
 def noted(path: Path | str) -> dict[str, Any]:
     """Return the note that an agent was saved with; empty if there is none."""
-    with zipfile.ZipFile(path) as archive:
-        return dict(json.loads(archive.read(_NOTE))) if _NOTE in archive.namelist() else {}
+    target = Path(path)
+    return dict(modelfile.head(target)["note"]) if modelfile.is_own(target) else foreign.about(target)[1]
 
 
-def load(path: Path | str, *, env: Any = None) -> Any:
-    """Load a saved agent, to go on learning if an environment is given.
+def trained_on(path: Path | str) -> dict[str, Any] | None:
+    """Return what an agent was trained on, as :func:`tunewright.agents.trained_on.described` gave it.
+
+    Returns:
+        None if the file does not say, as those of Stable-Baselines3 itself.
 
     Raises:
-        ConfigError: there is no such file, or it is not a saved agent.
+        ConfigError: the file is damaged, or no agent.
+    """
+    target = Path(path)
+    if modelfile.is_own(target):
+        try:
+            return about.checked(modelfile.head(target).get("trained_on"))
+        except archive.DAMAGE as error:
+            raise archive.damaged(target, "an agent file", error) from None
+    note = foreign.about(target)[1]
+    if not {"family", "parameters", "facts"} <= set(note):
+        return None
+    targets, names, facts = (list(map(str, note[key])) for key in ("family", "parameters", "facts"))
+    # earlier releases kept no more of the parameters than their names
+    return {"kind": "family", "targets": targets, "parameters": [{"name": n} for n in names], "facts": facts}
+
+
+def save(
+    model: Any, path: Path | str, *, make_env: MakeEnv | None = None, note: Mapping[str, Any] | None = None
+) -> None:
+    """Write an agent that was trained by other means, such as MaskablePPO with a policy of ours, without pickle.
+
+    Args:
+        model: of Stable-Baselines3 or sb3-contrib.
+        path: file to write, ending in ``.zip``.
+        make_env: makes the environment that it learned in; what was tuned there is kept in the file.
+        note: kept in the file, JSON-able.
+
+    Raises:
+        ConfigError: it cannot be written, or holds what a file without pickle has no place for.
+    """
+    if Path(path).suffix != ".zip":
+        raise ConfigError(f"{path} must end in .zip")
+    if make_env is None:
+        learned: dict[str, Any] = {"kind": "environment", "targets": [], "parameters": []}
+    else:
+        env = make_env()
+        learned = about.described(env)
+        env.close()
+    modelfile.write(Path(path), model, {"note": dict(note or {}), "trained_on": learned})
+
+
+def load(path: Path | str, *, env: Any = None, trust_file: bool = False) -> Any:
+    """Load a saved agent, to go on learning if an environment is given.
+
+    Args:
+        path: the file.
+        env: environments, as Stable-Baselines3 takes them.
+        trust_file: open a file of pickled Python as well, which can run any code.
+
+    Raises:
+        ConfigError: there is no such file, it is no saved agent, it is damaged, or it is a pickle and not trusted.
     """
     target = Path(path)
     if not target.is_file():
         raise ConfigError(f"there is no policy file {path}")
-    try:
-        with zipfile.ZipFile(target) as archive:
-            name = archive.read(_MARK).decode("ascii")
-    except (zipfile.BadZipFile, KeyError):
-        raise ConfigError(f"{path} is not an agent saved by tunewright.agents.policy.train") from None
-    return _algorithm(name).load(target, device="cpu", env=env)
+    if modelfile.is_own(target):
+        return modelfile.read(target, env)
+    foreign.about(target)
+    if not trust_file:
+        raise foreign.refused(target)
+    return foreign.load(target, env)
 
 
 def evaluate(model: Any, make_env: MakeEnv, *, episodes: int = 10, seed: int = 0) -> list[float]:

@@ -6,7 +6,7 @@ features go, with the state of the whole, through the same weights. Used with sb
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from tunewright.errors import missing_extra
 
@@ -60,7 +60,15 @@ def candidate_policy(candidates: int, features: int, world: int, each: int, widt
             return self.forward_actor(seen), self.forward_critic(seen)
 
     class CandidatePolicy(MaskableActorCriticPolicy):
-        """The scores are the logits, and the critic has one more layer."""
+        """The scores are the logits, and the critic has one more layer.
+
+        Attributes:
+            arguments: what it was made with; an agent's file keeps these, and the class is made anew from them.
+        """
+
+        arguments: ClassVar[dict[str, int]] = {
+            "candidates": candidates, "features": features, "world": world, "each": each, "width": width,
+        }  # fmt: skip
 
         def _build_mlp_extractor(self) -> None:
             self.mlp_extractor: Any = Scorer().to(self.device)

@@ -48,6 +48,7 @@ def run(
     demonstrations: Sequence[str] = (),
     store: str | None = None,
     progress: bool = False,
+    trust_file: bool = False,
 ) -> dict[str, Any]:
     """Train, save, and try on members never drawn; see ``tunewright train tuner --help`` for the arguments."""
     if algorithm not in ALGORITHMS:
@@ -71,7 +72,7 @@ def run(
     policy.train(
         lambda: TuningFamilyEnv(opened, budget), algorithm=algorithm, steps=steps, path=output, seed=seed,
         progress=progress, copies=8 if algorithm == "ppo" else 1, note=note, checkpoint=max(steps // 20, 2_000),
-        resume=resume, log=log, prepare=prepare if shown else None, **SETTINGS[algorithm],
+        resume=resume, log=log, prepare=prepare if shown else None, trust_file=trust_file, **SETTINGS[algorithm],
     )  # fmt: skip
     model = policy.load(output)
     return {

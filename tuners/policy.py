@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from tunewright.agents import policy
+from gymnasium import spaces
+from tunewright.agents import policy, trained_on
 from tunewright.envs.family import Layout, Standing
 from tunewright.envs.tuning import gain, observe
 
@@ -20,37 +21,58 @@ _BUDGET = 20  # steps that an agent without a planned number of trials is told i
 class PolicyTuner(BaseTuner):
     """A trained Stable-Baselines3 agent: policy:FILE.zip.
 
-    Sees what it saw when it was trained: in ``tunewright/Tuning-v0`` on one target, whose space must have the same
-    shape; or in ``tunewright/TuningFamily-v0`` on a family, whose members have the same parameters.
+    Sees what it saw when it was trained: in ``tunewright/Tuning-v0`` on one target, or in
+    ``tunewright/TuningFamily-v0`` on a family. The session's parameters must be those that it was trained on.
     """
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem)
         if not problem.argument:
             raise TunerError("say which agent: --tuner policy:FILE.zip (tunewright.agents.policy.train makes one)")
-        self.model = policy.load(problem.argument)
+        self.model = policy.load(problem.argument, trust_file=problem.trust_file)
         self.workloads = list(problem.workloads) or [problem.workload]
-        note = policy.noted(problem.argument)
-        self.layout = Layout(parameters=tuple(note["parameters"]), facts=tuple(note["facts"])) if note else None
-        if self.layout is not None:
-            self._same_parameters(self.layout, note)
-            return
+        learned = policy.trained_on(problem.argument) or {"kind": "unknown", "targets": [], "parameters": []}
+        self.layout: Layout | None = None
         wanted = len(problem.space) + len(problem.metrics) + 3 + len(self.workloads)
-        shape = self.model.observation_space.shape
-        if shape != (wanted,):
+        if learned["kind"] == "family":
+            self._same_parameters(learned)
+            names = tuple(p["name"] for p in learned["parameters"])
+            self.layout = Layout(parameters=names, facts=tuple(learned["facts"]))
+            wanted = self.layout.size
+        elif learned["kind"] == "environment":
+            where = f" ({', '.join(learned['targets'])})" if learned["targets"] else ""
+            raise TunerError(f"the agent {problem.argument} was trained for something else than tuning{where}")
+        seen, acts = self.model.observation_space.shape, self.model.action_space
+        if seen != (wanted,):
             raise TunerError(
-                f"the agent {problem.argument} was trained for observations of shape {shape}; "
+                f"the agent {problem.argument} was trained for observations of shape {seen}; "
                 f"this target gives ({wanted},)"
             )
+        if learned["kind"] == "target":
+            self._same_parameters(learned)
+        if not isinstance(acts, spaces.Box) or acts.shape != (len(problem.space),):
+            raise TunerError(f"the agent {problem.argument} acts in {acts}, not on {len(problem.space)} parameters")
 
-    def _same_parameters(self, layout: Layout, note: Mapping[str, Any]) -> None:
-        names = tuple(self.problem.space.params)
-        if names != layout.parameters:
-            missing = sorted(set(layout.parameters) ^ set(names))
+    def _same_parameters(self, learned: Mapping[str, Any]) -> None:
+        """Check that the session's numbers mean what they meant when the agent was trained; shapes alone say little.
+
+        Raises:
+            TunerError: they do not, with the differences.
+        """
+        problem, names = self.problem, ", ".join(learned["targets"])
+        told = trained_on.differences(learned["parameters"], trained_on.parameters(problem.space))
+        if told:
             raise TunerError(
-                f"the agent {self.problem.argument} was trained on {', '.join(note['family'])}, whose parameters are"
-                f" not this target's: {', '.join(missing[:5]) or 'another order'}"
+                f"the agent {problem.argument} was trained on {names}, whose parameters are not this target's:"
+                f" {trained_on.listed(told)}"
             )
+        here = {"metrics": [m.name for m in problem.metrics], "workloads": self.workloads}
+        for key, values in here.items():
+            if key in learned and learned[key] != values:
+                raise TunerError(
+                    f"the agent {problem.argument} was trained on {names} with the {key} {', '.join(learned[key])};"
+                    f" this target has {', '.join(values)}"
+                )
 
     def ask(self, history: History) -> Suggestion:
         """Propose what the agent does next; after a refusal, or once it repeats itself, an exploring action."""
@@ -97,7 +119,10 @@ class PolicyTuner(BaseTuner):
         problem = self.problem
         self.model.set_random_seed(int(problem.rng(history).integers(2**31)))
         action, _ = self.model.predict(observation, deterministic=not explore)
-        point = (np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0) + 1) / 2  # trained on [-1, 1]
+        low, high = (
+            np.asarray(b, dtype=np.float64) for b in (self.model.action_space.low, self.model.action_space.high)
+        )
+        point = (np.clip(np.asarray(action, dtype=np.float64), low, high) - low) / (high - low)
         if explore:  # policies that have learned are nearly deterministic: widen with every refusal
             point = np.clip(point + problem.rng(history).normal(0, 0.05 * history.attempt, len(point)), 0, 1)
         return Suggestion(config=problem.space.decode(point), why="trained agent" + (", exploring" if explore else ""))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunewright import commands, comparing, simulating
-from tunewright.commands import Json, StoreUrl, console, emit, out
+from tunewright.commands import Json, StoreUrl, TrustFile, console, emit, out
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,6 +116,7 @@ def tune(
     limit: Annotated[float | None, typer.Option("--limit", min=0.01, metavar="SECONDS", help="Hard limit of one run; default: 5 times the default's run time, at least 20 s.", rich_help_panel=_LIMITS)] = None,
     memory: Annotated[float | None, typer.Option("--memory", min=1, metavar="MB", help="Hard limit of memory of one run; default: three quarters of the machine's.", rich_help_panel=_LIMITS)] = None,
     directory: Annotated[str, typer.Option("--dir", metavar="DIR", help="Where the target keeps its files; should be on the disk you care about.", rich_help_panel=_LIMITS)] = "",
+    trust_file: TrustFile = False,
     name: Annotated[str | None, typer.Option("--name", help="Name of the session; default: made from the target.")] = None,
     store: StoreUrl = None,
     as_json: Json = False,
@@ -157,7 +158,7 @@ def tune(
     name = _free_name(opened, target) if name is None else name
     with (
         executors.opened(executor, workers, threads=True) as pool,
-        Session.create(plan, name, opened, workers=workers, executor=pool) as session,
+        Session.create(plan, name, opened, workers=workers, executor=pool, trust_file=trust_file) as session,
     ):
         _run(session, trials, minutes, patience, explain, as_json)
 
@@ -217,6 +218,7 @@ def resume(
     target: Annotated[str | None, typer.Option("--target", help="Target spec to use instead of the stored one, such as a DSN with its password.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Parallel trials, where the target says it is safe.")] = 1,
     executor: Annotated[str, typer.Option("--executor", metavar="dask[:ADDRESS]", help="Run trials on Dask: a cluster of --workers processes here, or a scheduler's address.")] = "",
+    trust_file: TrustFile = False,
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -225,7 +227,7 @@ def resume(
     from tunewright.session import Session
 
     with executors.opened(executor, workers, threads=True) as pool:
-        how: dict[str, Any] = {"workers": workers, "executor": pool}
+        how: dict[str, Any] = {"workers": workers, "executor": pool, "trust_file": trust_file}
         with Session.resume(name, _open_store(store), spec=target, **how) as session:
             _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, explain, as_json)
 

@@ -21,6 +21,13 @@ StoreUrl = Annotated[
     str | None,
     typer.Option("--store", metavar="URL", help="Where sessions are kept: sqlite:///FILE or postgresql://HOST/DB. Default: a file in your data directory.", envvar="TUNEWRIGHT_STORE"),
 ]  # fmt: skip
+TrustFile = Annotated[
+    bool,
+    typer.Option(
+        "--trust-file",
+        help="Open an agent's file of pickled Python (Stable-Baselines3's own), which can run any code; only if you trust whoever made it.",
+    ),
+]
 ModelName = Annotated[str | None, typer.Option("--model", metavar="NAME", help="Language model to ask.")]
 BaseUrl = Annotated[
     str | None,
@@ -283,6 +290,7 @@ def train_tuner(
     budget: Annotated[int, typer.Option("--budget", min=1, help="Trials of an episode: what a session will have.")] = 8,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the agent.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the file; it is written twenty times on the way, and on Ctrl-C.")] = False,
+    trust_file: TrustFile = False,
     log: Annotated[Path | None, typer.Option("--tensorboard", metavar="DIR", help="Write logs for TensorBoard.")] = None,
     demonstrations: Annotated[list[str] | None, typer.Option("--demonstration", metavar="SESSION", help="A stored session, such as a language model's, whose trials are put into the replay buffer (sac, td3); repeatable.")] = None,
     store: StoreUrl = None,
@@ -295,6 +303,7 @@ def train_tuner(
         document = module.run(
             names, algorithm=algorithm, steps=steps, output=output, budget=budget, seed=seed, resume=resume, log=log,
             demonstrations=demonstrations or (), store=store, progress=not as_json and sys.stderr.isatty(),
+            trust_file=trust_file,
         )  # fmt: skip
     except KeyboardInterrupt:
         console().print(f"stopped; what was learned is in {output}; go on with --resume", markup=False)

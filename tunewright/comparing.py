@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tunewright.commands import Json, StoreUrl, console, emit, out
+from tunewright.commands import Json, StoreUrl, TrustFile, console, emit, out
 
 if TYPE_CHECKING:
     from tunewright.bundle import Bundle
@@ -35,6 +35,7 @@ def compare(
     executor: Annotated[str, typer.Option("--executor", metavar="dask[:ADDRESS]", help="Play games on Dask: a cluster on this machine, or a scheduler's address.")] = "",
     store: StoreUrl = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the tournament in DIR; needs nothing but -o.")] = False,
+    trust_file: TrustFile = False,
     skip: Annotated[bool, typer.Option("--skip", help="Leave out tuners on targets where they do not work, instead of ending.")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
@@ -51,7 +52,9 @@ def compare(
         raise ConfigError("say what to tune: --targets lustre:ior-16m,trainplan:bloom; 'tunewright targets' lists all")
     try:
         with opened(executor, workers) as pool, _Progress() as watcher:
-            how: dict[str, Any] = {"workers": workers, "executor": pool, "skip": skip, "watcher": watcher}
+            how: dict[str, Any] = {
+                "workers": workers, "executor": pool, "skip": skip, "watcher": watcher, "trust_file": trust_file,
+            }  # fmt: skip
             if resume and not targets:
                 made = tournament.again(output, store=store, **how)
             else:

@@ -83,6 +83,7 @@ class Session:
         workers: int = 1,
         watcher: Watcher | None = None,
         make: Callable[[Problem], Tuner] | None = None,
+        trust_file: bool = False,
     ) -> None:
         self.plan, self.name, self.store, self.target = plan, name, store, target
         self.workers, self.watcher = max(workers, 1), watcher or Watcher()
@@ -111,6 +112,7 @@ class Session:
             workloads=tuple(target.workloads),
             target=target.name,
             log=home() / "logs" / f"{workfolder.file_name(name)}.jsonl",
+            trust_file=trust_file,
         )
         self.tuner_spec, self.tuner = (plan.tuner, make(self.problem)) if make else make_tuner(plan.tuner, self.problem)
         self.all: list[Trial] = []
@@ -136,7 +138,8 @@ class Session:
             name: unique in the store.
             store: where it is kept.
             target: an open target; None to open ``plan.target``.
-            **how: ``executor``, ``workers``, ``watcher``, and ``make``, which makes the tuner where it is no spec.
+            **how: ``executor``, ``workers``, ``watcher``, ``make``, which makes the tuner where it is no spec, and
+                ``trust_file``, which lets the tuner open a file that can run code; it is not stored.
         """
         target = target or open_target(plan.target, plan.options)
         session = cls(plan, name, store, target, **how)
@@ -174,7 +177,7 @@ class Session:
             store: where it is kept.
             target: an open target; None to open the stored spec.
             spec: target spec to use instead of the stored one, such as a DSN whose password was not stored.
-            **how: ``executor``, ``workers``, ``watcher``.
+            **how: ``executor``, ``workers``, ``watcher``, ``trust_file``.
         """
         record = store.session(name)
         stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["plan"].items()}
@@ -190,13 +193,20 @@ class Session:
         return session
 
     @classmethod
-    def probe(cls, plan: Plan, target: BaseTarget, *, make: Callable[[Problem], Tuner] | None = None) -> None:
+    def probe(
+        cls,
+        plan: Plan,
+        target: BaseTarget,
+        *,
+        make: Callable[[Problem], Tuner] | None = None,
+        trust_file: bool = False,
+    ) -> None:
         """Build everything that a session of this plan needs, and store nothing.
 
         Raises:
             TunewrightError: such a session cannot work, with the reason.
         """
-        cls(plan, "probe", cast(Store, None), target, make=make)
+        cls(plan, "probe", cast(Store, None), target, make=make, trust_file=trust_file)
 
     def __enter__(self) -> Session:
         return self

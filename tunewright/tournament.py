@@ -90,6 +90,7 @@ class Game:
     trials: int
     trust: str
     tournament: str = ""
+    trust_file: bool = False
 
     @property
     def name(self) -> str:
@@ -221,6 +222,7 @@ def compare(
     resume: bool = False,
     skip: bool = False,
     watcher: Watcher | None = None,
+    trust_file: bool = False,
 ) -> Bundle:
     """Run a tournament.
 
@@ -239,6 +241,7 @@ def compare(
         resume: go on with the tournament in the directory.
         skip: leave out pairs of target and tuner that do not work, instead of ending.
         watcher: is told what happens.
+        trust_file: let ``policy:FILE.zip`` open files that can run code; said anew with ``resume``, never stored.
 
     Returns:
         The bundle: tables, figures and the report.
@@ -260,9 +263,12 @@ def compare(
     watcher, said = watcher or Watcher(), description(plan, store)
     bundle.examine(directory, said, resume=resume)
     opened = {e.label: _open(e) for e in plan.targets}
-    unfit = _unfit(plan, opened, skip, watcher)  # before anything is written
+    unfit = _unfit(plan, opened, skip, watcher, trust_file)  # before anything is written
     folder = bundle.begin(directory, said)
-    return play(plan, folder, opened, unfit, workers=workers, executor=executor, store=store, watcher=watcher)
+    return play(
+        plan, folder, opened, unfit, workers=workers, executor=executor, store=store, watcher=watcher,
+        trust_file=trust_file,
+    )  # fmt: skip
 
 
 def description(plan: Tournament, store: str | None) -> dict[str, Any]:
@@ -313,11 +319,13 @@ def play(
     executor: Executor | None,
     store: str | None,
     watcher: Watcher,
+    trust_file: bool = False,
 ) -> Bundle:
     """Play all games that the folder does not hold yet, and write its tables."""
     facts = {e.label: bundle.target_facts(e.label, opened[e.label], e.workload) for e in plan.targets}
     number = bundle.described(folder)["id"] if store else ""
-    games = [replace(g, tournament=number) for g in plan.games() if (g.target.label, g.tuner.label) not in unfit]
+    fit = [g for g in plan.games() if (g.target.label, g.tuner.label) not in unfit]
+    games = [replace(g, tournament=number, trust_file=trust_file) for g in fit]
     url = store or f"sqlite:///{folder.resolve() / bundle.SESSIONS}"
     keep = bundle.Keeper(folder, bundle.played(folder))
     done = {r["game"]["name"] for r in keep.rows}
@@ -345,14 +353,16 @@ def play(
     return bundle.finish(folder, keep.rows, facts, time.monotonic() - started)
 
 
-def _unfit(plan: Tournament, opened: Mapping[str, BaseTarget], skip: bool, watcher: Watcher) -> set[tuple[str, str]]:
+def _unfit(
+    plan: Tournament, opened: Mapping[str, BaseTarget], skip: bool, watcher: Watcher, trust_file: bool
+) -> set[tuple[str, str]]:
     """Build every tuner for every target once, so that what cannot work is said before hours are spent."""
     found = set()
     for target in plan.targets:
         for tuner in plan.tuners:
             game = Game(target=target, tuner=tuner, seed=plan.seeds[0], trials=plan.trials, trust=plan.trust)
             try:
-                Session.probe(_plan(game), opened[target.label], make=tuner.made)
+                Session.probe(_plan(game), opened[target.label], make=tuner.made, trust_file=trust_file)
             except TunewrightError as error:
                 what = f"{tuner.label} on {target.label}"
                 if not skip:
@@ -377,7 +387,7 @@ def _play(job: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     _die_with_the_tournament()
     begun = time.monotonic()
     store, target = _store(url), _open(game.target)
-    how = {"target": target, "make": game.tuner.made}
+    how = {"target": target, "make": game.tuner.made, "trust_file": game.trust_file}
     with _interruptible():
         try:
             _run(game, store, work, how)

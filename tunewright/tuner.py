@@ -150,6 +150,7 @@ class Problem:
         trials: planned number of trials, or None.
         target: name of the target, such as ``sqlite``.
         log: file to which a tuner may add what it asked others, such as a model; None without a session.
+        trust_file: the tuner's file may be opened even where that can run code; said anew at every start, never stored.
     """
 
     space: Space
@@ -165,6 +166,7 @@ class Problem:
     trials: int | None = None
     target: str = ""
     log: Path | None = None
+    trust_file: bool = False
 
     def metric(self, name: str) -> Metric:
         """Return a metric by name."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
 import numpy as np
+from tunewright.agents import archive as A
 from tunewright.agents.placement.learning import Pair, make_pair
 
 from tunewright.errors import ConfigError
 
+_MOST_TEXT = 1024  # bytes of the policy's name and the number of tiers
 _FIELDS = ("theta", "adam", "bins", "action", "reward", "count", "rng")
 
 
@@ -22,10 +23,8 @@ def save_agents(path: Path, agents: Pair) -> None:
         for name, net in (("place", agents.place), ("move", agents.move))
         for f in _FIELDS
     }
-    try:
-        np.savez_compressed(path, policy=np.array(agents.policy), tiers=np.array(agents.tiers), **arrays)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    arrays |= {"policy": np.array(agents.policy), "tiers": np.array(agents.tiers)}
+    A.write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
 
 def load_agents(path: Path, policy: str, tiers: int) -> Pair:
@@ -37,19 +36,20 @@ def load_agents(path: Path, policy: str, tiers: int) -> Pair:
     if not path.is_file():
         raise ConfigError(f"there is no agent file {path}")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            held, width = str(archive["policy"]), int(archive["tiers"])
-            if (held, width) != (policy, tiers):
+        with A.opened(path, stored=False) as archive:
+            held, width = (A.read_array(archive, name, most_bytes=_MOST_TEXT) for name in ("policy", "tiers"))
+            if (str(held), int(width)) != (policy, tiers):
                 raise ConfigError(f"{path} holds a {held} agent for {width} tiers, not {policy} for {tiers}")
             agents = make_pair(policy, tiers, 0)
             for name, net in (("place", agents.place), ("move", agents.move)):
                 for field in _FIELDS:
-                    stored, own = archive[f"{name}_{field}"], getattr(net, field)
+                    own = getattr(net, field)
+                    stored = A.read_array(archive, f"{name}_{field}", most_bytes=own.nbytes)
                     if stored.shape != own.shape or stored.dtype != own.dtype:
                         raise ConfigError(
                             f"{path} holds an agent of another version ({field} has shape {stored.shape})"
                         )
                     own[...] = stored
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError):
-        raise ConfigError(f"{path} is not an agent saved with --save") from None
+    except A.DAMAGE:
+        raise ConfigError(f"{path} is not an agent saved with --save, is damaged, or is of another version") from None
     return agents
