@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,8 @@ import numpy as np
 
 from tunewright import measure
 from tunewright.errors import ConfigError, TargetError, unknown
-from tunewright.plugins import open_target
 from tunewright.protocol import improvement
-from tunewright.session import located
+from tunewright.session import reopen
 from tunewright.space import Config
 from tunewright.store import Store, home
 from tunewright.target import BaseTarget, Budget
@@ -27,7 +27,14 @@ def _undo_file(name: str) -> Path:
 
 
 def apply_session(
-    store: Store, name: str, *, to: str | None, spec: str | None, number: int | None, force: bool
+    store: Store,
+    name: str,
+    *,
+    to: str | None,
+    spec: str | None,
+    number: int | None,
+    force: bool,
+    options: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Apply a trial's configuration and note how to undo it.
 
@@ -40,7 +47,7 @@ def apply_session(
     undo_file = _undo_file(name)
     if undo_file.exists():
         raise ConfigError(f"session {name!r} is applied already; first run: tunewright rollback {name}")
-    target = open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
+    target = reopen(name, record, spec, options)
     problems = target.space.problems(config)
     if problems:
         raise ConfigError(f"trial {number} is not legal on this machine: {'; '.join(problems)}")
@@ -74,7 +81,9 @@ def _chosen(store: Store, name: str, record: dict[str, Any], number: int | None,
     return verdict["config"], verdict["number"]
 
 
-def rollback_session(store: Store, name: str, *, spec: str | None) -> dict[str, Any]:
+def rollback_session(
+    store: Store, name: str, *, spec: str | None, options: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Undo ``apply`` and whatever a killed session left changed.
 
     Raises:
@@ -86,13 +95,13 @@ def rollback_session(store: Store, name: str, *, spec: str | None) -> dict[str, 
     target: BaseTarget | None = None
     with store.lock(name):
         if record.get("snapshot"):
-            target = open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
+            target = reopen(name, record, spec, options)
             target.restore(record["snapshot"])
             store.update(name, snapshot=None)
             done.append("what the killed session left changed was put back")
         if undo_file.exists():
             undo = json.loads(undo_file.read_text(encoding="utf-8"))
-            target = target or open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
+            target = target or reopen(name, record, spec, options)
             target.rollback(undo["undo"])
             undo_file.unlink()
             done.append("the applied configuration was taken back")

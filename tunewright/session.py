@@ -16,13 +16,15 @@ import cloudpickle
 import numpy as np
 
 from tunewright import measure, protocol
+from tunewright.dsn import MASK
 from tunewright.errors import ConfigError, TargetError, TunerError, TunewrightError, unknown
 from tunewright.executors import adopted, first_done
 from tunewright.facts import machine_facts, versions
-from tunewright.guard import guarded, redact
+from tunewright.guard import guarded
 from tunewright.plan import Plan, Watcher
 from tunewright.plugins import make_tuner, open_target, split_spec
 from tunewright.protocol import Baseline, Evaluation
+from tunewright.secrets import public_plan, public_spec, reopened, restored
 from tunewright.space import Config, Space
 from tunewright.store import Store, home
 from tunewright.target import BaseTarget, Budget, Metric, with_requirements
@@ -143,7 +145,7 @@ class Session:
             name,
             session.problem.directions,
             {
-                "plan": asdict(session.plan),
+                "plan": public_plan(asdict(session.plan), target),
                 "facts": session.problem.facts,
                 "versions": versions(*extra),
                 "objectives": session.problem.objectives,
@@ -158,7 +160,15 @@ class Session:
 
     @classmethod
     def resume(
-        cls, name: str, store: Store, *, target: BaseTarget | None = None, spec: str | None = None, **how: Any
+        cls,
+        name: str,
+        store: Store,
+        *,
+        target: BaseTarget | None = None,
+        spec: str | None = None,
+        options: Mapping[str, str] | None = None,
+        tuner_options: Mapping[str, str] | None = None,
+        **how: Any,
     ) -> Session:
         """Open a stored session and replay its trials into the tuner.
 
@@ -167,18 +177,17 @@ class Session:
             store: where it is kept.
             target: an open target; None to open the stored spec.
             spec: target spec to use instead of the stored one, such as a DSN whose password was not stored.
+            options: target options to use instead of stored ones, such as secrets, which were not stored.
+            tuner_options: tuner options likewise.
             **how: ``executor``, ``workers``, ``watcher``.
         """
         record = store.session(name)
         stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["plan"].items()}
-        plan = Plan(**stored)
-        session = cls(
-            plan,
-            name,
-            store,
-            target or open_target(spec or located(plan.target, record), plan.options),
-            **how,
-        )
+        stored["never"] = restored(name, stored["never"])
+        stored["tuner_options"] = reopened(name, stored["tuner_options"], tuner_options or {}, "--tuner-option")
+        if target is None:
+            target = reopen(name, record, spec, options)
+        session = cls(Plan(**stored), name, store, target, **how)
         session.prepared = dict(record.get("prepared") or {})
         return session
 
@@ -318,7 +327,7 @@ class Session:
         if notes:
             held = self.store.session(self.name).get("notes") or {}
             joined = {k: [*held.get(k, []), *v] if isinstance(v, list) else v for k, v in notes.items()}
-            self.store.update(self.name, notes=redact({**held, **joined}))
+            self.store.update(self.name, notes={**held, **joined})
             if spent := cost(notes.get("spent") or {}):
                 self.store.annotate(self.name, "cost", spent)
 
@@ -351,7 +360,7 @@ class Session:
         if cut >= _DEFAULT_TRIES and self.default_trial is None:
             raise TargetError(
                 f"the session died {cut} times while the default configuration was measured; "
-                f"run 'tunewright check {self.plan.target}' to see why"
+                f"run 'tunewright check {public_spec(self.plan.target)}' to see why"
             )
         if not self.tuner_fed:
             for trial in self.decided:
@@ -586,6 +595,26 @@ def _outcome(future: Future[Evaluation]) -> Evaluation:
         raise
     except Exception as error:
         return Evaluation(status="failed", reason=f"its worker was lost: {type(error).__name__}: {error}")
+
+
+def reopen(
+    name: str, record: Mapping[str, Any], spec: str | None = None, options: Mapping[str, str] | None = None
+) -> BaseTarget:
+    """Open the target of a stored session.
+
+    Args:
+        name: the session's.
+        record: its description.
+        spec: target spec to use instead of the stored one.
+        options: target options to use instead of stored ones, such as secrets, which were not stored.
+
+    Raises:
+        ConfigError: a secret option is needed again.
+    """
+    plan = record["plan"]
+    stored = located(plan["target"], record)
+    stored = public_spec(stored) if MASK in stored else stored  # as an earlier version stored it
+    return open_target(spec or stored, reopened(name, plan["options"], options or {}))
 
 
 def located(spec: str, record: Mapping[str, Any]) -> str:

@@ -3,7 +3,8 @@
 With the embedded build every run starts a fresh copy of a prepared cluster with the candidate's settings, on a
 Unix socket, and removes it afterwards. With a DSN (``postgres:host=... user=...`` or the environment variable
 ``TUNEWRIGHT_POSTGRES_DSN``) settings are changed with ALTER SYSTEM and put back at the end, also after a crash;
-the benchmark works in a database of its own, ``tunewright_bench``. Settings that need a restart are tuned there
+the benchmark works in a database of its own, ``tunewright_bench``. The DSN's password is not stored: a session that
+goes on takes it from PGPASSWORD, a pgpass file, or the DSN given again. Settings that need a restart are tuned there
 only with the option ``restart``, a command that restarts the server.
 
 Durability levels: 3 committed transactions survive a power cut; 2 synchronous_commit off: the last ones may be
@@ -25,8 +26,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tunewright.envs.storage import postgres_server as own
+from tunewright.envs.storage.postgres_dsn import argument_and_environment, checked, chosen, password_hint, place
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
 
+from tunewright.dsn import read_dsn
 from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
 from tunewright.facts import machine_facts
 from tunewright.space import Config, Space
@@ -74,9 +77,11 @@ def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
             raise ConfigError(f"option {name} must be a whole number, not {options[name]!r}") from None
         if numbers[name] < 1:
             raise ConfigError(f"option {name} must be at least 1, not {numbers[name]}")
-    dsn = argument or options.get("dsn") or os.environ.get("TUNEWRIGHT_POSTGRES_DSN", "")
+    dsn, address = chosen(argument or options.get("dsn") or "", os.environ.get("TUNEWRIGHT_POSTGRES_DSN", ""))
     names = tuple(n.strip() for n in options["parameters"].split(",")) if "parameters" in options else NAMES
-    return PostgresTarget(dsn=dsn, restart=shlex.split(options.get("restart", "")), names=names, **numbers)
+    target = PostgresTarget(dsn=dsn, restart=shlex.split(options.get("restart", "")), names=names, **numbers)
+    target.address = address
+    return target
 
 
 class PostgresTarget(BaseTarget):
@@ -93,6 +98,7 @@ class PostgresTarget(BaseTarget):
     name = "postgres"
     workloads = _WORKLOADS
     options = _OPTIONS
+    secret_options = ("dsn",)
     metrics = (
         Metric(
             name="tps",
@@ -114,6 +120,7 @@ class PostgresTarget(BaseTarget):
         clients: int = 4,
         names: Sequence[str] = NAMES,
     ) -> None:
+        dsn = checked(dsn)
         self.dsn, self.restart, self.scale, self.clients, self.names = dsn, restart or [], scale, clients, tuple(names)
         version, rows = self._read_settings()
         known = {row["name"] for row in rows}
@@ -161,7 +168,8 @@ class PostgresTarget(BaseTarget):
         try:
             connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
         except psycopg.Error as error:
-            raise TargetError(f"cannot connect to PostgreSQL: {str(error).strip().splitlines()[0]}") from None
+            said = str(error).strip().splitlines()[0]
+            raise TargetError(f"cannot connect to PostgreSQL: {said}{password_hint(said, conninfo)}") from None
         with connection:
             yield connection
 
@@ -383,6 +391,8 @@ class PostgresTarget(BaseTarget):
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Put the foreign server's settings back; remove what a killed run left of ours."""
+        if "settings" in snapshot and not self.dsn:
+            raise ConfigError("say which server's settings to put back: --target 'postgres:host=... user=...'")
         if self.dsn and "settings" in snapshot:
             self._alter(snapshot["settings"])
         for left in Path(snapshot["clusters"]).glob("run-*") if "clusters" in snapshot else []:
@@ -414,12 +424,15 @@ class PostgresTarget(BaseTarget):
             )
         before = self._own_settings()
         self._alter({n: _setting(v) for n, v in self.space.changes(config).items() if n in self.space.params})
-        from tunewright.guard import redact
-
-        return {"settings": before, "server": redact(self.dsn)}
+        return {"settings": before, "server": read_dsn(self.dsn).public}
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
-        """Put the settings back."""
+        """Put the settings back, on the server that they were applied to."""
+        server = str(undo.get("server") or "")
+        server = read_dsn(server).public  # an earlier version left *** in it
+        if server and not (self.dsn and place(self.dsn) == place(server)):
+            PostgresTarget(dsn=server, restart=self.restart, names=self.names).rollback(undo)
+            return
         if not self.dsn:
             raise ConfigError("say which server: tunewright rollback NAME --target 'postgres:host=... user=...'")
         self._alter(undo["settings"])
@@ -450,22 +463,12 @@ def _durability(config: Mapping[str, Any]) -> float:
 
 
 def _pgbench(conninfo: str, words: list[str], limit_s: float | None = None) -> str:
-    from psycopg.conninfo import conninfo_to_dict
-
-    known = {k: str(v) for k, v in conninfo_to_dict(conninfo).items()}
-    flags = {
-        "host": "PGHOST",
-        "port": "PGPORT",
-        "user": "PGUSER",
-        "password": "PGPASSWORD",
-        "sslmode": "PGSSLMODE",
-    }
-    environment = {**os.environ, **{v: known[k] for k, v in flags.items() if k in known}}
+    public, secret = argument_and_environment(conninfo, own.DATABASE)
     done = subprocess.run(
-        [str(own.binaries() / "pgbench"), *words, known.get("dbname", own.DATABASE)],
+        [str(own.binaries() / "pgbench"), *words, public],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, **secret},
         timeout=limit_s,
         stdin=subprocess.DEVNULL,
     )
