@@ -158,8 +158,10 @@ def print_table(out: Console, table: Table) -> None:
     if out.is_terminal:
         out.print(table)
         return
-    widest = out.measure(table, options=out.options.update(max_width=1_000_000)).maximum
-    out.print(table, width=max(widest, 1), crop=False, no_wrap=True)
+    width = out.width
+    out.width = max(out.measure(table, options=out.options.update(max_width=1_000_000)).maximum, width)
+    out.print(table)
+    out.width = width
 
 
 def verified(row: Mapping[str, Any]) -> str:
@@ -224,14 +226,12 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
         )
     print_table(out, table)
     if verdict:
-        out.print(
-            Panel(
-                Text(verdict["sentence"]),
-                title=f"verdict: {shown(verdict)}",
-                border_style="green" if verdict["improved"] else "yellow",
-                expand=False,
-            )
-        )
+        style = "green" if verdict["improved"] else "yellow"
+        if out.is_terminal:
+            title = f"verdict: {shown(verdict)}"
+            out.print(Panel(Text(verdict["sentence"]), title=title, border_style=style, expand=False))
+        else:
+            out.print(Text(f"verdict: {shown(verdict)}. {verdict['sentence']}"), soft_wrap=True)
         out.print(Text(verdict["settings"], style="cyan"), soft_wrap=True)
     else:
         out.print(Text(f"no verdict yet; continue with: tunewright resume {document['name']}", style="yellow"))

@@ -108,7 +108,8 @@ class Ledger:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("a", encoding="utf-8") as file:
                 # replies are replayed as they came; what was sent may quote a server or a program
-                logged = redact(entry, keep=("content", "tool_calls", "invalid_tool_calls"))
+                replies = ("content", "tool_calls", "invalid_tool_calls")
+                logged = {k: v if k in replies else redact(v) for k, v in entry.items()}
                 file.write(json.dumps(logged, ensure_ascii=False, default=str) + "\n")
 
     def _count(self, entry: Mapping[str, Any]) -> None:
