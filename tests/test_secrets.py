@@ -349,6 +349,12 @@ def test_the_url_of_a_store_is_never_quoted_with_its_password(url):
     assert "cret" not in str(caught.value)
 
 
+def test_a_server_that_is_read_is_never_quoted_with_its_password(cli):
+    pytest.importorskip("psycopg")
+    said = cli("read", "postgresql://me:s3@cret@127.0.0.1:1/x", code=1).stderr
+    assert "percent-encoded" in said and "cret" not in said and said.count("\n") == 1
+
+
 def test_what_a_tournament_keeps_has_no_secrets(monkeypatch):
     from tunewright import tournament
 

@@ -56,7 +56,7 @@ def public_plan(plan: Mapping[str, Any], target: Any) -> dict[str, Any]:
 
     Args:
         plan: as a dictionary.
-        target: the open target; its ``secret_options`` and ``address`` are read.
+        target: the open target, whose ``secret_options`` and ``address`` are read; None if there is none.
     """
     spec, address = public_spec(plan["target"]), getattr(target, "address", "")
     options = public_options(plan["options"], getattr(target, "secret_options", ()))

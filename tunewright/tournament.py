@@ -32,7 +32,7 @@ from tunewright.executors import adopted, first_done
 from tunewright.plan import Plan
 from tunewright.plugins import TARGETS, TUNERS, installed, open_target, split_spec
 from tunewright.protocol import trust as trust_level
-from tunewright.secrets import public_options, public_spec, redact
+from tunewright.secrets import public_options, public_plan, public_spec, redact
 from tunewright.session import Session
 from tunewright.store import Store
 from tunewright.target import BaseTarget
@@ -271,17 +271,16 @@ def compare(
 def description(plan: Tournament, store: str | None) -> dict[str, Any]:
     """Return a tournament as the bundle keeps it, JSON-able and without secrets."""
 
-    def plain(entry: Entry) -> dict[str, Any]:
-        options = public_options(entry.options, secret.get(entry.label, ()))
+    def plain(entry: Entry, target: BaseTarget | None) -> dict[str, Any]:
+        public = public_plan({"target": entry.spec, "options": entry.options, "tuner_options": {}}, target)
         return {
-            "label": entry.label, "spec": public_spec(entry.spec), "workload": entry.workload, "options": options,
+            "label": entry.label, "spec": public["target"], "workload": entry.workload, "options": public["options"],
             "object": entry.made is not None,
         }  # fmt: skip
 
-    secret = {e.label: _open(e).secret_options for e in plan.targets}
     return {
-        "targets": [plain(e) for e in plan.targets], "tuners": [plain(e) for e in plan.tuners], "trials": plan.trials,
-        "seeds": list(plan.seeds), "trust": plan.trust, "by": plan.by,
+        "targets": [plain(e, _open(e)) for e in plan.targets], "tuners": [plain(e, None) for e in plan.tuners],
+        "trials": plan.trials, "seeds": list(plan.seeds), "trust": plan.trust, "by": plan.by,
         "store": store and read_dsn(store).public,
     }  # fmt: skip
 
