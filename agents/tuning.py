@@ -12,7 +12,7 @@ from tunewright.envs.family import Standing, TuningFamilyEnv
 from tunewright.envs.tuning import gain
 
 from tunewright.errors import ConfigError, unknown
-from tunewright.plugins import open_target
+from tunewright.plugins import open_target, reopen
 from tunewright.store import Store
 from tunewright.target import BaseTarget
 from tunewright.tournament import entry
@@ -130,7 +130,7 @@ def _demonstrated(family: TuningFamilyEnv, sessions: Sequence[str], url: str | N
     for name in sessions:
         record, trials = store.session(name), [t for t in store.trials(name) if t.decided]
         plan = record["plan"]
-        target = open_target(plan["target"], plan["options"])
+        target = reopen(name, record)
         space, objective = target.space, target.metrics[0]
         if tuple(space.params) != family.layout.parameters:
             raise ConfigError(f"session {name!r} tuned {target.name}, which has other parameters than this family")

@@ -11,7 +11,8 @@ from typing import Any
 from tunewright.knowledge.parameters import Evidence, ParameterDoc, Range
 from tunewright.knowledge.quantities import quantity
 
-from tunewright.errors import TargetError, missing_extra
+from tunewright.dsn import HOW_TO_WRITE, read_dsn
+from tunewright.errors import ConfigError, TargetError, missing_extra
 from tunewright.params import Restart, Value
 
 _PG_TYPES = {"bool": "boolean", "integer": "integer", "real": "real", "enum": "enum", "string": "string"}
@@ -57,11 +58,14 @@ def query_pg_settings(dsn: str) -> list[ParameterDoc]:
 
     Raises:
         TargetError: it cannot be reached.
+        ConfigError: the connection string can be read in more than one way; the driver would quote its password.
     """
     try:
         import psycopg
     except ImportError:
         raise missing_extra("psycopg", "postgres", "reading pg_settings") from None
+    if not read_dsn(dsn).clear:
+        raise ConfigError(f"cannot read the connection string {read_dsn(dsn).public!r}: {HOW_TO_WRITE}")
     try:
         with psycopg.connect(dsn, connect_timeout=10) as connection:
             found = connection.execute(f"SELECT {', '.join(_PG_COLUMNS)} FROM pg_settings ORDER BY name").fetchall()

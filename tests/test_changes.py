@@ -482,7 +482,7 @@ def test_a_link_to_a_folder_of_the_users_is_no_work_folder(tmp_path):
     assert (tmp_path / "mine").exists()
 
 
-@pytest.mark.parametrize("name", ["", " ", "a\0b", "a\nb", "x" * 300])
+@pytest.mark.parametrize("name", ["", " ", "a\0b", "a\nb", "x" * 300, "../../x", "-x", "."])
 def test_a_name_that_cannot_be_one_leaves_no_session(store, name):
     with pytest.raises(ConfigError, match="cannot be a session's name"):
         Session.create(Plan(target="t", tuner="random"), name, store, target=Guarded())
@@ -491,7 +491,7 @@ def test_a_name_that_cannot_be_one_leaves_no_session(store, name):
 
 def test_a_path_in_a_name_stays_in_the_home(store, tmp_path, monkeypatch):
     monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / "deep" / "home"))
-    session = Session.create(Plan(target="t", tuner="random"), "../../x", store, target=Guarded())
+    session = Session.create(Plan(target="t", tuner="random"), "a/../../../x", store, target=Guarded())
     session.run(trials=2)
     assert session.problem.log.parent == tmp_path / "deep" / "home" / "logs"
     assert {p.name for p in tmp_path.iterdir()} <= {"deep", "s.db", "s.db-wal", "s.db-shm"}

@@ -11,8 +11,8 @@ from targets import Guarded
 
 from tunewright.errors import ConfigError, StoreError, UnknownNameError
 from tunewright.export import export
-from tunewright.guard import redact
 from tunewright.plan import Plan
+from tunewright.secrets import redact
 from tunewright.session import Session
 from tunewright.store import Store
 from tunewright.testing import Sphere

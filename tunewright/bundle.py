@@ -31,8 +31,9 @@ from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import ConfigError, TunewrightError, missing_extra
 from tunewright.facts import machine_facts, versions
-from tunewright.guard import finite, redact
+from tunewright.guard import finite
 from tunewright.protocol import compare_pairs
+from tunewright.secrets import redact
 from tunewright.store import Store
 from tunewright.target import DECIDED, BaseTarget, Metric
 from tunewright.tuner import Trial
@@ -342,7 +343,7 @@ def game_row(
         "name": game.name, **_key(game), "status": "failed" if reason else "done", "reason": reason,
         "direction": metric.direction if metric else "",
         **summary(rows, pairs, metric or Metric(name="lost", direction="min")), "verification": json.dumps(pairs),
-        "best_config": json.dumps(verdict.get("config", {}), default=str), "ended": str(record.get("ended") or ""),
+        "best_config": json.dumps(verdict.get("config", {}), default=str), "ended": redact(record.get("ended") or ""),
         "calls": int(spent.get("calls", 0)), "tokens": int(spent.get("tokens_in", 0)) + int(spent.get("tokens_out", 0)),
         "dollars": float(spent.get("money", 0.0)), "host": "", "wall_s": 0.0,
     }  # fmt: skip
@@ -355,8 +356,8 @@ def _key(game: Game) -> dict[str, Any]:
 def _trial_row(key: Mapping[str, Any], trial: Trial, metric: Metric) -> dict[str, Any]:
     value = trial.scores.get(metric.name) if trial.ok else None
     row = {
-        **key, "number": trial.number, "step": trial.step, "status": trial.status, "reason": trial.reason,
-        "why": trial.why, "config": json.dumps(trial.config, default=str),
+        **key, "number": trial.number, "step": trial.step, "status": trial.status, "reason": redact(trial.reason),
+        "why": redact(trial.why), "config": json.dumps(trial.config, default=str),
         "value": value if value is not None and math.isfinite(value) else None,
         "feasible": trial.feasible, "ratio": trial.ratio, "seconds": trial.seconds, "asked_s": trial.asked_s,
         "attempt": trial.attempt, "started": trial.started,

@@ -21,11 +21,10 @@ from typing import Any
 
 from tunewright import hooks, workfolder
 from tunewright.errors import StoreError, TargetError, TunewrightError
-from tunewright.guard import redact
 from tunewright.interrupts import uninterrupted
 from tunewright.locks import Hold, holding
 from tunewright.measure import Runs
-from tunewright.plugins import TARGETS, installed, located, open_target, split_spec
+from tunewright.plugins import TARGETS, installed, reopen, split_spec
 from tunewright.store import home
 from tunewright.target import BaseTarget
 
@@ -43,7 +42,7 @@ class Owner:
 
     Attributes:
         what: for people, such as ``session 'a'``.
-        store: URL of its store; "" where there is none.
+        store: URL of its store, without a password; "" where there is none.
         name: of the session.
         target: target spec, without secrets.
         options: options of the target, without secrets.
@@ -60,7 +59,7 @@ class Journal:
     """What a system was before a session or ``apply`` changed it.
 
     Args:
-        store: URL of the store.
+        store: URL of the store, without a password.
         name: of the session.
         kind: ``measure`` or ``apply``.
     """
@@ -160,7 +159,12 @@ def _kind(target: BaseTarget) -> str:
 
 
 def restorer(
-    document: Mapping[str, Any], owner: Owner | None = None, target: BaseTarget | None = None, spec: str | None = None
+    document: Mapping[str, Any],
+    owner: Owner | None = None,
+    target: BaseTarget | None = None,
+    *,
+    spec: str | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> BaseTarget:
     """Return the target that can put back what a journal says.
 
@@ -169,6 +173,7 @@ def restorer(
         owner: who wants to change the system now.
         target: an open one; taken if it is the noted one, or of its kind where that cannot be opened any more.
         spec: target spec to open instead of the noted one, such as a DSN with its password.
+        options: target options in the place of noted ones, such as secrets.
 
     Raises:
         TunewrightError: it cannot be opened.
@@ -176,26 +181,26 @@ def restorer(
     alike = target is not None and _kind(target) == document["kind"]
     if target is not None and alike and owner is not None and owner.target == document["target"]:
         return target
-    noted = spec or located(document["target"], document)
     try:
-        return _opened(noted, document)
+        return _opened(document, spec, options)
     except TunewrightError:
         if target is None or not alike:
             raise
         return target
 
 
-def _opened(spec: str, document: Mapping[str, Any]) -> BaseTarget:
-    name, argument = split_spec(spec)
+def _opened(document: Mapping[str, Any], spec: str | None, options: Mapping[str, str] | None) -> BaseTarget:
+    record = {"plan": {"target": document["target"], "options": document["options"]}, "cwd": document["cwd"]}
+    name, argument = split_spec(spec or document["target"])
     point = installed(TARGETS).get(name)
     # a server that is down cannot be opened; what a target's module calls revive brings it up
     revive = getattr(import_module(point.module), "revive", None) if point else None
     if revive is not None:
-        revive(argument, document["options"], document["state"])
-    return open_target(spec, document["options"])
+        revive(argument, {**document["options"], **(options or {})}, document["state"])
+    return reopen(document["name"], record, spec, options)
 
 
-def put_back(path: Path, owner: Owner | None = None, target: BaseTarget | None = None, spec: str | None = None) -> str:
+def put_back(path: Path, owner: Owner | None = None, target: BaseTarget | None = None, **how: Any) -> str:
     """Put back what a journal says, and discard it; arguments as for :func:`restorer`.
 
     Returns:
@@ -209,7 +214,7 @@ def put_back(path: Path, owner: Owner | None = None, target: BaseTarget | None =
         return ""
     hooks.wait_for(path.parent)
     with _explained(document):
-        able = restorer(document, owner, target, spec)
+        able = restorer(document, owner, target, **how)
         with uninterrupted(), hooks.noting(path.parent):
             if document["stage"] == "measuring":
                 able.restore(document["state"])
@@ -266,7 +271,15 @@ def changing(
         yield hold, journal
 
 
-def document(target: BaseTarget, owner: Owner, state: Mapping[str, Any], stage: str, **more: Any) -> dict[str, Any]:
+def document(
+    target: BaseTarget,
+    owner: Owner,
+    state: Mapping[str, Any],
+    stage: str,
+    *,
+    to: str | None = None,
+    workdir: Path | None = None,
+) -> dict[str, Any]:
     """Return what a journal says.
 
     Args:
@@ -274,12 +287,13 @@ def document(target: BaseTarget, owner: Owner, state: Mapping[str, Any], stage: 
         owner: by whom.
         state: the target's own snapshot or undo.
         stage: ``measuring``, ``applying`` or ``applied``.
-        **more: ``workdir``, ``to``.
+        to: as for ``apply``; not noted, since it may hold a password.
+        workdir: of the session.
     """
     return {
-        "what": owner.what, "store": redact(owner.store), "name": owner.name, "target": owner.target,
+        "what": owner.what, "store": owner.store, "name": owner.name, "target": owner.target,
         "options": dict(owner.options), "kind": _kind(target), "cwd": os.getcwd(), "stage": stage, "state": dict(state),
-        "keys": list(target.changes(more.get("to"))), "at": time.time(), **more,
+        "keys": list(target.changes(to)), "at": time.time(), "workdir": str(workdir or ""),
     }  # fmt: skip
 
 
@@ -295,7 +309,7 @@ def restoring(target: BaseTarget, owner: Owner, hold: Hold, journal: Journal, wo
     state = target.snapshot(folder)
     if state:
         state = {**state, "workdir": str(workdir)}
-        said = document(target, owner, state, "measuring", workdir=str(workdir))
+        said = document(target, owner, state, "measuring", workdir=workdir)
         journal.write(said)
         hold.note(str(journal.path))
     try:

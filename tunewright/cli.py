@@ -42,6 +42,15 @@ TargetOption = Annotated[
         help="Option of the target; repeatable. 'tunewright show TARGET' lists them.",
     ),
 ]
+SecretOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        "-O",
+        metavar="KEY=VALUE",
+        help="Option of the target in the place of the stored one, such as a secret, which is not stored; repeatable.",
+    ),
+]
 _GUIDE, _RUN, _LIMITS = "What to try", "How long", "Limits and guarantees"
 _MODEL = "Language model"
 
@@ -69,7 +78,7 @@ def main() -> None:
 
 
 def _fail(message: str) -> None:
-    from tunewright.guard import redact
+    from tunewright.secrets import redact
 
     print(f"error: {redact(message)}", file=sys.stderr)
     sys.exit(1)
@@ -173,10 +182,8 @@ def _check_name(name: str) -> None:
     from tunewright.store import check_name
 
     check_name(name)
-    if "/" in name or len(name) > 100:
-        raise ConfigError(
-            f"--name {name[:40]!r} cannot be a file's name; leave out slashes, and use up to 100 characters"
-        )
+    if "/" in name:
+        raise ConfigError(f"--name {name[:40]!r} cannot be a file's name; leave out the slashes")
 
 
 def _target_options(context: typer.Context, target: str) -> dict[str, Any]:
@@ -216,6 +223,8 @@ def resume(
     patience: Annotated[int | None, typer.Option("--patience", min=1, help="End after this many trials without a gain.")] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Then take back each change of the best configuration once, to see what it gives.")] = False,
     target: Annotated[str | None, typer.Option("--target", help="Target spec to use instead of the stored one, such as a DSN with its password.")] = None,
+    option: SecretOption = None,
+    tuner_option: Annotated[list[str] | None, typer.Option("--tuner-option", "-T", metavar="KEY=VALUE", help="Option of the tuner in the place of the stored one, such as a secret.")] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Parallel trials, where the target says it is safe.")] = 1,
     executor: Annotated[str, typer.Option("--executor", metavar="dask[:ADDRESS]", help="Run trials on Dask: a cluster of --workers processes here, or a scheduler's address.")] = "",
     trust_file: TrustFile = False,
@@ -224,10 +233,12 @@ def resume(
 ) -> None:  # fmt: skip
     """Continue a session: after an interruption, a crash, or just for more trials."""
     from tunewright import executors
+    from tunewright.plugins import parse_options
     from tunewright.session import Session
 
     with executors.opened(executor, workers, threads=True) as pool:
         how: dict[str, Any] = {"workers": workers, "executor": pool, "trust_file": trust_file}
+        how |= {"options": parse_options(option), "tuner_options": parse_options(tuner_option)}
         with Session.resume(name, _open_store(store), spec=target, **how) as session:
             _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, explain, as_json)
 
@@ -274,10 +285,9 @@ def _run(
 
 
 def _store_hint(session: Session) -> str:
-    from tunewright.guard import redact
     from tunewright.store import default_url
 
-    return "" if session.store.url == default_url() else f" --store {redact(session.store.url)}"
+    return "" if session.store.url == default_url() else f" --store {session.store.public_url}"
 
 
 def _conclusion(session: Session, verdict: Verdict) -> None:
@@ -387,24 +397,12 @@ def list_sessions(store: StoreUrl = None, as_json: Json = False) -> None:
     if as_json:
         emit(rows)
         return
-    from rich.table import Table
-    from rich.text import Text
+    from tunewright.display import show_sessions
 
     if not rows:
-        out().print(f"no sessions yet in {opened.url}; start one with: tunewright tune sqlite", markup=False)
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("session", "target", "workload", "tuner", "trials", "ratio", "status", "created"):
-        table.add_column(column, justify="right" if column in ("trials", "ratio") else "left")
-    for row in rows:
-        ratio = f"{row['ratio']:.2f}×" if row["ratio"] is not None else ""
-        table.add_row(
-            *(Text(str(row[c])) for c in ("name", "target", "workload", "tuner", "trials")),
-            ratio,
-            row["status"],
-            row["created"][:16],
-        )
-    out().print(table)
+        out().print(f"no sessions yet in {opened.public_url}; start one with: tunewright tune sqlite", markup=False)
+    else:
+        show_sessions(out(), rows)
 
 
 @app.command()
@@ -487,16 +485,19 @@ def apply(
     name: Annotated[str, typer.Argument(help="Name of the session.")],
     to: Annotated[str | None, typer.Option("--to", help="What to apply to, where the target needs it: a database file, a DSN.")] = None,
     target: Annotated[str | None, typer.Option("--target", help="Target spec to use instead of the stored one.")] = None,
+    option: SecretOption = None,
     trial: Annotated[int | None, typer.Option("--trial", help="Number of the trial to apply; default: the verified winner.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Apply although no improvement was shown.")] = False,
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Put the best configuration into service; 'tunewright rollback' undoes it."""
+    from tunewright.plugins import parse_options
     from tunewright.service import apply_session
 
+    options = parse_options(option)
     with _reading(store) as opened:
-        document = apply_session(opened, name, to=to, spec=target, number=trial, force=force, say=_say)
+        document = apply_session(opened, name, to=to, spec=target, number=trial, force=force, options=options, say=_say)
     if as_json:
         emit(document)
     else:
@@ -514,14 +515,16 @@ def rollback(
     target: Annotated[
         str | None, typer.Option("--target", help="Target spec to use instead of the stored one.")
     ] = None,
+    option: SecretOption = None,
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:
     """Undo 'apply', or put back what a killed session left changed."""
+    from tunewright.plugins import parse_options
     from tunewright.service import rollback_session
 
     with _reading(store) as opened:
-        document = rollback_session(opened, name, spec=target)
+        document = rollback_session(opened, name, spec=target, options=parse_options(option))
     if as_json:
         emit(document)
     else:
@@ -641,10 +644,10 @@ def dashboard(
 
 
 def _shown_store(url: str | None) -> str:
-    from tunewright.guard import redact
+    from tunewright.dsn import read_dsn
     from tunewright.store import default_url
 
-    return str(redact(url or default_url()))
+    return read_dsn(url or default_url()).public
 
 
 app.command()(commands.trace)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from tunewright.export import shown
 from tunewright.params import Choice
 from tunewright.plugins import installed
 from tunewright.progress import duration, number, settings
@@ -151,26 +153,62 @@ def show_target(out: Console, target: BaseTarget) -> None:
         out.print(table)
 
 
+def print_table(out: Console, table: Table) -> None:
+    """Print a table; every cell in full and on one line where no terminal limits the width."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    width = out.width
+    out.width = max(out.measure(table, options=out.options.update(max_width=1_000_000)).maximum, width)
+    out.print(table)
+    out.width = width
+
+
+def verified(row: Mapping[str, Any]) -> str:
+    """Say in a few words what a session's verdict shows; "" without one.
+
+    >>> verified({"ratio": 1.68, "verdict": "not shown"}), verified({"ratio": None, "verdict": "shown"})
+    ('1.68× not shown', 'shown')
+    """
+    # a ratio of exactly 1 was not measured: nothing beat the default
+    ratio = f"{row['ratio']:.2f}×" if row["ratio"] is not None and row["ratio"] != 1 else ""
+    return f"{ratio} {row['verdict']}".strip() if row["verdict"] else ""
+
+
+def show_sessions(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what ``overview`` says of each session."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("session", "target", "workload", "tuner", "trials", "verified gain", "status", "created"):
+        right, name = column in ("trials", "verified gain"), column == "session"
+        # a name is typed again: it may fold on a narrow terminal, but loses no letter
+        table.add_column(column, justify="right" if right else "left", overflow="fold" if name else "ellipsis")
+    for row in rows:
+        cells = [row["name"], row["target"], row["workload"], row["tuner"], row["trials"], verified(row), row["status"]]
+        style = "yellow" if row["status"] == "interrupted" else ""
+        table.add_row(*(Text(str(c)) for c in cells[:-1]), Text(row["status"], style=style), row["created"][:16])
+    print_table(out, table)
+
+
 def show_session(out: Console, document: dict[str, Any]) -> None:
     """Print an exported session."""
     plan, verdict = document["plan"], document.get("verdict")
     objective = document["objectives"][0]
     unit = next(m["unit"] for m in document["metrics"] if m["name"] == objective)
-    out.print(
-        Text.assemble(
-            (document["name"], "bold cyan"),
-            f" · {plan['target']} · {plan['workload']} · tuner {plan['tuner']}"
-            f" · seed {plan['seed']} · trust {plan['trust']} · {document.get('status', '')}",
-        )
+    head = Text.assemble(
+        (document["name"], "bold cyan"),
+        f" · {plan['target']} · {plan['workload']} · tuner {plan['tuner']}"
+        f" · seed {plan['seed']} · trust {plan['trust']} · {document['status']}",
     )
+    out.print(head, soft_wrap=not out.is_terminal)
+    # the ratios of trials led the search; what is shown is in the verdict alone
     table = _table(
         "trial",
         "status",
         objective,
-        "ratio",
+        "in search",
         "changed from the default",
         "why",
-        right=("trial", objective, "ratio"),
+        right=("trial", objective, "in search"),
     )
     default = document["default"]
     for trial in document["trials"]:
@@ -183,21 +221,21 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
             trial["status"],
             value,
             ratio,
-            Text(settings(changed, 5)),
-            Text(note, style="dim"),
+            Text(settings(changed, 5 if out.is_terminal else 0)),
+            Text(note if out.is_terminal else " ".join(note.split()), style="dim"),
         )
-    out.print(table)
+    print_table(out, table)
     if verdict:
-        out.print(
-            Panel(
-                Text(verdict["sentence"]),
-                title="verdict",
-                border_style="green" if verdict["improved"] else "yellow",
-                expand=False,
-            )
-        )
-        out.print(Text(verdict["settings"], style="cyan"))
-    out.print(Text(f"repeat it: {document['repeat']}", style="dim"))
+        style = "green" if verdict["improved"] else "yellow"
+        if out.is_terminal:
+            title = f"verdict: {shown(verdict)}"
+            out.print(Panel(Text(verdict["sentence"]), title=title, border_style=style, expand=False))
+        else:
+            out.print(Text(f"verdict: {shown(verdict)}. {verdict['sentence']}"), soft_wrap=True)
+        out.print(Text(verdict["settings"], style="cyan"), soft_wrap=True)
+    else:
+        out.print(Text(f"no verdict yet; continue with: tunewright resume {document['name']}", style="yellow"))
+    out.print(Text(f"repeat it: {document['repeat']}", style="dim"), soft_wrap=True)
 
 
 def show_check(out: Console, document: dict[str, Any]) -> None:

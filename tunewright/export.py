@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from tunewright.facts import versions
-from tunewright.guard import finite, redact
+from tunewright.guard import finite
+from tunewright.secrets import redact
 from tunewright.store import Store
+
+# what was measured and how it can be repeated is exported as it is; texts beside it are filtered
+_PLAIN = {
+    "config", "default", "metrics", "scores", "objectives", "facts", "versions", "seconds", "prepared", "violations",
+}  # fmt: skip
 
 
 def overview(store: Store, name: str) -> dict[str, Any]:
-    """Return one line about a session."""
+    """Return one line about a session.
+
+    Returns:
+        Among others ``ratio``, the verified one or None, and ``verdict``: "shown", "not shown", or "" where there is
+        none yet. ``status`` is "interrupted" where the process that ran the session is gone.
+    """
     record, trials = store.session(name), store.trials(name)
     verdict = record.get("verdict")
     first = verdict["comparisons"][record["objectives"][0]] if verdict else None
@@ -25,24 +36,47 @@ def overview(store: Store, name: str) -> dict[str, Any]:
         "trials": sum(t.decided for t in trials),
         "ratio": first["value"] if first and first["kind"] == "ratio" else None,
         "improved": bool(verdict and verdict["improved"]),
-        "status": record.get("status", "new"),
+        "verdict": shown(verdict),
+        "sentence": verdict["sentence"] if verdict else "",
+        "status": status(store, name, record),
         "created": record["created"],
     }
 
 
+def shown(verdict: Mapping[str, Any] | None) -> str:
+    """Say whether a verdict shows an improvement: "shown", "not shown", or "" without a verdict."""
+    return ("shown" if verdict["improved"] else "not shown") if verdict else ""
+
+
+def status(store: Store, name: str, record: Mapping[str, Any]) -> str:
+    """Return a session's status; a session whose process is gone is interrupted, whatever it last wrote."""
+    stored = str(record.get("status", "new"))
+    return "interrupted" if stored == "running" and not store.held(name) else stored
+
+
 def export(store: Store, name: str) -> dict[str, Any]:
-    """Return everything needed to repeat a session: versions, seeds, machine facts, all trials."""
-    record = store.session(name)
+    """Return everything needed to repeat a session: versions, seeds, machine facts, all trials.
+
+    Texts of programs, servers and models are filtered: a document is made to be shown and given away.
+    """
+    record, trials = store.session(name), store.trials(name)
+    stands = status(store, name, record)
+    if stands != "running":  # nothing runs any more that was left so
+        trials = [replace(t, status="interrupted", reason=_CUT) if t.status == "running" else t for t in trials]
     document = {
         "format": "tunewright session 1",
         "name": name,
-        "store": redact(store.url),
-        "repeat": repeat_command(record["plan"], sum(t.decided for t in store.trials(name))),
+        "store": store.public_url,
+        "repeat": repeat_command(record["plan"], sum(t.decided for t in trials)),
         **{k: v for k, v in record.items() if k not in ("schema", "snapshot", "retracted")},
+        "status": stands,
         "exported_with": versions(),
-        "trials": [asdict(t) for t in store.trials(name)],
+        "trials": [asdict(t) for t in trials],
     }
-    return dict(finite(document))
+    return dict(finite(redact(document, keep=_PLAIN)))
+
+
+_CUT = "the session ended while this was being measured"
 
 
 def repeat_command(plan: Mapping[str, Any], trials: int) -> str:

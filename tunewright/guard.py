@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tunewright.errors import unknown
 from tunewright.expr import parse
+from tunewright.secrets import redact as redact  # moved there
 from tunewright.space import Constraint, Space, Value
 from tunewright.target import BaseTarget
-
-_PASSWORD = re.compile(r"(?i)(\b\w*(?:password|passwd|pwd|secret|token|api_?key)\w*\s*[=:]\s*)('[^']*'|[^\s&;,'\"]+)")
-_URL_PASSWORD = re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s:/@]*:)([^\s@]+)(@)")
 
 
 def guarded(target: BaseTarget, *, allow: Iterable[str] = (), never: Iterable[str] = ()) -> Space:
@@ -57,21 +54,6 @@ def _at_least(target: BaseTarget, name: str, level: float, names: tuple[str, ...
         names=names,
         holds=holds,
     )
-
-
-def redact(value: Any) -> Any:
-    """Return the value with passwords, keys and tokens in its texts replaced by ``***``.
-
-    >>> redact("postgresql://me:pw@db/x host=a password=b")
-    'postgresql://me:***@db/x host=a password=***'
-    """
-    if isinstance(value, str):
-        return _PASSWORD.sub(r"\1***", _URL_PASSWORD.sub(r"\1***\3", value))
-    if isinstance(value, Mapping):
-        return {k: redact(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [redact(v) for v in value]
-    return value
 
 
 def finite(value: Any) -> Any:

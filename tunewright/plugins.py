@@ -7,7 +7,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
+from tunewright.dsn import MASK
 from tunewright.errors import ConfigError, MissingExtraError, unknown
+from tunewright.secrets import public_spec, reopened
 from tunewright.target import BaseTarget
 from tunewright.tuner import Problem, Tuner
 
@@ -115,3 +117,23 @@ def located(spec: str, record: Mapping[str, Any]) -> str:
     if kind in ("table", "command") and not Path(argument).exists() and there.exists():
         return f"{kind}:{there}"
     return spec
+
+
+def reopen(
+    name: str, record: Mapping[str, Any], spec: str | None = None, options: Mapping[str, str] | None = None
+) -> BaseTarget:
+    """Open the target of a stored session.
+
+    Args:
+        name: the session's.
+        record: its description, with ``plan`` and ``cwd``.
+        spec: target spec to use instead of the stored one.
+        options: target options to use instead of stored ones, such as secrets, which were not stored.
+
+    Raises:
+        ConfigError: a secret option is needed again.
+    """
+    plan = record["plan"]
+    stored = located(plan["target"], record)
+    stored = public_spec(stored) if MASK in stored else stored  # as an earlier version stored it
+    return open_target(spec or stored, reopened(name, plan["options"], options or {}))

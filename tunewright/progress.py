@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunewright.plan import Watcher
+from tunewright.secrets import redact
 from tunewright.session import Session
 from tunewright.space import Value
 from tunewright.tuner import Trial
@@ -105,7 +106,7 @@ class Progress(Watcher):
         """Show what is tried and why."""
         self.session = session
         what = settings(session.space.changes(trial.config), 4)
-        self.status = f"trial {len(session.decided) + 1}{self._of()}: {what} — {trial.why}"
+        self.status = f"trial {len(session.decided) + 1}{self._of()}: {what} — {redact(trial.why)}"
 
     def ended(self, session: Session, trial: Trial) -> None:
         """Print a line."""
@@ -122,9 +123,9 @@ class Progress(Watcher):
                 broken = ", ".join(n for n, v in trial.violations.items() if v > 0)
                 line.append(f"[misses {broken}] ", style="yellow")
         else:
-            line.append(f"{_MARKS.get(trial.status, '?')} {trial.status}: {trial.reason}  ", style="red")
+            line.append(f"{_MARKS.get(trial.status, '?')} {trial.status}: {redact(trial.reason)}  ", style="red")
         line.append(settings(session.space.changes(trial.config), 6), style="default" if trial.ok else "dim")
-        line.append(f"  · {trial.why}", style="dim")
+        line.append(f"  · {redact(trial.why)}", style="dim")
         self._print(line)
 
     def told(self, session: Session, text: str) -> None:
@@ -133,7 +134,7 @@ class Progress(Watcher):
 
     def exhausted(self, session: Session, reason: str) -> None:
         """Say why the session ends before its budget."""
-        self._print(Text(f"the tuner proposes nothing more: {reason}", style="yellow"))
+        self._print(Text(f"the tuner proposes nothing more: {redact(reason)}", style="yellow"))
 
     def explaining(self, session: Session, more: int) -> None:
         """Count the trials that come on top."""

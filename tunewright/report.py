@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright import figures, pages
+from tunewright.display import verified
+from tunewright.export import shown
 from tunewright.progress import duration, number
 from tunewright.target import DECIDED
 from tunewright.verdict import contributions
@@ -54,6 +56,9 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "objective": objective,
         "verdict": verdict,
         "first": first,
+        "gain": verified(
+            {"ratio": first["value"] if first and first["kind"] == "ratio" else None, "verdict": shown(verdict)}
+        ),
         "trials": trials,
         "decided": decided,
         "default_trial": next((t for t in decided if t["step"] == 0 and t["status"] == "ok"), None),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from tunewright.changes import Journal, Owner, Say, applied_since, changing, doc
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.interrupts import orderly, uninterrupted
 from tunewright.locks import holding
-from tunewright.plugins import located, open_target
+from tunewright.plugins import reopen
 from tunewright.protocol import improvement
 from tunewright.space import Config
 from tunewright.store import Store, home
@@ -38,7 +39,15 @@ def _old_undo(name: str, spec: str) -> dict[str, Any] | None:
 
 
 def apply_session(
-    store: Store, name: str, *, to: str | None, spec: str | None, number: int | None, force: bool, say: Say = silent
+    store: Store,
+    name: str,
+    *,
+    to: str | None,
+    spec: str | None,
+    number: int | None,
+    force: bool,
+    options: Mapping[str, str] | None = None,
+    say: Say = silent,
 ) -> dict[str, Any]:
     """Apply a trial's configuration, with what undoes it written down before.
 
@@ -49,7 +58,7 @@ def apply_session(
     """
     record = store.session(name)
     config, number = _chosen(store, name, record, number, force)
-    target = open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
+    target = reopen(name, record, spec, options)
     problems = target.space.problems(config)
     if problems:
         raise ConfigError(f"trial {number} is not legal on this machine: {'; '.join(problems)}")
@@ -82,7 +91,7 @@ def apply_session(
 def _owner(store: Store, name: str, record: dict[str, Any], what: str = "") -> Owner:
     plan = record["plan"]
     return Owner(
-        what=f"{what}session {name!r}", store=store.url, name=name, target=plan["target"], options=plan["options"]
+        what=f"{what}session {name!r}", store=store.public_url, name=name, target=plan["target"], options=plan["options"]
     )
 
 
@@ -104,7 +113,9 @@ def _chosen(store: Store, name: str, record: dict[str, Any], number: int | None,
     return verdict["config"], verdict["number"]
 
 
-def rollback_session(store: Store, name: str, *, spec: str | None, say: Say = silent) -> dict[str, Any]:
+def rollback_session(
+    store: Store, name: str, *, spec: str | None, options: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """Undo ``apply`` and whatever a killed session left changed.
 
     Raises:
@@ -115,7 +126,7 @@ def rollback_session(store: Store, name: str, *, spec: str | None, say: Say = si
     owner, done = _owner(store, name, record), []
     with store.lock(name), orderly():
         for kind in ("measure", "apply"):
-            journal = Journal(store.url, name, kind)
+            journal = Journal(store.public_url, name, kind)
             said = journal.read()
             if said is None:
                 continue
@@ -125,21 +136,23 @@ def rollback_session(store: Store, name: str, *, spec: str | None, say: Say = si
                     f"first run: tunewright rollback {later}"
                 )
             with holding(said["keys"], owner.what) as hold:
-                done.append(put_back(journal.path, owner, spec=spec))
+                done.append(put_back(journal.path, owner, spec=spec, options=options))
                 if set(hold.left) <= {str(journal.path)}:
                     hold.note(None)
-        done += _roll_back_old(store, name, record, spec)
+        done += _roll_back_old(store, name, record, spec, options)
     if not done:
         raise ConfigError(f"nothing to roll back: session {name!r} is not applied and left nothing changed")
     return {"name": name, "message": f"{'; '.join(done)}."}
 
 
-def _roll_back_old(store: Store, name: str, record: dict[str, Any], spec: str | None) -> list[str]:
+def _roll_back_old(
+    store: Store, name: str, record: dict[str, Any], spec: str | None, options: Mapping[str, str] | None
+) -> list[str]:
     """Undo what a version before the journals had changed."""
     undo = _old_undo(name, record["plan"]["target"])
     if not record.get("snapshot") and undo is None:
         return []
-    target = open_target(spec or located(record["plan"]["target"], record), record["plan"]["options"])
+    target = reopen(name, record, spec, options)
     done = []
     with holding(target.changes(), f"session {name!r}"), uninterrupted():
         if record.get("snapshot"):

@@ -21,12 +21,13 @@ from tunewright.changes import Owner, changing, restoring
 from tunewright.errors import ConfigError, TargetError, TunerError, TunewrightError, unknown
 from tunewright.executors import adopted, first_done
 from tunewright.facts import machine_facts, versions
-from tunewright.guard import guarded, redact
+from tunewright.guard import guarded
 from tunewright.interrupts import orderly, uninterrupted
 from tunewright.locks import holding
 from tunewright.plan import Plan, Watcher
-from tunewright.plugins import located, make_tuner, open_target
+from tunewright.plugins import make_tuner, open_target, reopen
 from tunewright.protocol import Baseline, Evaluation
+from tunewright.secrets import public_plan, public_spec, reopened, restored
 from tunewright.space import Config, Space
 from tunewright.store import Store, home
 from tunewright.target import BaseTarget, Budget, Metric, with_requirements
@@ -153,7 +154,7 @@ class Session:
             name,
             session.problem.directions,
             {
-                "plan": asdict(session.plan),
+                "plan": public_plan(asdict(session.plan), target),
                 "facts": session.problem.facts,
                 "versions": versions(*extra),
                 "objectives": session.problem.objectives,
@@ -168,7 +169,15 @@ class Session:
 
     @classmethod
     def resume(
-        cls, name: str, store: Store, *, target: BaseTarget | None = None, spec: str | None = None, **how: Any
+        cls,
+        name: str,
+        store: Store,
+        *,
+        target: BaseTarget | None = None,
+        spec: str | None = None,
+        options: Mapping[str, str] | None = None,
+        tuner_options: Mapping[str, str] | None = None,
+        **how: Any,
     ) -> Session:
         """Open a stored session and replay its trials into the tuner.
 
@@ -177,18 +186,17 @@ class Session:
             store: where it is kept.
             target: an open target; None to open the stored spec.
             spec: target spec to use instead of the stored one, such as a DSN whose password was not stored.
+            options: target options to use instead of stored ones, such as secrets, which were not stored.
+            tuner_options: tuner options likewise.
             **how: ``executor``, ``workers``, ``watcher``, ``trust_file``.
         """
         record = store.session(name)
         stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["plan"].items()}
-        plan = Plan(**stored)
-        session = cls(
-            plan,
-            name,
-            store,
-            target or open_target(spec or located(plan.target, record), plan.options),
-            **how,
-        )
+        stored["never"] = restored(name, stored["never"])
+        stored["tuner_options"] = reopened(name, stored["tuner_options"], tuner_options or {}, "--tuner-option")
+        if target is None:
+            target = reopen(name, record, spec, options)
+        session = cls(Plan(**stored), name, store, target, **how)
         session.prepared = dict(record.get("prepared") or {})
         return session
 
@@ -234,15 +242,18 @@ class Session:
     def _workdir(self) -> Path:
         """The session's own folder, below the user's directory where one was given."""
         base = Path(self.plan.workdir) if self.plan.workdir else home() / "work"
-        digest = hashlib.sha256(f"{self.store.url}\n{self.name}".encode(errors="surrogatepass")).hexdigest()[:8]
+        digest = hashlib.sha256(f"{self.store.public_url}\n{self.name}".encode(errors="surrogatepass")).hexdigest()[:8]
         return workfolder.private(base, f"{workfolder.file_name(self.name)}-{digest}", session=self.name)
 
     def _owner(self) -> Owner:
-        plan = self.plan
+        plan = public_plan(asdict(self.plan), self.target)
         return Owner(
-            what=f"session {self.name!r}", store=self.store.url, name=self.name, target=redact(plan.target),
-            options=redact(dict(plan.options)),
-        )  # fmt: skip
+            what=f"session {self.name!r}",
+            store=self.store.public_url,
+            name=self.name,
+            target=plan["target"],
+            options=plan["options"],
+        )
 
     def budget(self) -> Budget:
         """Limits of one run; from the default's run time where the user gave none."""
@@ -342,7 +353,7 @@ class Session:
         if notes:
             held = self.store.session(self.name).get("notes") or {}
             joined = {k: [*held.get(k, []), *v] if isinstance(v, list) else v for k, v in notes.items()}
-            self.store.update(self.name, notes=redact({**held, **joined}))
+            self.store.update(self.name, notes={**held, **joined})
             if spent := cost(notes.get("spent") or {}):
                 self.store.annotate(self.name, "cost", spent)
 
@@ -371,7 +382,7 @@ class Session:
         if cut >= _DEFAULT_TRIES and self.default_trial is None:
             raise TargetError(
                 f"the session died {cut} times while the default configuration was measured; "
-                f"run 'tunewright check {self.plan.target}' to see why"
+                f"run 'tunewright check {public_spec(self.plan.target)}' to see why"
             )
         if not self.tuner_fed:
             for trial in self.decided:

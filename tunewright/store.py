@@ -13,6 +13,7 @@ import json
 import math
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
@@ -20,10 +21,12 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from tunewright.dsn import HOW_TO_WRITE, read_dsn
 from tunewright.errors import ConfigError, HeldError, SpaceError, StoreError, TunewrightError, missing_extra, unknown
-from tunewright.guard import finite, redact
+from tunewright.guard import finite
+from tunewright.secrets import redact
 from tunewright.space import Choice, Int, Param, Space, Value
 from tunewright.tuner import Trial
 
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 SCHEMA = 1  # of the attributes this module writes
-_LONGEST_NAME = 200
+_LONGEST_NAME = 200  # bytes; a file's name may have 255
 _SESSION, _TRIAL, _OUTCOME, _VERDICT = "session", "trial", "outcome", "verdict"
 
 
@@ -99,7 +102,8 @@ def check_name(name: str) -> None:
         ConfigError: it is empty, too long, has characters that cannot be printed, or reads as a path or an option.
     """
     first = name[:1]
-    if not (first.isalnum() or first == "_") or len(name) > _LONGEST_NAME or not name.isprintable() or "\\" in name:
+    size = len(name.encode(errors="surrogatepass"))
+    if not (first.isalnum() or first == "_") or size > _LONGEST_NAME or not name.isprintable() or "\\" in name:
         raise ConfigError(
             f"{name[:40]!r} cannot be a session's name; use up to {_LONGEST_NAME} letters, digits and the signs . - _, "
             "a letter or digit first"
@@ -131,6 +135,8 @@ class Store:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         if not self.url.startswith("sqlite:///"):
             scheme, _, rest = self.url.partition("://")
+            if rest and not read_dsn(self.url).clear:  # SQLAlchemy would quote a part of the password as a port
+                raise StoreError(f"cannot read the store's URL {self.public_url}; {HOW_TO_WRITE}")
             if scheme in ("postgresql", "postgres"):  # one driver for everything
                 if find_spec("psycopg") is None:
                     raise missing_extra("psycopg", "cluster", "a store on PostgreSQL")
@@ -179,7 +185,12 @@ class Store:
                 "psycopg2",
             ) and not isinstance(error, (OSError, RuntimeError, ImportError)):
                 raise
-            raise StoreError(f"the store {redact(self.url)} {_explain(error)}") from error
+            raise StoreError(f"the store {self.public_url} {_explain(error)}") from error
+
+    @property
+    def public_url(self) -> str:
+        """The URL without its password."""
+        return read_dsn(self.url).public
 
     @property
     def optuna(self) -> Any:
@@ -201,7 +212,7 @@ class Store:
         Args:
             name: unique name.
             directions: ``min`` or ``max`` for each objective.
-            session: JSON-able description; secrets in it are redacted.
+            session: JSON-able description, stored as it is: whoever gives it leaves secrets out of it.
 
         Raises:
             ConfigError: the name is taken, or cannot be one.
@@ -219,7 +230,7 @@ class Store:
                     f"a session named {name!r} exists already; continue it with 'tunewright resume {name}', "
                     "or choose another --name"
                 ) from None
-            record = {"schema": SCHEMA, "created": _now(), **redact(dict(session))}
+            record = {"schema": SCHEMA, "created": _now(), **session}
             self._storage.set_study_user_attr(study, _SESSION, record)
             objectives = session.get("objectives")
             if objectives:  # names of the objectives for Optuna's own plots
@@ -262,10 +273,10 @@ class Store:
         with self._errors():
             study = self._study(name)
             record = dict(self._storage.get_study_user_attrs(study)[_SESSION])
-            self._storage.set_study_user_attr(study, _SESSION, {**record, **redact(changes)})
+            self._storage.set_study_user_attr(study, _SESSION, {**record, **changes})
 
     def annotate(self, name: str, key: str, value: str) -> None:
-        """Write a line for readers of a dashboard onto a session; nothing here reads it."""
+        """Write a line for readers of a dashboard onto a session; nothing here reads it, so it is filtered as shown."""
         with self._errors():
             self._storage.set_study_user_attr(self._study(name), key, redact(value))
 
@@ -295,7 +306,7 @@ class Store:
                 made = connection.execute(tables["trials"].insert(), row)
                 trial_id = int(made.inserted_primary_key[0])
                 self._write_attributes(
-                    connection, "trial_user_attributes", trial_id, redact({_TRIAL: head, "why": trial.why})
+                    connection, "trial_user_attributes", trial_id, {_TRIAL: head, "why": redact(trial.why)}
                 )
                 params = [{"trial_id": trial_id, **row} for row in _param_rows(trial.config, space)]
                 if params:
@@ -344,8 +355,9 @@ class Store:
                 if connection.execute(change, ended).rowcount != 1:
                     raise StoreError(f"trial {trial.number} of session {name!r} was decided already")
                 # beside the whole, what a dashboard's reader looks for
-                shown = {_OUTCOME: outcome, "times the default": trial.ratio, "failed because": trial.reason or None}
-                held = {k: v for k, v in redact(finite(shown)).items() if v is not None}
+                because = redact(trial.reason) or None
+                shown = {_OUTCOME: outcome, "times the default": trial.ratio, "failed because": because}
+                held = {k: v for k, v in finite(shown).items() if v is not None}
                 self._write_attributes(connection, "trial_user_attributes", trial_id, held)
                 # the form in which Optuna's plots know constraints
                 bounds = {f"constraints:{metric}": amount for metric, amount in trial.violations.items()}
@@ -413,6 +425,30 @@ class Store:
                 with suppress(sqlalchemy.exc.SQLAlchemyError):  # a connection that is lost has given it back
                     connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), key)
 
+    def held(self, name: str) -> bool:
+        """Whether a process runs a session now: here, or with PostgreSQL on any machine. Asking never waits."""
+        engine = getattr(self._storage, "engine", None)
+        if engine is not None and engine.dialect.name == "postgresql":
+            import sqlalchemy
+
+            # a 64-bit key is shown as two unsigned halves
+            query = (
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                " AND (classid::bigint << 32) | objid::bigint = :key"
+            )
+            with self._errors(), engine.connect() as connection:
+                key = {"key": _advisory(f"tunewright session {name}")}
+                return bool(connection.execute(sqlalchemy.text(query), key).scalar())
+        try:
+            with open(self._lock_file(name), encoding="ascii") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False  # it never ran
+        except BlockingIOError:
+            return True
+        return False
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold a session, so that no second process runs it: here, and with PostgreSQL on any machine.
@@ -424,7 +460,7 @@ class Store:
         """
         with self._held_by_all(name), open(self._lock_file(name), "a+", encoding="ascii") as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _take(file)
             except OSError:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
@@ -436,6 +472,16 @@ class Store:
             file.write(str(os.getpid()))
             file.flush()
             yield
+
+
+def _take(file: IO[str]) -> None:
+    """Lock a file, unless a process keeps it; ``held`` takes it for an instant, which must not look like that."""
+    for _ in range(3):
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.02)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _advisory(text: str) -> int:

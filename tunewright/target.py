@@ -140,6 +140,10 @@ class BaseTarget:
         options: what ``--option NAME=VALUE`` may set, with a description of each.
         live: the system is the user's and others may be using it: nothing weaker than the default's guarantees is
             measured on it for information only.
+        secret_options: those of them whose values are secrets, such as a password: a session does not store them (of a
+            connection string all but its passwords).
+        address: connection string, without its password, of a system that the environment named: a session stores it,
+            so that it goes on with the same system.
         limit_seconds: hard limit of one run; None derives it from the default's run time.
         memory_bytes: hard limit of memory; None means three quarters of the machine's.
     """
@@ -151,6 +155,8 @@ class BaseTarget:
     facts: Mapping[str, Any] = {}
     known: Mapping[str, Any] = {}
     options: Mapping[str, str] = {}
+    secret_options: Sequence[str] = ()
+    address: str = ""
     manual: str = ""
     live: bool = False
     isolated: bool = True

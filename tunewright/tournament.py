@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,12 +26,13 @@ import cloudpickle
 
 from tunewright import bundle
 from tunewright.bundle import Bundle
+from tunewright.dsn import MASK, read_dsn
 from tunewright.errors import ConfigError, HeldError, TunewrightError, UnknownNameError, unknown
 from tunewright.executors import adopted, first_done
-from tunewright.guard import redact
 from tunewright.plan import Plan
 from tunewright.plugins import TARGETS, TUNERS, installed, open_target, split_spec
 from tunewright.protocol import trust as trust_level
+from tunewright.secrets import public_options, public_plan, public_spec, redact
 from tunewright.session import Session
 from tunewright.store import Store
 from tunewright.target import BaseTarget
@@ -173,7 +174,9 @@ def entry(given: Any, kind: str) -> Entry:
             if argument in open_target(name, options).workloads:
                 return Entry(label=spec, spec=name, workload=argument, options=options)
     shown = f"{name}:{Path(argument).name.split('.')[0]}" if name in ("table", "command", "policy") else spec
-    return Entry(label="@".join([shown, *rest]), spec=spec, workload=workload, options=options)
+    public = public_options(options)  # the label stands in every table, and in the sessions' names
+    words = [w if public.get(k := w.partition("=")[0].strip()) == options.get(k) else f"{k}={public[k]}" for w in rest]
+    return Entry(label="@".join([public_spec(shown), *words]), spec=spec, workload=workload, options=options)
 
 
 def _open(entry: Entry) -> BaseTarget:
@@ -274,13 +277,18 @@ def compare(
 def description(plan: Tournament, store: str | None) -> dict[str, Any]:
     """Return a tournament as the bundle keeps it, JSON-able and without secrets."""
 
-    def plain(entry: Entry) -> dict[str, Any]:
-        return {k: v for k, v in asdict(entry).items() if k != "made"} | {"object": entry.made is not None}
+    def plain(entry: Entry, target: BaseTarget | None) -> dict[str, Any]:
+        public = public_plan({"target": entry.spec, "options": entry.options, "tuner_options": {}}, target)
+        return {
+            "label": entry.label, "spec": public["target"], "workload": entry.workload, "options": public["options"],
+            "object": entry.made is not None,
+        }  # fmt: skip
 
-    return dict(redact({
-        "targets": [plain(e) for e in plan.targets], "tuners": [plain(e) for e in plan.tuners], "trials": plan.trials,
-        "seeds": list(plan.seeds), "trust": plan.trust, "by": plan.by, "store": store,
-    }))  # fmt: skip
+    return {
+        "targets": [plain(e, _open(e)) for e in plan.targets], "tuners": [plain(e, None) for e in plan.tuners],
+        "trials": plan.trials, "seeds": list(plan.seeds), "trust": plan.trust, "by": plan.by,
+        "store": store and read_dsn(store).public,
+    }  # fmt: skip
 
 
 def again(folder: Path, *, store: str | None = None, **how: Any) -> Bundle:
@@ -301,6 +309,8 @@ def again(folder: Path, *, store: str | None = None, **how: Any) -> Bundle:
         for e in held[kind]:
             if e["object"]:
                 raise ConfigError(f"{e['label']!r} was an object of a program; go on from that program")
+            if MASK in e["options"].values():
+                raise ConfigError(f"{e['label']!r} has a secret option, which is not kept; run the same command again")
             made.append(Entry(label=e["label"], spec=e["spec"], workload=e["workload"], options=e["options"]))
         parts.append(made)
     return compare(

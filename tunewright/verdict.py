@@ -13,8 +13,8 @@ import numpy as np
 
 from tunewright import measure, protocol
 from tunewright.errors import ConfigError, TargetError
-from tunewright.guard import redact
 from tunewright.protocol import Comparison
+from tunewright.secrets import public_spec, redact
 from tunewright.space import Config, single_change
 from tunewright.target import Measurement, Metric
 from tunewright.tuner import Trial, pareto
@@ -269,7 +269,7 @@ def summary(session: Session, verdict: Verdict | None) -> dict[str, Any]:
     ratio = first if first and first.kind == "ratio" else None
     return {
         "name": session.name,
-        "target": redact(session.plan.target),
+        "target": public_spec(session.plan.target),
         "workload": session.workload,
         "tuner": session.tuner_spec,
         "trials": len(session.decided),

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tunewright.dsn import read_dsn
 from tunewright.errors import ConfigError, TunerError, missing_extra
-from tunewright.guard import redact
+from tunewright.secrets import redact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,10 @@ class Ledger:
         if self.log is not None:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(redact(entry), ensure_ascii=False, default=str) + "\n")
+                # replies are replayed as they came; what was sent may quote a server or a program
+                replies = ("content", "tool_calls", "invalid_tool_calls")
+                logged = {k: v if k in replies else redact(v) for k, v in entry.items()}
+                file.write(json.dumps(logged, ensure_ascii=False, default=str) + "\n")
 
     def _count(self, entry: Mapping[str, Any]) -> None:
         self.spent["calls"] += 1
@@ -214,7 +218,9 @@ def _endpoint(base_url: str) -> tuple[str, str]:
         import langchain_openai  # noqa: F401
     except ImportError:
         raise missing_extra("langchain-openai", "llm", "asking a language model") from None
-    url = base_url or os.environ.get("OPENAI_BASE_URL", "")
+    known = os.environ.get("OPENAI_BASE_URL", "")
+    # a stored session has the URL without its password
+    url = known if not base_url or read_dsn(known).public == base_url else base_url
     key = os.environ.get("OPENAI_API_KEY", "")
     if not url and not key:
         raise ConfigError("no model can be asked: set OPENAI_API_KEY, or give an endpoint with --base-url")

@@ -20,6 +20,7 @@ from tunewright.knowledge.retrieval import Index
 from tunewright.knowledge.rules import Rule
 
 from tunewright.params import Choice
+from tunewright.secrets import redact
 from tunewright.space import Config, Space
 from tunewright.tuner import History, Problem, Trial
 
@@ -238,7 +239,7 @@ def describe(problem: Problem, history: History, known: str = "") -> str:
     parts.append("Results so far:\n" + "\n".join(_line(t, problem) for t in history.trials) if history.trials else "No results yet.")  # fmt: skip
     for refusal in history.refused:
         parts.append(
-            f"Refused: {json.dumps(problem.space.changes(refusal.config), default=str)}: {quoted(refusal.reason)}"
+            f"Refused: {json.dumps(problem.space.changes(refusal.config), default=str)}: {quoted(redact(refusal.reason))}"
         )
     left = "" if history.remaining is None else f" {history.remaining} trials are left, this one included."
     parts.append(f"Propose the next configuration.{left}")
@@ -264,7 +265,7 @@ def _line(trial: Trial, problem: Problem) -> str:
     name = problem.objectives[0]
     changes = json.dumps(problem.space.changes(trial.config), default=str) if trial.number else "the default"
     if not trial.ok:
-        return f"#{trial.number} {changes}: {trial.status}: {quoted(trial.reason)}"
+        return f"#{trial.number} {changes}: {trial.status}: {quoted(redact(trial.reason))}"
     own = [float(r["values"][name]) for r in trial.runs if r.get("of") == "candidate" and name in r.get("values", {})]
     spread = ""
     if len(own) > 1:

@@ -3,7 +3,8 @@
 With the embedded build every run starts a fresh copy of a prepared cluster with the candidate's settings, on a
 Unix socket, and removes it afterwards. With a DSN (``postgres:host=... user=...`` or the environment variable
 ``TUNEWRIGHT_POSTGRES_DSN``) settings are changed with ALTER SYSTEM and put back at the end, also after a crash;
-the benchmark works in a database of its own, ``tunewright_bench``. Settings that need a restart are tuned there
+the benchmark works in a database of its own, ``tunewright_bench``. The DSN's password is not stored: a session that
+goes on takes it from PGPASSWORD, a pgpass file, or the DSN given again. Settings that need a restart are tuned there
 only with the option ``restart``, a command that restarts the server.
 
 Durability levels: 3 committed transactions survive a power cut; 2 synchronous_commit off: the last ones may be
@@ -27,9 +28,11 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tunewright.envs.storage import postgres_server as own
+from tunewright.envs.storage.postgres_dsn import argument_and_environment, checked, chosen, password_hint, place
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
 
 from tunewright import hooks, originals
+from tunewright.dsn import read_dsn
 from tunewright.errors import ConfigError, HeldError, TargetError, missing_extra, unknown
 from tunewright.facts import machine_facts
 from tunewright.space import Config, Space
@@ -79,9 +82,11 @@ def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
             raise ConfigError(f"option {name} must be a whole number, not {options[name]!r}") from None
         if numbers[name] < 1:
             raise ConfigError(f"option {name} must be at least 1, not {numbers[name]}")
-    dsn = argument or options.get("dsn") or os.environ.get("TUNEWRIGHT_POSTGRES_DSN", "")
+    dsn, address = chosen(argument or options.get("dsn") or "", os.environ.get("TUNEWRIGHT_POSTGRES_DSN", ""))
     names = tuple(n.strip() for n in options["parameters"].split(",")) if "parameters" in options else NAMES
-    return PostgresTarget(dsn=dsn, restart=shlex.split(options.get("restart", "")), names=names, **numbers)
+    target = PostgresTarget(dsn=dsn, restart=shlex.split(options.get("restart", "")), names=names, **numbers)
+    target.address = address
+    return target
 
 
 class PostgresTarget(BaseTarget):
@@ -98,6 +103,7 @@ class PostgresTarget(BaseTarget):
     name = "postgres"
     workloads = _WORKLOADS
     options = _OPTIONS
+    secret_options = ("dsn",)
     metrics = (
         Metric(
             name="tps",
@@ -119,6 +125,7 @@ class PostgresTarget(BaseTarget):
         clients: int = 4,
         names: Sequence[str] = NAMES,
     ) -> None:
+        dsn = checked(dsn)
         self.dsn, self.restart, self.scale, self.clients, self.names = dsn, restart or [], scale, clients, tuple(names)
         version, rows = self._read_settings()
         known = {row["name"] for row in rows}
@@ -166,7 +173,8 @@ class PostgresTarget(BaseTarget):
         try:
             connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
         except psycopg.Error as error:
-            raise TargetError(f"cannot connect to PostgreSQL: {str(error).strip().splitlines()[0]}") from None
+            said = str(error).strip().splitlines()[0]
+            raise TargetError(f"cannot connect to PostgreSQL: {said}{password_hint(said, conninfo)}") from None
         with connection:
             yield connection
 
@@ -419,6 +427,8 @@ class PostgresTarget(BaseTarget):
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Put the foreign server's settings back, and bring it up again if it is down."""
+        if "settings" in snapshot and not self.dsn:
+            raise ConfigError("say which server's settings to put back: --target 'postgres:host=... user=...'")
         if self.dsn and "settings" in snapshot:
             _bring_up(self.dsn, self.restart, snapshot.get("file"))
             self._alter(snapshot["settings"])
@@ -445,7 +455,8 @@ class PostgresTarget(BaseTarget):
                 "say which server: tunewright apply NAME --to 'host=... user=...'; "
                 "or paste the lines into postgresql.conf"
             )
-        return self._to(to).snapshot(folder)
+        its = self._to(to)
+        return {**its.snapshot(folder), "server": read_dsn(its.dsn).public}
 
     def apply(self, config: Config, to: str | None = None) -> None:
         """Set the configuration on the foreign server for good."""
@@ -453,7 +464,12 @@ class PostgresTarget(BaseTarget):
         self._to(to)._alter({n: _setting(v) for n, v in chosen.items() if n in self.space.params})
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
-        """Put the settings back."""
+        """Put the settings back, on the server that they were applied to."""
+        server = str(undo.get("server") or "")
+        server = read_dsn(server).public  # an earlier version left *** in it
+        if server and not (self.dsn and place(self.dsn) == place(server)):
+            PostgresTarget(dsn=server, restart=self.restart, names=self.names).rollback(undo)
+            return
         if not self.dsn:
             raise ConfigError("say which server: tunewright rollback NAME --target 'postgres:host=... user=...'")
         self.restore(undo)
@@ -527,7 +543,10 @@ def revive(argument: str, options: Mapping[str, str], state: Mapping[str, Any]) 
         options: of the target.
         state: the session's snapshot.
     """
-    dsn = argument or options.get("dsn") or os.environ.get("TUNEWRIGHT_POSTGRES_DSN", "")
+    given = argument or options.get("dsn") or os.environ.get("TUNEWRIGHT_POSTGRES_DSN", "")
+    dsn = str(state.get("server") or given)
+    if given and place(given) == place(dsn):  # it may have the password
+        dsn = given
     if dsn and "settings" in state:
         _bring_up(dsn, shlex.split(options.get("restart", "")), state.get("file"))
 
@@ -541,6 +560,8 @@ def _bring_up(dsn: str, restart: list[str], saved: Mapping[str, Any] | None) -> 
     try:
         _answers(dsn, _COMING_UP_S)
         return
+    except RefusedError:  # it is up
+        raise
     except TargetError as error:
         if not restart:
             raise TargetError(f"{error}: start the server") from None
@@ -562,9 +583,17 @@ def _answers(dsn: str, patience_s: float) -> None:
             psycopg.connect(dsn, connect_timeout=10).close()
             return
         except psycopg.Error as error:
+            said = str(error).strip().splitlines()[0]
+            hint = password_hint(said, dsn)
+            if hint or ("FATAL" in said and "starting up" not in said and "shutting down" not in said):
+                raise RefusedError(f"cannot connect to PostgreSQL: {said}{hint}") from None
             if time.monotonic() > end:
-                raise TargetError(f"cannot connect to PostgreSQL: {str(error).strip().splitlines()[0]}") from None
+                raise TargetError(f"cannot connect to PostgreSQL: {said}") from None
             time.sleep(0.2)
+
+
+class RefusedError(TargetError):
+    """The server is up, but does not let this role in."""
 
 
 def _restart(command: list[str], dsn: str) -> None:
@@ -601,22 +630,12 @@ def _durability(config: Mapping[str, Any]) -> float:
 
 
 def _pgbench(conninfo: str, words: list[str], limit_s: float | None = None) -> str:
-    from psycopg.conninfo import conninfo_to_dict
-
-    known = {k: str(v) for k, v in conninfo_to_dict(conninfo).items()}
-    flags = {
-        "host": "PGHOST",
-        "port": "PGPORT",
-        "user": "PGUSER",
-        "password": "PGPASSWORD",
-        "sslmode": "PGSSLMODE",
-    }
-    environment = {**os.environ, **{v: known[k] for k, v in flags.items() if k in known}}
+    public, secret = argument_and_environment(conninfo, own.DATABASE)
     done = subprocess.run(
-        [str(own.binaries() / "pgbench"), *words, known.get("dbname", own.DATABASE)],
+        [str(own.binaries() / "pgbench"), *words, public],
         capture_output=True,
         text=True,
-        env=environment,
+        env={**os.environ, **secret},
         timeout=limit_s,
         stdin=subprocess.DEVNULL,
     )
