@@ -232,7 +232,7 @@ def _write(tree):
     if kind == "chain":
         return "(" + " ".join(part if i % 2 else f"({_write(part)})" for i, part in enumerate(rest)) + ")"
     if kind == "in":
-        return f"({_write(rest[0])} in [{', '.join(map(_write, rest[1]))}])"
+        return f"(({_write(rest[0])}) in [{', '.join(map(_write, rest[1]))}])"
     return f"{kind}({', '.join(map(_write, rest))})"
 
 

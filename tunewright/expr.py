@@ -14,9 +14,9 @@ A text may only be compared; a list of values may follow ``in`` in round bracket
 float can hold.
 
 Python's own parser reads the expression. It sees our tokens only: every name is replaced by one of ours, so that a
-parameter may be called ``lambda`` or ``osc.max_dirty_mb``, and every text is escaped. The tree may have the nodes listed
-here and no others; arithmetic on what might be a text becomes a call of a checked function, a name becomes a look-up in
-the scope, and the result is compiled once.
+parameter may be called ``lambda`` or ``osc.max_dirty_mb``, and every text is escaped. The tree may have the nodes that
+are listed here and no others. Arithmetic on what might be a text becomes a call of a checked function, a name becomes a
+look-up in the scope, and the result is compiled once.
 """
 
 from __future__ import annotations
