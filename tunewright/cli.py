@@ -67,8 +67,9 @@ def main() -> None:
 
 def _fail(message: str) -> None:
     from tunewright.guard import redact
+    from tunewright.terminal import clean
 
-    print(f"error: {redact(message)}", file=sys.stderr)
+    print(f"error: {clean(redact(message))}", file=sys.stderr)
     sys.exit(1)
 
 
