@@ -67,11 +67,14 @@ def test_a_console_keeps_its_own_colours_and_takes_no_markup(monkeypatch, capsys
     said = capsys.readouterr().out
     assert not STEERS.search(said)
     assert ":smile: [bold]as it is[/bold]" in said and "[red]marked[/red]" in said
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
     console = screen()
-    console._force_terminal = True
     with console.capture() as caught:
         console.print(ATTACK, style="red")
-    assert "\x1b[31m" in caught.get() and "pwned" not in caught.get(), "colours of its own, and only these"
+    coloured = caught.get()
+    assert coloured.startswith("\x1b[31m"), "colours of its own, and only these"
+    assert not STEERS.search(re.sub(r"\x1b\[[0-9;]*m", "", coloured))
 
 
 BENCH = r"""
@@ -140,26 +143,21 @@ def test_a_session_and_its_target_do_not_steer_the_terminal(cli, evil, tmp_path)
     assert "it broke" in said and "[/s]" in said
     assert "mine[/name]" in shown(cli("list", *store))
     assert "it broke" in shown(cli("show", name, *store))
-    shown(cli("report", name, "-o", tmp_path / "r.html", *store))
-    for command in (("list", "--json"), ("show", name, "--json"), ("export", name), ("show", path, "--json")):
-        done = cli(*command, *(() if command[1] == path else store))
-        shown(done)
-        json.loads(done.stdout)
-    document = json.loads(cli("show", name, "--json", *store).stdout)
-    assert document["name"] == name, "a machine gets the text as it is, in JSON's escapes"
+    done = cli("show", name, "--json", *store)
+    shown(done)
+    assert json.loads(done.stdout)["name"] == name, "a machine gets the text as it is, in JSON's escapes"
 
 
 def test_names_of_files_and_targets_do_not_steer_the_terminal(cli, tmp_path):
-    for name in ("\x1b]0;pwned\x07.toml", "a\udcff\x1b[2J.csv", "x\x1b[2J", "[/x]\u202e"):
-        shown(cli("trace", tmp_path / name, code=1))
-        shown(cli("check", name, code=1))
-        shown(cli("show", name, "--store", f"sqlite:///{tmp_path}/s.db", code=1))
-    path = tmp_path / "p\x1b[2J[/x].csv"
+    shown(cli("trace", tmp_path / "\x1b]0;pwned\x07[/x]\u202e.csv", code=1))
+    shown(cli("check", "\x1b]0;pwned\x07[/x]\u202e", code=1))
+    shown(cli("show", "a\udcff\x1b[2J", "--store", f"sqlite:///{tmp_path}/s.db", code=1))
+    path = tmp_path / "p\x1b[2J[red]x.csv"
     path.write_text("timestamp,lba,size,op\n0,0,4096,R\n1,8,4096,W\n")
-    assert "[/x]" in shown(cli("trace", path))
-    swf = tmp_path / "j\x1b[2J[/x].swf"
+    assert "[red]x" in shown(cli("trace", path))
+    swf = tmp_path / "j\x1b[2J[red]x.swf"
     swf.write_text("1 0 10 300 8 -1 -1 8 400 -1 1 3 1 -1 1 -1 -1 -1\n2 5 10 300 8 -1 -1 8 400 -1 1 3 1 -1 1 -1 -1 -1\n")
-    assert "[/x]" in shown(cli("simulate", "cluster", "--trace", swf))
+    assert "[red]x" in shown(cli("simulate", "cluster", "--trace", swf))
 
 
 def test_the_live_display_does_not_steer_the_terminal(evil, tmp_path):
@@ -184,7 +182,7 @@ def test_the_live_display_does_not_steer_the_terminal(evil, tmp_path):
         f"sqlite:///{tmp_path}/s.db",
     ]
     ours, theirs = pty.openpty()
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "140"}
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "400"}
     with subprocess.Popen(words, stdout=theirs, stderr=theirs, stdin=subprocess.DEVNULL, env=environment) as process:
         os.close(theirs)
         said = b""
@@ -199,7 +197,7 @@ def test_the_live_display_does_not_steer_the_terminal(evil, tmp_path):
     os.close(ours)
     text = said.decode()
     assert process.returncode == 0, text
-    assert "it broke" in text and "a[/x]" in text
+    assert "it broke" in text and "[/x]" in text
     rest = re.sub(r"\x1b\[[0-9;]*m|\x1b\[[0-9]*[A-D]|\x1b\[[0-2]?K|\x1b\[\?25[lh]|\r", "", text)
     assert not STEERS.search(rest), repr(rest)
 
@@ -213,18 +211,21 @@ MARKDOWN = "[x](javascript:alert(1)) ![y](http://a/b) `c` **d** $\\href{javascri
 class Evil(Sphere):
     """A target all of whose texts are hostile."""
 
-    name = f"evil {HTML}"
-    metrics = (Metric(name=HTML, direction="min", unit=f"{HTML} $x", doc=HTML),)
+    name = f"evil {HTML} $x^$"
+
+    def __init__(self, **how):
+        super().__init__(**how)
+        self.metrics = (Metric(name=HTML, direction="min", unit=f"{HTML} $x", doc=HTML),)
+        self.workloads = {f"{HTML} $x^": HTML}
 
     def measure(self, config, **how):
         done = super().measure(config, **how)
-        if done.status == "ok" and how["seed"] % 3:
-            return Measurement(status="ok", metrics={HTML: next(iter(done.metrics.values()))})
-        return (
-            Measurement(status="failed", reason=HTML + MARKDOWN)
-            if done.status != "ok"
-            else Measurement(status="ok", metrics={HTML: next(iter(done.metrics.values()))})
-        )
+        if done.ok:
+            return Measurement(values={HTML: done.values["loss"]})
+        return Measurement(status="failed", reason=HTML + MARKDOWN)
+
+    def render(self, config):
+        return HTML + MARKDOWN
 
 
 def inert(page):
@@ -236,7 +237,7 @@ def inert(page):
 
 
 def test_a_report_shows_hostile_names_and_reasons(store):
-    with Session.create(Plan(target="evil", tuner="random"), HTML, store, target=Evil(fail_above=0.9)) as session:
+    with Session.create(Plan(target="evil", tuner="random"), HTML, store, target=Evil(fail_above=0.91)) as session:
         session.run(trials=8)
     page = inert(render_report(export(store, HTML)))
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
@@ -264,7 +265,7 @@ def test_pages_of_figures_show_hostile_labels(tmp_path):
 def test_a_comparison_shows_hostile_names(tmp_path):
     import tunewright as tw
 
-    made = tw.compare([Evil(), Sphere()], ["random", "tpe"], seeds=2, trials=6, trust="fast", output=tmp_path / "b")
+    made = tw.compare([Evil(), Sphere()], ["random", "tpe"], seeds=3, trials=6, workers=1, directory=tmp_path / "b")
     page = inert((made.folder / "report.html").read_text())
     assert "&lt;img src=x" in page
 

@@ -61,6 +61,8 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except UnicodeEncodeError as error:  # a word of the command line holds bytes that are no text
+        _fail(f"{error.object[:200]!a} cannot be written as {error.encoding}; rename it")
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
 
