@@ -74,7 +74,7 @@ def query(
     if "refused" in answer:
         raise ConfigError(answer["refused"])
     if "wrong" in answer:
-        known = ", ".join(f"{n}({', '.join(map(str, t.columns[:40]))})" for n, t in tables.items())
+        known = ", ".join(f"{n}({', '.join(str(c)[:80] for c in t.columns[:40])})" for n, t in tables.items())
         raise ConfigError(f"the question cannot be answered: {answer['wrong']}. There are: {known}")
     return answer["names"], [tuple(row) for row in answer["rows"]], answer["more"]
 
@@ -98,7 +98,7 @@ def _answer(tables: Mapping[str, Any], sql: str, rows: int, seconds: float) -> d
     settings: dict[str, Any] = {
         "enable_external_access": "false", "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
         "allow_community_extensions": "false", "memory_limit": f"{MEMORY_MB}MB", "threads": "1",
-        "max_temp_directory_size": "0KiB", "python_enable_replacements": "false",
+        "temp_directory": "", "python_enable_replacements": "false",  # nothing is written to the disk
     }  # fmt: skip
     connection = duckdb.connect(":memory:", config=settings)
     try:
@@ -156,7 +156,7 @@ def _main() -> None:
         answer = _answer(*pickle.load(sys.stdin.buffer))
     except MemoryError:
         answer = {"refused": _TOO_LARGE}
-    print(json.dumps(answer))  # noqa: T201  (the answer to the asking process)
+    sys.stdout.write(json.dumps(answer))
     sys.stdout.flush()
 
 

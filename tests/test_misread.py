@@ -327,17 +327,19 @@ TABLE = {"calls": pd.DataFrame({"name": ["a", "b", "c"], "n": [1, 2, 3]})}
         "SELECT list(range) FROM range(100000000)",
         "SELECT string_agg(repeat('a', 1000000), '') FROM range(2000)",
         "SELECT * FROM range(3000000) a, range(3000000) b ORDER BY a.range * b.range",
+        "SELECT a.range % 900001 AS k, list(b.range) FROM range(3000000) a, range(90) b GROUP BY k ORDER BY k",
     ],
 )
-def test_a_question_cannot_fill_the_memory(sql):
+def test_a_question_cannot_fill_the_memory_or_the_disk(sql, tmp_path):
     ask = "import resource, sys\nimport pandas as pd\nfrom tunewright.knowledge.sqltables import query\nfrom tunewright.errors import ConfigError\n"
     ask += "try:\n    query({'calls': pd.DataFrame({'n': [1]})}, sys.argv[1])\nexcept ConfigError as error:\n    print(error)\n"
     ask += "print(*(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"
     said, peaks = subprocess.run(
-        [sys.executable, "-c", ask, sql], capture_output=True, text=True, check=True
+        [sys.executable, "-c", ask, sql], capture_output=True, text=True, check=True, cwd=tmp_path
     ).stdout.splitlines()
     assert "more than 256 MB" in said or "longer than 5 s" in said
     assert all(int(peak) < 512 * 1024 for peak in peaks.split()), "KiB"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

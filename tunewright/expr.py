@@ -66,7 +66,7 @@ class Expr:
         """
         try:
             result = self._run(scope)
-            if type(result) is not bool and isinstance(result, Real) and not -_LARGEST <= result <= _LARGEST:
+            if type(result) is not bool and _is_number(result) and not -_LARGEST <= result <= _LARGEST:
                 raise ValueError("the result is not finite, or too large")
             return result
         except KeyError as error:
@@ -82,9 +82,13 @@ class Expr:
 # --- what the compiled code calls
 
 
+def _is_number(value: Any) -> bool:
+    return type(value) in _PLAIN or isinstance(value, Real)
+
+
 def _numbers(*values: Any) -> None:
     for value in values:
-        if type(value) not in _PLAIN and not isinstance(value, Real):
+        if not _is_number(value):
             raise TypeError(f"{value!r} is not a number")
 
 

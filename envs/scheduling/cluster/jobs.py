@@ -157,8 +157,8 @@ def _swf(path: Path, text: str) -> Jobs:
         else:
             jobs.append(job)
     summed = {job.number for job in jobs}
-    for number, pieces in parts.items():
-        if number not in summed:
+    for whole, pieces in parts.items():
+        if whole not in summed:
             jobs.append(
                 pieces[0]._replace(
                     submit=next((p.submit for p in pieces if p.submit >= 0), pieces[0].submit),
