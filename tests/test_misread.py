@@ -419,3 +419,8 @@ def test_the_process_that_answers_ends_with_the_one_that_asks():
     ]:
         assert time.monotonic() < deadline, left
         time.sleep(0.2)
+
+
+def test_a_question_has_no_place_to_spill_to():
+    """A process that is ended in the middle of a large sort left its files where the user stood."""
+    assert query(TABLE, "SELECT value FROM duckdb_settings() WHERE name = 'temp_directory'")[1] == [("",)]
