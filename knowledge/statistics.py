@@ -1,4 +1,4 @@
-"""Statistics that systems print: PostgreSQL's views, RocksDB's tickers, strace's summary, and traces of LLM requests."""
+"""Statistics that systems print: PostgreSQL's views, RocksDB's tickers, and traces of LLM requests; and strace's, see there."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import gzip
 import io
 import json
 import re
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from tunewright.knowledge import strace
 from tunewright.knowledge.evidence import Observations
 
 from tunewright.errors import ConfigError
@@ -18,7 +21,6 @@ MOST_BYTES = 200_000_000
 _TICKER = re.compile(
     r"^(rocksdb\.[\w.-]+)\s+(?:COUNT\s*:\s*(\d+)|P50\s*:\s*([\d.]+)\s+P95\s*:\s*([\d.]+)\s+P99\s*:\s*([\d.]+))", re.M
 )
-_STRACE = re.compile(r"^\s*(\d+\.\d+)\s+(\d+\.\d+)\s+(\d+)\s+(\d+)\s+(?:(\d+)\s+)?([a-z]\w+)\s*$", re.M)
 
 
 def read(path: Path, head: bytes) -> Observations | None:
@@ -30,11 +32,11 @@ def read(path: Path, head: bytes) -> Observations | None:
         except (OSError, EOFError) as error:
             raise ConfigError(f"cannot read {path}: {error}") from None
     text = head.decode("utf-8", errors="replace")
-    first = text.split("\n", 1)[0].strip()
+    first = next(iter(text.splitlines()), "").strip()  # a lone carriage return ends a line too
     if _TICKER.search(text):
         return _rocksdb(path, _whole(path))
-    if _STRACE.search(text) or "% time     seconds  usecs/call" in text:
-        return _strace(path, _whole(path))
+    if strace.is_strace(text):
+        return strace.read(path, _whole(path))
     if (first.startswith("{") and '"input_length"' in first) or first.startswith("TIMESTAMP,ContextTokens"):
         return _requests(path, _whole(path))
     columns = set(next(csv.reader([first]), []))
@@ -52,6 +54,20 @@ def _whole(path: Path) -> str:
     return raw.decode("utf-8", errors="replace")
 
 
+def _csv(path: Path, text: str) -> Any:
+    """Return a table with named columns; where a row has more cells than there are names, nobody knows whose they are."""
+    import pandas as pd
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(io.StringIO(text), index_col=False)
+    except (ValueError, pd.errors.ParserWarning) as error:
+        raise ConfigError(
+            f"{path}: its rows do not fit the names of its columns: {' '.join(str(error).split())}"
+        ) from None
+
+
 def _share(part: float, whole: float) -> float:
     return part / whole if whole else 0.0
 
@@ -60,10 +76,15 @@ def _postgres(path: Path, text: str) -> Observations:
     """pg_stat_database, pg_stat_bgwriter or pg_stat_user_tables as CSV."""
     import pandas as pd
 
-    table = pd.read_csv(io.StringIO(text))
+    table = _csv(path, text)
 
     def total(name: str) -> float:
-        return float(pd.to_numeric(table[name], errors="coerce").fillna(0).sum()) if name in table else 0.0
+        if name not in table:
+            return 0.0
+        try:
+            return float(pd.to_numeric(table[name]).fillna(0).sum())
+        except (ValueError, TypeError) as error:  # a cell that is no number would otherwise count as nothing
+            raise ConfigError(f"{path}, column {name}: {error}") from None
 
     features: dict[str, float] = {}
     said = []
@@ -161,51 +182,6 @@ def _rocksdb(path: Path, text: str) -> Observations:
     )
 
 
-def _strace(path: Path, text: str) -> Observations:
-    """What ``strace -c`` prints."""
-    import pandas as pd
-
-    rows = [(m[6], float(m[2]), int(m[4]), int(m[5] or 0)) for m in _STRACE.finditer(text) if m[6] != "total"]
-    if not rows:
-        raise ConfigError(f"{path} looks like a summary of strace -c, but no row of it can be read")
-    table = pd.DataFrame(rows, columns=["call", "seconds", "calls", "errors"])
-    total = max(float(table["seconds"].sum()), 1e-12)
-
-    def part(*names: str) -> float:
-        return float(table.loc[table["call"].isin(names), "seconds"].sum()) / total
-
-    features = {
-        "seconds": float(table["seconds"].sum()), "calls": float(table["calls"].sum()), "errors": float(table["errors"].sum()),
-        "sync_time_share": part("fsync", "fdatasync", "sync_file_range", "msync", "syncfs"),
-        "read_time_share": part("read", "pread64", "readv", "preadv", "preadv2"),
-        "write_time_share": part("write", "pwrite64", "writev", "pwritev", "pwritev2"),
-        "metadata_time_share": part("open", "openat", "stat", "fstat", "newfstatat", "lstat", "unlink", "rename", "close", "statx", "mkdir"),
-        "lock_time_share": part("futex", "flock"), "wait_time_share": part("poll", "select", "epoll_wait", "nanosleep", "clock_nanosleep"),
-    }  # fmt: skip
-    names = {
-        "sync": "making data durable",
-        "read": "reading",
-        "write": "writing",
-        "metadata": "opening and looking up files",
-        "lock": "waiting for locks",
-        "wait": "waiting for events",
-    }
-    said = [f"{features['calls']:,.0f} system calls took {features['seconds']:,.3g} s"]
-    for name, words in names.items():
-        if features[f"{name}_time_share"] > 0.2:
-            said.append(f"{100 * features[f'{name}_time_share']:.0f} % of the time in system calls goes to {words}")
-    if features["errors"] > 0.2 * features["calls"]:
-        said.append("every fifth call or more fails")
-    return Observations(
-        source=path.name,
-        kind="strace",
-        tables={"calls": table},
-        features=features,
-        units={"seconds": "s"},
-        facts=tuple(said),
-    )
-
-
 def _requests(path: Path, text: str) -> Observations:
     """Requests to a language model: JSON lines with hash_ids of prefix blocks (Mooncake), or Azure's CSV."""
     import pandas as pd
@@ -227,12 +203,15 @@ def _requests(path: Path, text: str) -> Observations:
                 seen.update(ids)
             table = pd.DataFrame(rows, columns=["arrival_s", "input_tokens", "output_tokens"])
         else:
-            raw = pd.read_csv(io.StringIO(text))
-            times = pd.to_datetime(raw["TIMESTAMP"], format="ISO8601")
+            raw = _csv(path, text)
+            times = pd.to_datetime(raw["TIMESTAMP"], format="ISO8601", utc=True)  # one without a zone is in UTC
             table = pd.DataFrame({
-                "arrival_s": (times - times.min()).dt.total_seconds(), "input_tokens": raw["ContextTokens"],
-                "output_tokens": raw["GeneratedTokens"],
+                "arrival_s": (times - times.min()).dt.total_seconds(), "input_tokens": pd.to_numeric(raw["ContextTokens"]),
+                "output_tokens": pd.to_numeric(raw["GeneratedTokens"]),
             })  # fmt: skip
+            if (empty := table.isna().any(axis=1).to_numpy()).any():
+                line_number = int(empty.argmax()) + 2
+                raise ValueError("a cell is empty")
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}, line {line_number}: not a request as before it: {error}") from None
     gaps = np.diff(np.sort(table["arrival_s"].to_numpy()))

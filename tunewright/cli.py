@@ -73,14 +73,17 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except UnicodeEncodeError as error:  # a word of the command line holds bytes that are no text
+        _fail(f"{error.object[:200]!a} cannot be written as {error.encoding}; rename it")
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
 
 
 def _fail(message: str) -> None:
     from tunewright.secrets import redact
+    from tunewright.terminal import clean
 
-    print(f"error: {redact(message)}", file=sys.stderr)
+    print(f"error: {clean(redact(message))}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -41,16 +41,16 @@ BaseUrl = Annotated[
 
 def console() -> Console:
     """Return the screen for people's eyes: standard error."""
-    from rich.console import Console
+    from tunewright.terminal import screen
 
-    return Console(stderr=True, highlight=False)
+    return screen(stderr=True)
 
 
 def out() -> Console:
     """Return standard output."""
-    from rich.console import Console
+    from tunewright.terminal import screen
 
-    return Console(highlight=False)
+    return screen()
 
 
 def emit(document: Any) -> None:
@@ -410,7 +410,7 @@ def _steps(what: str) -> Iterator[Any]:
     columns = (
         TextColumn(what),
         BarColumn(),
-        TextColumn("{task.completed}/{task.total} {task.description}"),
+        TextColumn("{task.completed}/{task.total} {task.description}", markup=False),
         TimeElapsedColumn(),
     )
     screen = console()

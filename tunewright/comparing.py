@@ -93,7 +93,7 @@ class _Progress:
         screen = console()
         self.bar = Progress(
             TextColumn("comparing"), BarColumn(), MofNCompleteColumn(), TextColumn("games,"), TimeRemainingColumn(),
-            TextColumn("left  {task.description}", style="dim"), console=screen, transient=True,
+            TextColumn("left  {task.description}", style="dim", markup=False), console=screen, transient=True,
             disable=not screen.is_terminal,
         )  # fmt: skip
         self.bar.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import socketserver
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.session import cost
 from tunewright.store import Store
+from tunewright.terminal import clean
 
 PORT = 8080
 _TRIES = 20  # ports after the first one that are looked at
@@ -75,26 +77,36 @@ def _notes(store: Store) -> None:
 
 
 def note(record: Mapping[str, Any]) -> str:
-    """Return a session's note in Markdown."""
+    """Return a session's note in Markdown; every text in it is escaped, whoever wrote it."""
     plan, verdict, notes = record["plan"], record.get("verdict"), record.get("notes") or {}
+    target, workload, tuner, seed, trust = (_plain(plan[k]) for k in ("target", "workload", "tuner", "seed", "trust"))
     lines = [
-        f"**{plan['target']}**, workload {plan['workload']}, tuner {plan['tuner']}, seed {plan['seed']}, trust"
-        f" {plan['trust']}; {record['status']}.",
+        f"**{target}**, workload {workload}, tuner {tuner}, seed {seed}, trust {trust}; {_plain(record['status'])}.",
         "",
-        f"**{verdict['sentence']}**" if verdict else "No verdict yet: the winner has not been measured afresh.",
+        f"**{_plain(verdict['sentence'])}**" if verdict else "No verdict yet: the winner has not been measured afresh.",
     ]
     if verdict and verdict.get("settings"):
-        lines += ["", "The best configuration, in the system's own form:", "", "```", str(verdict["settings"]), "```"]
+        lines += ["", "The best configuration, in the system's own form:", "", *_code(str(verdict["settings"]))]
     answers = [a for a in notes.get("answers", []) if a.get("reasons")]
     won = [a for a in answers if verdict and a.get("config") == verdict.get("config")] or answers
     if won:
         lines += ["", "What the model said of it:", ""]
-        lines += [f"- `{n}`: {_plain(r)}" for n, r in won[-1]["reasons"].items() if n]
+        lines += [f"- **{_plain(n)}**: {_plain(r)}" for n, r in won[-1]["reasons"].items() if n]
     if spent := cost(notes.get("spent") or {}):
-        lines += ["", f"Cost: {spent}."]
+        lines += ["", f"Cost: {_plain(spent)}."]
     return "\n".join(lines)
 
 
+#: characters that mean something in Markdown, in its mathematics or in HTML, and how they are written as themselves
+_ESCAPES = {ord(c): f"\\{c}" for c in "\\`*_{}[]()#!|~$^@"} | {ord("&"): "&amp;", ord("<"): "&lt;", ord(">"): "&gt;"}
+
+
 def _plain(text: Any) -> str:
-    """Return what somebody else wrote as one line that Markdown does not act on."""
-    return " ".join(str(text).split()).translate({ord(c): f"\\{c}" for c in "\\`*_[]<>#!|"})
+    """Return what somebody else wrote as one line that neither Markdown nor HTML acts on."""
+    return " ".join(clean(str(text)).split()).translate(_ESCAPES)
+
+
+def _code(text: str) -> list[str]:
+    """Return lines that show a text as it is; the fence is longer than any in the text."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return [fence, clean(text), fence]

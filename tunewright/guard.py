@@ -8,7 +8,6 @@ from typing import Any
 
 from tunewright.errors import unknown
 from tunewright.expr import parse
-from tunewright.secrets import redact as redact  # moved there
 from tunewright.space import Constraint, Space, Value
 from tunewright.target import BaseTarget
 

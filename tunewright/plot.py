@@ -268,7 +268,14 @@ def _cliques(ranks: Any, gap: float) -> list[tuple[int, int]]:
 
 def svg(figure: Figure) -> str:
     """Return a figure as SVG to be put into a page: text stays text, and the same data give the same bytes."""
+    from matplotlib.text import Text
+
     held = io.StringIO()
+    for words in figure.findobj(Text):
+        if (
+            "$" in words.get_text() and r"\mathdefault" not in words.get_text()
+        ):  # a name is no formula; a power of ten is
+            words.set_parse_math(False)
     with _matplotlib().rc_context(_STYLE):
         figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None})
     text = held.getvalue()

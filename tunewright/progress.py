@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -52,6 +51,11 @@ def settings(config: Mapping[str, Value], limit: int = 0) -> str:
     if limit and len(shown) > limit:
         shown = [*shown[:limit], f"and {len(shown) - limit} more"]
     return ", ".join(shown) or "default"
+
+
+def _line(text: str) -> str:
+    """Return what somebody else wrote without secrets and in one line, so that it cannot pass for lines of ours."""
+    return " ".join(str(redact(text)).split())
 
 
 def _short(value: Value) -> str:
@@ -123,9 +127,9 @@ class Progress(Watcher):
                 broken = ", ".join(n for n, v in trial.violations.items() if v > 0)
                 line.append(f"[misses {broken}] ", style="yellow")
         else:
-            line.append(f"{_MARKS.get(trial.status, '?')} {trial.status}: {redact(trial.reason)}  ", style="red")
+            line.append(f"{_MARKS.get(trial.status, '?')} {trial.status}: {_line(trial.reason)}  ", style="red")
         line.append(settings(session.space.changes(trial.config), 6), style="default" if trial.ok else "dim")
-        line.append(f"  · {redact(trial.why)}", style="dim")
+        line.append(f"  · {_line(trial.why)}", style="dim")
         self._print(line)
 
     def told(self, session: Session, text: str) -> None:
@@ -134,7 +138,7 @@ class Progress(Watcher):
 
     def exhausted(self, session: Session, reason: str) -> None:
         """Say why the session ends before its budget."""
-        self._print(Text(f"the tuner proposes nothing more: {redact(reason)}", style="yellow"))
+        self._print(Text(f"the tuner proposes nothing more: {_line(reason)}", style="yellow"))
 
     def explaining(self, session: Session, more: int) -> None:
         """Count the trials that come on top."""
@@ -178,7 +182,7 @@ class Progress(Watcher):
     def _render(self) -> Any:
         table = Table.grid(padding=(0, 1))
         table.add_column(no_wrap=True, overflow="ellipsis")
-        table.add_row(Text.from_markup(f"[cyan]▶[/] {escape(self.status)}"))
+        table.add_row(Text.assemble(("▶", "cyan"), f" {_line(self.status)}"))
         session = self.session
         best = session.best if session else None
         if session is not None and best is not None:

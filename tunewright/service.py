@@ -91,7 +91,11 @@ def apply_session(
 def _owner(store: Store, name: str, record: dict[str, Any], what: str = "") -> Owner:
     plan = record["plan"]
     return Owner(
-        what=f"{what}session {name!r}", store=store.public_url, name=name, target=plan["target"], options=plan["options"]
+        what=f"{what}session {name!r}",
+        store=store.public_url,
+        name=name,
+        target=plan["target"],
+        options=plan["options"],
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from tunewright.agents.llm.agent import Tool, converse, quoted
 from tunewright.agents.llm.client import Ledger
 from tunewright.knowledge.evidence import Observations
-from tunewright.knowledge.sqltables import query
+from tunewright.knowledge.sqltables import MOST_COLUMNS, query
 
 from tunewright.errors import ConfigError
 
@@ -76,7 +76,7 @@ def analyse(model: Any, ledger: Ledger, observations: Observations, question: st
         return "accepted"
 
     columns = {
-        name: {str(c): str(t) for c, t in table.dtypes.items()} | {"rows": len(table)}
+        name: {str(c)[:80]: str(t) for c, t in list(table.dtypes.items())[:MOST_COLUMNS]} | {"rows": len(table)}
         for name, table in observations.tables.items()
     }
     text = "\n\n".join([

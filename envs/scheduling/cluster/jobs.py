@@ -9,13 +9,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from tunewright.envs.scheduling.cluster.state import WHOLE
 from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
+from tunewright.knowledge import timestamps
 
 from tunewright.errors import ConfigError, missing_extra
 
@@ -129,35 +130,77 @@ def read(path: Path) -> Jobs:
         text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8", errors="replace")
     except (OSError, EOFError) as error:
         raise ConfigError(f"cannot read the trace {path}: {error}") from None
-    first = next((line for line in text.splitlines() if line.strip() and not line.startswith(";")), "")
+    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(";")), "")
     return _table(path, text) if "," in first else _swf(path, text)
 
 
 def _swf(path: Path, text: str) -> Jobs:
-    """Standard Workload Format: 18 fields a line (Feitelson et al.); jobs that never ran are left out."""
-    rows, dropped = [], 0
+    """Read the Standard Workload Format (Chapin et al., 1999): 18 fields a line.
+
+    A job that was checkpointed has a line for each of its parts (status 2, 3, 4) below the line that sums them up, if there
+    is one; it is one job. Jobs that were cancelled before they ran, and those without a run time, are left out.
+    """
+    jobs: list[_SwfLine] = []
+    parts: dict[float, list[_SwfLine]] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        if line.startswith(";") or not line.strip():
+        if line.lstrip().startswith(";") or not line.strip():
             continue
-        parts = line.split()
         try:
-            values = [float(v) for v in parts[:18]]
+            values = [float(v) for v in line.split()[:18]]
             if len(values) < 12:
                 raise ValueError(f"{len(values)} fields instead of 18")
         except ValueError as error:
             raise ConfigError(f"{path}, line {number}: not in the Standard Workload Format: {error}") from None
-        procs = values[4] if values[4] > 0 else values[7]
-        if values[3] < 0 or procs <= 0:
-            dropped += 1
-            continue
-        rows.append((values[1], values[3], values[8], procs * WHOLE, values[11]))
-    if not rows:
-        raise ConfigError(f"{path}: no jobs in it")
-    submit, run, estimate, cpu, user = zip(*rows, strict=True)
-    notes = (f"{dropped} jobs without a run time or processors were left out",) if dropped else ()
+        job = _SwfLine(*values[:5], *values[7:9], *values[10:12])
+        if job.status in (2, 3, 4):
+            parts.setdefault(job.number, []).append(job)
+        else:
+            jobs.append(job)
+    summed = {job.number for job in jobs}
+    for whole, pieces in parts.items():
+        if whole not in summed:
+            jobs.append(
+                pieces[0]._replace(
+                    submit=next((p.submit for p in pieces if p.submit >= 0), pieces[0].submit),
+                    run=sum(max(p.run, 0.0) for p in pieces), allocated=max(p.allocated for p in pieces),
+                )
+            )  # fmt: skip
+    cancelled = [job for job in jobs if job.status == 5 and job.run <= 0]
+    ran = [job for job in jobs if job.run >= 0 and job.processors > 0 and not (job.status == 5 and job.run <= 0)]
+    unknown = len(jobs) - len(cancelled) - len(ran)
+    notes = [
+        *([f"{len(cancelled)} jobs that were cancelled before they ran were left out"] if cancelled else []),
+        *([f"{unknown} jobs without a run time or processors were left out"] if unknown else []),
+        *([f"jobs that were checkpointed, on several lines, count once each: {len(parts)}"] if parts else []),
+    ]
+    if not ran:
+        raise ConfigError(f"{path}: no jobs in it" + (f" ({'; '.join(notes)})" if notes else ""))
     return jobs_of(
-        path.name, {"submit_s": submit, "run_s": run, "estimate_s": estimate, "cpu": cpu, "user": user}, notes
-    )
+        path.name,
+        {
+            "submit_s": [job.submit for job in ran], "run_s": [job.run for job in ran], "user": [job.user for job in ran],
+            "estimate_s": [job.estimate for job in ran], "cpu": [job.processors * WHOLE for job in ran],
+        },
+        tuple(notes),
+    )  # fmt: skip
+
+
+class _SwfLine(NamedTuple):
+    """Fields of a line, -1 where they are not known; times in seconds."""
+
+    number: float
+    submit: float
+    wait: float
+    run: float
+    allocated: float
+    requested: float
+    estimate: float
+    status: float
+    user: float
+
+    @property
+    def processors(self) -> float:
+        return self.allocated if self.allocated > 0 else self.requested
 
 
 #: column of a CSV: names that it may have
@@ -194,8 +237,8 @@ def _table(path: Path, text: str) -> Jobs:
             if not submit or not ends:
                 dropped += 1  # still running when the trace ended, or begun before it
                 continue
-            when = _seconds(submit)
-            found = {"submit_s": when, "run_s": float(ends) if has["run_s"] else float(ends) - when}
+            when = timestamps.seconds(submit)
+            found = {"submit_s": when, "run_s": float(ends) if has["run_s"] else timestamps.seconds(ends) - when}
             for name in ("estimate_s", "gpus", "milli", "cpu", "memory"):
                 if has[name]:
                     found[name] = float(row[has[name]] or 0)
@@ -211,15 +254,6 @@ def _table(path: Path, text: str) -> Jobs:
         raise ConfigError(f"{path}: no jobs below the names of the columns")
     notes = (f"{dropped} jobs without submission or end were left out",) if dropped else ()
     return jobs_of(path.name, columns, notes)
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        from datetime import datetime
-
-        return datetime.fromisoformat(text).timestamp()
 
 
 def _parquet(path: Path) -> Jobs:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tunewright.knowledge import timestamps
 
 from tunewright.errors import ConfigError
 
@@ -218,7 +219,7 @@ def _table(path: Path, text: str) -> Requests:
     when, sizes, people = [], [], []
     for row in table:
         try:
-            when.append(_seconds(row[arrival]))
+            when.append(timestamps.seconds(row[arrival] or ""))
             sizes.append((float(row[prompt]), float(row[output])))
         except (ValueError, TypeError) as error:
             raise ConfigError(f"{path}, line {table.line_num}: {error}") from None
@@ -227,14 +228,3 @@ def _table(path: Path, text: str) -> Requests:
         raise ConfigError(f"{path}: no requests below the names of the columns")
     first, second = zip(*sizes, strict=True)
     return requests_of(path.name, when, first, second, user=people)
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        from datetime import datetime
-
-        whole, _, part = text.strip().partition(".")  # Azure writes seven digits
-        digits = "".join(c for c in part if c.isdigit())
-        return datetime.fromisoformat(whole.rstrip("Z")).timestamp() + (float(f"0.{digits}") if digits else 0.0)
