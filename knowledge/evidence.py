@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import ConfigError
+from tunewright.files import open_file, parsing, read_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +59,9 @@ def observe(path: Path) -> Observations | None:
     """
     from tunewright.knowledge import darshanlog, statistics
 
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    if darshanlog.is_log(head):
+    with open_file(path, "log") as file:
+        packed = file.read(4096)  # a Darshan log is packed inside, and its reader opens it itself
+    if darshanlog.is_log(packed):
         return darshanlog.read(path)
-    return statistics.read(path, head)
+    with parsing(path, "log or statistics"):
+        return statistics.read(path, read_head(path, "log"))

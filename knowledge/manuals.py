@@ -6,7 +6,6 @@ is data: nothing in it is executed, and no link in it is followed.
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, missing_extra
+from tunewright.files import parsing, read_bytes
 
-MOST_BYTES = 64_000_000
+_MOST_MB = 64.0
 SUFFIXES = (".md", ".markdown", ".html", ".htm", ".xhtml", ".rst", ".pdf", ".conf", ".cnf", ".ini", ".txt", ".gz")
 
 
@@ -75,22 +75,16 @@ def read_file(path: Path, name: str) -> list[Section]:
     Raises:
         ConfigError: it cannot be read.
     """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(
-                f"{path} has {path.stat().st_size / 1e6:.0f} MB; a manual may have {MOST_BYTES / 1e6:.0f}"
-            )
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except FileNotFoundError:
-        raise ConfigError(f"there is no manual {path}") from None
-    except (OSError, EOFError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
+    raw = read_bytes(path, "manual", _MOST_MB)
+    with parsing(path, "manual"):
+        return _sections(path, name, raw)
+
+
+def _sections(path: Path, name: str, raw: bytes) -> list[Section]:
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if raw[:5] == b"%PDF-":
         return list(_pdf(raw, name))
-    text = raw.decode("utf-8", errors="replace")
+    text = raw.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     reader: Callable[[str, str], Iterable[Section]] = _markdown
     if suffix in (".html", ".htm", ".xhtml") or re.match(r"\s*(<\?xml|<!doctype|<html)", text[:200], re.I):
         reader = _html

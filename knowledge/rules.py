@@ -14,7 +14,6 @@ import math
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any
 from tunewright.knowledge.workload import FEATURES, likeness, traits
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.files import parsing, printable, read_toml
 from tunewright.params import Value
 from tunewright.space import Space, single_change
 
@@ -398,9 +398,16 @@ def entry_of(rule: Rule) -> dict[str, Any]:
 
 def _read(path: Path) -> list[Rule]:
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
-    except (OSError, ValueError) as error:
+        entries = read_toml(path, "file of rules").get("rule", [])
+    except ConfigError as error:
         raise ConfigError(f"cannot read the rules in {path}: {error}") from None
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}: rules are written as [[rule]] tables, not as {printable(repr(entries), 80)}")
+    with parsing(path, "rules"):
+        return _rules(path, entries)
+
+
+def _rules(path: Path, entries: Sequence[Any]) -> list[Rule]:
     found = []
     for number, entry in enumerate(entries, 1):
         where = f"{path}, rule {number}"
@@ -411,8 +418,8 @@ def _read(path: Path) -> list[Rule]:
                 status=entry.get("status", "active"), context=frozenset(entry["context"]),
                 evidence=tuple(Evidence(**e) for e in entry["evidence"]),
             )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"{where}: something is missing or wrong: {error}") from None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError(f"{where}: something is missing or wrong: {printable(str(error))}") from None
         wrong = [f for f in rule.context if f not in FEATURES]
         if wrong:
             raise unknown(f"feature in {where}", str(wrong[0]), list(FEATURES))

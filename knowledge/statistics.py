@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
@@ -13,8 +12,8 @@ import numpy as np
 from tunewright.knowledge.evidence import Observations
 
 from tunewright.errors import ConfigError
+from tunewright.files import read_text
 
-MOST_BYTES = 200_000_000
 _TICKER = re.compile(
     r"^(rocksdb\.[\w.-]+)\s+(?:COUNT\s*:\s*(\d+)|P50\s*:\s*([\d.]+)\s+P95\s*:\s*([\d.]+)\s+P99\s*:\s*([\d.]+))", re.M
 )
@@ -23,13 +22,7 @@ _STRACE = re.compile(r"^\s*(\d+\.\d+)\s+(\d+\.\d+)\s+(\d+)\s+(\d+)\s+(?:(\d+)\s+
 
 def read(path: Path, head: bytes) -> Observations | None:
     """Read one of these by its content; None if it is none of them."""
-    if head[:2] == b"\x1f\x8b":
-        try:
-            with gzip.open(path) as file:
-                head = file.read(4096)
-        except (OSError, EOFError) as error:
-            raise ConfigError(f"cannot read {path}: {error}") from None
-    text = head.decode("utf-8", errors="replace")
+    text = head.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     first = text.split("\n", 1)[0].strip()
     if _TICKER.search(text):
         return _rocksdb(path, _whole(path))
@@ -44,12 +37,7 @@ def read(path: Path, head: bytes) -> Observations | None:
 
 
 def _whole(path: Path) -> str:
-    raw = path.read_bytes()
-    if raw[:2] == b"\x1f\x8b":
-        raw = gzip.decompress(raw)
-    if len(raw) > MOST_BYTES:
-        raise ConfigError(f"{path} has {len(raw) / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} are read")
-    return raw.decode("utf-8", errors="replace")
+    return read_text(path, "log", errors="replace")
 
 
 def _share(part: float, whole: float) -> float:

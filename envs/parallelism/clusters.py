@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import read_text
+from tunewright.files import read_toml
 
 _PRESETS = Path(__file__).with_name("presets") / "clusters.toml"
 
@@ -124,15 +124,12 @@ def load(text: str) -> Cluster:
 
 
 def _from_file(path: Path) -> Cluster:
-    try:
-        data = tomllib.loads(read_text(path, "cluster description"))
-    except ValueError as error:
-        raise ConfigError(f"cannot read the cluster description {path}: {error}") from None
+    data = read_toml(path, "cluster description")
     for key in data:
         if key not in ("name", "node", "between_gb_s"):
             raise unknown(f"key in {path}", key, ("name", "node", "between_gb_s"))
     entries = data.get("node")
-    if not isinstance(entries, list) or not entries:
+    if not isinstance(entries, list) or not entries or not all(isinstance(e, dict) for e in entries):
         raise ConfigError(f'{path} needs at least one [[node]] table, such as: kind = "h100" and gpus = 64')
     groups = [_nodes(str(e.get("kind", f"node{k}")), e, f"{path}, [[node]] {k}") for k, e in enumerate(entries, 1)]
     between = data.get("between_gb_s", min(g.fabric_gb_s for g in groups))

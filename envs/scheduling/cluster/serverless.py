@@ -23,10 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal
+from tunewright.envs.scheduling.serving.trace import numbered
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.files import check_size, open_lines, parsing
 
 POLICIES = ("none", "fixed", "histogram")
+_ROW_BYTES = 400  # of memory for an invocation while it is read
 BINS, BIN_S = 240, 60.0  # four hours in minutes, as published
 LEAST_IDLE = 10  # idle times before a histogram is believed; assumed
 LEAST_PEAK = 2.0  # coefficient of variation of the bins' counts, as published
@@ -103,19 +106,21 @@ def read(path: Path, cold_s: float = 1.35, memory_mb: float = 170.0) -> Invocati
     Raises:
         ConfigError: it cannot be read so.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            rows = [
-                (r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])) for r in csv.DictReader(file)
-            ]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read {path}: it needs the columns app, func, end_timestamp and duration ({error!r})"
-        ) from None
+    rows = list[tuple[str, float, float]]()
+    with (
+        parsing(path, "invocations with the columns app, func, end_timestamp and duration") as place,
+        open_lines(path, "invocations") as lines,
+    ):
+        for place.line, r in enumerate(csv.DictReader(lines), 2):
+            if not place.line & 0x3FF:
+                check_size(f"{path}: {place.line:,} invocations and more", place.line, _ROW_BYTES, "give a shorter one")
+            rows.append((r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])))
+            if not (abs(rows[-1][1]) < 1e12 and 0 <= rows[-1][2] < 1e12):
+                raise ConfigError(f"{path}, line {place.line}: an end or a duration is out of range")
     if not rows:
         raise ConfigError(f"{path} has no invocations")
     names, ends, runs = zip(*rows, strict=True)
-    which = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    which = numbered(names)
     at, run = np.array(ends) - np.array(runs), np.array(runs)
     order = np.lexsort((at, which))
     n = int(which.max()) + 1

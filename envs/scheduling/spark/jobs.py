@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
 
 from tunewright.errors import ConfigError
+from tunewright.files import parsing, read_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +122,9 @@ def tpch(
     Raises:
         ConfigError: the file cannot be read so.
     """
-    data = _json(path)
+    data = read_json(path, "file of jobs")
     found = []
-    try:
+    with parsing(path, "jobs in the form of tpch_dags.json"):
         for size in sizes:
             for query, entry in data[size].items():
                 parents: dict[int, list[int]] = {}
@@ -144,8 +143,6 @@ def tpch(
                         )
                     )
                 found.append(Job(name=f"q{query}-{size}", stages=ordered(f"query {query}", stages, str(path))))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} is not in the form of tpch_dags.json: {error!r}") from None
     return found
 
 
@@ -155,8 +152,8 @@ def wfcommons(path: Path) -> Job:
     Raises:
         ConfigError: the file cannot be read so, or tasks wait for each other in a circle.
     """
-    data = _json(path)
-    try:
+    data = read_json(path, "workflow")
+    with parsing(path, "workflow in WfFormat"):
         workflow = data["workflow"]
         if "specification" in workflow:
             tasks = workflow["specification"]["tasks"]
@@ -169,18 +166,8 @@ def wfcommons(path: Path) -> Job:
             Stage(durations=np.array([max(float(times[t["id"]]), 1e-3)]), parents=tuple(place[p] for p in t["parents"]))
             for t in tasks
         ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} is no workflow in WfFormat: {error!r}") from None
     name = path.name.split(".")[0]
     return Job(name=name, stages=ordered(name, stages, str(path)))
-
-
-def _json(path: Path) -> Any:
-    try:
-        raw = path.read_bytes()
-        return json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (OSError, EOFError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
 
 
 DEFAULTS: dict[str, float] = {
