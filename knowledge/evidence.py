@@ -5,11 +5,13 @@ All text in it is data. Questions beyond the facts are asked in SQL, see ``sqlta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tunewright.errors import ConfigError
 from tunewright.files import open_file, parsing, read_head
 
 
@@ -62,6 +64,12 @@ def observe(path: Path) -> Observations | None:
     with open_file(path, "log") as file:
         packed = file.read(4096)  # a Darshan log is packed inside, and its reader opens it itself
     if darshanlog.is_log(packed):
-        return darshanlog.read(path)
-    with parsing(path, "log or statistics"):
-        return statistics.read(path, read_head(path, "log"))
+        seen: Observations | None = darshanlog.read(path)
+    else:
+        with parsing(path, "log or statistics"):
+            seen = statistics.read(path, read_head(path, "log"))
+    if seen is not None:
+        for name, value in seen.features.items():
+            if not math.isfinite(value):
+                raise ConfigError(f"{path} holds a number that is infinite, or none: {name} is {value}")
+    return seen

@@ -13,7 +13,7 @@ from typing import Any
 from tunewright.knowledge.manuals import Section, bare
 
 from tunewright.errors import ConfigError, SpaceError
-from tunewright.files import parsing, read_json
+from tunewright.files import parsing, printable, read_json
 from tunewright.params import Choice, Int, Param, Real, Restart, Value
 from tunewright.space import Space
 
@@ -152,6 +152,13 @@ def from_json(entry: Mapping[str, Any], where: str = "") -> ParameterDoc:
     """
     try:
         limits = entry.get("range") or {}
+        numbers = [entry.get("default"), limits.get("low"), limits.get("high"), *limits.get("options", ())]
+        if wrong := [v for v in numbers if not isinstance(v, str | int | float | bool | None)]:
+            raise ValueError(f"{printable(repr(wrong[0]), 40)} is neither a number nor a text")
+        if not all(
+            isinstance(entry.get(k, ""), str) for k in ("name", "definition", "effect", "type", "unit", "restart")
+        ):
+            raise ValueError("its name, definition, effect, type, unit and restart are texts")
         plain = ("name", "definition", "effect", "type", "unit", "default", "restart")
         return ParameterDoc(
             **{k: entry[k] for k in plain if k in entry},

@@ -12,7 +12,7 @@ import numpy as np
 from tunewright.knowledge.evidence import Observations
 
 from tunewright.errors import ConfigError
-from tunewright.files import read_text
+from tunewright.files import read_text, reason
 
 _TICKER = re.compile(
     r"^(rocksdb\.[\w.-]+)\s+(?:COUNT\s*:\s*(\d+)|P50\s*:\s*([\d.]+)\s+P95\s*:\s*([\d.]+)\s+P99\s*:\s*([\d.]+))", re.M
@@ -222,7 +222,7 @@ def _requests(path: Path, text: str) -> Observations:
                 "output_tokens": raw["GeneratedTokens"],
             })  # fmt: skip
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}, line {line_number}: not a request as before it: {error}") from None
+        raise ConfigError(f"{path}, line {line_number}: not a request as before it: {reason(error)}") from None
     gaps = np.diff(np.sort(table["arrival_s"].to_numpy()))
     duration = float(table["arrival_s"].max() - table["arrival_s"].min())
     features: dict[str, float] = {

@@ -61,14 +61,17 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except MemoryError:
+        _fail("there is not enough memory for this; ask for less")
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
 
 
 def _fail(message: str) -> None:
+    from tunewright.files import one_line
     from tunewright.guard import redact
 
-    print(f"error: {redact(message)}", file=sys.stderr)
+    print(f"error: {one_line(redact(message))}", file=sys.stderr)
     sys.exit(1)
 
 

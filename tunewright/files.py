@@ -17,6 +17,7 @@ import importlib
 import io
 import json
 import os
+import re
 import stat
 import tomllib
 import zlib
@@ -42,7 +43,7 @@ TOML_MB = 4.0  # a description that is written by hand; the parser is slow
 MEMORY_MB = 512.0  # of what one count may ask for
 # Logs shrink ten to fifty times, and deflate ends at 1,030: a large file beyond this ratio is made to fill memory.
 MOST_RATIO = 200
-RATIO_FROM = 32 * MB  # unpacked bytes below which the ratio does not matter
+RATIO_FROM = 16 * MB  # unpacked bytes below which the ratio does not matter
 MOST_LINE = 8 * 2**20  # characters of a line
 # bytes that Python needs for one item between two commas, and for one list or table, in a parsed JSON document
 _ITEM_BYTES, _CONTAINER_BYTES = 40, 72
@@ -166,10 +167,15 @@ def reason(error: BaseException) -> str:
     return said if type(error) is ValueError and said else f"{type(error).__name__}{f': {said}' if said else ''}"
 
 
+def one_line(text: str) -> str:
+    """Return a text without line breaks, control characters and words that no screen shows in full."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return re.sub(r"\S{400,}", lambda m: f"{m[0][:60]}…{m[0][-20:]}", line)
+
+
 def printable(text: str, most: int = 300) -> str:
     """Return a text as one line without control characters, cut where it is long."""
-    line = "".join(c if c.isprintable() else " " for c in text[: 4 * most])
-    line = " ".join(line.split())
+    line = one_line(text[: 4 * most])
     return line if len(line) <= most else line[: most - 1] + "…"
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import read_toml
+from tunewright.files import printable, read_toml
 
+MOST_GPUS = 1_000_000  # several times the largest there are; plans and simulators make an entry for each
 _PRESETS = Path(__file__).with_name("presets") / "clusters.toml"
 
 
@@ -117,8 +118,8 @@ def load(text: str) -> Cluster:
         kind, _, count = part.strip().partition(":")
         if kind not in presets():
             raise unknown("kind of node", kind, list(presets()), plural="Give a TOML file, or one of")
-        if not count.isdigit() or int(count) < 1:
-            raise ConfigError(f"say how many GPUs: {kind}:64, not {part!r}")
+        if not count.isdecimal() or len(count) > 12 or int(count) < 1:
+            raise ConfigError(f"say how many GPUs: {kind}:64, not {printable(part, 60)!r}")
         groups.append(_nodes(kind, {"gpus": int(count)}, text))
     return Cluster(name=text, groups=tuple(groups), between_gb_s=min(g.fabric_gb_s for g in groups))
 
@@ -153,4 +154,6 @@ def _nodes(kind: str, given: Mapping[str, Any], where: str) -> Nodes:
         number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
         if kind_of != "str" and not (number and 0 < value < math.inf):
             raise ConfigError(f"{where}: {name} must be a {'whole ' if whole else ''}number above 0, not {value!r}")
+    if (gpus := max(values["gpus"], values["per_node"])) > MOST_GPUS:
+        raise ConfigError(f"{where}: a cluster may have {MOST_GPUS:,} GPUs, not {gpus:,}")
     return Nodes(**values)

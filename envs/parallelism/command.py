@@ -62,7 +62,7 @@ def fixed_of(given: Sequence[str]) -> dict[str, Any]:
                 raise ConfigError(f"--fix {name} is on or off, not {text!r}")
             values[name] = text in ("on", "true", "1")
         elif isinstance(known, int):
-            if not text.lstrip("-").isdigit():
+            if not text.removeprefix("-").isdecimal() or len(text) > 12:
                 raise ConfigError(f"--fix {name} takes a whole number, not {text!r}")
             values[name] = int(text)
         else:

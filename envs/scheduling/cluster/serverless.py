@@ -29,7 +29,7 @@ from tunewright.errors import ConfigError, unknown
 from tunewright.files import check_size, open_lines, parsing
 
 POLICIES = ("none", "fixed", "histogram")
-_ROW_BYTES = 400  # of memory for an invocation while it is read
+_ROW_BYTES, _CALL_BYTES = 400, 60  # of memory for an invocation that is read, and for one that is generated
 BINS, BIN_S = 240, 60.0  # four hours in minutes, as published
 LEAST_IDLE = 10  # idle times before a histogram is believed; assumed
 LEAST_PEAK = 2.0  # coefficient of variation of the bins' counts, as published
@@ -81,6 +81,8 @@ def generate(options: Mapping[str, Any] | None = None, seed: int = 0) -> Invocat
     p = numbers(
         "the functions", DEFAULTS, options or {}, positive=("functions", "hours", "rate", "run_s", "memory_mb", "cold_s"), whole=("functions",)
     )  # fmt: skip
+    calls = p["functions"] * p["hours"] * 3600.0 * max(p["rate"], 1.0 / 60.0)
+    check_size(f"{p['functions']:g} functions over {p['hours']:g} hours", calls, _CALL_BYTES)
     rng = np.random.default_rng([seed, 2020])
     n, span = int(p["functions"]), p["hours"] * 3600.0
     rate = np.minimum(p["rate"] * np.exp(rng.normal(0.0, p["rate_spread"], n)), 20.0)
@@ -94,6 +96,10 @@ def generate(options: Mapping[str, Any] | None = None, seed: int = 0) -> Invocat
         function.append(np.full(len(times), f))
         at.append(times)
     which, when = np.concatenate(function), np.concatenate(at)
+    if not len(which):
+        raise ConfigError(
+            f"none of {n} functions is called within {p['hours']:g} hours; give more hours or a higher rate"
+        )
     run = np.exp(rng.normal(math.log(p["run_s"]), p["run_spread"], n))[which] * lognormal(rng, 1.0, 0.5, len(which))
     memory = p["memory_mb"] * np.exp(rng.normal(0.0, p["memory_spread"], n))
     cold = p["cold_s"] * np.exp(rng.normal(0.0, p["cold_spread"], n))

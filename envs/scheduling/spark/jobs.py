@@ -14,7 +14,9 @@ from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
 
 from tunewright.errors import ConfigError
-from tunewright.files import parsing, read_json
+from tunewright.files import check_size, parsing, read_json
+
+_STAGE_BYTES, _TASK_BYTES = 400, 40  # of memory for a stage and for a task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,13 +237,19 @@ def generate(
     large = rng.random(n) < share
     who = np.where(large, rng.integers(0, max(heavy, 1), n), heavy + rng.integers(0, max(users - heavy, 1), n))
     ranked = sorted(pool, key=lambda j: j.work)
-    bodies = []
+    bodies: list[Job] = []
+    stages = tasks = 0
     for k in range(n):
         if ranked:
             half = ranked[len(ranked) // 2 :] if large[k] else ranked[: (len(ranked) + 1) // 2]
             bodies.append(half[int(rng.integers(len(half)))])
         else:
             bodies.append(_made(rng, p, bool(large[k])))
+        stages += len(bodies[-1].stages)
+        tasks += sum(len(s.durations) for s in bodies[-1].stages)
+        if not k & 0xFF:
+            needed = stages * _STAGE_BYTES + tasks * _TASK_BYTES
+            check_size(f"{k + 1:,} of {n:,} jobs with {tasks:,} tasks", needed, 1, "ask for fewer jobs or longer tasks")
     shape = 1.0 / p["cv"] ** 2
     gaps = rng.gamma(shape, 1.0 / shape, n)
     span = sum(b.work for b in bodies) / (p["load"] * cores)
@@ -253,12 +261,14 @@ def generate(
 def _made(rng: np.random.Generator, p: Mapping[str, float], large: bool) -> Job:
     mean = p["work"] * (p["heavy_factor"] if large else 1.0)
     work = float(lognormal(rng, mean, p["work_cv"], 1)[0])
+    check_size(f"{p['stages']:g} stages", p["stages"], _STAGE_BYTES)
     count = 1 + int(rng.poisson(max(p["stages"] - 1.0, 0.0)))
     parts = rng.dirichlet(np.full(count, 2.0)) * work
     task = p["task_s"] * (work / p["work"]) ** p["task_power"]
     stages: list[Stage] = []
     for k in range(count):
         n = max(round(parts[k] / task), 1)
+        check_size(f"a stage of {n:,} tasks", n, _TASK_BYTES, "make tasks longer (task_s)")
         times = lognormal(rng, parts[k] / n, p["skew"], n)
         waits = (
             () if k == 0 else tuple(sorted({k - 1, int(zipf(rng, k, 1.0, 1)[0])} if rng.random() < 0.3 else {k - 1}))
