@@ -16,13 +16,14 @@ from tunewright.knowledge.manuals import Chunk, Section, bare, chunks, files_of,
 from tunewright.knowledge.parameters import ParameterDoc, save, supported, texts_of, to_json, to_space
 
 from tunewright.errors import ConfigError, SpaceError, TunerError
-from tunewright.files import parsing, read_bytes, read_head, read_text
+from tunewright.files import check_size, parsing, read_bytes, read_head, read_text
 from tunewright.store import home
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _HEAD = 65_536  # bytes of a file that tell whether it is a listing
+_LISTING_MB, _ROW_BYTES = 16.0, 3000  # of a listing's text, and of memory for one of its lines
 PASSAGES = 12  # of the manual for one parameter
 _FORMAT = 1  # of the cache; a change of the readers needs a new number
 
@@ -159,7 +160,8 @@ def read(
         with parsing(path, "manual"):
             listing = live.reader_of(_head(path))
         if listing is not None:
-            text = read_text(path, "listing", errors="replace")
+            text = read_text(path, "listing", most_mb=_LISTING_MB, errors="replace")
+            check_size(f"the listing {path}", text.count("\n"), _ROW_BYTES, "give a part of it")
             with parsing(path, "listing of parameters"):
                 docs = merged(docs, listing(text, path.name))
         else:

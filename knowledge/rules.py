@@ -30,6 +30,7 @@ from tunewright.space import Space, single_change
 STATUSES = ("active", "alternative", "retired")
 LEAST = 0.01  # a smaller effect is none
 LIKE = 0.5  # least likeness of contexts for a rule to be used
+_MOST = 1e12  # effects and noises beyond it are no measurements
 _HISTORY = ".history"
 
 
@@ -407,6 +408,10 @@ def _read(path: Path) -> list[Rule]:
         return _rules(path, entries)
 
 
+def _plain_values(rule: Rule) -> bool:
+    return all(isinstance(v, str | int | float) and v == v for v in (rule.value, rule.instead_of))
+
+
 def _rules(path: Path, entries: Sequence[Any]) -> list[Rule]:
     found = []
     for number, entry in enumerate(entries, 1):
@@ -420,12 +425,14 @@ def _rules(path: Path, entries: Sequence[Any]) -> list[Rule]:
             )  # fmt: skip
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ConfigError(f"{where}: something is missing or wrong: {printable(str(error))}") from None
+        if not isinstance(rule.system, str) or not isinstance(rule.parameter, str) or not _plain_values(rule):
+            raise ConfigError(f"{where}: system and parameter must be texts, value and instead_of texts or numbers")
         wrong = [f for f in rule.context if f not in FEATURES]
         if wrong:
             raise unknown(f"feature in {where}", str(wrong[0]), list(FEATURES))
         if rule.status not in STATUSES:
             raise unknown(f"status in {where}", str(rule.status), STATUSES)
-        if not rule.evidence or any(not (e.effect >= 1 and e.noise >= 0) for e in rule.evidence):
+        if not rule.evidence or not all(1 <= e.effect < _MOST and 0 <= e.noise < _MOST for e in rule.evidence):
             raise ConfigError(
                 f"{where}: each rule needs evidence, with an effect of at least 1 and a noise of at least 0"
             )

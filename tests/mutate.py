@@ -6,7 +6,6 @@ A *traceback* is whatever the command line would not turn into one line. Peak me
 """
 
 import contextlib
-import gzip
 import io
 import json
 import os
@@ -18,6 +17,7 @@ import sys
 import time
 import traceback
 import warnings
+import zlib
 from pathlib import Path
 
 from doors import Door, attributes, doors, edited, put
@@ -127,12 +127,14 @@ CHANGES = [_flip, _cut, _insert, _insert, _number, _number, _number, _word, _wor
 
 def packed(rng: random.Random, content: bytes) -> bytes:
     """Return the content packed, the result perhaps damaged, cut, or a bomb."""
-    how = rng.randrange(8)
+    how, wide = rng.randrange(8), zlib.MAX_WBITS | 16
+    pack = zlib.compressobj(1, zlib.DEFLATED, wide) if rng.random() < 0.5 else _zstd().ZstdCompressor(1)
+    parts = [pack.compress(content)]
     if how == 0 and content:  # a bomb: the last lines again and again, or nothing but zeros
         part = rng.choice([content[-200:], b"\0", content[: content.find(b"\n") + 1] or b"1,", b"[", b"\n"])
-        content += part * (rng.choice([60, 200]) * 10**6 // len(part))
-    pack = gzip.compress if rng.random() < 0.5 else _zstd().compress
-    data: bytes = pack(content, 1)
+        part *= 10**6 // len(part)
+        parts += [pack.compress(part) for _ in range(rng.choice([60, 200]))]
+    data = b"".join([*parts, pack.flush()])
     if how in (1, 2):
         return data[: rng.randrange(len(data))]
     if how in (3, 4):
@@ -248,6 +250,19 @@ def main(folder: Path, count: int, seed: int) -> None:
     known = doors(folder / "made")
     weights = [d.weight for d in known]
     wrong, kinds, high = [], {}, peak_mb()["own"]
+
+    def write(done: int) -> None:
+        slow = dict(sorted(kinds.items(), key=lambda k: -k[1])[:15])
+        report = {
+            "count": done,
+            "seed": seed,
+            "doors": len(known),
+            "wrong": wrong,
+            "peak_mb": peak_mb(),
+            "slowest_s": slow,
+        }
+        (folder / "report.json").write_text(json.dumps(report, indent=1))
+
     for door in known:  # each valid file is read
         path = put(door, door.content, folder / "try")
         words = [w.replace("FILE", str(path)).replace("FOLDER", str(path.parent)) for w in door.words]
@@ -276,17 +291,9 @@ def main(folder: Path, count: int, seed: int) -> None:
             if path is not None:
                 (kept / path.name).write_bytes(path.read_bytes())
             wrong.append({"number": number, "door": what, "words": words, "said": said})
-        if said or number == count - 1 or not number % 100:
-            slow = dict(sorted(kinds.items(), key=lambda k: -k[1])[:15])
-            report = {
-                "count": number + 1,
-                "seed": seed,
-                "doors": len(known),
-                "wrong": wrong,
-                "peak_mb": peak_mb(),
-                "slowest_s": slow,
-            }
-            (folder / "report.json").write_text(json.dumps(report, indent=1))
+        if said or not number % 100:
+            write(number + 1)
+    write(count)
 
 
 if __name__ == "__main__":

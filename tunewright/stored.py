@@ -21,7 +21,7 @@ _SESSION = {
     "metrics": [{"name": str, "direction": str, "unit": str}],
     "plan": {
         **dict.fromkeys(("target", "workload", "tuner", "trust", "workdir"), str), "seed": int, "repeats": bool,
-        **dict.fromkeys(("objectives", "require", "allow", "never"), [str]), "options": dict, "tuner_options": dict,
+        **{key: [str] for key in ("objectives", "require", "allow", "never")}, "options": dict, "tuner_options": dict,
         "limit_s": _NUMBER, "memory_mb": _NUMBER,
     },
 }  # fmt: skip

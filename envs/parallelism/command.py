@@ -16,6 +16,8 @@ from tunewright.envs.parallelism.training import RESULTS, Job
 
 from tunewright.errors import ConfigError, unknown
 
+_MOST_TOKENS = 10_000_000  # tokens of a sequence, and sequences of a batch; every divisor is a plan
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -36,6 +38,8 @@ def job_of(
     name, found = (calibration, K.calibration(calibration)) if calibration else K.of_nodes(nodes.kind)
     if not seq:
         raise ConfigError("say how long sequences are: --seq 8192")
+    if max(seq, global_batch) > _MOST_TOKENS:
+        raise ConfigError(f"--seq and --global-batch may be {_MOST_TOKENS:,}, not {max(seq, global_batch):,}")
     if seq < 1 or global_batch < 1:
         raise ConfigError("--seq and --global-batch must be at least 1")
     if not 1.0 <= imbalance <= 100.0:
