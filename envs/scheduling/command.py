@@ -150,6 +150,8 @@ def spark(
     M.check(how)
     if cores < 1:
         raise ConfigError(f"--cores must be at least 1, not {cores}")
+    if not (0 <= partition_s < np.inf and 0 <= how.overhead_s < np.inf):
+        raise ConfigError(f"--partition-s and --overhead are seconds, not {partition_s} and {how.overhead_s}")
     check_size(f"--cores {cores}", cores, _CORE_BYTES)
     mix = J.generate(cores, given, seed, pool_of(dags))
     M.simulate(mix[:1], cores, how)  # compiled now, so not timed
