@@ -7,13 +7,13 @@ import math
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, SpaceError, TargetError, unknown
+from tunewright.files import parsing, read_text, read_toml
 from tunewright.space import Choice, Int, Param, Real, Space
 from tunewright.target import Metric
 
@@ -131,16 +131,14 @@ def load_description(path: Path) -> Description:
     Raises:
         ConfigError: it cannot be read, is not TOML (with line and column), or says something wrong.
     """
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file {path}; 'tunewright init {path}' writes a starting point") from None
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not a UTF-8 text: {error.reason} at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from None
+    if not path.exists():
+        raise ConfigError(f"there is no file {path}; 'tunewright init {path}' writes a starting point")
+    data = read_toml(path, "target's description")
+    with parsing(path, "target's description"):
+        return _description(path, data)
+
+
+def _description(path: Path, data: Any) -> Description:
     top = _Table(str(path), data, _TABLES)
     target = _Table(f"{path}, [target]", top.get("target", dict, needed=True), _TARGET)
     params = [_parameter(path, i, p) for i, p in enumerate(top.get("parameter", list, [], needed=True), 1)]
@@ -331,9 +329,9 @@ def _files(path: Path, entries: list[Any], cwd: Path, known: set[str]) -> tuple[
             raise ConfigError(f"{table.where}: give exactly one of content and template")
         if template is not None:
             try:
-                content = (path.parent / template).read_text(encoding="utf-8")
-            except OSError as error:
-                raise ConfigError(f"{table.where}: cannot read the template {template}: {error.strerror}") from None
+                content = read_text(path.parent / template, "template")
+            except ConfigError as error:
+                raise ConfigError(f"{table.where}: {error}") from None
         where = table.get("path", str, needed=True)
         found.append(File(path=where, text=str(content), inside=_inside(table, where, cwd, known)))
     return tuple(found)

@@ -22,7 +22,6 @@ import csv
 import hashlib
 import io
 import math
-import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.errors import ConfigError, missing_extra, unknown
-from tunewright.files import read_text
+from tunewright.files import check_size, parsing, printable, read_text, read_toml
 from tunewright.space import Choice, Config, Constraint, Cube, Int, Param, Real, Space, Value
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
 
@@ -48,6 +47,11 @@ _OPTIONS = {
 }
 _LOG_SPAN = 50.0  # numeric columns that span more than this factor are searched on a log scale
 _MAX_ROWS = 2_000_000
+_FIELD_BYTES = 80  # of memory for a field, as text and as a value
+# kinds of a descriptor's values that are no texts
+_DESCRIPTOR: dict[str, tuple[type, ...]] = {
+    "ignore": (list,), "censored_at": (int, float), "noise": (int, float), "default": (dict,),
+}  # fmt: skip
 
 
 def open_target(argument: str, options: Mapping[str, str]) -> TableTarget:
@@ -63,22 +67,28 @@ def open_target(argument: str, options: Mapping[str, str]) -> TableTarget:
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    lines = csv.reader(io.StringIO(read_text(path, "table")))
-    header = next(lines, [])
-    if len(header) < 2:
-        raise ConfigError(f"{path}: a table needs a header with at least one parameter and one objective")
-    doubled = [n for n, k in Counter(header).items() if k > 1]
-    if doubled:
-        raise ConfigError(f"{path}, line 1: the column {doubled[0]!r} appears twice")
-    rows = []
-    for number, row in enumerate(lines, 2):
-        if not row:
-            continue
-        if len(row) != len(header):
-            raise ConfigError(f"{path}, line {number}: {len(row)} fields where the header has {len(header)}")
-        rows.append(row)
-        if len(rows) > _MAX_ROWS:
-            raise ConfigError(f"{path}: more than {_MAX_ROWS:,} rows")
+    """Return header and rows; equal fields are one object, as a table repeats most of its values."""
+    text = read_text(path, "table")
+    fields = text.count(",") + text.count("\n")
+    check_size(f"the table {path}: {fields:,} fields", fields, _FIELD_BYTES, "give fewer rows or columns")
+    with parsing(path, "table") as place:
+        lines = csv.reader(io.StringIO(text))
+        header = next(lines, [])
+        if len(header) < 2:
+            raise ConfigError(f"{path}: a table needs a header with at least one parameter and one objective")
+        if doubled := [n for n, k in Counter(header).items() if k > 1]:
+            raise ConfigError(f"{path}, line 1: the column {doubled[0]!r} appears twice")
+        rows, known = list[list[str]](), dict[str, str]()
+        place.line = 1
+        for number, row in enumerate(lines, 2):
+            place.line = number
+            if not row:
+                continue
+            if len(row) != len(header):
+                raise ConfigError(f"{path}, line {number}: {len(row)} fields where the header has {len(header)}")
+            rows.append([known.setdefault(field, field) for field in row])
+            if len(rows) > _MAX_ROWS:
+                raise ConfigError(f"{path}: more than {_MAX_ROWS:,} rows")
     if not rows:
         raise ConfigError(f"{path}: the table has no rows")
     return header, rows
@@ -86,16 +96,20 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
 
 def _descriptor(path: Path) -> dict[str, Any]:
     beside = path.with_name(path.name.removesuffix(".gz").removesuffix(".csv") + ".toml")
-    if not beside.is_file():
+    if not beside.exists():
         return {}
-    try:
-        found = tomllib.loads(beside.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{beside} is not valid TOML: {error}") from None
-    for name in found:
+    found = read_toml(beside, "descriptor of a table")
+    for name, value in found.items():
         if name not in _OPTIONS:
             raise ConfigError(f"{beside}: {unknown('key', name, _OPTIONS)}")
+        kinds = _DESCRIPTOR.get(name, (str,))
+        if not isinstance(value, kinds) or isinstance(value, bool) or (name == "ignore" and not _texts(value)):
+            raise ConfigError(f"{beside}: {name} must be {_OPTIONS[name]}, not {printable(repr(value), 80)}")
     return found
+
+
+def _texts(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, str) for v in values)
 
 
 def _numbers(options: Mapping[str, str]) -> dict[str, Any]:
@@ -194,6 +208,8 @@ class TableTarget(BaseTarget):
         )
         self.censored_at = options.get("censored_at")
         self.noise = float(options.get("noise", 0.0))
+        if not 0 <= self.noise < 100:
+            raise ConfigError(f"{path}: noise must be at least 0 and below 100, not {self.noise:g}")
         self.exact = self.noise == 0
         y = _floats(path, header[column], [row[column] for row in rows])
         columns = _parameters(path, header, rows, column, options.get("ignore", []))

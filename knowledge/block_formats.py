@@ -39,6 +39,8 @@ def _entry(time_s: float, device: int, offset: int, size: int, write: int) -> En
         raise BadLineError(f"size {size} is not positive")
     if offset < 0 or offset + size >= 1 << 62:
         raise BadLineError(f"address {offset} is out of range")
+    if not abs(device) < 1 << 62:
+        raise BadLineError(f"device {device} is out of range")
     if not abs(time_s) < 1e12:
         raise BadLineError(f"time {time_s} is out of range")
     return time_s, device, offset, size, write
@@ -161,7 +163,7 @@ def _named(header: str, path: Path) -> Parser:
     unit_s, start_unit, size_unit = _TIMES[names[when]], _STARTS[names[start]], _SIZES[names[size]]
     device = next((names.index(n) for n in _DEVICES if n in names), None)
     block = names.index("block_id") if "block_id" in names else None
-    blocks: dict[str, int] = {}
+    blocks: dict[int, int] = {}  # by the hash of their names, which may be long
 
     def parse(line: str) -> Entry | None:
         if line.strip() in ("", header.strip()):
@@ -169,7 +171,7 @@ def _named(header: str, path: Path) -> Parser:
         words = next(csv.reader([line]))
         if len(words) != len(names):
             raise BadLineError(f"{len(words)} columns instead of {len(names)}")
-        base = blocks.setdefault(words[block], len(blocks)) * CHUNK if block is not None else 0
+        base = blocks.setdefault(hash(words[block]), len(blocks)) * CHUNK if block is not None else 0
         return _entry(
             float(words[when]) * unit_s,
             int(words[device]) if device is not None else 0,

@@ -7,15 +7,12 @@ what it read.
 
 from __future__ import annotations
 
-import gzip
-import importlib
-import io
+import csv
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,10 +20,13 @@ from tunewright.knowledge import block_formats
 from tunewright.knowledge.block_formats import BadLineError, Untimed
 
 from tunewright.errors import ConfigError
+from tunewright.files import check_size, open_lines, parsing, printable
 
 PAGE_BYTES = 4096
 EXTENT = 64  # pages: 256 KiB
 SNIFFED_LINES = 200
+# bytes of memory for a request while a trace is read, sorted and cut into pages, and for a page while it is measured
+_REQUEST_BYTES, _PAGE_BYTES = 200, 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,10 @@ def paged(trace: Trace, page_bytes: int = PAGE_BYTES, extent: int = EXTENT) -> P
     footprint = int((end - begin).sum())
     begin, end = _merged(start // extent * extent, -(-stop // extent) * extent)
     base = np.r_[0, np.cumsum(end - begin)]
+    pages = f"trace {trace.name!r}: {base[-1]:,} pages of {page_bytes} bytes"
+    check_size(
+        pages, int(base[-1]) * _PAGE_BYTES + len(start) * _REQUEST_BYTES, 1, "use the first requests: --requests N"
+    )
     if base[-1] >= 2**31:
         raise ConfigError(f"trace {trace.name!r} needs {base[-1]:,} pages; more than 2^31 are not supported")
     run = np.searchsorted(begin, start, side="right") - 1
@@ -132,43 +136,18 @@ def paged(trace: Trace, page_bytes: int = PAGE_BYTES, extent: int = EXTENT) -> P
         trace=trace,
         first=(base[run] + start - begin[run]).astype(np.int32),
         count=(stop - start).astype(np.int32),
-        address=np.repeat(begin - base[:-1], np.diff(base)) + np.arange(base[-1]),
+        address=_addresses(begin, base),
         footprint=footprint,
         page_bytes=page_bytes,
     )
 
 
-@contextmanager
-def open_text(path: Path) -> Iterator[IO[str]]:
-    """Open a plain, gzip or zstd file as text, told apart by its first bytes.
-
-    Raises:
-        ConfigError: there is no such file, or its compressed content is damaged.
-    """
-    if not path.is_file():
-        raise ConfigError(f"there is no trace file {path}")
-    with path.open("rb") as raw:
-        magic = raw.read(4)
-    try:
-        if magic[:2] == b"\x1f\x8b":
-            stream: Any = gzip.open(path, "rb")
-        elif magic == b"\x28\xb5\x2f\xfd":
-            stream = _zstd().open(path, "rb")
-        else:
-            stream = path.open("rb")
-        with stream, io.TextIOWrapper(stream, encoding="utf-8", errors="replace") as text:
-            yield text
-    except (gzip.BadGzipFile, EOFError, _zstd().ZstdError, OSError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
-        raise ConfigError(f"{path} is damaged: {error}; fetch it again") from None
-
-
-def _zstd() -> Any:
-    try:
-        return importlib.import_module("compression.zstd")  # Python 3.14 and later
-    except ImportError:
-        return importlib.import_module("backports.zstd")
+def _addresses(begin: npt.NDArray[np.int64], base: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Return the page number on the disk of every numbered page; one array and no temporary ones."""
+    step = np.ones(int(base[-1]), np.int64)
+    step[0] = begin[0]
+    step[base[1:-1]] = np.diff(begin) - np.diff(base)[:-1] + 1
+    return np.cumsum(step, out=step)
 
 
 def read_trace(path: Path | str, *, skip_bad: int = 0, limit: int | None = None) -> Trace:
@@ -184,18 +163,19 @@ def read_trace(path: Path | str, *, skip_bad: int = 0, limit: int | None = None)
             usable time stamps or no read/write flag.
     """
     path = Path(path)
-    with open_text(path) as text:
-        head = [line for line, _ in zip(text, range(SNIFFED_LINES), strict=False)]
-    name, parse = block_formats.detect(head, path)
+    with open_lines(path, "trace file") as lines:
+        head = list(islice(lines, SNIFFED_LINES))
+    with parsing(path, "block trace"):
+        name, parse = block_formats.detect(head, path)
     time_s, device = array("d"), array("q")
     offset, size, write = array("q"), array("q"), array("b")
     bad: list[str] = []
-    with open_text(path) as text:
-        for number, line in enumerate(text, 1):
+    with open_lines(path, "trace file") as lines, parsing(path, "block trace") as place:
+        for place.line, line in enumerate(lines, 1):
             try:
                 entry = parse(line)
-            except (BadLineError, ValueError, IndexError) as error:
-                bad.append(f"{path}:{number}: {_reason(error, line)}")
+            except (BadLineError, ValueError, IndexError, OverflowError, csv.Error) as error:
+                bad.append(f"{path}:{place.line}: {_reason(error, line)}")
                 if len(bad) > skip_bad:
                     raise ConfigError(_too_many(bad, skip_bad)) from None
                 continue
@@ -208,6 +188,9 @@ def read_trace(path: Path | str, *, skip_bad: int = 0, limit: int | None = None)
             write.append(entry[4])
             if limit is not None and len(time_s) >= limit:
                 break
+            if not len(time_s) & 0xFFFF:
+                requests = f"{path}: {len(time_s):,} requests and more"
+                check_size(requests, len(time_s), _REQUEST_BYTES, "use the first ones: --requests N")
     if not time_s:
         raise ConfigError(f"{path} holds no read or write request (format {name})")
     info = {"file": str(path), "format": name, "skipped": len(bad)}
@@ -216,8 +199,7 @@ def read_trace(path: Path | str, *, skip_bad: int = 0, limit: int | None = None)
 
 
 def _reason(error: Exception, line: str) -> str:
-    shown = line.strip()
-    shown = shown if len(shown) <= 80 else shown[:79] + "…"
+    shown = printable(line, 80)
     return f"{error if isinstance(error, BadLineError) else 'not a number where one is needed'}: {shown!r}"
 
 
@@ -246,6 +228,8 @@ def _assemble(
         info["spread_whole_seconds"] = True
     disks, index = np.unique(device, return_inverse=True)
     if len(disks) > 1:
+        if int(offset.max()) + int(size.max()) > (1 << 62) // len(disks):
+            raise ConfigError(f"{path}: {len(disks):,} disks with addresses up to {offset.max():,} are no real ones")
         ends = np.zeros(len(disks), np.int64)
         np.maximum.at(ends, index, offset + size)
         starts = np.r_[0, np.cumsum((ends >> 20) + 1)[:-1]] << 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -18,8 +19,10 @@ from typing import Any
 from tunewright.knowledge.evidence import Observations
 
 from tunewright.errors import ConfigError, missing_extra
+from tunewright.files import limit_mb, reason
 
 _CHILD = "import sys; from tunewright.knowledge.darshanlog import answer; answer(*sys.argv[1:])"
+_MOST_SECONDS, _MEMORY_MB = 300, 900.0
 SMALL = 65536  # bytes; a request below is small for a parallel file system
 MOST_SEGMENTS = 1_000_000  # traced requests kept
 MODULES = ("POSIX", "MPI-IO", "STDIO", "H5F", "H5D", "LUSTRE", "DXT_POSIX", "DXT_MPIIO")
@@ -46,7 +49,9 @@ def read(path: Path) -> Observations:
         answer = Path(folder) / "answer"
         command = [sys.executable, "-c", _CHILD, str(path), str(answer)]
         try:
-            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=300, check=True)
+            subprocess.run(
+                command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=_MOST_SECONDS, check=True
+            )
             job, tables, missing = pickle.loads(answer.read_bytes())  # written by ourselves just now
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired, OSError):
             raise ConfigError(f"{path} is damaged: Darshan's reader did not survive it") from None
@@ -62,11 +67,13 @@ def read(path: Path) -> Observations:
 def answer(path: str, to: str) -> None:
     """Read a log and leave what was found in a file: job, tables, and what is missing or, as a text, the error."""
     warnings.simplefilter("ignore")
+    most = int(limit_mb(_MEMORY_MB) * 1e6)  # a log that unpacks into more ends this process with an error
+    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
     found: tuple[Any, Any, Any]
     try:
         found = _load(path)
     except Exception as error:
-        found = ({}, {}, f"{type(error).__name__}: {error}")
+        found = ({}, {}, reason(error))
     Path(to).write_bytes(pickle.dumps(found))
 
 

@@ -5,12 +5,14 @@ All text in it is data. Questions beyond the facts are asked in SQL, see ``sqlta
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError
+from tunewright.files import open_file, parsing, read_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,11 +61,15 @@ def observe(path: Path) -> Observations | None:
     """
     from tunewright.knowledge import darshanlog, statistics
 
-    try:
-        with path.open("rb") as file:
-            head = file.read(4096)
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    if darshanlog.is_log(head):
-        return darshanlog.read(path)
-    return statistics.read(path, head)
+    with open_file(path, "log") as file:
+        packed = file.read(4096)  # a Darshan log is packed inside, and its reader opens it itself
+    if darshanlog.is_log(packed):
+        seen: Observations | None = darshanlog.read(path)
+    else:
+        with parsing(path, "log or statistics"):
+            seen = statistics.read(path, read_head(path, "log"))
+    if seen is not None:
+        for name, value in seen.features.items():
+            if not math.isfinite(value):
+                raise ConfigError(f"{path} holds a number that is infinite, or none: {name} is {value}")
+    return seen

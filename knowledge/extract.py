@@ -22,6 +22,7 @@ _TYPES = {
     "floating point": "real", "float": "real", "double": "real", "real": "real", "boolean": "boolean", "bool": "boolean",
     "enum": "enum", "string": "string", "str": "string",
 }  # fmt: skip
+_LONGEST = 4000  # characters of a sentence; what is longer is a table or data, and the patterns below are slow on it
 _WORDS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "eight": 8, "ten": 10}
 _TRUE, _FALSE = ("on", "true", "yes", "enabled"), ("off", "false", "no", "disabled")
 _TERM = re.compile(r"^(?P<name>[A-Za-z_][\w.*<>/{}-]*)\s*(?:\((?P<kind>[^)]*)\)|=\s*(?P<value>.+))?\s*$")
@@ -56,7 +57,7 @@ def sentences(text: str) -> list[str]:
     found = []
     for line in text.splitlines():
         found += re.split(r"(?<=[.!?])(?<!e\.g\.)(?<!i\.e\.)(?<!etc\.)\s+(?=[A-Z(\"“`-])", squeeze(line))
-    return [s for s in found if s]
+    return [s for s in found if s and len(s) <= _LONGEST]
 
 
 def extract(sections: Iterable[Section]) -> list[ParameterDoc]:

@@ -6,7 +6,6 @@ is data: nothing in it is executed, and no link in it is followed.
 
 from __future__ import annotations
 
-import gzip
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, missing_extra
+from tunewright.files import check_size, limit_mb, parsing, read_bytes
 
-MOST_BYTES = 64_000_000
+_PDF_MB, _TEXT_MB, _RST_MB = 64.0, 16.0, 2.0  # what a manual may have; docutils is the slowest reader
+_TAG_BYTES, _LINE_BYTES = 800, 1500  # of memory for a tag of HTML and for a line of Markdown, once parsed
 SUFFIXES = (".md", ".markdown", ".html", ".htm", ".xhtml", ".rst", ".pdf", ".conf", ".cnf", ".ini", ".txt", ".gz")
 
 
@@ -75,22 +76,21 @@ def read_file(path: Path, name: str) -> list[Section]:
     Raises:
         ConfigError: it cannot be read.
     """
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ConfigError(
-                f"{path} has {path.stat().st_size / 1e6:.0f} MB; a manual may have {MOST_BYTES / 1e6:.0f}"
-            )
-        raw = path.read_bytes()
-        if raw[:2] == b"\x1f\x8b":
-            raw = gzip.decompress(raw)
-    except FileNotFoundError:
-        raise ConfigError(f"there is no manual {path}") from None
-    except (OSError, EOFError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
+    raw = read_bytes(path, "manual", _PDF_MB)
+    with parsing(path, "manual"):
+        return _sections(path, name, raw)
+
+
+def _sections(path: Path, name: str, raw: bytes) -> list[Section]:
     suffix = Path(path.name.removesuffix(".gz")).suffix.lower()
     if raw[:5] == b"%PDF-":
         return list(_pdf(raw, name))
-    text = raw.decode("utf-8", errors="replace")
+    most = limit_mb(_RST_MB if suffix == ".rst" else _TEXT_MB)
+    if len(raw) > most * 1e6:
+        raise ConfigError(
+            f"the manual {path} has {len(raw) / 1e6:,.0f} MB of text, more than {most:g}; give a part of it"
+        )
+    text = raw.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
     reader: Callable[[str, str], Iterable[Section]] = _markdown
     if suffix in (".html", ".htm", ".xhtml") or re.match(r"\s*(<\?xml|<!doctype|<html)", text[:200], re.I):
         reader = _html
@@ -122,6 +122,7 @@ def _markdown(text: str, name: str) -> Iterator[Section]:
     """Headings make the path; a list item or table row that begins with a code word defines a term."""
     from markdown_it import MarkdownIt
 
+    check_size(f"the manual {name}", text.count("\n"), _LINE_BYTES, "give a part of it")
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     path: list[str] = []
     lines: list[str] = []
@@ -193,6 +194,7 @@ def _html(text: str, name: str) -> Iterator[Section]:
         from bs4.element import NavigableString, Tag
     except ImportError:
         raise missing_extra("beautifulsoup4", "llm", f"reading {name}") from None
+    check_size(f"the manual {name}", text.count("<"), _TAG_BYTES, "give a part of it")
     soup = BeautifulSoup(text, "html.parser")
     for junk in soup.find_all(["script", "style", "nav", "head"]):
         junk.decompose()

@@ -13,12 +13,14 @@ from typing import Any
 from tunewright.knowledge.manuals import Section, bare
 
 from tunewright.errors import ConfigError, SpaceError
+from tunewright.files import parsing, printable, read_json
 from tunewright.params import Choice, Int, Param, Real, Restart, Value
 from tunewright.space import Space
 
 TYPES = ("boolean", "integer", "real", "enum", "string")
 #: fields that are claims: each needs a quote
 CLAIMS = ("definition", "effect", "type", "unit", "default", "range", "special", "restart", "remarks")
+_HUGE = 1e30  # no parameter of a system is larger; floats of its products stay finite
 WIDEST = 64.0  # without a stated end, a range goes so many times below and above the default
 
 
@@ -150,6 +152,13 @@ def from_json(entry: Mapping[str, Any], where: str = "") -> ParameterDoc:
     """
     try:
         limits = entry.get("range") or {}
+        numbers = [entry.get("default"), limits.get("low"), limits.get("high"), *limits.get("options", ())]
+        if wrong := [v for v in numbers if not isinstance(v, str | int | float | bool | None)]:
+            raise ValueError(f"{printable(repr(wrong[0]), 40)} is neither a number nor a text")
+        if not all(
+            isinstance(entry.get(k, ""), str) for k in ("name", "definition", "effect", "type", "unit", "restart")
+        ):
+            raise ValueError("its name, definition, effect, type, unit and restart are texts")
         plain = ("name", "definition", "effect", "type", "unit", "default", "restart")
         return ParameterDoc(
             **{k: entry[k] for k in plain if k in entry},
@@ -175,14 +184,9 @@ def load(path: Path) -> tuple[str, list[ParameterDoc]]:
     Raises:
         ConfigError: it cannot be read.
     """
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-        entries = document["parameters"]
-    except FileNotFoundError:
-        raise ConfigError(f"there is no file of parameters {path}") from None
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{path} is no file of parameters, as 'tunewright read' writes it: {error}") from None
-    return str(document.get("system", "")), [from_json(e, str(path)) for e in entries]
+    document = read_json(path, "file of parameters")
+    with parsing(path, "file of parameters, as 'tunewright read' writes it"):
+        return str(document.get("system", "")), [from_json(e, str(path)) for e in document["parameters"]]
 
 
 # -- from documents to a space --------------------------------------------------------------------
@@ -252,6 +256,8 @@ def _param(doc: ParameterDoc) -> Param | str:
         return f"a parameter of type {doc.type or 'unknown'} is not tuned"
     if isinstance(doc.default, (str, bool)):
         return f"the default {doc.default!r} is no number"
+    if not all(abs(v) < _HUGE for v in (doc.default, doc.range.low, doc.range.high) if isinstance(v, int | float)):
+        return "its default or range is too large to be meant"
     special = {_number(k): v for k, v in doc.special.items() if _number(k) is not None}
     default = float(doc.default)
     base = abs(default) if default not in special and default != 0 else 1.0
@@ -285,4 +291,4 @@ def _wide(low: Any, high: Any) -> bool:
 
 
 def _number(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"-?\d+(\.\d+)?", text.strip()) else None
+    return float(text) if re.fullmatch(r"-?\d{1,30}(\.\d+)?", text.strip()) else None

@@ -16,12 +16,14 @@ from tunewright.knowledge.manuals import Chunk, Section, bare, chunks, files_of,
 from tunewright.knowledge.parameters import ParameterDoc, save, supported, texts_of, to_json, to_space
 
 from tunewright.errors import ConfigError, SpaceError, TunerError
+from tunewright.files import check_size, parsing, read_bytes, read_head, read_text
 from tunewright.store import home
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 _HEAD = 65_536  # bytes of a file that tell whether it is a listing
+_LISTING_MB, _ROW_BYTES = 16.0, 3000  # of a listing's text, and of memory for one of its lines
 PASSAGES = 12  # of the manual for one parameter
 _FORMAT = 1  # of the cache; a change of the readers needs a new number
 
@@ -42,10 +44,8 @@ def sections_of(paths: Sequence[Path], tick: Callable[[int, int, str], None] | N
 
 
 def _cached(path: Path, name: str) -> list[Section]:
-    try:
-        key = hashlib.sha256(f"{_FORMAT}\0{name}\0".encode() + path.read_bytes()).hexdigest()[:32]
-    except OSError:
-        return read_file(path, name)  # which says what is wrong
+    raw = read_bytes(path, "manual")
+    key = hashlib.sha256(f"{_FORMAT}\0{name}\0".encode(errors="surrogateescape") + raw).hexdigest()[:32]
     place = home() / "cache" / "manuals" / f"{key}.json"
     try:
         return [Section(**{**s, "path": tuple(s["path"])}) for s in json.loads(place.read_text(encoding="utf-8"))]
@@ -65,8 +65,9 @@ def _head(path: Path) -> str:
     """Return the first lines of a file, enough to tell a listing by; "" for what is no file."""
     if not path.is_file():
         return ""
-    with path.open("rb") as file:
-        return file.read(_HEAD).decode("utf-8", errors="replace")
+    return (
+        read_head(path, "manual", _HEAD).decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    )
 
 
 #: reads passages for one parameter, given its name and the texts that quotes must be in; returns what they say, None if
@@ -156,20 +157,25 @@ def read(
             docs = merged(docs, live.query_pg_settings(source))
             continue
         path = Path(source)
-        listing = live.reader_of(_head(path))
+        with parsing(path, "manual"):
+            listing = live.reader_of(_head(path))
         if listing is not None:
-            docs = merged(docs, listing(path.read_text(encoding="utf-8", errors="replace"), path.name))
+            text = read_text(path, "listing", most_mb=_LISTING_MB, errors="replace")
+            check_size(f"the listing {path}", text.count("\n"), _ROW_BYTES, "give a part of it")
+            with parsing(path, "listing of parameters"):
+                docs = merged(docs, listing(text, path.name))
         else:
             paths.append(path)
     sections = sections_of(paths, tick) if paths else []
     dropped: list[str] = []
-    written = []
-    texts = texts_of(sections)
-    for doc in extract(sections):
-        kept, lost = supported(doc, texts)
-        written.append(kept)
-        dropped += lost
-    docs = merged(docs, written)
+    with parsing(", ".join(map(str, paths)), "manual"):
+        texts = texts_of(sections)
+        written = []
+        for doc in extract(sections):
+            kept, lost = supported(doc, texts)
+            written.append(kept)
+            dropped += lost
+        docs = merged(docs, written)
     if not docs and not sections:
         raise ConfigError("nothing was read; give files or folders of a manual")
     return docs, sections, dropped

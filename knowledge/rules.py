@@ -14,7 +14,6 @@ import math
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,12 +23,14 @@ from typing import Any
 from tunewright.knowledge.workload import FEATURES, likeness, traits
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.files import parsing, printable, read_toml
 from tunewright.params import Value
 from tunewright.space import Space, single_change
 
 STATUSES = ("active", "alternative", "retired")
 LEAST = 0.01  # a smaller effect is none
 LIKE = 0.5  # least likeness of contexts for a rule to be used
+_MOST = 1e12  # effects and noises beyond it are no measurements
 _HISTORY = ".history"
 
 
@@ -398,9 +399,20 @@ def entry_of(rule: Rule) -> dict[str, Any]:
 
 def _read(path: Path) -> list[Rule]:
     try:
-        entries = tomllib.loads(path.read_text(encoding="utf-8")).get("rule", [])
-    except (OSError, ValueError) as error:
+        entries = read_toml(path, "file of rules").get("rule", [])
+    except ConfigError as error:
         raise ConfigError(f"cannot read the rules in {path}: {error}") from None
+    if not isinstance(entries, list):
+        raise ConfigError(f"{path}: rules are written as [[rule]] tables, not as {printable(repr(entries), 80)}")
+    with parsing(path, "rules"):
+        return _rules(path, entries)
+
+
+def _plain_values(rule: Rule) -> bool:
+    return all(isinstance(v, str | int | float) and v == v for v in (rule.value, rule.instead_of))
+
+
+def _rules(path: Path, entries: Sequence[Any]) -> list[Rule]:
     found = []
     for number, entry in enumerate(entries, 1):
         where = f"{path}, rule {number}"
@@ -411,14 +423,16 @@ def _read(path: Path) -> list[Rule]:
                 status=entry.get("status", "active"), context=frozenset(entry["context"]),
                 evidence=tuple(Evidence(**e) for e in entry["evidence"]),
             )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise ConfigError(f"{where}: something is missing or wrong: {error}") from None
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ConfigError(f"{where}: something is missing or wrong: {printable(str(error))}") from None
+        if not isinstance(rule.system, str) or not isinstance(rule.parameter, str) or not _plain_values(rule):
+            raise ConfigError(f"{where}: system and parameter must be texts, value and instead_of texts or numbers")
         wrong = [f for f in rule.context if f not in FEATURES]
         if wrong:
             raise unknown(f"feature in {where}", str(wrong[0]), list(FEATURES))
         if rule.status not in STATUSES:
             raise unknown(f"status in {where}", str(rule.status), STATUSES)
-        if not rule.evidence or any(not (e.effect >= 1 and e.noise >= 0) for e in rule.evidence):
+        if not rule.evidence or not all(1 <= e.effect < _MOST and 0 <= e.noise < _MOST for e in rule.evidence):
             raise ConfigError(
                 f"{where}: each rule needs evidence, with an effect of at least 1 and a noise of at least 0"
             )

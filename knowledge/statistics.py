@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
 import re
@@ -16,8 +15,8 @@ from tunewright.knowledge import strace
 from tunewright.knowledge.evidence import Observations
 
 from tunewright.errors import ConfigError
+from tunewright.files import read_text, reason
 
-MOST_BYTES = 200_000_000
 _TICKER = re.compile(
     r"^(rocksdb\.[\w.-]+)\s+(?:COUNT\s*:\s*(\d+)|P50\s*:\s*([\d.]+)\s+P95\s*:\s*([\d.]+)\s+P99\s*:\s*([\d.]+))", re.M
 )
@@ -25,14 +24,8 @@ _TICKER = re.compile(
 
 def read(path: Path, head: bytes) -> Observations | None:
     """Read one of these by its content; None if it is none of them."""
-    if head[:2] == b"\x1f\x8b":
-        try:
-            with gzip.open(path) as file:
-                head = file.read(4096)
-        except (OSError, EOFError) as error:
-            raise ConfigError(f"cannot read {path}: {error}") from None
-    text = head.decode("utf-8", errors="replace")
-    first = next(iter(text.splitlines()), "").strip()  # a lone carriage return ends a line too
+    text = head.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    first = text.split("\n", 1)[0].strip()
     if _TICKER.search(text):
         return _rocksdb(path, _whole(path))
     if strace.is_strace(text):
@@ -46,12 +39,7 @@ def read(path: Path, head: bytes) -> Observations | None:
 
 
 def _whole(path: Path) -> str:
-    raw = path.read_bytes()
-    if raw[:2] == b"\x1f\x8b":
-        raw = gzip.decompress(raw)
-    if len(raw) > MOST_BYTES:
-        raise ConfigError(f"{path} has {len(raw) / 1e6:.0f} MB; at most {MOST_BYTES / 1e6:.0f} are read")
-    return raw.decode("utf-8", errors="replace")
+    return read_text(path, "log", errors="replace")
 
 
 def _csv(path: Path, text: str) -> Any:
@@ -213,7 +201,7 @@ def _requests(path: Path, text: str) -> Observations:
                 line_number = int(empty.argmax()) + 2
                 raise ValueError("a cell is empty")
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path}, line {line_number}: not a request as before it: {error}") from None
+        raise ConfigError(f"{path}, line {line_number}: not a request as before it: {reason(error)}") from None
     gaps = np.diff(np.sort(table["arrival_s"].to_numpy()))
     duration = float(table["arrival_s"].max() - table["arrival_s"].min())
     features: dict[str, float] = {

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from tunewright.knowledge.blocktrace import PAGE_BYTES, Trace, read_trace
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.files import check_size, printable, reason
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -179,6 +180,8 @@ _KINDS: dict[str, Callable[..., Stream]] = {
     "tenants": _tenants,
 }
 KINDS = tuple(_KINDS)
+_TURNS, MOST_TURNS = ("streams", "phases", "shares"), 10_000  # each takes a pass over all requests
+_REQUEST_BYTES, _PAGE_BYTES = 200, 40  # of memory for a request, and for one of what is counted by a parameter
 
 
 def _arrivals(rng: np.random.Generator, n: int, kind: str, gap_us: float, burst: int) -> Floats:
@@ -217,11 +220,27 @@ def generate(
             raise ConfigError(f"{name} of the workload {kind!r} must be a number, zero or more, not {value!r}")
         if isinstance(known[name], int) and (value != int(value) or value < 1):
             raise ConfigError(f"{name} of the workload {kind!r} must be a positive whole number, not {value!r}")
-    if requests < 1 or gap_us <= 0 or burst < 1:
-        raise ConfigError("a workload needs requests >= 1, gap_us > 0 and burst >= 1")
+    for name, number in (("requests", requests), ("seed", seed), ("burst", burst)):
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**63:
+            raise ConfigError(f"{name} of a workload must be a whole number, zero or more, not {number!r}")
+    if requests < 1 or burst < 1 or not 0 < gap_us < 1e12:
+        raise ConfigError("a workload needs requests >= 1, burst >= 1 and a gap_us above 0 and below 1e12")
     settings = {n: type(d)(parameters.get(n, d)) for n, d in known.items()}
+    check_size(f"{requests:,} requests", requests, _REQUEST_BYTES)
+    for name, number in settings.items():
+        if isinstance(known[name], int):
+            check_size(f"{name}={number:,}", number, _PAGE_BYTES)
+    if (turns := max(settings.get(n, 0) for n in _TURNS)) > MOST_TURNS:
+        raise ConfigError(f"{', '.join(_TURNS)} of a workload are at most {MOST_TURNS:,}, not {turns:,}")
     rng = np.random.default_rng(seed)
-    first, size, write = make(rng, requests, **settings)
+    try:
+        with np.errstate(divide="raise", invalid="raise"):
+            first, size, write = make(rng, requests, **settings)
+    except (ArithmeticError, ValueError, IndexError):
+        said = ", ".join(f"{n}={v:g}" for n, v in settings.items())
+        raise ConfigError(
+            f"no workload {kind!r} can be made of {said}: too few pages for the rest, most likely"
+        ) from None
     info = {"generator": kind, "requests": requests, "seed": seed, "gap_us": gap_us, **settings}
     if kind == "bursts":
         info["burst"] = burst
@@ -250,8 +269,8 @@ def open_trace(
     numbers: dict[str, Any] = {}
     for name, text in (options or {}).items():
         try:
-            numbers[name] = int(text) if text.lstrip("-").isdigit() else float(text)
-        except ValueError:
-            raise ConfigError(f"{name}={text}: a number is needed") from None
+            numbers[name] = int(text) if text.removeprefix("-").isdecimal() else float(text)
+        except ValueError as error:
+            raise ConfigError(f"{name}={printable(text, 40)}: a number is needed ({reason(error)})") from None
     made = generate(source.removeprefix("synthetic:"), **numbers)
     return made.part(0, limit) if limit is not None else made

@@ -24,13 +24,18 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tunewright.errors import ConfigError, TunewrightError, missing_extra
 from tunewright.facts import machine_facts, versions
+from tunewright.files import check_size, open_file, parsing, printable, read_json, read_text
 from tunewright.guard import finite
 from tunewright.protocol import compare_pairs
 from tunewright.secrets import redact
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
     from tunewright.tournament import Game
 
 FORMAT = 1
+_PIECE_BYTES = 64 * 2**20  # of a table that is read at once
 SESSIONS, ROWS, CONFIG, TABLES, REPORT = "sessions.db", "rows.jsonl", "tournament.json", "tables.json", "report.html"
 _FRAMES = ("games", "trials", "targets")
 KEY = ["by", "target", "tuner", "seed"]
@@ -73,6 +79,7 @@ class Bundle:
         folder: its directory.
         config: what was run, and where.
         games, trials, targets: frames, one row each.
+        loaded: from files, which somebody may have edited.
     """
 
     folder: Path
@@ -80,13 +87,15 @@ class Bundle:
     games: pd.DataFrame
     trials: pd.DataFrame
     targets: pd.DataFrame
+    loaded: bool = False
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table by name, computed from the trials; see :mod:`tunewright.standings`."""
         from tunewright import standings
 
-        return standings.tables(self.games, self.trials, self.targets)
+        with parsing(self.folder, "bundle of a tournament") if self.loaded else nullcontext():
+            return standings.tables(self.games, self.trials, self.targets)
 
     @property
     def leaderboard(self) -> pd.DataFrame:
@@ -188,16 +197,16 @@ def described(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it is no tournament's, or of another version.
     """
-    try:
-        found = dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ConfigError(f"{folder} holds no tournament: there is no {CONFIG} in it") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {folder / CONFIG}: {error}") from None
+    if not (folder / CONFIG).exists():
+        raise ConfigError(f"{folder} holds no tournament: there is no {CONFIG} in it")
+    found = read_json(folder / CONFIG, "tournament's description")
+    if not isinstance(found, dict):
+        raise ConfigError(f"{folder / CONFIG} holds no description of a tournament")
     if found.get("format") != FORMAT:
+        by = found["versions"].get("tunewright", "?") if isinstance(found.get("versions"), dict) else "?"
         raise ConfigError(
-            f"{folder} has format {found.get('format')}, this version of tunewright reads {FORMAT}; it was written by"
-            f" tunewright {found.get('versions', {}).get('tunewright', '?')}"
+            f"{folder} has format {printable(str(found.get('format')), 40)}, this version of tunewright reads {FORMAT};"
+            f" it was written by tunewright {printable(str(by), 40)}"
         )
     return found
 
@@ -211,14 +220,14 @@ def played(folder: Path) -> list[dict[str, Any]]:
         for game in held.games.to_dict("records"):
             rows[game["name"]] = {"game": game, "trials": trials.get(tuple(game[k] for k in KEY), [])}
     if (folder / ROWS).exists():
-        for line in (folder / ROWS).read_text(encoding="utf-8").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            rows[row["game"]["name"]] = (
-                row  # both hold it where a crash came between writing one and removing the other
-            )
+        with parsing(folder / ROWS, "list of games that were played") as place:
+            # a game is here and in the table where a crash came between writing one and removing the other
+            for place.line, line in enumerate(read_text(folder / ROWS, "list of games").splitlines(), 1):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                rows[row["game"]["name"]] = {"game": dict(row["game"]), "trials": [dict(t) for t in row["trials"]]}
     return list(rows.values())
 
 
@@ -294,6 +303,20 @@ _TRIAL_COLUMNS = (
     *KEY, "number", "step", "status", "reason", "why", "config", "value", "feasible", "ratio", "seconds", "asked_s",
     "attempt", "started", "runs", "digest",
 )  # fmt: skip
+
+
+_COLUMNS: dict[str, dict[str, type]] = {
+    "games": {
+        **dict.fromkeys(("by", "target", "tuner", "name", "status", "direction", "verification"), str), "seed": float,
+    },
+    "trials": {
+        **dict.fromkeys(("by", "target", "tuner", "status", "config", "runs", "digest"), str),
+        **dict.fromkeys(("seed", "number", "step", "value", "seconds", "asked_s", "attempt"), float), "feasible": bool,
+    },
+    "targets": {**dict.fromkeys(("target", "direction", "metric", "fingerprint"), str), "known_best": float},
+}  # fmt: skip
+_KINDS: dict[type, tuple[type, ...]] = {str: (str,), float: (Real,), bool: (bool, np.bool_)}
+_WORDS = {str: "a text", float: "a number", bool: "true or false"}
 
 
 def target_facts(label: str, target: BaseTarget, workload: str) -> dict[str, Any]:
@@ -422,7 +445,8 @@ def load(directory: str | Path) -> Bundle:
     Raises:
         ConfigError: the directory holds none, or one that has not been played to its end.
     """
-    pd, folder = pandas(), Path(directory)
+    pandas()
+    folder = Path(directory)
     config = described(folder)
     frames = []
     for name in _FRAMES:
@@ -431,8 +455,55 @@ def load(directory: str | Path) -> Bundle:
             raise ConfigError(
                 f"the tournament in {folder} has not ended; go on with: tunewright compare --resume -o {folder}"
             )
-        try:
-            frames.append(pd.read_parquet(path))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot read {path}: {error}") from None
-    return Bundle(folder, config, *frames)
+        with parsing(path, f"table of {name}"):
+            frames.append(_frame(path, name))
+    bundle = Bundle(folder, config, *frames, loaded=True)
+    with parsing(folder, "bundle of a tournament"):
+        _check(bundle)
+    return bundle
+
+
+def _frame(path: Path, name: str) -> pd.DataFrame:
+    """Read a table, piece by piece: a few equal texts of a packed file may fill any memory."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    open_file(path, f"table of {name}").close()
+    with pq.ParquetFile(path) as file:
+        footer = file.metadata
+        groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+        largest = max((g.column(c).total_uncompressed_size for g in groups for c in range(g.num_columns)), default=0)
+        check_size(f"the table {path}: its pages", largest, 2, "it is no tournament's")
+        check_size(f"the table {path}: {footer.num_rows:,} rows", footer.num_rows * max(footer.num_columns, 1), 64)
+        pieces, taken = [], 0
+        # a piece whose every text is as long as the whole column still fits
+        for piece in file.iter_batches(batch_size=max(min(_PIECE_BYTES // max(largest, 1), 2**16), 16)):
+            taken += piece.nbytes
+            check_size(f"the table {path}", taken, 3, "it is no tournament's")
+            pieces.append(piece)
+        return pa.Table.from_batches(pieces, schema=file.schema_arrow).to_pandas()
+
+
+def _check(bundle: Bundle) -> None:
+    """See whether the frames have what the tables are computed from.
+
+    Raises:
+        ConfigError: columns are missing, or values are of another kind.
+    """
+    for name, columns in _COLUMNS.items():
+        frame = getattr(bundle, name)
+        lacking = [c for c in columns if c not in frame]
+        if lacking:
+            raise ConfigError(f"{bundle.folder / name}.parquet lacks the columns {', '.join(lacking)}")
+        for column, kind in columns.items():
+            wrong = [v for v in frame[column] if not (kind is float and v is None) and not isinstance(v, _KINDS[kind])]
+            if wrong:
+                shown = printable(repr(wrong[0]), 60)
+                raise ConfigError(
+                    f"{bundle.folder / name}.parquet: {column} must be {_WORDS[kind]}, not {shown}; was it edited?"
+                )
+    for column, frame in (("runs", bundle.trials), ("config", bundle.trials), ("verification", bundle.games)):
+        for text in frame[column]:
+            json.loads(text)
+    if not len(bundle.games) or not len(bundle.targets):
+        raise ConfigError(f"the tournament in {bundle.folder} holds no games")

@@ -25,6 +25,7 @@ from tunewright.bundle import (
 )
 from tunewright.errors import ConfigError
 from tunewright.facts import machine_facts, versions
+from tunewright.files import parsing, read_json
 from tunewright.target import Metric
 
 _CLOSE = 1e-9
@@ -40,6 +41,11 @@ def verify(directory: str | Path) -> dict[str, Any]:
         ConfigError: the bundle cannot be read.
     """
     held = load(directory)
+    with parsing(held.folder, "bundle of a tournament"):
+        return _verified(held)
+
+
+def _verified(held: Bundle) -> dict[str, Any]:
     edited = []
     for row in held.trials.to_dict("records"):
         where = f"trial {row['number']:.0f} of {row['tuner']} on {row['target']}, seed {row['seed']:.0f}"
@@ -54,10 +60,7 @@ def verify(directory: str | Path) -> dict[str, Any]:
         for name, value in summary(rows, json.loads(game["verification"]), metric).items():
             if not _same(value, game[name]):
                 edited.append(f"game {game['name']}: {name} is {game[name]}, its trials say {value}")
-    try:
-        stored = json.loads((held.folder / TABLES).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read {held.folder / TABLES}: {error}") from None
+    stored = read_json(held.folder / TABLES, "file of tables")
     differ = []
     for name, table in held.tables.items():
         differ += [f"{name}: {d}" for d in _differences(records(table), stored.get(name))]

@@ -75,15 +75,18 @@ def main() -> None:
         sys.exit(141)
     except UnicodeEncodeError as error:  # a word of the command line holds bytes that are no text
         _fail(f"{error.object[:200]!a} cannot be written as {error.encoding}; rename it")
+    except MemoryError:
+        _fail("there is not enough memory for this; ask for less")
     except OSError as error:
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
 
 
 def _fail(message: str) -> None:
+    from tunewright.files import one_line
     from tunewright.secrets import redact
     from tunewright.terminal import clean
 
-    print(f"error: {clean(redact(message))}", file=sys.stderr)
+    print(f"error: {one_line(clean(redact(message)))}", file=sys.stderr)
     sys.exit(1)
 
 

@@ -76,9 +76,13 @@ _Limit = Annotated[int | None, typer.Option("--requests", min=1, metavar="N", he
 
 def command(name: str) -> Any:
     """Return the module behind a command."""
-    from tunewright.plugins import COMMANDS, installed
+    from tunewright.errors import unknown
+    from tunewright.plugins import COMMANDS, installed, load
 
-    return installed(COMMANDS)[name].load()
+    points = installed(COMMANDS)
+    if name not in points:
+        raise unknown("command", name, points, plural="Installed")
+    return load(points[name], "command")
 
 
 def trace(

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from tunewright.export import shown
 from tunewright.params import Choice
-from tunewright.plugins import installed
+from tunewright.plugins import explained, installed, load
 from tunewright.progress import duration, number, settings
 from tunewright.target import BaseTarget
 
@@ -24,26 +24,27 @@ if TYPE_CHECKING:
 
 def catalogue(group: str) -> list[dict[str, Any]]:
     """Return name, description and availability of every plugin of a group."""
+    kind = group.rpartition(".")[2].removesuffix("s")
     rows = []
     for name, point in installed(group).items():
         try:
-            loaded = point.load()
-        except ImportError as error:
-            rows.append({"name": name, "available": False, "install": str(error), "description": ""})
-            continue
-        module = sys.modules[loaded.__module__]
-        needs: dict[str, str] = getattr(loaded, "needs", getattr(module, "NEEDS", {}))  # package -> extra
-        lacking = sorted({extra for package, extra in needs.items() if importlib.util.find_spec(package) is None})
-        text = inspect.getdoc(loaded) if inspect.isclass(loaded) else inspect.getdoc(module)
-        rows.append(
-            {
-                "name": name,
-                "available": not lacking,
-                "install": f"pip install 'tunewright[{','.join(lacking)}]'" if lacking else "",
-                "description": (text or "").split("\n")[0].replace("``", ""),
-            }
-        )
+            rows.append({"name": name, **_described(load(point, kind))})
+        except Exception as error:
+            said = f"broken: {explained(error.__cause__ or error)}"
+            rows.append({"name": name, "available": False, "install": said, "description": ""})
     return rows
+
+
+def _described(plugin: Any) -> dict[str, Any]:
+    module = sys.modules[plugin.__module__]
+    needs: dict[str, str] = getattr(plugin, "needs", getattr(module, "NEEDS", {}))  # package -> extra
+    lacking = sorted({extra for package, extra in needs.items() if importlib.util.find_spec(package) is None})
+    text = inspect.getdoc(plugin) if inspect.isclass(plugin) else inspect.getdoc(module)
+    return {
+        "available": not lacking,
+        "install": f"pip install 'tunewright[{','.join(lacking)}]'" if lacking else "",
+        "description": (text or "").split("\n")[0].replace("``", ""),
+    }
 
 
 def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from typing import Any
 
 from tunewright.dsn import MASK
-from tunewright.errors import ConfigError, MissingExtraError, unknown
+from tunewright.errors import ConfigError, MissingExtraError, TunewrightError, unknown
+from tunewright.files import printable, reason
 from tunewright.secrets import public_spec, reopened
 from tunewright.target import BaseTarget
 from tunewright.tuner import Problem, Tuner
@@ -22,7 +23,50 @@ AUTO_MULTI = ("tpe",)
 
 def installed(group: str) -> dict[str, EntryPoint]:
     """Return the entry points of a group by name."""
-    return {point.name: point for point in sorted(entry_points(group=group), key=lambda p: p.name)}
+    try:
+        points = list(entry_points(group=group))
+    except Exception:  # one package's list of entry points is damaged; the others' still count
+        points = [point for each in distributions() for point in _points_of(each) if point.group == group]
+    return {point.name: point for point in sorted(points, key=lambda p: p.name)}
+
+
+def _points_of(package: Any) -> list[EntryPoint]:
+    try:
+        return list(package.entry_points)
+    except Exception:
+        return []
+
+
+def load(point: EntryPoint, kind: str) -> Any:
+    """Import what an entry point names.
+
+    A plugin may raise anything while it is imported; it is broken then, and nothing else is.
+
+    Args:
+        point: one of ``installed``.
+        kind: what it is, for messages, such as ``target``.
+
+    Raises:
+        ConfigError: it cannot be imported.
+    """
+    try:
+        return point.load()
+    except (TunewrightError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # SystemExit too: a plugin must not end the program
+        package = point.dist.name if point.dist is not None else "an unknown package"
+        raise ConfigError(
+            f"the {kind} {point.name!r} of {package} is broken: {point.value} cannot be imported: {explained(error)};"
+            " mend that package or uninstall it"
+        ) from error
+
+
+def explained(error: BaseException) -> str:
+    """Say in a line what a plugin raised; its own ``str`` may be broken too."""
+    try:
+        return printable(str(error)) if isinstance(error, TunewrightError) else reason(error)
+    except Exception:
+        return type(error).__name__
 
 
 def split_spec(spec: str) -> tuple[str, str]:
@@ -54,7 +98,7 @@ def open_target(spec: str, options: Mapping[str, str] | None = None) -> BaseTarg
         if Path(spec).exists():
             raise ConfigError(f"{spec!r} is a file; write table:{spec} for a table, or give a .toml file for a command")
         raise unknown("target", name, points, plural="Installed")
-    target: BaseTarget = points[name].load()(argument, dict(options or {}))
+    target: BaseTarget = load(points[name], "target")(argument, dict(options or {}))
     return target
 
 
@@ -74,7 +118,7 @@ def make_tuner(spec: str, problem: Problem) -> tuple[str, Tuner]:
     points = installed(TUNERS)
     if name not in points:
         raise unknown("tuner", name, ["auto", *points], plural="Installed")
-    factory: Callable[[Problem], Tuner] = points[name].load()
+    factory: Callable[[Problem], Tuner] = load(points[name], "tuner")
     return spec, factory(_with_argument(problem, argument))
 
 

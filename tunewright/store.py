@@ -25,9 +25,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 from tunewright.dsn import HOW_TO_WRITE, read_dsn
 from tunewright.errors import ConfigError, HeldError, SpaceError, StoreError, TunewrightError, missing_extra, unknown
+from tunewright.files import reason
 from tunewright.guard import finite
 from tunewright.secrets import redact
 from tunewright.space import Choice, Int, Param, Space, Value
+from tunewright.stored import check_session, check_trial
 from tunewright.tuner import Trial
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # of the attributes this module writes
 _LONGEST_NAME = 200  # bytes; a file's name may have 255
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
 _SESSION, _TRIAL, _OUTCOME, _VERDICT = "session", "trial", "outcome", "verdict"
 
 
@@ -169,7 +172,8 @@ class Store:
         return storage
 
     @contextmanager
-    def _errors(self) -> Iterator[None]:
+    def _errors(self, *, reading: bool = False) -> Iterator[None]:
+        """Turn what goes wrong with the database into one line; where it is read, also what a damaged entry causes."""
         try:
             yield
         except TunewrightError:
@@ -183,7 +187,7 @@ class Store:
                 "alembic",
                 "psycopg",
                 "psycopg2",
-            ) and not isinstance(error, (OSError, RuntimeError, ImportError)):
+            ) and not isinstance(error, (OSError, RuntimeError, ImportError, *(_DAMAGED if reading else ()))):
                 raise
             raise StoreError(f"the store {self.public_url} {_explain(error)}") from error
 
@@ -238,7 +242,7 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the names of all sessions, oldest first."""
-        with self._errors():
+        with self._errors(reading=True):
             return [s.study_name for s in self._storage.get_all_studies() if _SESSION in s.user_attrs]
 
     def _study(self, name: str) -> int:
@@ -256,16 +260,17 @@ class Store:
             UnknownNameError: no such session.
             StoreError: it was written by a newer tunewright, or is no session.
         """
-        with self._errors():
+        with self._errors(reading=True):
             attrs = self._storage.get_study_user_attrs(self._study(name))
         if _SESSION not in attrs:
             raise StoreError(f"{name!r} is an Optuna study, but not a session of tunewright")
-        found = dict(attrs[_SESSION])
-        if found.get("schema", 0) > SCHEMA:
+        found = dict(attrs[_SESSION]) if isinstance(attrs[_SESSION], Mapping) else {}
+        if isinstance(found.get("schema", 0), int) and found.get("schema", 0) > SCHEMA:
             raise StoreError(
                 f"the session {name!r} was written by a newer tunewright (format {found['schema']}, this one "
                 f"reads {SCHEMA}); upgrade with: pip install -U tunewright"
             )
+        check_session(name, found, attrs.get(_VERDICT))
         return {**found, "verdict": attrs.get(_VERDICT)}
 
     def update(self, name: str, **changes: Any) -> None:
@@ -378,10 +383,11 @@ class Store:
         """Return all trials of a session in order of number, unfinished ones with status ``running``."""
         import optuna
 
-        with self._errors():
+        with self._errors(reading=True):
             frozen = self._storage.get_all_trials(self._study(name), deepcopy=False)
         self._next.pop(name, None)  # another process may have written since
-        retracted = self.session(name).get("retracted", {})
+        record = self.session(name)
+        retracted = record.get("retracted", {})
         found = []
         for trial in sorted(frozen, key=lambda t: t.number):
             head = trial.user_attrs.get(_TRIAL)
@@ -390,6 +396,7 @@ class Store:
             started = trial.datetime_start.isoformat() if trial.datetime_start else ""
             done = trial.state not in (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
             outcome = trial.user_attrs.get(_OUTCOME, {}) if done else {}
+            check_trial(name, trial.number, head, outcome, record["objectives"])
             made = Trial(number=trial.number, started=started, **{"status": "running", **head, **outcome})
             if str(made.number) in retracted:
                 made = replace(made, status="failed", reason=retracted[str(made.number)])
@@ -526,6 +533,8 @@ def _explain(error: Exception) -> str:
         return f"was written by another version of Optuna; upgrade optuna, or name another --store ({error})"
     if "unable to open" in text or "readonly" in text:
         return f"cannot be opened for writing; check its directory and permissions ({error})"
+    if isinstance(error, _DAMAGED):
+        return f"holds an entry that cannot be read; was it edited? Restore a backup ({reason(error)})"
     first = str(error).strip().splitlines()
     return f"cannot be used: {redact(first[0]) if first else type(error).__name__}"
 

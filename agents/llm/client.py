@@ -17,6 +17,7 @@ from typing import Any
 
 from tunewright.dsn import read_dsn
 from tunewright.errors import ConfigError, TunerError, missing_extra
+from tunewright.files import read_text
 from tunewright.secrets import redact
 
 
@@ -152,16 +153,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: it cannot be read, or is no such log.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"cannot read the log {path}: {error.strerror}") from None
+    lines = read_text(path, "log").splitlines()
     found: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             found.append({**entry, "tool_calls": list(entry["tool_calls"]), "content": str(entry["content"])})
-        except (ValueError, KeyError, TypeError):
+            if not all(isinstance(entry[n], int | float) for n in ("tokens_in", "tokens_out")):
+                raise ValueError("tokens are numbers")
+        except (ValueError, KeyError, TypeError, RecursionError):
             if number == len(lines) and found:
                 break
             raise ConfigError(f"{path}, line {number}: not a call as this program logs them") from None

@@ -13,9 +13,10 @@ from typing import Any
 from tunewright.envs.parallelism.families import shown
 
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import read_text
+from tunewright.files import read_toml
 
-MOST, MOST_GPUS = 1e9, 9_999_999  # larger numbers are mistakes
+MOST = 1e9  # larger numbers are mistakes
+MOST_GPUS = 1_000_000  # several times the largest there are; plans and simulators make an entry for each
 _PRESETS = Path(__file__).with_name("presets") / "clusters.toml"
 
 
@@ -120,19 +121,14 @@ def load(text: str) -> Cluster:
         kind, _, count = part.strip().partition(":")
         if kind not in presets():
             raise unknown("kind of node", kind, list(presets()), plural="Give a TOML file, or one of")
-        if not re.fullmatch(r"[1-9][0-9]{0,6}", count):
-            raise ConfigError(f"say how many GPUs, 1 to 9,999,999: {kind}:64, not {shown(part)}")
+        if not re.fullmatch(r"[1-9][0-9]{0,6}", count) or int(count) > MOST_GPUS:
+            raise ConfigError(f"say how many GPUs, 1 to {MOST_GPUS:,}: {kind}:64, not {shown(part)}")
         groups.append(_nodes(kind, {"gpus": int(count)}, text))
     return Cluster(name=text, groups=tuple(groups), between_gb_s=min(g.fabric_gb_s for g in groups))
 
 
 def _from_file(path: Path) -> Cluster:
-    try:
-        data = tomllib.loads(read_text(path, "cluster description"))
-    except ValueError as error:
-        raise ConfigError(f"cannot read the cluster description {path}: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"cannot read the cluster description {path}: it is nested too deeply") from None
+    data = read_toml(path, "cluster description")
     for key in data:
         if key not in ("name", "node", "between_gb_s"):
             raise unknown(f"key in {path}", key, ("name", "node", "between_gb_s"))

@@ -18,6 +18,8 @@ from tunewright.envs.parallelism.training import RESULTS, Job
 
 from tunewright.errors import ConfigError, unknown
 
+_MOST_TOKENS = 10_000_000  # tokens of a sequence, and sequences of a batch; every divisor is a plan
+
 if TYPE_CHECKING:
     from rich.console import Console
 

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from tunewright.errors import ConfigError
-from tunewright.files import read_text
+from tunewright.files import check_size, parsing, read_text
+
+_FIELD_BYTES = 120  # of memory for a field while a table is read
 
 # columns by which a table is recognised
 TRAINING = ("layers", "hidden", "heads", "tp", "pp", "dp", "micro_batch", "global_batch")
@@ -81,9 +83,14 @@ def read(path: Path) -> tuple[str, list[Row]]:
     Raises:
         ConfigError: it cannot be read, or its columns are of neither kind.
     """
-    reader = csv.DictReader(io.StringIO(read_text(path, "table of measured plans")))
-    columns = list(reader.fieldnames or [])
-    rows = [Row(number=k, cells=r) for k, r in enumerate(reader, 2)]
+    text = read_text(path, "table of measured plans")
+    check_size(
+        f"the table of measured plans {path}", text.count(",") + text.count("\n"), _FIELD_BYTES, "give fewer rows"
+    )
+    with parsing(path, "table of measured plans"):
+        reader = csv.DictReader(io.StringIO(text))
+        columns = list(reader.fieldnames or [])
+        rows = [Row(number=k, cells=r) for k, r in enumerate(reader, 2)]
     if not rows:
         raise ConfigError(f"{path} has no rows")
     missing = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from tunewright.envs.parallelism.families import Family, family_of, left_out, shown
 
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import read_text
+from tunewright.files import read_json
 
 _PRESETS = Path(__file__).with_name("presets") / "models.toml"
 _GATED = ("silu", "swish", "swiglu", "geglu")
@@ -163,12 +162,7 @@ def load(name: str) -> Model:
     if path.is_dir():
         path = path / "config.json"
     if path.suffix == ".json" or path.exists():
-        try:
-            config = json.loads(read_text(path, "model description"))
-        except ValueError as error:
-            raise ConfigError(f"cannot read the model description {path}: {error}") from None
-        except RecursionError:
-            raise ConfigError(f"cannot read the model description {path}: it is nested too deeply") from None
+        config = read_json(path, "model description")
         if not isinstance(config, dict):
             raise ConfigError(f"{path}: a config.json holds one object")
         return from_config(config, path.parent.name if path.name == "config.json" and path.parent.name else path.stem)

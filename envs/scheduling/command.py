@@ -10,10 +10,12 @@ import numpy as np
 from tunewright.envs.scheduling.timeline import Bar, write
 
 from tunewright.errors import ConfigError
+from tunewright.files import check_size
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+_CORE_BYTES = 64  # of memory for a core that is simulated
 CHECKED_REQUESTS, CHECKED_JOBS = 300, 150  # the plain reference serves so many
 LOGGED = 20_000
 
@@ -148,6 +150,9 @@ def spark(
     M.check(how)
     if cores < 1:
         raise ConfigError(f"--cores must be at least 1, not {cores}")
+    if not (0 <= partition_s < np.inf and 0 <= how.overhead_s < np.inf):
+        raise ConfigError(f"--partition-s and --overhead are seconds, not {partition_s} and {how.overhead_s}")
+    check_size(f"--cores {cores}", cores, _CORE_BYTES)
     mix = J.generate(cores, given, seed, pool_of(dags))
     M.simulate(mix[:1], cores, how)  # compiled now, so not timed
     o = M.simulate(mix, cores, how, log=LOGGED if timeline else 0)

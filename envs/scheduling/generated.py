@@ -7,6 +7,10 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.files import check_size, printable
+
+_MOST = 1e12  # beyond it, sums and products of parameters are no numbers any more
+_EACH_BYTES = 100  # of memory for one of what is counted
 
 
 def numbers(
@@ -31,12 +35,16 @@ def numbers(
             raise unknown(f"parameter of {what}", name, found)
         try:
             found[name] = float(value)
-        except (TypeError, ValueError):
-            raise ConfigError(f"{name} must be a number, not {value!r}") from None
+        except (TypeError, ValueError, OverflowError):
+            raise ConfigError(f"{name} must be a number, not {printable(repr(value), 60)}") from None
     for name, number in found.items():
         least = "above" if name in positive else "at least"
         if not math.isfinite(number) or number < 0 or (name in positive and number == 0):
             raise ConfigError(f"{name} must be {least} 0, not {number:g}")
         if name in whole and number != int(number):
             raise ConfigError(f"{name} must be a whole number, not {number:g}")
+        if number > _MOST or (name in positive and number < 1 / _MOST):
+            raise ConfigError(f"{name} must lie between {1 / _MOST:g} and {_MOST:g}, not {number:g}")
+        if name in whole:
+            check_size(f"{name}={number:g}", number, _EACH_BYTES)
     return found

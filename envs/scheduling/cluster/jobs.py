@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,9 +15,17 @@ from numpy.typing import NDArray
 from tunewright.envs.scheduling.cluster.state import WHOLE
 from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
+from tunewright.envs.scheduling.serving.trace import numbered
 from tunewright.knowledge import timestamps
 
 from tunewright.errors import ConfigError, missing_extra
+from tunewright.files import check_size, limit_mb, open_lines, parsing, read_head, read_text, reason
+
+# bytes of memory for a job while a trace is read and sorted, and for a node
+_JOB_BYTES, _NODE_BYTES = 500, 400
+_PARQUET_MB = 256.0  # of duckdb's memory
+_MOST_CPUS = 10**9
+_PER_NODE = [str(n) for n in range(1, 17)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +112,7 @@ def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -
             raise ConfigError(f"{source}, job {bad[0] + 1}: {name} cannot be {values[bad[0]]}")
         whole[name] = values[order].astype(np.int64)
     whole["milli"] = np.where((whole["gpus"] == 1) & (whole["milli"] > 0), np.minimum(whole["milli"], WHOLE), WHOLE)
-    user = np.unique(np.asarray(rows["user"]), return_inverse=True)[1] if "user" in rows else np.zeros(n, np.int64)
+    user = numbered(rows["user"]) if "user" in rows else np.zeros(n, np.int64)
     run = np.maximum(run, 1e-3)
     estimate = np.asarray(rows["estimate_s"], float) if "estimate_s" in rows else run
     estimate = np.maximum(np.where(np.isfinite(estimate) & (estimate > 0), estimate, run), run)
@@ -123,18 +130,26 @@ def read(path: Path) -> Jobs:
     Raises:
         ConfigError: it cannot be read; line and reason are named.
     """
-    try:
-        raw = path.read_bytes()
-        if raw[:4] == b"PAR1":
+    with parsing(path, "trace"):
+        head = read_head(path, "trace", 2**16)
+        if head[:4] == b"PAR1":
             return _parquet(path)
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8", errors="replace")
-    except (OSError, EOFError) as error:
-        raise ConfigError(f"cannot read the trace {path}: {error}") from None
-    first = next((line for line in text.splitlines() if line.strip() and not line.lstrip().startswith(";")), "")
-    return _table(path, text) if "," in first else _swf(path, text)
+        first = next((line for line in _text_lines(head) if line.strip() and not line.lstrip().startswith(";")), "")
+        with open_lines(path, "trace") as lines:
+            return _table(path, lines) if "," in first else _swf(path, lines)
 
 
-def _swf(path: Path, text: str) -> Jobs:
+def _text_lines(head: bytes) -> list[str]:
+    return head.decode("utf-8-sig", errors="replace").splitlines()
+
+
+def _bounded(path: Path, jobs: int) -> None:
+    """Look now and then at how much memory a trace takes that is being read."""
+    if not jobs & 0x3FF:
+        check_size(f"the trace {path}: {jobs:,} jobs and more", jobs, _JOB_BYTES, "give a shorter one")
+
+
+def _swf(path: Path, lines: Iterable[str]) -> Jobs:
     """Read the Standard Workload Format (Chapin et al., 1999): 18 fields a line.
 
     A job that was checkpointed has a line for each of its parts (status 2, 3, 4) below the line that sums them up, if there
@@ -142,9 +157,10 @@ def _swf(path: Path, text: str) -> Jobs:
     """
     jobs: list[_SwfLine] = []
     parts: dict[float, list[_SwfLine]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines, 1):
         if line.lstrip().startswith(";") or not line.strip():
             continue
+        _bounded(path, number)
         try:
             values = [float(v) for v in line.split()[:18]]
             if len(values) < 12:
@@ -218,8 +234,8 @@ _NAMES = {
 }
 
 
-def _table(path: Path, text: str) -> Jobs:
-    table = csv.DictReader(io.StringIO(text))
+def _table(path: Path, lines: Iterable[str]) -> Jobs:
+    table = csv.DictReader(lines)
     heads = [h.strip() for h in table.fieldnames or []]
     has = {c: next((h for h in heads if h in names), None) for c, names in _NAMES.items()}
     if has["submit_s"] is None:
@@ -231,6 +247,7 @@ def _table(path: Path, text: str) -> Jobs:
     columns: dict[str, list[Any]] = {}
     dropped = 0
     for row in table:
+        _bounded(path, len(columns.get("submit_s", ())))
         try:
             submit = row[has["submit_s"]]
             ends = row[has["run_s"] or has["end_s"] or ""]
@@ -244,8 +261,8 @@ def _table(path: Path, text: str) -> Jobs:
                     found[name] = float(row[has[name]] or 0)
             if has["cpus"]:
                 found["cpu"] = float(row[has["cpus"]] or 0) * WHOLE
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path}, line {table.line_num}: {error}") from None
+        except (ValueError, TypeError, OverflowError, KeyError) as error:
+            raise ConfigError(f"{path}, line {table.line_num}: {reason(error)}") from None
         for name, value in found.items():
             columns.setdefault(name, []).append(value)
         if has["user"]:
@@ -261,20 +278,29 @@ def _parquet(path: Path) -> Jobs:
         import duckdb
     except ImportError:
         raise missing_extra("duckdb", "llm", f"reading {path.name}") from None
-    names = {r[0] for r in duckdb.execute("SELECT name FROM parquet_schema(?)", [str(path)]).fetchall()}
-    if not {"submission_time", "duration", "cpu_count"} <= names:
-        raise ConfigError(
-            f"{path} needs the columns submission_time, duration (ms) and cpu_count; it has {', '.join(sorted(names))}"
-        )
-    kind = duckdb.execute("SELECT typeof(submission_time) FROM read_parquet(?) LIMIT 1", [str(path)]).fetchone()
-    if kind is None:
-        raise ConfigError(f"{path}: no jobs in it")
-    when = "epoch_ms(submission_time)" if str(kind[0]).startswith("TIMESTAMP") else "submission_time"
-    rows = duckdb.execute(
-        f"SELECT {when} / 1e3, duration / 1e3, cpu_count * 1000 FROM read_parquet(?)", [str(path)]
-    ).fetchnumpy()
-    submit, run, cpu = (np.asarray(v, float) for v in rows.values())
+    # what a footer promises is checked first; where it lies, duckdb's own limit ends the reading
+    with duckdb.connect(config={"memory_limit": f"{limit_mb(_PARQUET_MB):.0f}MB", "threads": "1"}) as database:
+        file = [str(path)]
+        names = {r[0] for r in database.execute("SELECT name FROM parquet_schema(?)", file).fetchall()}
+        if not {"submission_time", "duration", "cpu_count"} <= names:
+            raise ConfigError(
+                f"{path} needs the columns submission_time, duration (ms) and cpu_count; it has {', '.join(sorted(names))}"
+            )
+        count = database.execute("SELECT sum(num_rows) FROM parquet_file_metadata(?)", file).fetchone()
+        _bounded_rows(path, int(count[0] or 0) if count else 0)
+        kind = database.execute("SELECT typeof(submission_time) FROM read_parquet(?) LIMIT 1", file).fetchone()
+        if kind is None:
+            raise ConfigError(f"{path}: no jobs in it")
+        when = "epoch_ms(submission_time)" if str(kind[0]).startswith("TIMESTAMP") else "submission_time"
+        rows = database.execute(
+            f"SELECT {when} / 1e3, duration / 1e3, cpu_count * 1000 FROM read_parquet(?)", file
+        ).fetchnumpy()
+    submit, run, cpu = (np.ma.filled(np.ma.asarray(v).astype(float), np.nan) for v in rows.values())
     return jobs_of(path.name, {"submit_s": submit, "run_s": run, "cpu": cpu})
+
+
+def _bounded_rows(path: Path, rows: int) -> None:
+    check_size(f"the trace {path}: {rows:,} jobs", rows, _JOB_BYTES, "give a shorter one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,24 +350,28 @@ def nodes(text: str, jobs: Jobs | None = None, load: float = 0.9) -> Nodes:
     if text.endswith(".csv"):
         return _node_list(Path(text))
     kind, _, count = text.partition(":")
-    if kind == "cpu" and count.isdigit() and int(count) > 0:
+    if kind == "cpu" and count.isdecimal() and len(count) < 20 and int(count) > 0:
+        if int(count) > _MOST_CPUS:
+            raise ConfigError(f"a pool may have {_MOST_CPUS:,} CPUs, not {count}")
         one = np.array([int(count) * WHOLE])
         return Nodes(name=text, cpu=one, memory=np.array([ENOUGH]), gpus=np.array([0]))
     many, _, each = text.partition("x")
-    if many.isdigit() and each.isdigit() and int(many) > 0 and 0 < int(each) <= 16:
+    if many.isdecimal() and each.isdecimal() and len(many) < 20 and int(many) > 0 and each in _PER_NODE:
         n = int(many)
+        check_size(f"{n:,} nodes", n, _NODE_BYTES)
         return Nodes(name=text, cpu=np.full(n, ENOUGH), memory=np.full(n, ENOUGH), gpus=np.full(n, int(each)))
     raise ConfigError(f"nodes are 16x8 (16 nodes of 8 GPUs, at most 16 each), cpu:1024, a CSV, or auto, not {text!r}")
 
 
 def _node_list(path: Path) -> Nodes:
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
-        cpu, memory, gpus = (np.array([int(r[c]) for r in rows]) for c in ("cpu_milli", "memory_mib", "gpu"))
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ConfigError(
-            f"cannot read the nodes {path}: it needs the columns cpu_milli, memory_mib and gpu ({error!r})"
-        ) from None
+    text = read_text(path, "list of nodes")
+    check_size(f"the list of nodes {path}", text.count("\n") + text.count(","), _NODE_BYTES, "give a shorter one")
+    with parsing(path, "list of nodes with the columns cpu_milli, memory_mib and gpu"):
+        rows = list(csv.DictReader(io.StringIO(text)))
+        cpu, memory, gpus = (np.array([int(r[c]) for r in rows], np.int64) for c in ("cpu_milli", "memory_mib", "gpu"))
+        for name, values, most in (("cpu_milli", cpu, ENOUGH), ("memory_mib", memory, ENOUGH), ("gpu", gpus, 16)):
+            if len(values) and not 0 <= int(values.min()) <= int(values.max()) <= most:
+                raise ConfigError(f"the list of nodes {path}: {name} must be 0 to {most:,}")
     if not len(cpu):
         raise ConfigError(f"{path} has no nodes")
     return Nodes(name=path.name, cpu=cpu, memory=memory, gpus=gpus)

@@ -23,10 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal
+from tunewright.envs.scheduling.serving.trace import numbered
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.files import check_size, open_lines, parsing
 
 POLICIES = ("none", "fixed", "histogram")
+_ROW_BYTES, _CALL_BYTES = 400, 60  # of memory for an invocation that is read, and for one that is generated
 BINS, BIN_S = 240, 60.0  # four hours in minutes, as published
 LEAST_IDLE = 10  # idle times before a histogram is believed; assumed
 LEAST_PEAK = 2.0  # coefficient of variation of the bins' counts, as published
@@ -78,6 +81,8 @@ def generate(options: Mapping[str, Any] | None = None, seed: int = 0) -> Invocat
     p = numbers(
         "the functions", DEFAULTS, options or {}, positive=("functions", "hours", "rate", "run_s", "memory_mb", "cold_s"), whole=("functions",)
     )  # fmt: skip
+    calls = p["functions"] * p["hours"] * 3600.0 * max(p["rate"], 1.0 / 60.0)
+    check_size(f"{p['functions']:g} functions over {p['hours']:g} hours", calls, _CALL_BYTES)
     rng = np.random.default_rng([seed, 2020])
     n, span = int(p["functions"]), p["hours"] * 3600.0
     rate = np.minimum(p["rate"] * np.exp(rng.normal(0.0, p["rate_spread"], n)), 20.0)
@@ -91,6 +96,10 @@ def generate(options: Mapping[str, Any] | None = None, seed: int = 0) -> Invocat
         function.append(np.full(len(times), f))
         at.append(times)
     which, when = np.concatenate(function), np.concatenate(at)
+    if not len(which):
+        raise ConfigError(
+            f"none of {n} functions is called within {p['hours']:g} hours; give more hours or a higher rate"
+        )
     run = np.exp(rng.normal(math.log(p["run_s"]), p["run_spread"], n))[which] * lognormal(rng, 1.0, 0.5, len(which))
     memory = p["memory_mb"] * np.exp(rng.normal(0.0, p["memory_spread"], n))
     cold = p["cold_s"] * np.exp(rng.normal(0.0, p["cold_spread"], n))
@@ -103,19 +112,21 @@ def read(path: Path, cold_s: float = 1.35, memory_mb: float = 170.0) -> Invocati
     Raises:
         ConfigError: it cannot be read so.
     """
-    try:
-        with path.open(encoding="utf-8") as file:
-            rows = [
-                (r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])) for r in csv.DictReader(file)
-            ]
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"cannot read {path}: it needs the columns app, func, end_timestamp and duration ({error!r})"
-        ) from None
+    rows = list[tuple[str, float, float]]()
+    with (
+        parsing(path, "invocations with the columns app, func, end_timestamp and duration") as place,
+        open_lines(path, "invocations") as lines,
+    ):
+        for place.line, r in enumerate(csv.DictReader(lines), 2):
+            if not place.line & 0x3FF:
+                check_size(f"{path}: {place.line:,} invocations and more", place.line, _ROW_BYTES, "give a shorter one")
+            rows.append((r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])))
+            if not (abs(rows[-1][1]) < 1e12 and 0 <= rows[-1][2] < 1e12):
+                raise ConfigError(f"{path}, line {place.line}: an end or a duration is out of range")
     if not rows:
         raise ConfigError(f"{path} has no invocations")
     names, ends, runs = zip(*rows, strict=True)
-    which = np.unique(names, return_inverse=True)[1].astype(np.int64)
+    which = numbered(names)
     at, run = np.array(ends) - np.array(runs), np.array(runs)
     order = np.lexsort((at, which))
     n = int(which.max()) + 1

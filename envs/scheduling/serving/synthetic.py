@@ -15,6 +15,9 @@ from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.trace import CHUNK_TOKENS, Requests, requests_of
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.files import check_size
+
+_CHUNK_BYTES = 80  # of memory for a block of a prefix
 
 DEFAULTS: dict[str, float] = {
     "requests": 4000,
@@ -99,6 +102,7 @@ def generate(kind: str, options: Mapping[str, Any], seed: int) -> Requests:
     chunks = None
     if p["groups"]:
         length = max(round(p["prefix"] / CHUNK_TOKENS), 1)
+        check_size(f"{n:,} requests with prefixes of {length:,} blocks", n * length, _CHUNK_BYTES)
         group = zipf(rng, int(p["groups"]), p["group_skew"], n)
         chunks = [[int(g) * length + c for c in range(length)] for g in group]
         prompt = prompt + length * CHUNK_TOKENS

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gzip
-import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,10 @@ from numpy.typing import NDArray
 from tunewright.knowledge import timestamps
 
 from tunewright.errors import ConfigError
+from tunewright.files import check_size, open_lines, parsing, read_head, reason
 
 CHUNK_TOKENS = 512  # of a prefix block in Mooncake's traces
+_REQUEST_BYTES, _CHUNK_BYTES = 400, 80  # of memory for a request and for an identity in it, while a trace is read
 _ARRIVAL = ("arrival_s", "arrival", "arrival_time", "timestamp", "time", "TIMESTAMP")
 _PROMPT = ("input_tokens", "prompt_tokens", "ContextTokens", "input_length", "num_prefill_tokens", "request_tokens")
 _OUTPUT = ("output_tokens", "GeneratedTokens", "output_length", "num_decode_tokens", "response_tokens")
@@ -82,6 +82,14 @@ class Requests:
         return replace(self, arrival_s=arrival, chunks=self.chunks[pieces], **cut)
 
 
+def numbered(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
+    """Return for each value its place among the different ones, sorted; texts may be of any length."""
+    if isinstance(values, np.ndarray):
+        return np.unique(values, return_inverse=True)[1].astype(np.int64)
+    place = {value: number for number, value in enumerate(sorted(set(values)))}
+    return np.fromiter((place[value] for value in values), np.int64, len(values))
+
+
 def requests_of(
     source: str, arrival: Any, prompt: Any, output: Any, *, user: Any = None, chunks: Any = None, question: Any = None,
     category: Any = None, version: Any = None, parameters: Mapping[str, Any] | None = None,
@@ -119,7 +127,7 @@ def requests_of(
     n = len(when)
     order = np.argsort(when, kind="stable")
     late = int((np.diff(when) < 0).sum())
-    people = np.zeros(n, np.int64) if user is None else np.unique(np.asarray(user), return_inverse=True)[1]
+    people = np.zeros(n, np.int64) if user is None else numbered(user)
     lists = [list(chunks[int(i)])[: whole["prompt"][i] // CHUNK_TOKENS] for i in order] if chunks is not None else []
     flat = np.array([c for part in lists for c in part], dtype=np.int64)
     names = np.unique(flat, return_inverse=True)[1].astype(np.int64) if len(flat) else flat
@@ -167,26 +175,32 @@ def read(path: Path) -> Requests:
     Raises:
         ConfigError: it cannot be read; line and reason are named.
     """
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8", errors="replace")
-    except (OSError, EOFError) as error:
-        raise ConfigError(f"cannot read the trace {path}: {error}") from None
-    return _lines(path, text) if text.lstrip().startswith("{") else _table(path, text)
+    with parsing(path, "trace"):
+        first = read_head(path, "trace").decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
+        with open_lines(path, "trace") as lines:
+            return _lines(path, lines) if first.startswith("{") else _table(path, lines)
 
 
-def _lines(path: Path, text: str) -> Requests:
-    rows, chunks, users, number = [], [], [], 0
+def _bounded(path: Path, requests: int, chunks: int = 0) -> None:
+    """Look now and then at how much memory a trace takes that is being read."""
+    if not requests & 0x3FF:
+        needed = requests * _REQUEST_BYTES + chunks * _CHUNK_BYTES
+        check_size(f"the trace {path}: {requests:,} requests and more", needed, 1, "give a shorter one")
+
+
+def _lines(path: Path, lines: Iterable[str]) -> Requests:
+    rows, chunks, users, number, most = list[tuple[float, Any, Any]](), list[list[int]](), list[str](), 0, 0
     try:
-        for number, line in enumerate(text.splitlines(), 1):  # noqa: B007  (named in the error)
+        for number, line in enumerate(lines, 1):  # noqa: B007  (named in the error)
             if line.strip():
+                _bounded(path, len(rows), most)
                 entry = json.loads(line)
                 rows.append((float(entry["timestamp"]) / 1e3, entry["input_length"], entry["output_length"]))
                 chunks.append([int(c) for c in entry.get("hash_ids") or []])
+                most += len(chunks[-1])
                 users.append(str(entry.get("user", "")))
-    except (ValueError, KeyError, TypeError) as error:
-        what = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
-        raise ConfigError(f"{path}, line {number}: not a request: {what}") from None
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ConfigError(f"{path}, line {number}: not a request: {reason(error)}") from None
     if not rows:
         raise ConfigError(f"{path}: no requests in it")
     when, prompt, output = zip(*rows, strict=True)
@@ -194,10 +208,10 @@ def _lines(path: Path, text: str) -> Requests:
     return requests_of(path.name, when, prompt, output, user=users, chunks=chunks)
 
 
-def _table(path: Path, text: str) -> Requests:
+def _table(path: Path, lines: Iterable[str]) -> Requests:
     import csv
 
-    table = csv.DictReader(io.StringIO(text))
+    table = csv.DictReader(lines)
     heads = list(table.fieldnames or [])
     if heads and any("\x00" in h or len(h) > 200 for h in heads):
         raise ConfigError(f"{path} is no text with named columns")
@@ -218,11 +232,12 @@ def _table(path: Path, text: str) -> Requests:
     user = next((h for h in heads if h.strip() in _USER), None)
     when, sizes, people = [], [], []
     for row in table:
+        _bounded(path, len(when))
         try:
             when.append(timestamps.seconds(row[arrival] or ""))
             sizes.append((float(row[prompt]), float(row[output])))
-        except (ValueError, TypeError) as error:
-            raise ConfigError(f"{path}, line {table.line_num}: {error}") from None
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ConfigError(f"{path}, line {table.line_num}: {reason(error)}") from None
         people.append(row[user] if user else "")
     if not sizes:
         raise ConfigError(f"{path}: no requests below the names of the columns")

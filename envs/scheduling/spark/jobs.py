@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +14,9 @@ from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
 
 from tunewright.errors import ConfigError
+from tunewright.files import check_size, parsing, read_json
+
+_STAGE_BYTES, _TASK_BYTES = 400, 40  # of memory for a stage and for a task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +124,9 @@ def tpch(
     Raises:
         ConfigError: the file cannot be read so.
     """
-    data = _json(path)
+    data = read_json(path, "file of jobs")
     found = []
-    try:
+    with parsing(path, "jobs in the form of tpch_dags.json"):
         for size in sizes:
             for query, entry in data[size].items():
                 parents: dict[int, list[int]] = {}
@@ -144,8 +145,6 @@ def tpch(
                         )
                     )
                 found.append(Job(name=f"q{query}-{size}", stages=ordered(f"query {query}", stages, str(path))))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ConfigError(f"{path} is not in the form of tpch_dags.json: {error!r}") from None
     return found
 
 
@@ -155,8 +154,8 @@ def wfcommons(path: Path) -> Job:
     Raises:
         ConfigError: the file cannot be read so, or tasks wait for each other in a circle.
     """
-    data = _json(path)
-    try:
+    data = read_json(path, "workflow")
+    with parsing(path, "workflow in WfFormat"):
         workflow = data["workflow"]
         if "specification" in workflow:
             tasks = workflow["specification"]["tasks"]
@@ -169,18 +168,8 @@ def wfcommons(path: Path) -> Job:
             Stage(durations=np.array([max(float(times[t["id"]]), 1e-3)]), parents=tuple(place[p] for p in t["parents"]))
             for t in tasks
         ]
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{path} is no workflow in WfFormat: {error!r}") from None
     name = path.name.split(".")[0]
     return Job(name=name, stages=ordered(name, stages, str(path)))
-
-
-def _json(path: Path) -> Any:
-    try:
-        raw = path.read_bytes()
-        return json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (OSError, EOFError, ValueError) as error:
-        raise ConfigError(f"cannot read {path}: {error}") from None
 
 
 DEFAULTS: dict[str, float] = {
@@ -248,13 +237,19 @@ def generate(
     large = rng.random(n) < share
     who = np.where(large, rng.integers(0, max(heavy, 1), n), heavy + rng.integers(0, max(users - heavy, 1), n))
     ranked = sorted(pool, key=lambda j: j.work)
-    bodies = []
+    bodies: list[Job] = []
+    stages = tasks = 0
     for k in range(n):
         if ranked:
             half = ranked[len(ranked) // 2 :] if large[k] else ranked[: (len(ranked) + 1) // 2]
             bodies.append(half[int(rng.integers(len(half)))])
         else:
             bodies.append(_made(rng, p, bool(large[k])))
+        stages += len(bodies[-1].stages)
+        tasks += sum(len(s.durations) for s in bodies[-1].stages)
+        if not k & 0xFF:
+            needed = stages * _STAGE_BYTES + tasks * _TASK_BYTES
+            check_size(f"{k + 1:,} of {n:,} jobs with {tasks:,} tasks", needed, 1, "ask for fewer jobs or longer tasks")
     shape = 1.0 / p["cv"] ** 2
     gaps = rng.gamma(shape, 1.0 / shape, n)
     span = sum(b.work for b in bodies) / (p["load"] * cores)
@@ -266,12 +261,14 @@ def generate(
 def _made(rng: np.random.Generator, p: Mapping[str, float], large: bool) -> Job:
     mean = p["work"] * (p["heavy_factor"] if large else 1.0)
     work = float(lognormal(rng, mean, p["work_cv"], 1)[0])
+    check_size(f"{p['stages']:g} stages", p["stages"], _STAGE_BYTES)
     count = 1 + int(rng.poisson(max(p["stages"] - 1.0, 0.0)))
     parts = rng.dirichlet(np.full(count, 2.0)) * work
     task = p["task_s"] * (work / p["work"]) ** p["task_power"]
     stages: list[Stage] = []
     for k in range(count):
         n = max(round(parts[k] / task), 1)
+        check_size(f"a stage of {n:,} tasks", n, _TASK_BYTES, "make tasks longer (task_s)")
         times = lognormal(rng, parts[k] / n, p["skew"], n)
         waits = (
             () if k == 0 else tuple(sorted({k - 1, int(zipf(rng, k, 1.0, 1)[0])} if rng.random() < 0.3 else {k - 1}))

@@ -1,0 +1,302 @@
+"""What people name is opened in one place: ordinary files only, of bounded size, and one line for whatever is wrong."""
+
+import gzip
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+
+from tunewright import files
+from tunewright.errors import ConfigError, StoreError
+
+PEAK = """
+import resource, sys
+sys.argv[0] = "tunewright"
+from tunewright.cli import main
+try:
+    main()
+finally:
+    print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stdout)
+"""
+# a door of each kind: text, lines, JSON, TOML, manuals
+DOORS = [
+    ("show", "table:FILE", "-O", "direction=max"), ("trace", "FILE"), ("simulate", "serving", "-t", "FILE"),
+    ("simulate", "cluster", "-t", "FILE"), ("simulate", "serverless", "-t", "FILE"), ("simulate", "spark", "--dags", "FILE"),
+    ("simulate", "cluster", "--nodes", "FILE"), ("plan", "serve", "-m", "FILE", "-c", "h100:8", "--isl", "9", "--osl", "9", "--rate", "1"),
+    ("plan", "check", "FILE"), ("read", "FILE"),
+]  # fmt: skip
+
+
+def run(words, path="", env=None):
+    """Return exit code, standard error without colours, and the peak memory in MB."""
+    words = [w.replace("FILE", str(path)) for w in words]
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *words],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, **(env or {})},
+    )
+    peaks = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("PEAK")]
+    return done.returncode, done.stderr.strip(), int(peaks[-1]) if peaks else 0
+
+
+def refused(words, path="", env=None, most_mb=1000):
+    """Run a command that must end with one line; returns it."""
+    code, said, peak = run(words, path, env)
+    assert code == 1 and said.startswith("error: ") and len(said.splitlines()) == 1, said[-1500:]
+    assert peak < most_mb
+    return said
+
+
+@pytest.mark.parametrize("words", DOORS, ids=lambda w: " ".join(w[:2]))
+def test_what_is_no_ordinary_file_is_refused_at_once(tmp_path, words):
+    os.mkfifo(tmp_path / "pipe.csv")  # nobody writes into it: opening it would wait for ever
+    assert "it is a pipe" in refused(words, tmp_path / "pipe.csv")
+
+
+@pytest.mark.parametrize(
+    ("path", "what"), [("/dev/zero", "a device"), ("/tmp", "a directory"), ("/nowhere/x", "there is no")]
+)
+def test_devices_folders_and_nothing(path, what):
+    from pathlib import Path
+
+    with pytest.raises(ConfigError, match=what):
+        files.read_text(Path(path), "table")
+
+
+def bomb(path, head, line, mb, pack):
+    """Write a packed file of a line again and again, below another one."""
+    import zlib
+    from importlib import import_module
+
+    part = line * (10**6 // len(line))
+    if pack == "zst":
+        try:
+            packer = import_module("compression.zstd").ZstdCompressor(3)
+        except ImportError:
+            packer = import_module("backports.zstd").ZstdCompressor(3)
+    else:
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+    with path.open("wb") as file:
+        file.write(packer.compress(head))
+        for _ in range(mb):
+            file.write(packer.compress(part))
+        file.write(packer.flush())
+    return path
+
+
+@pytest.mark.parametrize("pack", ["gz", "zst"])
+@pytest.mark.parametrize(
+    ("name", "words", "head", "line"),
+    [
+        ("t.csv", DOORS[0], b"a,b,tps\n", b"1,2,3\n"), ("t.csv", DOORS[1], b"", b"128166372003061629,h,0,Read,0,4096,1\n"),
+        ("t.csv", DOORS[2], b"arrival_s,input_tokens,output_tokens,user\n", b"0.5,100,10,u\n"),
+        ("t.swf", DOORS[3], b"", b"1 0 0 10 4 -1 -1 4 10 -1 1 1 1 1 1 -1 -1 -1\n"),
+        ("t.csv", DOORS[4], b"app,func,end_timestamp,duration\n", b"a,f,1.0,0.5\n"), ("m.json", DOORS[7], b"", b"[[[[[[[[],"),
+        ("c.toml", ("plan", "serve", "-m", "llama3-8b", "-c", "FILE", "--isl", "9", "--osl", "9", "--rate", "1"), b"", b"[[node]]\n"),
+        ("m.html", DOORS[9], b"<html>", b"<p>x</p>"),
+    ],
+)  # fmt: skip
+def test_bombs_are_refused_before_they_fill_the_memory(tmp_path, name, words, head, line, pack):
+    path = bomb(tmp_path / name, head, line, 800, pack)
+    assert path.stat().st_size < 5 * 10**6
+    assert files.VARIABLE in refused(words, path), "how to go on is said"
+
+
+def test_a_parquet_file_of_few_bytes_and_many_rows(tmp_path):
+    pa = pytest.importorskip("pyarrow", reason="needs the extra: pip install 'tunewright[compare]'")
+    pytest.importorskip("duckdb", reason="needs the extra: pip install 'tunewright[llm]'")
+    import pyarrow.parquet as pq
+
+    rows = 2_000_000
+    table = pa.table({n: pa.array([1000] * rows, pa.int64()) for n in ("submission_time", "duration", "cpu_count")})
+    path = tmp_path / "tasks.parquet"
+    with pq.ParquetWriter(path, table.schema) as writer:
+        for _ in range(50):
+            writer.write_table(table)
+    assert path.stat().st_size < 4 * 10**6
+    assert "100,000,000 jobs" in refused(DOORS[3], path)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "trace synthetic:zipf -O requests=N", "trace synthetic:zipf -O pages=N", "trace synthetic:sequential -O streams=N",
+        "simulate serving -O requests=N", "simulate serving -O requests=9 -O users=N", "simulate serving -O requests=9 -c h100:N",
+        "simulate serving -O requests=9 -O groups=4 -O prefix=N", "simulate spark --jobs N", "simulate spark --jobs 9 --cores N",
+        "simulate spark --jobs 9 -O stages=N", "simulate cluster --jobs N", "simulate cluster --nodes Nx8 --jobs 9",
+        "simulate cluster --jobs 9 -O users=N", "simulate serverless -O hours=N", "simulate serverless -O functions=N",
+        "plan serve -m llama3-8b -c h100:N --isl 9 --osl 9 --rate 1", "plan train -m llama3-8b -c h100:8 -b N -s 2048",
+    ],
+)  # fmt: skip
+def test_absurd_counts_are_refused_before_anything_is_allocated(words):
+    refused(words.replace("N", str(10**12)).split(), most_mb=700)
+
+
+def test_a_request_that_covers_the_disk_many_times_over(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("time,offset,size,op\n0,0,4096,r\n1,0,1000000000000000,r\n")
+    assert "pages" in refused(("trace", "FILE"), path, most_mb=700)
+
+
+# -- what is ordinary, and was a traceback -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("cr.csv", b"time\rvalue,x\n1,2\n", DOORS[1]), ("cut.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:30], DOORS[2]),
+        ("bad.gz", gzip.compress(b"a,b\n1,2\n" * 9)[:12] + b"\xff" * 20, DOORS[0]), ("utf.csv", b"a,b\n\xff\xfe,1\n2,2\n", DOORS[0]),
+        ("deep.json", b"[" * 100_000, DOORS[7]), ("deep.json", b'{"a":' * 100_000, DOORS[5]), ("n.json", b'{"hidden_size": ' + b"9" * 5000 + b"}", DOORS[7]),
+        ("deep.html", b"<html>" + b"<div>" * 5000, DOORS[9]), ("deep.toml", b"a = " + b"[" * 20_000, ("show", "FILE")),
+        ("n.toml", b"a = " + b"9" * 5000, ("show", "FILE")), ("short.csv", b"submit_s,run_s,gpus\n1\n", DOORS[3]),
+        ("parquet.csv", b"PAR1" + b"x" * 99 + b"PAR1", DOORS[3]), ("x.csv.xz", b"\xfd7zXZ\0\0\0", DOORS[0]),
+        ("big.csv", b"arrival_s,input_tokens,output_tokens\n1e400,5,5\n", DOORS[2]),
+    ],
+)  # fmt: skip
+def test_one_line_for_each(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert name in refused(words, path)
+
+
+def test_a_manual_with_a_lone_carriage_return_is_read(tmp_path):
+    from tunewright.knowledge.manuals import read_file
+
+    path = tmp_path / "opts.5.gz"
+    path.write_bytes(gzip.compress(b".TH X 5\r.SH OPTIONS\n.TP\n.B cache_size=N\rSets it. The default is 64.\n"))
+    assert any(s.term == "cache_size=N" and "default is 64" in s.text for s in read_file(path, "opts.5.gz"))
+    code, said, _ = run(("read", "FILE", "--system", "x"), path)
+    assert code == 0, said
+
+
+def test_the_limit_is_the_users(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a,b,tps\n" + "".join(f"{i % 7},{i % 5},{i}\n" for i in range(200_000)))
+    assert "more than 1 MB" in refused(DOORS[0], path, {files.VARIABLE: "1"})
+    assert "must be a number of megabytes" in refused(DOORS[0], path, {files.VARIABLE: "lots"})
+    assert run(DOORS[0], path)[0] == 0
+    packed = bomb(tmp_path / "x.csv", b"", b"0.5,100,10,u\n", 20, "gz")
+    with pytest.raises(ConfigError, match="grows more than 200 times"), files.open_lines(packed, "trace") as lines:
+        for _ in lines:
+            pass
+    os.environ[files.VARIABLE] = "100"
+    try:
+        with files.open_lines(packed, "trace") as lines:
+            assert sum(1 for _ in lines) > 10**6, "who sets the limit means it"
+    finally:
+        del os.environ[files.VARIABLE]
+
+
+def test_lines_have_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MOST_LINE", 1000)
+    (tmp_path / "t").write_text("short\n" + "x" * 2000)
+    with (
+        pytest.raises(ConfigError, match="line 2: it has more than"),
+        files.open_lines(tmp_path / "t", "trace") as lines,
+    ):
+        list(lines)
+
+
+def test_a_parsers_error_names_the_place_and_stays_the_cause(tmp_path):
+    with pytest.raises(ConfigError, match=r"f.csv, line 7: cannot be read as trace: 'a' is missing") as caught:
+        with files.parsing("f.csv", "trace") as place:
+            place.line = 7
+            raise KeyError("a")
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(NameError), files.parsing("f.csv", "trace"):
+        raise NameError("ours")
+
+
+# -- stores, bundles, plugins ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "said"),
+    [
+        ("session", "{", "cannot be read"), ("session", "[]", "damaged"), ("session", '{"plan": 3}', "damaged"),
+        ("trial", '{"config": 5}', "damaged"), ("outcome", '{"status": "great"}', "damaged"), ("outcome", "[1", "cannot be read"),
+        ("verdict", '{"improved": "yes"}', "damaged"),
+    ],
+)  # fmt: skip
+def test_a_store_edited_by_hand(tmp_path, key, text, said):
+    from tunewright.export import export
+    from tunewright.plan import Plan
+    from tunewright.session import Session
+    from tunewright.store import Store
+    from tunewright.testing import Sphere
+
+    store = Store(f"sqlite:///{tmp_path / 's.db'}")
+    with Session.create(Plan(target="sphere", tuner="random", trust="fast"), "a", store, target=Sphere(2)) as session:
+        session.run(trials=3)
+    assert export(store, "a")["trials"]
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "s.db")) as database:
+        for table in ("study_user_attributes", "trial_user_attributes"):
+            database.execute(f"UPDATE {table} SET value_json = ? WHERE key = ?", (text, key))
+        database.commit()
+    store = Store(f"sqlite:///{tmp_path / 's.db'}")
+    with pytest.raises(StoreError, match=said):
+        export(store, "a")
+    store.close()
+
+
+def test_a_bundle_edited_by_hand(tmp_path):
+    pd = pytest.importorskip("pandas", reason="needs the extra: pip install 'tunewright[compare]'")
+    from doors import _TABLE, _bundle
+
+    from tunewright import bundle
+    from tunewright.checking import verify
+
+    (tmp_path / "t.csv").write_bytes(_TABLE)
+    whole = _bundle(tmp_path / "b", tmp_path / "t.csv")
+    assert verify(tmp_path / "b")["agrees"]
+    trials = pd.read_parquet(tmp_path / "b" / "trials.parquet")
+    for frame in (
+        trials.drop(columns="status"),
+        trials.assign(value="x"),
+        trials.assign(runs="{"),
+        trials.assign(seed=None),
+    ):
+        frame.to_parquet(tmp_path / "b" / "trials.parquet")
+        with pytest.raises(ConfigError):
+            verify(tmp_path / "b")
+    (tmp_path / "b" / "trials.parquet").write_bytes(whole["trials.parquet"][:-30])
+    with pytest.raises(ConfigError, match="cannot be read as table of trials"):
+        bundle.load(tmp_path / "b")
+    (tmp_path / "b" / "trials.parquet").write_bytes(whole["trials.parquet"])
+    for text in ("[]", "{", json.dumps({"format": "x", "versions": 5})):
+        (tmp_path / "b" / "tournament.json").write_text(text)
+        with pytest.raises(ConfigError):
+            bundle.load(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "raised",
+    ["raise ValueError('no\\nluck')", "raise SystemExit(3)", "raise GeneratorExit", "class E(BaseException): pass\nraise E('odd')",
+     "import no_such_module", "open_target = 5", "1 / 0", "def f(): f()\nf()", "class E(Exception):\n    def __str__(self): 1 / 0\nraise E"],
+)  # fmt: skip
+def test_a_plugin_may_raise_anything(tmp_path, raised):
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (tmp_path / "theirs.py").write_text(raised)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    groups = "".join(f"[tunewright.{g}]\ntheirs = theirs:open_target\n" for g in ("targets", "tuners", "commands"))
+    (info / "entry_points.txt").write_text(groups)
+    env = {"PYTHONPATH": str(tmp_path)}
+    for what, ours in (("targets", "sqlite"), ("tuners", "tpe")):
+        done = subprocess.run(
+            [sys.executable, "-c", "from tunewright.cli import main; main()", what, "--json"], capture_output=True, text=True,
+            env={**os.environ, **env},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-800:]
+        rows = {r["name"]: r for r in json.loads(done.stdout)}
+        assert rows[ours]["available"] and not rows["theirs"]["available"]
+        assert rows["theirs"]["install"].startswith("broken: ") and "\n" not in rows["theirs"]["install"]
+    if "open_target = 5" not in raised:
+        assert "is broken" in refused(("tune", "theirs"), env=env)
