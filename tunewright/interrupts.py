@@ -6,7 +6,7 @@ import os
 import signal
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -42,7 +42,7 @@ def _leave_the_terminal() -> None:
 @contextmanager
 def orderly() -> Iterator[None]:
     """Let SIGTERM and SIGHUP raise KeyboardInterrupt where nobody handles or ignores them (as nohup does)."""
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
     if _in_main_thread():
         for number in _ENDS:
             if signal.getsignal(number) is signal.SIG_DFL:
@@ -65,7 +65,7 @@ def uninterrupted() -> Iterator[None]:
     def note(number: int, frame: Any) -> None:
         waiting.append(number)
 
-    before: dict[int, Callable[..., Any] | int | None] = {}
+    before: dict[signal.Signals, Any] = {}
     for number in _ALL:
         if signal.getsignal(number) not in (signal.SIG_IGN, None):
             before[number] = signal.signal(number, note)

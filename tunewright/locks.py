@@ -165,7 +165,7 @@ def _alive(holder: Mapping[str, Any]) -> bool:
     import psutil
 
     try:
-        return abs(psutil.Process(int(holder["pid"])).create_time() - float(holder["started"])) < 0.01
+        return bool(abs(psutil.Process(int(holder["pid"])).create_time() - float(holder["started"])) < 0.01)
     except (psutil.Error, KeyError, TypeError, ValueError):
         return False
 
