@@ -342,3 +342,20 @@ def applied_since(document: Mapping[str, Any], path: Path) -> str:
         if said and other != path and said["at"] > document["at"] and set(said["keys"]) & set(document["keys"]):
             return str(said["name"])
     return ""
+
+
+def left_behind(spec: str) -> str:
+    """Return a hint for a system that cannot be opened, such as a server that a killed session left down; "" for none.
+
+    Args:
+        spec: target spec.
+    """
+    for path in sorted((home() / "changes").glob(f"*/{_FILE}")):
+        with suppress(StoreError):
+            said = read_journal(path)
+            if said and said["stage"] != "applied" and split_spec(said["target"])[0] == split_spec(spec)[0]:
+                return (
+                    f". {said['what'].capitalize()} was killed while it changed such a system; if it is this one, "
+                    f"'tunewright rollback {said['name']}' brings it back"
+                )
+    return ""

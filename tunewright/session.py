@@ -17,7 +17,7 @@ import cloudpickle
 import numpy as np
 
 from tunewright import measure, protocol, workfolder
-from tunewright.changes import Owner, changing, restoring
+from tunewright.changes import Owner, changing, left_behind, restoring
 from tunewright.errors import ConfigError, TargetError, TunerError, TunewrightError, unknown
 from tunewright.executors import adopted, first_done
 from tunewright.facts import machine_facts, versions
@@ -142,7 +142,11 @@ class Session:
             **how: ``executor``, ``workers``, ``watcher``, ``make``, which makes the tuner where it is no spec, and
                 ``trust_file``, which lets the tuner open a file that can run code; it is not stored.
         """
-        target = target or open_target(plan.target, plan.options)
+        if target is None:
+            try:
+                target = open_target(plan.target, plan.options)
+            except TargetError as error:
+                raise TargetError(f"{error}{left_behind(plan.target)}") from None
         session = cls(plan, name, store, target, **how)
         session.plan = replace(
             plan, tuner=session.tuner_spec, workload=session.workload, objectives=tuple(session.problem.objectives)
