@@ -165,6 +165,12 @@ def _description(path: Path, data: Any) -> Description:
     for key, value in (("limit", limit), ("memory_mb", memory)):
         if value is not None and value <= 0:
             raise ConfigError(f"{path}, [target]: {key} must be above 0, not {value}")
+    files = _files(path, top.get("file", list, []), cwd, known)
+    parallel = target.get("parallel", bool, False)
+    if parallel and not all(file.inside for file in files):
+        raise ConfigError(
+            f"{path}, [target]: parallel = true needs every [[file]] below {{rundir}}: runs would overwrite it"
+        )
     env = target.get("env", dict, {})
     if not all(isinstance(v, str) for v in env.values()):
         raise ConfigError(f"{path}, [target]: every value of env must be a text")
@@ -178,14 +184,14 @@ def _description(path: Path, data: Any) -> Description:
         env=env,
         limit_s=limit,
         memory_bytes=int(memory * 2**20) if memory else None,
-        parallel=target.get("parallel", bool, False),
+        parallel=parallel,
         space=space,
         metrics=metrics,
         rules=rules,
         exit_codes=tuple(success.get("exit_codes", list, [0])),
         contains=success.get("contains", str),
         forbids=success.get("forbids", str),
-        files=_files(path, top.get("file", list, []), cwd, known),
+        files=files,
         hooks=made,
         workloads={str(k): str(v) for k, v in workloads.items()},
     )

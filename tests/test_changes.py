@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from tunewright.changes import Journal, Owner, changing, restoring
 from tunewright.errors import ConfigError, HeldError, StoreError, TargetError
 from tunewright.interrupts import orderly, uninterrupted
 from tunewright.locks import file_keys, holding
-from tunewright.plan import Plan
+from tunewright.plan import Plan, Watcher
 from tunewright.runner import alive as runs
 from tunewright.session import Session
 from tunewright.store import Store
@@ -679,3 +679,32 @@ def test_an_environment_puts_back_what_its_steps_changed(tmp_path):
     del env  # never closed
     gc.collect()
     assert (tmp_path / "server.conf").read_text() == "v: 7\n"
+
+
+def test_runs_at_once_need_files_of_their_own(tmp_path):
+    command(tmp_path)
+    text = (tmp_path / "my.toml").read_text()
+    (tmp_path / "my.toml").write_text(text.replace('name = "my"', 'name = "my"\nparallel = true'))
+    with pytest.raises(ConfigError, match="needs every .*file.* below .rundir."):
+        open_target(str(tmp_path / "my.toml"), {})
+
+
+def test_stopping_waits_for_the_users_command_that_a_run_had_begun(tmp_path, store):
+    (tmp_path / "server.conf").write_text("v: 7\n")
+    hook = '[hooks]\napply = ["sh", "-c", "echo begun >> log; sleep 1; echo through >> log"]\n'
+    hook += 'rollback = ["sh", "-c", "echo back >> log"]\n'
+    target = command(tmp_path, extra=hook)
+    target.parallel_safe = True
+
+    class Impatient(Watcher):
+        def began(self, session, trial):
+            if trial.step == 2:
+                raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(2) as pool:
+        how = {"target": target, "executor": pool, "workers": 2, "watcher": Impatient()}
+        session = Session.create(Plan(target="my.toml", tuner="random", trust="fast"), "a", store, **how)
+        with pytest.raises(KeyboardInterrupt):
+            session.run(trials=4, verify=False)
+    words = (tmp_path / "log").read_text().split()
+    assert words[-1] == "back" and words.count("begun") == words.count("through")

@@ -30,6 +30,7 @@ from tunewright.target import BaseTarget, Budget, Measurement, Metric
 
 _FIRST_POLL_S, _LAST_POLL_S = 0.05, 0.4
 _OUTPUT_TAIL = 2000
+_STOPPING_S = 10.0
 
 
 class _Outcome:
@@ -63,12 +64,19 @@ class Runs:
             self._children.pop(child.pid, None)
 
     def stop(self) -> None:
-        """Kill every child with all that its measurement started, and let none start any more."""
+        """Kill every child with all that its measurement started, and let none start any more.
+
+        Returns when each is gone and the commands of the user's that they had begun are through, so that nothing runs
+        beside what comes next.
+        """
         with self._lock:
             self._stopped = True
             children = list(self._children.values())
         for child in children:
             kill_tree(child)
+        end = time.monotonic() + hooks.LIMIT_S + _STOPPING_S
+        while self._children and time.monotonic() < end:  # other threads wait for theirs
+            time.sleep(0.01)
 
 
 def _tree(pid: int) -> list[psutil.Process]:
@@ -160,8 +168,8 @@ def run_isolated(
             with contextlib.suppress(BrokenPipeError):
                 child.stdin.close()  # type: ignore[union-attr]
             child.wait()
-            runs.remove(child)
             server.join()
+            runs.remove(child)
         seconds = time.perf_counter() - start
         if status:
             return _Outcome(status, reason, seconds=seconds)

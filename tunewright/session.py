@@ -325,8 +325,8 @@ class Session:
         with self.store.lock(self.name), orderly():
             self.started = time.monotonic()
             self._recover()
-            self.store.update(self.name, status="running")
             status, workdir = "interrupted", self._workdir()
+            self.store.update(self.name, status="running")
             try:
                 with changing(self.target, self._owner(), self._say) as (hold, journal):
                     self._restore_old_snapshot()
