@@ -150,7 +150,7 @@ def _bounded(path: Path, jobs: int) -> None:
 
 def _swf(path: Path, lines: Iterable[str]) -> Jobs:
     """Standard Workload Format: 18 fields a line (Feitelson et al.); jobs that never ran are left out."""
-    rows, dropped = [], 0
+    rows, dropped = list[tuple[float, ...]](), 0
     for number, line in enumerate(lines, 1):
         if line.startswith(";") or not line.strip():
             continue
