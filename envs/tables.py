@@ -103,7 +103,7 @@ def _descriptor(path: Path) -> dict[str, Any]:
         if name not in _OPTIONS:
             raise ConfigError(f"{beside}: {unknown('key', name, _OPTIONS)}")
         kinds = _DESCRIPTOR.get(name, (str,))
-        if not isinstance(value, kinds) or isinstance(value, bool) or (name == "ignore" and not _texts(value)):
+        if not isinstance(value, kinds) or isinstance(value, bool) or (isinstance(value, list) and not _texts(value)):
             raise ConfigError(f"{beside}: {name} must be {_OPTIONS[name]}, not {printable(repr(value), 80)}")
     return found
 

@@ -409,13 +409,24 @@ def _read(path: Path) -> list[Rule]:
 
 
 def _plain_values(rule: Rule) -> bool:
-    return all(isinstance(v, str | int | float) and v == v for v in (rule.value, rule.instead_of))
+    return all(isinstance(v, str | int | float) for v in (rule.value, rule.instead_of))
+
+
+def _finite(value: Any) -> bool:
+    """Whether a TOML value holds neither nan nor inf, at any depth."""
+    if isinstance(value, dict):
+        return all(_finite(v) for v in value.values())
+    if isinstance(value, list):
+        return all(_finite(v) for v in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _rules(path: Path, entries: Sequence[Any]) -> list[Rule]:
     found = []
     for number, entry in enumerate(entries, 1):
         where = f"{path}, rule {number}"
+        if not _finite(entry):
+            raise ConfigError(f"{where}: it holds a number that is infinite, or none")
         try:
             rule = Rule(
                 **{k: entry[k] for k in ("system", "parameter", "value", "instead_of")},

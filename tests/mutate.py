@@ -197,6 +197,7 @@ def reads(words: list[str], door: Door | None, path: Path | None) -> str:
     """Run the command line in this process; returns what went wrong, or ""."""
     from tunewright.cli import main
     from tunewright.errors import TunewrightError
+    from tunewright.files import one_line
 
     out, err, begun, code = io.StringIO(), io.StringIO(), time.monotonic(), 0
     handler = signal.getsignal(signal.SIGTERM)
@@ -210,7 +211,7 @@ def reads(words: list[str], door: Door | None, path: Path | None) -> str:
                 sys.argv = ["tunewright", *words]
                 main()
     except TunewrightError as error:  # of a door that no command reads
-        err, code = io.StringIO(f"error: {error}"), 1
+        err, code = io.StringIO(f"error: {one_line(str(error))}"), 1
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 0
     except Late:

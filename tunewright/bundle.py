@@ -457,7 +457,8 @@ def load(directory: str | Path) -> Bundle:
             )
         with parsing(path, f"table of {name}"):
             frames.append(_frame(path, name))
-    bundle = Bundle(folder, config, *frames, loaded=True)
+    games, trials, targets = frames
+    bundle = Bundle(folder, config, games, trials, targets, loaded=True)
     with parsing(folder, "bundle of a tournament"):
         _check(bundle)
     return bundle
@@ -465,8 +466,8 @@ def load(directory: str | Path) -> Bundle:
 
 def _frame(path: Path, name: str) -> pd.DataFrame:
     """Read a table, piece by piece: a few equal texts of a packed file may fill any memory."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     open_file(path, f"table of {name}").close()
     with pq.ParquetFile(path) as file:

@@ -21,17 +21,13 @@ import re
 import stat
 import tomllib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import IO, Any, Concatenate, ParamSpec, TypeVar
+from typing import IO, Any
 
 from tunewright.errors import ConfigError, TunewrightError
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 VARIABLE = "TUNEWRIGHT_MAX_INPUT_MB"
 MB = 10**6
@@ -40,7 +36,7 @@ WHOLE_MB = (
 )
 STREAM_MB = 4096.0  # of a file that is read line by line
 TOML_MB = 4.0  # a description that is written by hand; the parser is slow
-MEMORY_MB = 512.0  # of what one count may ask for
+MEMORY_MB = 400.0  # of what one count may ask for
 # Logs shrink ten to fifty times, and deflate ends at 1,030: a large file beyond this ratio is made to fill memory.
 MOST_RATIO = 200
 RATIO_FROM = 16 * MB  # unpacked bytes below which the ratio does not matter
@@ -131,20 +127,6 @@ def parsing(path: Path | str, what: str) -> Iterator[Place]:
     except Exception as error:
         where = f"{path}, line {place.line}" if place.line else str(path)
         raise ConfigError(f"{where}: cannot be read as {what}: {reason(error)}") from error
-
-
-def reads(what: str) -> Callable[[Callable[Concatenate[Path, P], T]], Callable[Concatenate[Path, P], T]]:
-    """Decorate a function that reads the file its first argument names; see ``parsing``."""
-
-    def decorate(read: Callable[Concatenate[Path, P], T]) -> Callable[Concatenate[Path, P], T]:
-        @wraps(read)
-        def guarded(path: Path, *args: P.args, **kwargs: P.kwargs) -> T:
-            with parsing(path, what):
-                return read(path, *args, **kwargs)
-
-        return guarded
-
-    return decorate
 
 
 def reason(error: BaseException) -> str:

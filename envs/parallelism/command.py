@@ -18,6 +18,7 @@ from tunewright.envs.parallelism.training import RESULTS, Job
 
 from tunewright.errors import ConfigError, unknown
 
+_MOST_LOAD = 10**9  # requests a second, and tokens of one
 _MOST_TOKENS = 10_000_000  # tokens of a sequence, and sequences of a batch; every divisor is a plan
 
 if TYPE_CHECKING:
@@ -233,6 +234,8 @@ def serve(
         raise ConfigError(f"--mode must be auto or aggregated, not {mode!r}")
     if form and form not in emit.SERVE:
         raise unknown("form for serving plans", form, emit.SERVE)
+    if max(rate, isl, osl) > _MOST_LOAD:
+        raise ConfigError(f"--rate, --isl and --osl may be {_MOST_LOAD:,}, not {max(rate, isl, osl):g}")
     load = serving.Load(rate=rate, isl=isl, osl=osl, ttft_s=ttft, tpot_s=tpot)
     wanted = ("bf16", "fp8") if precision == "auto" else (precision,)
     found = serving.search(service, load, wanted=wanted, disaggregated=mode == "auto")

@@ -10,7 +10,7 @@ from tunewright.errors import ConfigError, unknown
 from tunewright.files import check_size, printable
 
 _MOST = 1e12  # beyond it, sums and products of parameters are no numbers any more
-_EACH_BYTES = 100  # of memory for one of what is counted
+_EACH_BYTES = 80  # of memory for one of what is counted
 
 
 def numbers(

@@ -230,7 +230,7 @@ def _table(path: Path, lines: Iterable[str]) -> Requests:
         column(_OUTPUT, "output tokens"),
     )
     user = next((h for h in heads if h.strip() in _USER), None)
-    when, sizes, people = [], [], []
+    when, sizes, people = list[float](), list[tuple[float, float]](), list[str]()
     for row in table:
         _bounded(path, len(when))
         try:

@@ -286,6 +286,7 @@ def partitioned(jobs: Sequence[Job], seconds: float) -> list[Job]:
     def cut(s: Stage) -> Stage:
         if s.durations.max() <= seconds:
             return s
+        check_size(f"a stage in tasks of {seconds:g} s", s.work / seconds, _TASK_BYTES, "make them longer")
         n = max(math.ceil(s.work / seconds), s.count)
         return Stage(durations=np.array([s.work / n]), parents=s.parents, tasks=n)
 
