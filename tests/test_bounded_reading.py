@@ -14,13 +14,15 @@ from tunewright import files
 from tunewright.errors import ConfigError, StoreError
 
 PEAK = """
-import resource, sys
+import sys
 sys.argv[0] = "tunewright"
 from tunewright.cli import main
 try:
     main()
 finally:
-    print("PEAK", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, file=sys.stdout)
+    # not ru_maxrss, which begins with the size of the process that started this one
+    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+    print("PEAK", int(status["VmHWM"].split()[0]) // 1024, file=sys.stdout)
 """
 # a door of each kind: text, lines, JSON, TOML, manuals
 DOORS = [
