@@ -14,7 +14,7 @@ from tunewright.envs.storage.hybrid import pagestore
 from tunewright.envs.storage.hybrid.pagestore import PageStore, TierFile, TierPlace, parse_places
 from tunewright.envs.storage.hybrid.real import RealTiers, payload
 
-from tunewright.errors import ConfigError, TargetError, TunewrightError
+from tunewright.errors import ConfigError, HeldError, TargetError, TunewrightError
 
 
 @pytest.fixture
@@ -47,6 +47,14 @@ def test_pages_move_and_keep_their_content(places):
     assert all(again.read([p], 0)[0][1] == payload(p, again.version[p]) for p in range(100))
     again.remove()
     assert not list(places[0].directory.iterdir())
+
+
+def test_two_runs_do_not_share_a_directory(places):
+    first = TierFile(places[0], 4)
+    with pytest.raises(HeldError, match="another run keeps its pages in"):
+        TierFile(places[0], 4)
+    first.remove()
+    TierFile(places[0], 4).remove()
 
 
 def test_a_damaged_page_is_told(places):

@@ -20,7 +20,6 @@ import hashlib
 import json
 import math
 import shlex
-import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tunewright import workfolder
 from tunewright.errors import ConfigError, TunewrightError, missing_extra
 from tunewright.facts import machine_facts, versions
 from tunewright.files import check_size, open_file, parsing, printable, read_json, read_text
@@ -270,7 +270,7 @@ def finish(
     save(made)
     for name in (ROWS, SESSIONS, f"{SESSIONS}-wal", f"{SESSIONS}-shm"):
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / "work", ignore_errors=True)
+    workfolder.remove_all(folder / "work")
     return made
 
 

@@ -71,6 +71,14 @@ def remove(parent: Path, name: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def remove_all(parent: Path) -> None:
+    """Remove all folders of ours below a directory, and the directory itself if nothing else is in it."""
+    for folder in parent.glob("tunewright-*"):
+        remove(parent, folder.name.removeprefix("tunewright-"))
+    with suppress(OSError):
+        parent.rmdir()
+
+
 def release(folder: Path) -> None:
     """Give back a folder of :func:`private`: it goes if nothing but the mark is left in it, and what it was made in.
 

@@ -11,6 +11,7 @@ On a disk the file is opened with O_DIRECT and O_DSYNC, so that a write that has
 
 from __future__ import annotations
 
+import fcntl
 import heapq
 import mmap
 import os
@@ -23,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tunewright.errors import ConfigError, TargetError
+from tunewright.errors import ConfigError, HeldError, TargetError
 
 PAGE = 4096
 _HEADER = struct.Struct("<8sqqI")  # magic, page, version, checksum of page, version and payload
@@ -121,6 +122,13 @@ class TierFile:
             self._fd, self.direct = self._open()
         except OSError as error:
             raise ConfigError(f"tier {place.name!r} cannot use {place.directory}: {error.strerror}") from None
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back when the file is closed
+        except OSError:
+            os.close(self._fd)
+            raise HeldError(
+                f"tier {place.name!r}: another run keeps its pages in {place.directory}; wait for it, or name another"
+            ) from None
         self.slots = max(slots, os.fstat(self._fd).st_size // PAGE)
         self._lock = threading.Lock()
         self._free = list(range(self.slots))  # a heap: low slots first, so that pages written together lie together
