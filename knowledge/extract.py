@@ -64,7 +64,8 @@ def extract(sections: Iterable[Section]) -> list[ParameterDoc]:
     """Read every parameter that a section defines, in the order in which they first appear."""
     sections = list(sections)
     drafts: dict[str, _Draft] = {}
-    mentions = Counter(word for s in sections for word in re.findall(r"[A-Za-z]\w*_\w+", s.text))
+    words = (word for s in sections for word in re.findall(r"\w+", s.text) if "_" in word)
+    mentions = Counter(m[0] for word in words if (m := re.search(r"[A-Za-z]\w*_\w+", word)))
     for section in sections:
         for name, kind, value in _terms(section):
             draft = drafts.setdefault(name, _Draft(name))

@@ -91,6 +91,7 @@ def _sections(path: Path, name: str, raw: bytes) -> list[Section]:
             f"the manual {path} has {len(raw) / 1e6:,.0f} MB of text, more than {most:g}; give a part of it"
         )
     text = raw.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = re.sub(r"\w{1000,}", "…", text)  # no word, but data; patterns take quadratic time on it
     reader: Callable[[str, str], Iterable[Section]] = _markdown
     if suffix in (".html", ".htm", ".xhtml") or re.match(r"\s*(<\?xml|<!doctype|<html)", text[:200], re.I):
         reader = _html

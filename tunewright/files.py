@@ -40,6 +40,7 @@ MEMORY_MB = 400.0  # of what one count may ask for
 # Logs shrink ten to fifty times, and deflate ends at 1,030: a large file beyond this ratio is made to fill memory.
 MOST_RATIO = 200
 RATIO_FROM = 16 * MB  # unpacked bytes below which the ratio does not matter
+MOST_WORDS = 2000  # characters of a message
 MOST_LINE = 8 * 2**20  # characters of a line
 # bytes that Python needs for one item between two commas, and for one list or table, in a parsed JSON document
 _ITEM_BYTES, _CONTAINER_BYTES = 40, 72
@@ -152,7 +153,8 @@ def reason(error: BaseException) -> str:
 def one_line(text: str) -> str:
     """Return a text without line breaks, control characters and words that no screen shows in full."""
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return re.sub(r"\S{400,}", lambda m: f"{m[0][:60]}…{m[0][-20:]}", line)
+    line = re.sub(r"\S{400,}", lambda m: f"{m[0][:60]}…{m[0][-20:]}", line)
+    return line if len(line) <= MOST_WORDS else f"{line[: MOST_WORDS - 400]} … {line[-390:]}"
 
 
 def printable(text: str, most: int = 300) -> str:

@@ -17,8 +17,10 @@ from typing import Any
 
 from tunewright.dsn import read_dsn
 from tunewright.errors import ConfigError, TunerError, missing_extra
-from tunewright.files import read_text
+from tunewright.files import check_size, read_text
 from tunewright.secrets import redact
+
+_CALL_BYTES = 2000  # of memory for a call that is read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,14 +155,16 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         ConfigError: it cannot be read, or is no such log.
     """
-    lines = read_text(path, "log").splitlines()
+    text = read_text(path, "log")
+    lines = text.splitlines()
+    check_size(f"the log {path}: {len(lines):,} calls", len(lines) * _CALL_BYTES + len(text), 1, "give a shorter one")
     found: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
             found.append({**entry, "tool_calls": list(entry["tool_calls"]), "content": str(entry["content"])})
-            if not all(isinstance(entry[n], int | float) for n in ("tokens_in", "tokens_out")):
-                raise ValueError("tokens are numbers")
+            if not all(isinstance(entry[n], int) and 0 <= entry[n] < 10**12 for n in ("tokens_in", "tokens_out")):
+                raise ValueError("tokens are whole numbers")
         except (ValueError, KeyError, TypeError, RecursionError):
             if number == len(lines) and found:
                 break

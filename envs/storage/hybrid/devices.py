@@ -124,7 +124,7 @@ def _device(name: str, table: Any, where: str) -> Device:
     for key, value in given.items():
         if key not in needed + optional:
             raise unknown(f"figure of a {kind} device ({where}, {name})", key, needed + optional)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e15:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1e-9 < value < 1e12:
             raise ConfigError(f"{where}: {key} of device {name!r} must be a positive number, not {value!r}")
     if lacking := [k for k in needed if k not in given]:
         raise ConfigError(f"{where}: device {name!r} lacks {', '.join(lacking)}")
