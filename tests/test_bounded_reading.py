@@ -92,6 +92,7 @@ def bomb(path, head, line, mb, pack):
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pack", ["gz", "zst"])
 @pytest.mark.parametrize(
     ("name", "words", "head", "line"),

@@ -263,8 +263,8 @@ default = 1
 [[parameter]]
 name = "pause"
 type = "real"
-low = 0.0
-high = 1.0
+low = 0.02
+high = 0.1
 default = 0.05
 [[metric]]
 name = "v"
@@ -322,6 +322,7 @@ def test_whoever_comes_next_puts_back_what_a_killed_session_left(tmp_path, cli):
     assert "nothing to roll back" in nothing.stderr
 
 
+@pytest.mark.slow
 def test_rollback_and_resume_put_back_too(tmp_path, cli):
     conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
     conf.write_text("v: 7\n")
@@ -351,6 +352,7 @@ def test_a_session_is_refused_before_it_takes_a_name(tmp_path, store):
     assert store.names() == []
 
 
+@pytest.mark.slow
 def test_two_stores_sessions_of_one_name_keep_their_own(tmp_path, cli):
     stores = []
     for name in ("one", "two"):
@@ -380,6 +382,7 @@ def test_two_stores_sessions_of_one_name_keep_their_own(tmp_path, cli):
         assert (tmp_path / name / "server.conf").read_text() == f"v: 7 # {name}\n"
 
 
+@pytest.mark.slow
 def test_configurations_applied_on_top_of_each_other_come_off_in_turn(tmp_path, cli):
     conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
     conf.write_text("v: 7\n")
@@ -408,6 +411,7 @@ def test_configurations_applied_on_top_of_each_other_come_off_in_turn(tmp_path, 
     assert conf.read_text() == "v: 7\n"
 
 
+@pytest.mark.slow
 def test_apply_writes_its_undo_before_it_changes_anything(tmp_path, cli):
     conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
     conf.write_text("v: 7\n")

@@ -320,14 +320,19 @@ TABLE = {"calls": pd.DataFrame({"name": ["a", "b", "c"], "n": [1, 2, 3]})}
     "sql",
     [
         "SELECT repeat('a', 2000000000)",
-        "SELECT repeat('a', 100000000) FROM range(50)",
-        "SELECT left(repeat('a', 2000000000), 9)",
-        "SELECT sum(length(repeat('a', 400000000))) FROM range(100)",
-        "SELECT range(100000000)",
-        "SELECT list(range) FROM range(100000000)",
-        "SELECT string_agg(repeat('a', 1000000), '') FROM range(2000)",
-        "SELECT * FROM range(3000000) a, range(3000000) b ORDER BY a.range * b.range",
-        "SELECT a.range % 900001 AS k, list(b.range) FROM range(3000000) a, range(90) b GROUP BY k ORDER BY k",
+        pytest.param("SELECT repeat('a', 100000000) FROM range(50)", marks=pytest.mark.slow),
+        pytest.param("SELECT left(repeat('a', 2000000000), 9)", marks=pytest.mark.slow),
+        pytest.param("SELECT sum(length(repeat('a', 400000000))) FROM range(100)", marks=pytest.mark.slow),
+        pytest.param("SELECT range(100000000)", marks=pytest.mark.slow),
+        pytest.param("SELECT list(range) FROM range(100000000)", marks=pytest.mark.slow),
+        pytest.param("SELECT string_agg(repeat('a', 1000000), '') FROM range(2000)", marks=pytest.mark.slow),
+        pytest.param(
+            "SELECT * FROM range(3000000) a, range(3000000) b ORDER BY a.range * b.range", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "SELECT a.range % 900001 AS k, list(b.range) FROM range(3000000) a, range(90) b GROUP BY k ORDER BY k",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_question_cannot_fill_the_memory_or_the_disk(sql, tmp_path):
