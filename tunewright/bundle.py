@@ -26,16 +26,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from tunewright import workfolder
 from tunewright.errors import ConfigError, TunewrightError, missing_extra
 from tunewright.facts import machine_facts, versions
-from tunewright.files import check_size, open_file, parsing, printable, read_json, read_text
+from tunewright.files import parsing, printable, read_json, read_text
+from tunewright.frames import check_frames, read_frame
 from tunewright.guard import finite
 from tunewright.protocol import compare_pairs
 from tunewright.secrets import redact
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
     from tunewright.tournament import Game
 
 FORMAT = 1
-_PIECE_BYTES = 64 * 2**20  # of a table that is read at once
 SESSIONS, ROWS, CONFIG, TABLES, REPORT = "sessions.db", "rows.jsonl", "tournament.json", "tables.json", "report.html"
 _FRAMES = ("games", "trials", "targets")
 KEY = ["by", "target", "tuner", "seed"]
@@ -305,20 +302,6 @@ _TRIAL_COLUMNS = (
 )  # fmt: skip
 
 
-_COLUMNS: dict[str, dict[str, type]] = {
-    "games": {
-        **dict.fromkeys(("by", "target", "tuner", "name", "status", "direction", "verification"), str), "seed": float,
-    },
-    "trials": {
-        **dict.fromkeys(("by", "target", "tuner", "status", "config", "runs", "digest"), str),
-        **dict.fromkeys(("seed", "number", "step", "value", "seconds", "asked_s", "attempt"), float), "feasible": bool,
-    },
-    "targets": {**dict.fromkeys(("target", "direction", "metric", "fingerprint"), str), "known_best": float},
-}  # fmt: skip
-_KINDS: dict[type, tuple[type, ...]] = {str: (str,), float: (Real,), bool: (bool, np.bool_)}
-_WORDS = {str: "a text", float: "a number", bool: "true or false"}
-
-
 def target_facts(label: str, target: BaseTarget, workload: str) -> dict[str, Any]:
     """Return the row of a target."""
     metric = target.metrics[0]
@@ -456,55 +439,9 @@ def load(directory: str | Path) -> Bundle:
                 f"the tournament in {folder} has not ended; go on with: tunewright compare --resume -o {folder}"
             )
         with parsing(path, f"table of {name}"):
-            frames.append(_frame(path, name))
+            frames.append(read_frame(path, name))
     games, trials, targets = frames
     bundle = Bundle(folder, config, games, trials, targets, loaded=True)
     with parsing(folder, "bundle of a tournament"):
-        _check(bundle)
+        check_frames(folder, {n: getattr(bundle, n) for n in _FRAMES})
     return bundle
-
-
-def _frame(path: Path, name: str) -> pd.DataFrame:
-    """Read a table, piece by piece: a few equal texts of a packed file may fill any memory."""
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    open_file(path, f"table of {name}").close()
-    with pq.ParquetFile(path) as file:
-        footer = file.metadata
-        groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-        largest = max((g.column(c).total_uncompressed_size for g in groups for c in range(g.num_columns)), default=0)
-        check_size(f"the table {path}: its pages", largest, 2, "it is no tournament's")
-        check_size(f"the table {path}: {footer.num_rows:,} rows", footer.num_rows * max(footer.num_columns, 1), 64)
-        pieces, taken = [], 0
-        # a piece whose every text is as long as the whole column still fits
-        for piece in file.iter_batches(batch_size=max(min(_PIECE_BYTES // max(largest, 1), 2**16), 16)):
-            taken += piece.nbytes
-            check_size(f"the table {path}", taken, 3, "it is no tournament's")
-            pieces.append(piece)
-        return pa.Table.from_batches(pieces, schema=file.schema_arrow).to_pandas()
-
-
-def _check(bundle: Bundle) -> None:
-    """See whether the frames have what the tables are computed from.
-
-    Raises:
-        ConfigError: columns are missing, or values are of another kind.
-    """
-    for name, columns in _COLUMNS.items():
-        frame = getattr(bundle, name)
-        lacking = [c for c in columns if c not in frame]
-        if lacking:
-            raise ConfigError(f"{bundle.folder / name}.parquet lacks the columns {', '.join(lacking)}")
-        for column, kind in columns.items():
-            wrong = [v for v in frame[column] if not (kind is float and v is None) and not isinstance(v, _KINDS[kind])]
-            if wrong:
-                shown = printable(repr(wrong[0]), 60)
-                raise ConfigError(
-                    f"{bundle.folder / name}.parquet: {column} must be {_WORDS[kind]}, not {shown}; was it edited?"
-                )
-    for column, frame in (("runs", bundle.trials), ("config", bundle.trials), ("verification", bundle.games)):
-        for text in frame[column]:
-            json.loads(text)
-    if not len(bundle.games) or not len(bundle.targets):
-        raise ConfigError(f"the tournament in {bundle.folder} holds no games")
