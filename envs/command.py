@@ -182,7 +182,7 @@ class CommandTarget(BaseTarget):
         """Return the keys of the user's files, and of the description where its commands change something else."""
         keys = [key for path in self._own_files() for key in file_keys(path)]
         if self._lasting_hooks():
-            keys += [f"what the commands in {os.path.realpath(self.description.path)} change"]
+            keys += [f"commands in {key}" for key in file_keys(self.description.path)]
         return keys
 
     def snapshot(self, folder: Path) -> dict[str, Any]:
@@ -190,8 +190,16 @@ class CommandTarget(BaseTarget):
         own = self._own_files()
         if not own and not self._lasting_hooks():
             return {}
-        files = [originals.save(path, folder, str(number)) for number, path in enumerate(own)]
-        return {"files": files, "toml": os.path.realpath(self.description.path)}
+        texts = [file.text for file in self.description.files if not file.inside]
+        files = [
+            {**originals.save(path, folder, str(number)), "template": text}
+            for number, (path, text) in enumerate(zip(own, texts, strict=True))
+        ]
+        return {
+            "files": files,
+            "toml": os.path.realpath(self.description.path),
+            "commands": "rollback" in self.description.hooks,
+        }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Put the user's files back and run the rollback command."""

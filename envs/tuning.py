@@ -19,9 +19,9 @@ Action: a point of the unit cube, shape (d,). Reward: log improvement of the obj
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
+import uuid
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -239,7 +239,7 @@ class TuningEnv(Packed, gymnasium.Env[Vector, Vector]):
     def _protect(self, workdir: Path) -> Runs:
         """Hold and write down what measuring changes, until ``close``, or until the environment is forgotten."""
         name = f"the environment of {self.target.name!r}"
-        owner = Owner(what=name, name=f"{name} {os.getpid()} {id(self)}", target="", options={})
+        owner = Owner(what=name, name=f"environment-{uuid.uuid4().hex[:12]}", target="", options={})
         stack = ExitStack()
         runs = stack.enter_context(protected(self.target, owner, workdir))
         self._guard = weakref.finalize(self, stack.close)

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from targets import Guarded, Misbehaving
-from tunewright.envs.command import open_target
+from tunewright.envs.command import fill, open_target
 
 from tunewright import hooks, originals, tournament, workfolder
-from tunewright.changes import Journal, Owner, changing, restoring
+from tunewright.changes import Journal, Owner, changing, document, restoring
 from tunewright.errors import ConfigError, HeldError, StoreError, TargetError
 from tunewright.interrupts import orderly, uninterrupted
 from tunewright.locks import file_keys, holding
@@ -316,7 +316,9 @@ def test_whoever_comes_next_puts_back_what_a_killed_session_left(tmp_path, cli):
         "--trust",
         "fast",
     )
-    assert "session 'first' was killed and had left changes, which were put back" in " ".join(done.stderr.split())
+    assert "session 'first' did not come to its end and had left changes, which were put back" in " ".join(
+        done.stderr.split()
+    )
     assert conf.read_text() == "v: 7\n"
     nothing = cli("rollback", "first", "--store", f"sqlite:///{tmp_path / 'one.db'}", code=1)
     assert "nothing to roll back" in nothing.stderr
@@ -712,3 +714,175 @@ def test_stopping_waits_for_the_users_command_that_a_run_had_begun(tmp_path, sto
             session.run(trials=4, verify=False)
     words = (tmp_path / "log").read_text().split()
     assert words[-1] == "back" and words.count("begun") == words.count("through")
+
+
+# -- found by somebody who tried to lose files with it -----------------------------------------------------
+
+
+def begun(folder, *words, cwd=None):
+    """Start a command and return it once a candidate is in the file."""
+    conf = folder / "server.conf"
+    before = conf.read_bytes() if conf.exists() else None
+    program = str(Path(sys.executable).with_name("tunewright"))
+    run = subprocess.Popen(
+        [program, *map(str, words)], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 60
+    while (conf.read_bytes() if conf.exists() else None) == before and time.monotonic() < end:
+        time.sleep(0.02)
+    return run
+
+
+def test_checks_of_two_projects_do_not_take_each_other_for_dead(tmp_path, cli):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "server.conf").write_text(f"v: 7 # {name}\n")
+        command(tmp_path / name)
+    (tmp_path / "a" / "my.toml").write_text(
+        (tmp_path / "a" / "my.toml").read_text().replace("sleep {pause}", "sleep 4")
+    )
+    first = begun(tmp_path / "a", "check", "my.toml", cwd=tmp_path / "a")
+    cli("check", "my.toml", cwd=tmp_path / "b")
+    said = first.communicate(timeout=60)
+    assert first.returncode == 0, said
+    for name in ("a", "b"):
+        assert (tmp_path / name / "server.conf").read_text() == f"v: 7 # {name}\n"
+
+
+@pytest.mark.slow
+def test_rollback_takes_off_first_what_came_on_top(tmp_path, cli):
+    conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
+    conf.write_text("v: 7\n")
+    command(tmp_path)
+    cli("tune", tmp_path / "my.toml", "--store", store, "--name", "w1", "-n", 4, "--trust", "fast", "--tuner", "random")
+    cli("apply", "w1", "--store", store, "--force")
+    killed_session(tmp_path, store, "w3")
+    cli("rollback", "w1", "--store", store)
+    assert conf.read_text() == "v: 7\n"
+    cli("check", tmp_path / "my.toml")
+    assert conf.read_text() == "v: 7\n"
+
+
+def test_a_lock_that_names_an_older_journal_does_not_end_a_living_session(tmp_path, cli, store):
+    """A session was killed, and goes on with another file: the old lock still names its journal."""
+    (tmp_path / "a.conf").write_text("A\n")
+    (tmp_path / "b.conf").write_text("B\n")
+    target = command(tmp_path, file="a.conf")
+    with holding(target.changes(), "session 'z'") as hold:
+        journal = Journal("sqlite:////z.db", "z", "measure")
+        hold.note(str(journal.path))
+    other = command(tmp_path, name="other.toml", file="b.conf")
+    owner = Owner(what="session 'z'", store="sqlite:////z.db", name="z", target="other.toml", options={})
+    with changing(other, owner, print) as (hold, journal), restoring(other, owner, hold, journal, tmp_path / "w"):
+        (tmp_path / "b.conf").write_text("v: 5\n")
+        cli("check", tmp_path / "my.toml")
+        assert journal.read() is not None
+    assert (tmp_path / "b.conf").read_text() == "B\n"
+
+
+def test_a_lock_cannot_have_an_applied_configuration_taken_back(tmp_path, cli):
+    conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
+    conf.write_text("v: 7\n")
+    target = command(tmp_path)
+    owner = Owner(what="session 'a'", store=store, name="a", target=str(tmp_path / "my.toml"), options={})
+    with changing(target, owner, print, kind="apply") as (hold, journal):
+        journal.begin()
+        journal.write(document(target, owner, target.undo(journal.folder), "applied"))
+        conf.write_text("v: 5\n")
+        hold.note(str(journal.path))
+    cli("check", tmp_path / "my.toml")
+    assert conf.read_text() == "v: 5\n"
+
+
+def test_what_the_user_wrote_meanwhile_is_kept(tmp_path, cli):
+    conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
+    conf.write_text("v: 7\n")
+    command(tmp_path)
+    killed_session(tmp_path, store, "first")
+    conf.write_text("my edit\n")
+    done = cli("rollback", "first", "--store", store)
+    said = " ".join(done.stderr.split())
+    assert "was changed by somebody else meanwhile; that version is kept as" in said
+    (kept,) = (Path(os.environ["TUNEWRIGHT_HOME"]) / "kept").iterdir()
+    assert (conf.read_text(), kept.read_text()) == ("v: 7\n", "my edit\n")
+
+
+def test_a_file_that_the_user_wrote_where_there_was_none_stays(tmp_path):
+    target, saved = command(tmp_path), tmp_path / "saved"
+    saved.mkdir()
+    state_before = target.snapshot(saved)
+    target._write_files(target._names(target.space.default))
+    target.restore(state_before)
+    assert not (tmp_path / "server.conf").exists()
+    (tmp_path / "server.conf").write_text("precious\n")
+    with originals.noticing() as texts:
+        target.restore(state_before)
+    assert (tmp_path / "server.conf").read_text() == "precious\n"
+    assert "is left as it is" in texts[0]
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=20), st.text(st.characters(codec="utf-8"), max_size=20))
+def test_what_was_filled_in_is_told_from_what_somebody_wrote(value, line):
+    template = f"{line}\nx = {{x}}\n[y] {{gone}}\nend"
+    lines = [
+        f
+        for part in template.splitlines()
+        if (f := fill(part, {"x": value.replace("\n", " "), "gone": None})) is not None
+    ]
+    data = ("\n".join(lines) + "\n").encode()
+    if "\n" not in value and "\r" not in value and len(value.splitlines()) <= 1:
+        assert originals._fills(template, data)
+    assert not originals._fills(template, data + b"and more\n")
+
+
+@pytest.mark.skipif(not ROOT, reason="needs another user")
+def test_a_shared_file_of_another_owner_is_put_back(tmp_path):
+    """As uid 65534 of a group that may write it: its owner alone may set times."""
+    conf = tmp_path / "shared.conf"
+    conf.write_text("v: 7\n")
+    os.chown(conf, 0, 65534)
+    conf.chmod(0o664)
+    tmp_path.chmod(0o777)
+    for parent in tmp_path.parents:
+        if parent != Path("/") and not parent.stat().st_mode & 0o001:
+            parent.chmod(parent.stat().st_mode | 0o011)
+    saved = tmp_path / "saved"
+    saved.mkdir()
+    entry = originals.save(conf, saved, "0")
+    saved.chmod(0o755)
+    (saved / "0").chmod(0o644)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            originals.write(conf, b"candidate\n")
+            originals.put_back(entry)
+            os._exit(0)
+        except BaseException:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert conf.read_text() == "v: 7\n"
+
+
+def test_files_come_back_without_the_description(tmp_path, cli):
+    conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
+    conf.write_text("v: 7\n")
+    command(tmp_path)
+    killed_session(tmp_path, store, "first")
+    (tmp_path / "my.toml").unlink()
+    cli("rollback", "first", "--store", store)
+    assert conf.read_text() == "v: 7\n"
+
+
+def test_a_relative_directory_is_where_the_user_stands(tmp_path, cli):
+    (tmp_path / "deep").mkdir()
+    command(tmp_path / "deep", file="{workdir}/server.conf", extra="")
+    text = (
+        (tmp_path / "deep" / "my.toml").read_text().replace("cat {workdir}/server.conf", "cat '{workdir}/server.conf'")
+    )
+    (tmp_path / "deep" / "my.toml").write_text(text)
+    cli("tune", "deep/my.toml", "--dir", "here", "-n", 2, "--trust", "fast", "--name", "a", cwd=tmp_path)
+    assert {p.name for p in (tmp_path / "deep").iterdir()} == {"my.toml"}
+    assert not (tmp_path / "here").exists()

@@ -162,11 +162,13 @@ def test_a_dsn_from_the_environment_is_stored_without_its_password(server, store
     assert Session.resume("a", store).target.facts["server"] == "foreign"
 
 
-def test_what_was_applied_elsewhere_is_taken_back_there(server, monkeypatch):
+def test_what_was_applied_elsewhere_is_taken_back_there(server, monkeypatch, tmp_path):
     names = ("work_mem",)
     before = settings(server)
     target = PostgresTarget(names=names)  # of a session on a server of our own
-    undo = target.apply({"work_mem": 12345}, to=f"host={server.socket} dbname=postgres user=me password={QUOTED}")
+    there = f"host={server.socket} dbname=postgres user=me password={QUOTED}"
+    undo = target.undo(tmp_path, there)
+    target.apply({"work_mem": 12345}, to=there)
     assert settings(server)["work_mem"] == "12345"
     assert undo["server"] == f"host={server.socket} dbname=postgres user=me"
     monkeypatch.setenv("PGPASSWORD", PASSWORD)

@@ -12,14 +12,14 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tunewright import hooks, workfolder
+from tunewright import hooks, originals, workfolder
 from tunewright.errors import StoreError, TargetError, TunewrightError
 from tunewright.interrupts import uninterrupted
 from tunewright.locks import Hold, holding
@@ -200,33 +200,73 @@ def _opened(document: Mapping[str, Any], spec: str | None, options: Mapping[str,
     return reopen(document["name"], record, spec, options)
 
 
-def put_back(path: Path, owner: Owner | None = None, target: BaseTarget | None = None, **how: Any) -> str:
-    """Put back what a journal says, and discard it; arguments as for :func:`restorer`.
+def put_back(
+    path: Path,
+    owner: Owner,
+    hold: Hold,
+    say: Say,
+    target: BaseTarget | None = None,
+    *,
+    named_by: Collection[str] | None = None,
+    **how: Any,
+) -> str:
+    """Put back what a journal says, and discard it.
+
+    Everything that the journal changed is held meanwhile: one whose session lives is left alone.
+
+    Args:
+        path: of the journal.
+        owner: who wants to change the system now.
+        hold: what is held already.
+        say: is told of files that somebody else had changed.
+        target: an open one, see :func:`restorer`.
+        named_by: keys of locks that name the journal, where it was found through these; it must be about one of them.
+        **how: ``spec`` and ``options``, see :func:`restorer`.
 
     Returns:
-        What was done, in words; "" where there is no journal.
+        What was done, in words; "" where there is nothing to do.
 
     Raises:
+        HeldError: its session is alive.
         TunewrightError: it could not be put back; the journal stays.
     """
     document = read_journal(path)
     if document is None:
         return ""
-    hooks.wait_for(path.parent)
-    with _explained(document):
-        able = restorer(document, owner, target, **how)
-        with uninterrupted(), hooks.noting(path.parent):
-            if document["stage"] == "measuring":
-                able.restore(document["state"])
-            else:
-                able.rollback(document["state"])
-            discard(path)
+    if named_by is not None and (document["stage"] == "applied" or not set(document["keys"]) & set(named_by)):
+        return ""  # a later journal of that session, about something else
+    with holding([k for k in document["keys"] if k not in hold.keys], owner.what) as more:
+        hooks.wait_for(path.parent)
+        with _explained(document), originals.noticing() as noticed:
+            able = _able(document, owner, target, **how)
+            with uninterrupted(), hooks.noting(path.parent):
+                if document["stage"] == "measuring":
+                    able.restore(document["state"])
+                else:
+                    able.rollback(document["state"])
+                discard(path)
+        more.note(None)
+    for text in noticed:
+        say(text)
     if document.get("workdir"):
         able.cleanup(Path(document["workdir"]))
         workfolder.release(Path(document["workdir"]))
     if document["stage"] == "applied":
         return "the applied configuration was taken back"
-    return f"{document['what']} was killed and had left changes, which were put back"
+    return f"{document['what']} did not come to its end and had left changes, which were put back"
+
+
+def _able(document: Mapping[str, Any], owner: Owner, target: BaseTarget | None, **how: Any) -> BaseTarget:
+    try:
+        return restorer(document, owner, target, **how)
+    except TunewrightError as error:
+        files = document["state"].get("files", [])
+        for entry in files:  # these can be put back without knowing more
+            originals.put_back(entry)
+        if not files or document["state"].get("commands"):
+            back = "the files are back, but its commands cannot be run: " if files else ""
+            raise TargetError(f"{back}{error}") from None
+        return BaseTarget()
 
 
 @contextmanager
@@ -235,10 +275,9 @@ def _explained(document: Mapping[str, Any]) -> Iterator[None]:
     try:
         yield
     except TunewrightError as error:
-        again = f"run 'tunewright rollback {document['name']}'" if document["store"] else "tune it again"
+        again = f"run 'tunewright rollback {document['name']}'" if document["store"] else "measure it again"
         raise TargetError(
-            f"what {document['what']} changed could not be put back ({error}); it is written down: "
-            f"mend that, then {again}"
+            f"what {document['what']} changed could not be put back: {error}. It is kept; once that is mended, {again}"
         ) from error
 
 
@@ -261,14 +300,34 @@ def changing(
     """
     journal = Journal(owner.store, owner.name, kind)
     with holding(target.changes(to), owner.what) as hold, target.hold(owner.what, to):
+        settle(owner, hold, say, target)
         mine = journal.read()
-        left = [str(journal.path)] if mine is not None and mine["stage"] != "applied" else []
-        for path in dict.fromkeys([*left, *hold.left]):
-            done = put_back(Path(path), owner, target)
-            if done:
-                say(done)
-        hold.note(None)
+        if (
+            mine is not None
+            and mine["stage"] != "applied"
+            and (done := put_back(journal.path, owner, hold, say, target))
+        ):
+            say(done)
         yield hold, journal
+
+
+def settle(owner: Owner, hold: Hold, say: Say, target: BaseTarget | None = None, but: Path | None = None) -> None:
+    """Put back what killed sessions left changed of what is held; arguments as for :func:`put_back`.
+
+    Args:
+        owner: who wants to change the system now.
+        hold: what is held.
+        say: is told what was put back.
+        target: an open one.
+        but: a journal that is left as it is.
+    """
+    for path, keys in list(hold.left.items()):
+        if but is not None and Path(path) == but:
+            continue
+        if done := put_back(Path(path), owner, hold, say, target, named_by=keys):
+            say(done)
+    hold.left.clear()
+    hold.note(None)
 
 
 def document(
@@ -298,7 +357,9 @@ def document(
 
 
 @contextmanager
-def restoring(target: BaseTarget, owner: Owner, hold: Hold, journal: Journal, workdir: Path) -> Iterator[None]:
+def restoring(
+    target: BaseTarget, owner: Owner, hold: Hold, journal: Journal, workdir: Path, say: Say = silent
+) -> Iterator[None]:
     """Let a block measure the target: what it changes is written down first, and put back at the end.
 
     Raises:
@@ -317,8 +378,10 @@ def restoring(target: BaseTarget, owner: Owner, hold: Hold, journal: Journal, wo
     finally:
         with uninterrupted():
             if state:
-                with hooks.noting(folder), _explained(said):
+                with hooks.noting(folder), _explained(said), originals.noticing() as noticed:
                     target.restore(state)
+                for text in noticed:
+                    say(text)
             journal.discard()
             hold.note(None)
             target.cleanup(workdir)
@@ -331,7 +394,7 @@ def protected(target: BaseTarget, owner: Owner, workdir: Path, say: Say = silent
     Yields:
         What each measurement is to be given.
     """
-    with changing(target, owner, say) as (hold, journal), restoring(target, owner, hold, journal, workdir):
+    with changing(target, owner, say) as (hold, journal), restoring(target, owner, hold, journal, workdir, say):
         yield Runs(hold.fds, journal.folder)
 
 

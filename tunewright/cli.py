@@ -163,7 +163,8 @@ def tune(
     plan = Plan(
         target=target, workload=workload, tuner=tuner, objectives=objectives, seed=seed, trust=trust,
         require=tuple(require or ()), allow=tuple(allow or ()), never=tuple(never or ()), options=options,
-        tuner_options=tuner_options, limit_s=limit, memory_mb=memory, repeats=repeats, workdir=directory,
+        tuner_options=tuner_options, limit_s=limit, memory_mb=memory, repeats=repeats,
+        workdir=os.path.abspath(directory) if directory else "",
     )  # fmt: skip
     if trials is None and minutes is None:
         trials, patience = 25, patience or 15
@@ -385,6 +386,16 @@ def _pareto(screen: Console, session: Session, verdict: Verdict) -> None:
 
 
 @contextmanager
+def _ended(what: str, then: str) -> Iterator[None]:
+    """Say what a signal did to a command that nothing interrupts half-way."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console().print(f"{what} was stopped; nothing is half done: {then}", markup=False)
+        raise SystemExit(130) from None
+
+
+@contextmanager
 def _reading(store: str | None) -> Iterator[Store]:
     opened = _open_store(store)
     try:
@@ -502,7 +513,7 @@ def apply(
     from tunewright.service import apply_session
 
     options = parse_options(option)
-    with _reading(store) as opened:
+    with _reading(store) as opened, _ended("apply", f"'tunewright rollback {name}' says whether it took effect"):
         document = apply_session(opened, name, to=to, spec=target, number=trial, force=force, options=options, say=_say)
     if as_json:
         emit(document)
@@ -529,8 +540,8 @@ def rollback(
     from tunewright.plugins import parse_options
     from tunewright.service import rollback_session
 
-    with _reading(store) as opened:
-        document = rollback_session(opened, name, spec=target, options=parse_options(option))
+    with _reading(store) as opened, _ended("rollback", "run it again, and it says whether there is anything left"):
+        document = rollback_session(opened, name, spec=target, options=parse_options(option), say=_say)
     if as_json:
         emit(document)
     else:
@@ -614,8 +625,9 @@ def check(
     from tunewright.plugins import open_target, parse_options
     from tunewright.service import check_target
 
-    opened = open_target(target, parse_options(option))
-    document = check_target(opened, spec=target, workload=workload, runs=runs, limit_s=limit, say=_say)
+    options = parse_options(option)
+    opened = open_target(target, options)
+    document = check_target(opened, spec=target, options=options, workload=workload, runs=runs, limit_s=limit, say=_say)
     if as_json:
         emit(document)
         return

@@ -39,10 +39,12 @@ def _directory() -> Path:
 
 
 def file_keys(path: Path) -> list[str]:
-    """Return the keys of a file: its real path and, so that other names of it count, its inode."""
+    """Return the keys of a file: its real path and, so that other names of it count, its inode and its directory's."""
     real = os.path.realpath(path)
     keys = [f"file {real}"]
     with suppress(OSError):
+        about = os.stat(os.path.dirname(real))
+        keys.append(f"entry {about.st_dev}:{about.st_ino} {os.path.basename(real)}")  # through another mount
         about = os.stat(real)
         keys.append(f"inode {about.st_dev}:{about.st_ino}")
     return keys
@@ -53,20 +55,22 @@ class Hold:
 
     Attributes:
         fds: their descriptors, for children that must hold them, too.
-        left: journals that killed holders of the same things left behind.
+        keys: what is held.
+        left: journals that killed holders of the same things left behind, with the keys whose locks name them.
     """
 
     def __init__(self, who: Mapping[str, Any]) -> None:
         self.fds: tuple[int, ...] = ()
-        self.left: list[str] = []
+        self.left: dict[str, set[str]] = {}
+        self.keys: set[str] = set()
         self._who = dict(who)
-        self._texts: list[int] = []
 
-    def _take(self, fd: int, text: Mapping[str, Any]) -> None:
+    def _take(self, key: str, fd: int, text: Mapping[str, Any]) -> None:
         self.fds = (*self.fds, fd)
+        self.keys.add(key)
         journal = text.get("journal")
-        if isinstance(journal, str) and journal not in self.left:
-            self.left.append(journal)
+        if isinstance(journal, str):
+            self.left.setdefault(journal, set()).add(key)
         # who holds it is known at once; what was left stays named until it is put back
         self._write(fd, {"journal": journal} if journal else {})
 
@@ -102,7 +106,7 @@ def holding(keys: Sequence[str], what: str) -> Iterator[Hold]:
             path = _directory() / f"{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:32]}.lock"
             fd, text = _acquire(path, key)
             stack.callback(_release, path, fd)
-            hold._take(fd, text)
+            hold._take(key, fd, text)
         yield hold
 
 
@@ -172,4 +176,5 @@ def _alive(holder: Mapping[str, Any]) -> bool:
 
 def _words(key: str) -> str:
     kind, _, name = key.partition(" ")
-    return {"file": name, "inode": "this file (under another name)"}.get(kind, key)
+    other = "this file (under another name)"
+    return {"file": name, "inode": other, "entry": other, "commands": f"what {name} changes"}.get(kind, key)

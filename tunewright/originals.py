@@ -9,14 +9,18 @@ from __future__ import annotations
 import base64
 import errno
 import os
+import re
 import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from tunewright.errors import TargetError
+from tunewright.store import home
 
 
 def save(path: Path, folder: Path, name: str) -> dict[str, Any]:
@@ -136,8 +140,58 @@ def _writable(path: Path) -> Iterator[int]:
         os.close(file)
 
 
+_noticed: ContextVar[list[str] | None] = ContextVar("noticed", default=None)
+
+
+@contextmanager
+def noticing() -> Iterator[list[str]]:
+    """Collect what :func:`put_back` finds that the user should know."""
+    texts: list[str] = []
+    token = _noticed.set(texts)
+    try:
+        yield texts
+    finally:
+        _noticed.reset(token)
+
+
+def _foreign(path: Path, entry: Mapping[str, Any], original: bytes | None) -> bytes | None:
+    """Return what somebody else wrote into a file meanwhile: neither the original nor filled in from the template."""
+    if "template" not in entry or not path.is_file():
+        return None
+    data = path.read_bytes()
+    return None if data == original or not data or _fills(entry["template"], data) else data
+
+
+def _fills(template: str, data: bytes) -> bool:
+    """Whether a text can be the template with values for its placeholders, lines of inactive ones left out."""
+    lines = []
+    for line in template.splitlines():
+        parts = [re.escape(part) for part in re.split(r"\{[A-Za-z_][\w.\-]*\}", line)]
+        lines.append(parts[0] + "\n" if len(parts) == 1 else f"(?:{'.*'.join(parts)}\n)?")
+    return re.fullmatch("".join(lines), data.decode(errors="surrogateescape")) is not None
+
+
+def _keep(path: Path, data: bytes) -> str:
+    """Keep what somebody else wrote, and return where."""
+    folder = home() / "kept"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    handle, copy = tempfile.mkstemp(dir=folder, prefix=f"{path.name}.")
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+    return copy
+
+
+def _notice(text: str) -> None:
+    texts = _noticed.get()
+    if texts is not None:
+        texts.append(text)
+
+
 def put_back(entry: Mapping[str, Any]) -> None:
     """Bring a file back to what :func:`save` found; safe to repeat.
+
+    What somebody else wrote into it meanwhile is kept: in the data directory or, where there was no file, where it is.
+    That can be told where the entry has a ``template``, the text that the file was filled in from.
 
     Raises:
         TargetError: it cannot be written, or its copy is gone.
@@ -147,6 +201,9 @@ def put_back(entry: Mapping[str, Any]) -> None:
     try:
         _relink(path, entry)
         if entry["copy"] is None:
+            if _foreign(real, entry, None) is not None:
+                _notice(f"{path} was written by somebody else meanwhile, and is left as it is")
+                return
             with suppress(FileNotFoundError, NotADirectoryError):
                 real.unlink()
             for made in entry.get("made", []):  # innermost first
@@ -157,6 +214,8 @@ def put_back(entry: Mapping[str, Any]) -> None:
             data = Path(entry["copy"]).read_bytes()
         except FileNotFoundError:
             raise TargetError(f"the copy {entry['copy']} of {path} is gone, so it cannot be put back") from None
+        if (edited := _foreign(real, entry, data)) is not None:
+            _notice(f"{path} was changed by somebody else meanwhile; that version is kept as {_keep(path, edited)}")
         if not real.is_file() or real.read_bytes() != data:
             write(real, data)
         if "mode" in entry:
@@ -192,4 +251,5 @@ def _redress(path: Path, entry: Mapping[str, Any]) -> None:
             os.setxattr(path, name, value)
     if stat.S_IMODE(path.stat().st_mode) != entry["mode"]:  # after the owner, whose change drops set-user-id
         os.chmod(path, entry["mode"])
-    os.utime(path, ns=(entry["times_ns"][0], entry["times_ns"][1]))
+    with suppress(PermissionError):  # only the owner may set times
+        os.utime(path, ns=(entry["times_ns"][0], entry["times_ns"][1]))

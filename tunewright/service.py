@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tunewright import hooks, measure
-from tunewright.changes import Journal, Owner, Say, applied_since, changing, document, protected, put_back, silent
+from tunewright import hooks, measure, workfolder
+from tunewright.changes import (
+    Journal,
+    Owner,
+    Say,
+    applied_since,
+    changing,
+    document,
+    protected,
+    put_back,
+    settle,
+    silent,
+)
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.interrupts import orderly, uninterrupted
 from tunewright.locks import holding
 from tunewright.plugins import reopen
 from tunewright.protocol import improvement
+from tunewright.secrets import public_options, public_spec
 from tunewright.space import Config
 from tunewright.store import Store, home
 from tunewright.target import BaseTarget, Budget
@@ -62,7 +75,7 @@ def apply_session(
     problems = target.space.problems(config)
     if problems:
         raise ConfigError(f"trial {number} is not legal on this machine: {'; '.join(problems)}")
-    owner = _owner(store, name, record, "the applied configuration of ")
+    owner = _owner(store, name, record, "the apply of ")
     with store.lock(name), orderly(), changing(target, owner, say, to=to, kind="apply") as (hold, journal):
         if journal.read() or _old_undo(name, record["plan"]["target"]):
             raise ConfigError(f"session {name!r} is applied already; first run: tunewright rollback {name}")
@@ -73,9 +86,11 @@ def apply_session(
         try:
             with hooks.noting(folder):
                 target.apply(config, to)
-        except BaseException:
-            put_back(journal.path, owner, target)
+        except BaseException as error:
+            put_back(journal.path, owner, hold, say, target)
             hold.note(None)
+            if isinstance(error, TargetError):
+                raise TargetError(f"{error}; what it had changed was taken back") from None
             raise
         journal.write(document(target, owner, undo, "applied", to=to))
         hold.note(None)
@@ -118,7 +133,7 @@ def _chosen(store: Store, name: str, record: dict[str, Any], number: int | None,
 
 
 def rollback_session(
-    store: Store, name: str, *, spec: str | None, options: Mapping[str, str] | None = None
+    store: Store, name: str, *, spec: str | None, options: Mapping[str, str] | None = None, say: Say = silent
 ) -> dict[str, Any]:
     """Undo ``apply`` and whatever a killed session left changed.
 
@@ -140,9 +155,8 @@ def rollback_session(
                     f"first run: tunewright rollback {later}"
                 )
             with holding(said["keys"], owner.what) as hold:
-                done.append(put_back(journal.path, owner, spec=spec, options=options))
-                if set(hold.left) <= {str(journal.path)}:
-                    hold.note(None)
+                settle(owner, hold, say, but=journal.path)  # what came on top comes off first
+                done.append(put_back(journal.path, owner, hold, say, spec=spec, options=options))
         done += _roll_back_old(store, name, record, spec, options)
     if not done:
         raise ConfigError(f"nothing to roll back: session {name!r} is not applied and left nothing changed")
@@ -171,7 +185,14 @@ def _roll_back_old(
 
 
 def check_target(
-    target: BaseTarget, *, spec: str = "", workload: str, runs: int, limit_s: float, say: Say = silent
+    target: BaseTarget,
+    *,
+    spec: str = "",
+    options: Mapping[str, str] | None = None,
+    workload: str,
+    runs: int,
+    limit_s: float,
+    say: Say = silent,
 ) -> dict[str, Any]:
     """Measure the default several times; what that changes is put back.
 
@@ -187,15 +208,19 @@ def check_target(
     found = []
     base = home() / "work"
     base.mkdir(parents=True, exist_ok=True)
+    spec, name = public_spec(spec), f"check-{uuid.uuid4().hex[:12]}"  # checks may run side by side
     owner = Owner(
-        what=f"a check of {spec or target.name}", name=f"check {spec or target.name}", target=spec, options={}
+        what=f"a check of {spec or target.name}",
+        name=name,
+        target=spec,
+        options=public_options(options or {}, target.secret_options),
     )
-    with (
-        tempfile.TemporaryDirectory(dir=base) as folder,
-        orderly(),
-        protected(target, owner, Path(folder), say) as its,
-    ):
-        budget = Budget(workdir=Path(folder), seconds=target.limit_seconds or limit_s, memory_bytes=target.memory_bytes)
+    folder = workfolder.private(base, name)
+    with ExitStack() as stack:
+        stack.callback(workfolder.remove, base, name)
+        stack.enter_context(orderly())
+        its = stack.enter_context(protected(target, owner, folder, say))
+        budget = Budget(workdir=folder, seconds=target.limit_seconds or limit_s, memory_bytes=target.memory_bytes)
         prepared = measure.call_isolated(target, "prepare", workload=workload, seed=0, budget=budget, runs=its)
         budget = replace(budget, prepared=prepared)
         for _ in range(runs):

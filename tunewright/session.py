@@ -245,7 +245,7 @@ class Session:
 
     def _workdir(self) -> Path:
         """The session's own folder, below the user's directory where one was given."""
-        base = Path(self.plan.workdir) if self.plan.workdir else home() / "work"
+        base = Path(self.plan.workdir).absolute() if self.plan.workdir else home() / "work"
         digest = hashlib.sha256(f"{self.store.public_url}\n{self.name}".encode(errors="surrogatepass")).hexdigest()[:8]
         return workfolder.private(base, f"{workfolder.file_name(self.name)}-{digest}", session=self.name)
 
@@ -330,7 +330,7 @@ class Session:
             try:
                 with changing(self.target, self._owner(), self._say) as (hold, journal):
                     self._restore_old_snapshot()
-                    with restoring(self.target, self._owner(), hold, journal, workdir):
+                    with restoring(self.target, self._owner(), hold, journal, workdir, self._say):
                         self.runs = measure.Runs(hold.fds, journal.folder)
                         self._prepare()
                         self._loop(len(self.decided) + trials if trials is not None else total, minutes, patience)

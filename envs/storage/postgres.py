@@ -421,7 +421,11 @@ class PostgresTarget(BaseTarget):
         if not self.dsn:
             return {}
         with self._connect(self.dsn) as connection:
-            return {"settings": self._own_settings(connection), "file": self._auto_conf(connection, folder)}
+            return {
+                "settings": self._own_settings(connection),
+                "file": self._auto_conf(connection, folder),
+                "identity": identity(connection),
+            }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Put the foreign server's settings back, and bring it up again if it is down."""
@@ -429,6 +433,13 @@ class PostgresTarget(BaseTarget):
             raise ConfigError("say which server's settings to put back: --target 'postgres:host=... user=...'")
         if self.dsn and "settings" in snapshot:
             bring_up(self.dsn, self.restart, snapshot.get("file"))
+            with self._connect(self.dsn) as connection:
+                here = identity(connection)
+            if snapshot.get("identity", here) != here:
+                raise ConfigError(
+                    f"this is not the PostgreSQL server that was changed (it is {here}, not {snapshot['identity']}); "
+                    "say which one is: --target 'postgres:host=... port=...'"
+                )
             self._alter(snapshot["settings"])
 
     def cleanup(self, workdir: Path) -> None:
