@@ -160,9 +160,11 @@ def write_whole(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
         fill: writes the contents.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: it cannot be written, or is a device, a pipe or a directory.
     """
     target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise ConfigError(f"cannot write {path}: it is no ordinary file")
     unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with unfinished.open("xb") as file:

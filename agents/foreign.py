@@ -18,7 +18,8 @@ from tunewright.agents import modelfile
 from tunewright.errors import ConfigError
 
 _MARK, _NOTE, _DATA = "tunewright_algorithm.txt", "tunewright_note.json", "data"
-_MOST = 2**26  # bytes of SB3's JSON: it may hold a whole rollout
+_MOST = 2**26  # bytes of SB3's JSON: it may hold a whole rollout, as text
+_MOST_PARSED = 2**28  # bytes in memory
 # settings that only one algorithm has, the more special first; DDPG is TD3 without its tricks
 _SIGNS = (
     ("policy_delay", "td3"), ("target_entropy", "sac"), ("exploration_fraction", "dqn"), ("clip_range", "ppo"),
@@ -63,7 +64,11 @@ def _read(archive: zipfile.ZipFile, name: str) -> bytes:
     member = archive.getinfo(name)
     if member.file_size > _MOST:
         raise A.DamagedError(f"{name} is too large")
-    return archive.read(member)
+    text = archive.read(member)
+    # what JSON makes of a text can be fifty times as large
+    if 72 * (text.count(b"[") + text.count(b"{")) + 40 * text.count(b",") > _MOST_PARSED:
+        raise A.DamagedError(f"{name} is too large")
+    return text
 
 
 def refused(path: Path) -> ConfigError:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import tracemalloc
 import zipfile
@@ -778,3 +779,24 @@ def test_damaged_replay_buffers_are_one_line_each(tmp_path):
         with pytest.raises(ConfigError) as refused:
             Replay(path).load(model, {}, trust_file=True)
         assert one_line(refused.value), change
+
+
+def test_json_that_grows_in_memory_is_refused(tmp_path):
+    """A text of 60 MB that compresses to 60 kB, and that Python would hold in 1.6 GB."""
+    bomb = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as bomb_file:
+        bomb_file.writestr("data", "[" + "[]," * (20 << 20) + "1]")
+    tracemalloc.start()
+    with pytest.raises(ConfigError, match="not an agent saved"):
+        agents.load(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 150e6
+    tracemalloc.stop()
+
+
+def test_devices_and_pipes_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link.zip").symlink_to("pipe")
+    for name in ("pipe", "link.zip"):
+        with pytest.raises(ConfigError, match="no ordinary file"):
+            archive.write_whole(tmp_path / name, lambda file: None)
+    assert (tmp_path / "pipe").is_fifo()

@@ -16,6 +16,7 @@ from tunewright.export import shown
 from tunewright.params import Choice
 from tunewright.plugins import explained, installed, load
 from tunewright.progress import duration, number, settings
+from tunewright.store import default_url
 from tunewright.target import BaseTarget
 
 if TYPE_CHECKING:
@@ -235,7 +236,9 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
             out.print(Text(f"verdict: {shown(verdict)}. {verdict['sentence']}"), soft_wrap=True)
         out.print(Text(verdict["settings"], style="cyan"), soft_wrap=True)
     else:
-        out.print(Text(f"no verdict yet; continue with: tunewright resume {document['name']}", style="yellow"))
+        store = document["store"]
+        again = f"{document['name']}{'' if store == default_url() else f' --store {store}'}"
+        out.print(Text(f"no verdict yet; continue with: tunewright resume {again}", style="yellow"), soft_wrap=True)
     out.print(Text(f"repeat it: {document['repeat']}", style="dim"), soft_wrap=True)
 
 
