@@ -886,3 +886,20 @@ def test_a_relative_directory_is_where_the_user_stands(tmp_path, cli):
     cli("tune", "deep/my.toml", "--dir", "here", "-n", 2, "--trust", "fast", "--name", "a", cwd=tmp_path)
     assert {p.name for p in (tmp_path / "deep").iterdir()} == {"my.toml"}
     assert not (tmp_path / "here").exists()
+
+
+def test_an_inode_that_another_file_has_by_now_names_nothing(tmp_path):
+    target = command(tmp_path)
+    (tmp_path / "server.conf").write_text("v: 7\n")
+    owner = Owner(what="session 'a'", store="sqlite:////z.db", name="a", target="my.toml", options={})
+    with holding(target.changes(), "session 'a'"):
+        journal = Journal(owner.store, owner.name, "measure")
+        journal.begin()
+        journal.write(document(target, owner, target.snapshot(journal.folder), "measuring"))
+    os.rename(tmp_path / "server.conf", tmp_path / "other.conf")  # the inode lives on under another name
+    inode = next(k for k in file_keys(tmp_path / "other.conf") if k.startswith("inode"))
+    with holding([inode], "killed") as hold:
+        hold.note(str(journal.path))
+    other = command(tmp_path, name="other.toml", file="other.conf")
+    with changing(other, OWNER, print):
+        assert journal.read() is not None and not (tmp_path / "server.conf").exists()

@@ -22,7 +22,7 @@ from typing import Any
 from tunewright import hooks, originals, workfolder
 from tunewright.errors import StoreError, TargetError, TunewrightError
 from tunewright.interrupts import uninterrupted
-from tunewright.locks import Hold, holding
+from tunewright.locks import Hold, file_keys, holding
 from tunewright.measure import Runs
 from tunewright.plugins import TARGETS, installed, reopen, split_spec
 from tunewright.store import home
@@ -233,8 +233,8 @@ def put_back(
     document = read_journal(path)
     if document is None:
         return ""
-    if named_by is not None and (document["stage"] == "applied" or not set(document["keys"]) & set(named_by)):
-        return ""  # a later journal of that session, about something else
+    if named_by is not None and (document["stage"] == "applied" or not set(named_by) & _still(document["keys"])):
+        return ""  # a later journal of that session, about something else; or another file has the inode by now
     with holding([k for k in document["keys"] if k not in hold.keys], owner.what) as more:
         hooks.wait_for(path.parent)
         with _explained(document), originals.noticing() as noticed:
@@ -254,6 +254,12 @@ def put_back(
     if document["stage"] == "applied":
         return "the applied configuration was taken back"
     return f"{document['what']} did not come to its end and had left changes, which were put back"
+
+
+def _still(keys: Collection[str]) -> set[str]:
+    """Return those of a journal's keys that stand for the same things today: an inode may be another file's."""
+    today = {key for k in keys if k.startswith("file ") for key in file_keys(Path(k.removeprefix("file ")))}
+    return {k for k in keys if not k.startswith("inode ") or k in today}
 
 
 def _able(document: Mapping[str, Any], owner: Owner, target: BaseTarget | None, **how: Any) -> BaseTarget:
