@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import pytest
@@ -214,6 +215,35 @@ def test_a_parsers_error_names_the_place_and_stays_the_cause(tmp_path):
     assert isinstance(caught.value.__cause__, KeyError)
     with pytest.raises(NameError), files.parsing("f.csv", "trace"):
         raise NameError("ours")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" + ".a" * 100_000 + " = 1", "[a" + ".a" * 100_000 + "]", "x = 'a'\nx = {a" + " . 'b'" * 100_000 + " = 1}", 'a."' + "x" * 9 + '"' + '."y"' * 99_999 + " = 1"],
+    ids=["key", "header", "inline", "quoted"],
+)  # fmt: skip
+def test_a_dotted_key_without_end_is_refused_before_it_is_parsed(tmp_path, text):
+    path = tmp_path / "d.toml"
+    path.write_text(text)
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match="more than 100 parts"):
+        files.read_toml(path, "description")
+    assert time.monotonic() - begun < 5
+    assert "more than 100 parts" in refused(("tune", "FILE"), path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['a = "' + "." * 500 + '"', "a = '" + "." * 500 + "'", 'a = """\n\\"""' + "x.\n" * 500 + '""\\""""""', "a = '''" + ".\n'" * 500 + "x'''''",
+     "a = 1 # " + "." * 500, "a = [" + "1.5,\n" * 500 + "]", "a = [" + "1.5," * 500 + "]", 'a = "\\"' + ".#" * 500 + '"\nb = 1.5',
+     "".join(f"a.b.k{i} = 1\n" for i in range(300))],
+)  # fmt: skip
+def test_dots_in_texts_comments_and_numbers_are_no_keys(tmp_path, text):
+    import tomllib
+
+    path = tmp_path / "d.toml"
+    path.write_text(text)
+    assert files.read_toml(path, "description") == tomllib.loads(text)
 
 
 # -- stores, bundles, plugins ------------------------------------------------------------------------------
