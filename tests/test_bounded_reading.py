@@ -312,7 +312,8 @@ def test_a_bundle_edited_by_hand(tmp_path):
 @pytest.mark.parametrize(
     "raised",
     ["raise ValueError('no\\nluck')", "raise SystemExit(3)", "raise GeneratorExit", "class E(BaseException): pass\nraise E('odd')",
-     "import no_such_module", "open_target = 5", "1 / 0", "def f(): f()\nf()", "class E(Exception):\n    def __str__(self): 1 / 0\nraise E"],
+     "import no_such_module", "open_target = 5", "1 / 0", "def f(): f()\nf()", "class E(Exception):\n    def __str__(self): 1 / 0\nraise E",
+     "raise KeyboardInterrupt"],
 )  # fmt: skip
 def test_a_plugin_may_raise_anything(tmp_path, raised):
     info = tmp_path / "theirs-1.0.dist-info"
@@ -333,3 +334,31 @@ def test_a_plugin_may_raise_anything(tmp_path, raised):
         assert rows["theirs"]["install"].startswith("broken: ") and "\n" not in rows["theirs"]["install"]
     if "open_target = 5" not in raised:
         assert "is broken" in refused(("tune", "theirs"), env=env)
+
+
+def plugin(folder, code):
+    """Lay out a package with one target, as pip would; returns the environment in which it is installed."""
+    info = folder / "theirs-1.0.dist-info"
+    info.mkdir()
+    (folder / "theirs.py").write_text(code)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tunewright.targets]\ntheirs = theirs:open_target\n")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def test_what_a_plugin_prints_when_it_is_imported_is_no_part_of_the_document(tmp_path):
+    env = plugin(
+        tmp_path,
+        "print('hello from theirs')\nfrom tunewright.testing import Sphere\ndef open_target(a, o): return Sphere()",
+    )
+    code = "from tunewright.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "targets", "--json"], capture_output=True, text=True, env=env)
+    assert {r["name"]: r["available"] for r in json.loads(done.stdout)}["theirs"]
+    assert "hello from theirs" in done.stderr
+
+
+def test_a_real_interrupt_while_a_plugin_is_imported_stops_the_program(tmp_path):
+    env = plugin(tmp_path, "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)")
+    code = "from tunewright.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "targets", "--json"], capture_output=True, text=True, env=env)
+    assert done.returncode == 130 and "broken" not in done.stdout + done.stderr
