@@ -362,3 +362,80 @@ def test_a_real_interrupt_while_a_plugin_is_imported_stops_the_program(tmp_path)
     code = "from tunewright.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "targets", "--json"], capture_output=True, text=True, env=env)
     assert done.returncode == 130 and "broken" not in done.stdout + done.stderr
+
+
+def _set(table, key, text):
+    return f"UPDATE {table} SET value_json = {text!r} WHERE key = {key!r}"
+
+
+def _plan(name, value):
+    return f"UPDATE study_user_attributes SET value_json = json_set(value_json, '$.plan.{name}', {value}) WHERE key = 'session'"
+
+
+def _pareto(text):
+    return f"UPDATE study_user_attributes SET value_json = json_set(value_json, '$.pareto', json('{text}')) WHERE key = 'verdict'"
+
+
+def _session(name, value):
+    return (
+        f"UPDATE study_user_attributes SET value_json = json_set(value_json, '$.{name}', {value}) WHERE key = 'session'"
+    )
+
+
+EDITS = [
+    *(_set("trial_user_attributes", "outcome", text) for text in ("null", "[]", "0", '""', "false", "[" * 50_000)),
+    *(_set("trial_user_attributes", "trial", text) for text in ("null", "[]", "{}")),
+    *(_set("study_user_attributes", "session", text) for text in ("null", "[]", "[" * 50_000, '{"a":' * 50_000)),
+    *(_plan(n, v) for n, v in [("seed", "-5"), ("memory_mb", "1e308"), ("memory_mb", "-1"), ("limit_s", "0"), ("nosuch", "1")]),
+    *(_session(n, v) for n, v in [("cwd", "5"), ("notes", "json('[]')"), ("notes", "json('{\"answers\": [5]}')"), ("ended", "5")]),
+    *(_pareto(text) for text in ('[{"number":1,"config":{},"metrics":{}}]', '[{"number":1,"config":{},"metrics":{"loss":null}}]',
+                                 '[{"number":1,"config":{},"metrics":{"loss":1},"comparisons":{"x":5}}]', "[5]")),
+    "UPDATE trials SET number = NULL", "UPDATE trials SET number = -3", "UPDATE trials SET number = 0", "UPDATE trials SET number = 'x'",
+    "UPDATE trial_values SET value = NULL", "UPDATE trials SET state = 'GREAT'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda e: e[:110])
+def test_every_command_calls_a_store_that_was_edited_damaged(tmp_path, edit, capfd, monkeypatch):
+    from doors import _TABLE
+
+    from tunewright import service
+    from tunewright.export import export, overview
+    from tunewright.plan import Plan
+    from tunewright.report import render_report
+    from tunewright.session import Session
+    from tunewright.store import Store
+
+    monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / "home"))
+    (tmp_path / "t.csv").write_bytes(_TABLE)
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    plan = Plan(target=f"table:{tmp_path / 't.csv'}", tuner="random", trust="fast", options={"direction": "max"})
+    with Session.create(plan, "a", Store(url)) as session:
+        session.run(trials=4)
+    with closing(sqlite3.connect(tmp_path / "s.db")) as database:
+        assert database.execute(edit).rowcount
+        database.commit()
+
+    def resume(store):
+        with Session.resume("a", store) as session:
+            session.run(trials=6)
+
+    commands = {
+        "list": lambda s: [overview(s, n) for n in s.names()], "show": lambda s: export(s, "a"), "report": lambda s: render_report(export(s, "a")),
+        "resume": resume, "apply": lambda s: service.apply_session(s, "a", to=None, spec=None, number=None, force=True),
+        "rollback": lambda s: service.rollback_session(s, "a", spec=None),
+    }  # fmt: skip
+    damaged = []
+    for name, command in commands.items():
+        store = Store(url)
+        try:
+            command(store)
+        except StoreError as error:
+            assert "\n" not in str(error)
+            damaged.append(name)
+        except ConfigError as error:
+            assert name in ("apply", "rollback"), error  # there is nothing to do, and the trials were not read
+        finally:
+            store.close()
+    assert {"show", "report", "resume", "list"} <= set(damaged)
+    assert "Exception ignored" not in capfd.readouterr().err
