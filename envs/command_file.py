@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, SpaceError, TargetError, unknown
-from tunewright.files import parsing, read_text, read_toml
+from tunewright.files import parsing, printable, read_text, read_toml
 from tunewright.space import Choice, Int, Param, Real, Space
 from tunewright.target import Metric
 
@@ -94,7 +94,7 @@ class _Table:
     def __init__(self, where: str, data: Any, known: set[str]) -> None:
         self.where = where
         if not isinstance(data, dict):
-            raise ConfigError(f"{where} must be a table, not {data!r}")
+            raise ConfigError(f"{where} must be a table, not {printable(repr(data), 60)}")
         self.data = data
         for key in data:
             if key not in known:
@@ -109,9 +109,11 @@ class _Table:
         allowed = kind if isinstance(kind, tuple) else (kind,)
         if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
             names = " or ".join(_KINDS.get(k, k.__name__) for k in allowed)
-            raise ConfigError(f"{self.where}: {key} must be {names}, not {value!r}")
+            raise ConfigError(f"{self.where}: {key} must be {names}, not {printable(repr(value), 60)}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{self.where}: {key} must be finite, not {value!r}")
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ConfigError(f"{self.where}: {key} must be a number of at most 64 bits")
         return value
 
 
@@ -232,7 +234,8 @@ def _check_program(path: Path, program: str, cwd: Path) -> None:
 
 
 def _parameter(path: Path, number: int, data: Any) -> Param:
-    name = data.get("name", f"number {number}") if isinstance(data, dict) else f"number {number}"
+    name = (data.get("name") if isinstance(data, dict) else "") or f"number {number}"
+    name = printable(str(name), 60)
     where = f"{path}, parameter {name}"
     kind = data.get("type") if isinstance(data, dict) else None
     if kind not in ("int", "real", "choice"):
@@ -275,7 +278,7 @@ def _parameter(path: Path, number: int, data: Any) -> Param:
             return Int(default=default, step=table.get("step", int, 1), **numeric)
         return Real(default=default, **numeric)
     except SpaceError as error:
-        raise ConfigError(f"{path}, parameter {error}") from None
+        raise ConfigError(f"{path}, parameter {error}" if common["name"] else f"{where}: {error}") from None
 
 
 def _metrics(path: Path, entries: list[Any]) -> tuple[tuple[Metric, ...], dict[str, Rule]]:

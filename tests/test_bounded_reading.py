@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import pytest
@@ -216,6 +217,35 @@ def test_a_parsers_error_names_the_place_and_stays_the_cause(tmp_path):
         raise NameError("ours")
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["a" + ".a" * 100_000 + " = 1", "[a" + ".a" * 100_000 + "]", "x = 'a'\nx = {a" + " . 'b'" * 100_000 + " = 1}", 'a."' + "x" * 9 + '"' + '."y"' * 99_999 + " = 1"],
+    ids=["key", "header", "inline", "quoted"],
+)  # fmt: skip
+def test_a_dotted_key_without_end_is_refused_before_it_is_parsed(tmp_path, text):
+    path = tmp_path / "d.toml"
+    path.write_text(text)
+    begun = time.monotonic()
+    with pytest.raises(ConfigError, match="more than 100 parts"):
+        files.read_toml(path, "description")
+    assert time.monotonic() - begun < 5
+    assert "more than 100 parts" in refused(("tune", "FILE"), path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['a = "' + "." * 500 + '"', "a = '" + "." * 500 + "'", 'a = """\n\\"""' + "x.\n" * 500 + '""\\""""""', "a = '''" + ".\n'" * 500 + "x'''''",
+     "a = 1 # " + "." * 500, "a = [" + "1.5,\n" * 500 + "]", "a = [" + "1.5," * 500 + "]", 'a = "\\"' + ".#" * 500 + '"\nb = 1.5',
+     "".join(f"a.b.k{i} = 1\n" for i in range(300))],
+)  # fmt: skip
+def test_dots_in_texts_comments_and_numbers_are_no_keys(tmp_path, text):
+    import tomllib
+
+    path = tmp_path / "d.toml"
+    path.write_text(text)
+    assert files.read_toml(path, "description") == tomllib.loads(text)
+
+
 # -- stores, bundles, plugins ------------------------------------------------------------------------------
 
 
@@ -282,7 +312,8 @@ def test_a_bundle_edited_by_hand(tmp_path):
 @pytest.mark.parametrize(
     "raised",
     ["raise ValueError('no\\nluck')", "raise SystemExit(3)", "raise GeneratorExit", "class E(BaseException): pass\nraise E('odd')",
-     "import no_such_module", "open_target = 5", "1 / 0", "def f(): f()\nf()", "class E(Exception):\n    def __str__(self): 1 / 0\nraise E"],
+     "import no_such_module", "open_target = 5", "1 / 0", "def f(): f()\nf()", "class E(Exception):\n    def __str__(self): 1 / 0\nraise E",
+     "raise KeyboardInterrupt"],
 )  # fmt: skip
 def test_a_plugin_may_raise_anything(tmp_path, raised):
     info = tmp_path / "theirs-1.0.dist-info"
@@ -303,3 +334,108 @@ def test_a_plugin_may_raise_anything(tmp_path, raised):
         assert rows["theirs"]["install"].startswith("broken: ") and "\n" not in rows["theirs"]["install"]
     if "open_target = 5" not in raised:
         assert "is broken" in refused(("tune", "theirs"), env=env)
+
+
+def plugin(folder, code):
+    """Lay out a package with one target, as pip would; returns the environment in which it is installed."""
+    info = folder / "theirs-1.0.dist-info"
+    info.mkdir()
+    (folder / "theirs.py").write_text(code)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[tunewright.targets]\ntheirs = theirs:open_target\n")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def test_what_a_plugin_prints_when_it_is_imported_is_no_part_of_the_document(tmp_path):
+    env = plugin(
+        tmp_path,
+        "print('hello from theirs')\nfrom tunewright.testing import Sphere\ndef open_target(a, o): return Sphere()",
+    )
+    code = "from tunewright.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "targets", "--json"], capture_output=True, text=True, env=env)
+    assert {r["name"]: r["available"] for r in json.loads(done.stdout)}["theirs"]
+    assert "hello from theirs" in done.stderr
+
+
+def test_a_real_interrupt_while_a_plugin_is_imported_stops_the_program(tmp_path):
+    env = plugin(tmp_path, "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)")
+    code = "from tunewright.cli import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, "targets", "--json"], capture_output=True, text=True, env=env)
+    assert done.returncode == 130 and "broken" not in done.stdout + done.stderr
+
+
+def _set(table, key, text):
+    return f"UPDATE {table} SET value_json = {text!r} WHERE key = {key!r}"
+
+
+def _plan(name, value):
+    return f"UPDATE study_user_attributes SET value_json = json_set(value_json, '$.plan.{name}', {value}) WHERE key = 'session'"
+
+
+def _pareto(text):
+    return f"UPDATE study_user_attributes SET value_json = json_set(value_json, '$.pareto', json('{text}')) WHERE key = 'verdict'"
+
+
+def _session(name, value):
+    return (
+        f"UPDATE study_user_attributes SET value_json = json_set(value_json, '$.{name}', {value}) WHERE key = 'session'"
+    )
+
+
+EDITS = [
+    *(_set("trial_user_attributes", "outcome", text) for text in ("null", "[]", "0", '""', "false", "[" * 50_000)),
+    *(_set("trial_user_attributes", "trial", text) for text in ("null", "[]", "{}")),
+    *(_set("study_user_attributes", "session", text) for text in ("null", "[]", "[" * 50_000, '{"a":' * 50_000)),
+    *(_plan(n, v) for n, v in [("seed", "-5"), ("memory_mb", "1e308"), ("memory_mb", "-1"), ("limit_s", "0"), ("nosuch", "1")]),
+    *(_session(n, v) for n, v in [("cwd", "5"), ("notes", "json('[]')"), ("notes", "json('{\"answers\": [5]}')"), ("ended", "5")]),
+    *(_pareto(text) for text in ('[{"number":1,"config":{},"metrics":{}}]', '[{"number":1,"config":{},"metrics":{"loss":null}}]',
+                                 '[{"number":1,"config":{},"metrics":{"loss":1},"comparisons":{"x":5}}]', "[5]")),
+    "UPDATE trials SET number = NULL", "UPDATE trials SET number = -3", "UPDATE trials SET number = 0", "UPDATE trials SET number = 'x'",
+    "UPDATE trial_values SET value = NULL", "UPDATE trials SET state = 'GREAT'",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda e: e[:110])
+def test_every_command_calls_a_store_that_was_edited_damaged(tmp_path, edit, capfd, monkeypatch):
+    from doors import _TABLE
+
+    from tunewright import service
+    from tunewright.export import export, overview
+    from tunewright.plan import Plan
+    from tunewright.report import render_report
+    from tunewright.session import Session
+    from tunewright.store import Store
+
+    monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / "home"))
+    (tmp_path / "t.csv").write_bytes(_TABLE)
+    url = f"sqlite:///{tmp_path / 's.db'}"
+    plan = Plan(target=f"table:{tmp_path / 't.csv'}", tuner="random", trust="fast", options={"direction": "max"})
+    with Session.create(plan, "a", Store(url)) as session:
+        session.run(trials=4)
+    with closing(sqlite3.connect(tmp_path / "s.db")) as database:
+        assert database.execute(edit).rowcount
+        database.commit()
+
+    def resume(store):
+        with Session.resume("a", store) as session:
+            session.run(trials=6)
+
+    commands = {
+        "list": lambda s: [overview(s, n) for n in s.names()], "show": lambda s: export(s, "a"), "report": lambda s: render_report(export(s, "a")),
+        "resume": resume, "apply": lambda s: service.apply_session(s, "a", to=None, spec=None, number=None, force=True),
+        "rollback": lambda s: service.rollback_session(s, "a", spec=None),
+    }  # fmt: skip
+    damaged = []
+    for name, command in commands.items():
+        store = Store(url)
+        try:
+            command(store)
+        except StoreError as error:
+            assert "\n" not in str(error)
+            damaged.append(name)
+        except ConfigError as error:
+            assert name in ("apply", "rollback"), error  # there is nothing to do, and the trials were not read
+        finally:
+            store.close()
+    assert {"show", "report", "resume", "list"} <= set(damaged)
+    assert "Exception ignored" not in capfd.readouterr().err

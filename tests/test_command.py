@@ -301,3 +301,75 @@ def test_the_program_gets_the_users_environment_and_no_input(toml, tmp_path):
     outer = f"OUTER = {os.environ.get('PYTHONPATH')!r}\n"
     found = once(toml(bench=outer + bench + BENCH), tmp_path)
     assert found.ok, found.reason
+
+
+@pytest.mark.parametrize(
+    "choices", ['["slow", 5, true, ["b"]]', '["slow", {b = 1}]', '["slow", nan]', '["slow", -inf]', '["slow", 1, 1.0]', '["slow", 1979-05-27]',
+                '["slow", 9223372036854775808]', '["slow", "slow"]', "[]", f'["slow", {"9" * 4000}]', f'["slow", {[[1] * 99] * 99}]'],
+)  # fmt: skip
+def test_choices_are_texts_finite_numbers_or_booleans(toml, choices):
+    with pytest.raises(ConfigError, match=r"my.toml, parameter mode: .*choice") as caught:
+        open_target(toml(BASE.replace('["slow", "quick"]', choices)), {})
+    assert len(str(caught.value)) < 600
+    open_target(toml(BASE.replace('["slow", "quick"]', '["slow", 5, 1.5, true, 1, false, "true"]')), {})
+
+
+@pytest.mark.parametrize("kind", ["int", "real"])
+@pytest.mark.parametrize(
+    "change",
+    [("low = 1", "low = -1e308"), ("high = 10", "high = 1e308"), ("high = 10", "high = inf"), ("low = 1", "low = nan"), ("high = 10", f"high = {'9' * 400}"),
+     ("high = 10", "high = '1e308 * 10'"), ("low = 1", "low = '0 - 1e308'"), ("default = 2", f"default = {'9' * 400}"),
+     ("default = 2", "default = 2\nspecial = {inf = 'all'}"), ("default = 2", "default = 2\nspecial = {nan = 'all'}")],
+)  # fmt: skip
+def test_ranges_in_which_no_tuner_can_search_are_refused(toml, kind, change):
+    text = BASE.replace('type = "int"', f'type = "{kind}"').replace(*change)
+    with pytest.raises(ConfigError, match=r"my.toml.*\bn\b") as caught:
+        open_target(toml(text), {})
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+def test_spaces_written_in_python_refuse_the_same():
+    from tunewright.errors import SpaceError
+    from tunewright.space import Choice, Int, Real
+
+    for make in (
+        lambda: Choice(name="c", choices=("a", ("b",)), default="a"),
+        lambda: Choice(name="c", choices=("a", float("nan")), default="a"),
+        lambda: Choice(name="c", choices=("a", None), default="a"),
+        lambda: Real(name="c", low=-1e308, high=1e308, default=3),
+        lambda: Int(name="c", low=0, high=2**70, default=3),
+        lambda: Real(name="c", low="0", high="1", default=float("nan")),
+        lambda: Real(name="c", low=0, high="1e100 * 1e100", default=3).bounds({}),
+    ):
+        with pytest.raises(SpaceError, match="^c: "):
+            make()
+
+
+def test_a_range_as_wide_as_may_be_can_be_searched(toml, store):
+    from tunewright.space import Real, Space
+    from tunewright.target import Measurement
+    from tunewright.testing import Sphere
+
+    class Wide(Sphere):
+        def measure(self, config, **how):
+            return Measurement(values={"loss": 1 + abs(config["x0"]) / 1e150})
+
+    target = Wide(1)
+    target.space = Space([Real(name="x0", low=-1e150, high=1e150, default=3)])
+    session = Session.create(Plan(target="sphere", tuner="tpe", trust="fast"), "a", store, target=target)
+    session.run(trials=20, verify=False)
+    assert len(session.decided) == 20
+
+
+def test_an_unknown_placeholder_among_thousands_of_parameters_lists_a_few(toml):
+    more = "".join(f'[[parameter]]\nname = "p{i}"\ntype = "int"\nlow = 0\nhigh = 9\ndefault = 1\n' for i in range(3000))
+    with pytest.raises(ConfigError, match=r"no placeholder named 'm'.* and 2,\d+ more\.") as caught:
+        open_target(toml(BASE.replace('"{n}"', '"{m}"') + more), {})
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_parameter_without_a_name_is_called_by_its_number(toml):
+    with pytest.raises(
+        ConfigError, match=r"my.toml, parameter number 1: every parameter needs a name, and one has none$"
+    ):
+        open_target(toml(BASE.replace('name = "n"', 'name = ""')), {})

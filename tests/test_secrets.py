@@ -17,7 +17,9 @@ from tunewright.plan import Plan
 from tunewright.report import render_report
 from tunewright.secrets import public_options, public_spec, redact
 from tunewright.session import Session
+from tunewright.space import Choice, Space
 from tunewright.store import Store
+from tunewright.target import Measurement
 from tunewright.testing import Sphere
 
 CORE = "QZX"  # stands within each secret, where nothing else may have brought it
@@ -107,6 +109,44 @@ def test_values_under_secret_names_are_replaced(mapping):
 def test_what_the_filter_makes_of_a_text(text, clean):
     assert redact(text) == clean
     assert redact(clean) == clean
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("tokenizer == 'password=s3cret'", "tokenizer == 'password=***'"), ("['x', 'token=s3cret', 3]", "['x', 'token=***', 3]"),
+        ("\"tokenizer == 'password=s3cret'\"", "\"tokenizer == 'password=***'\""), ('say "password=s3cret" now', 'say "password=***" now'),
+        ('{"a": "password=s3cret"}', '{"a": "password=***"}'), ('"{\\"a\\": \\"password=s3cret\\"}"', '"{\\"a\\": \\"password=***\\"}"'),
+        ('curl -H "X-Api-Key: s3cret"', 'curl -H "X-Api-Key: ***"'), ("`--password=s3cret`", "`--password=***`"), ("password=s3'cret", "password=***"),
+        ("repr('password=\"s3cret\"')", "repr('password=***')"), ("it's password='s3cret' here", "it's password=*** here"),
+    ],
+)  # fmt: skip
+def test_the_quote_that_closes_the_text_around_a_secret_is_kept(text, clean):
+    assert redact(text) == clean
+    assert redact(clean) == clean
+
+
+def test_advice_on_how_to_write_a_connection_string_is_not_filtered():
+    from tunewright.dsn import HOW_TO_WRITE
+
+    advice = f"write host=HOST user=USER password='PASSWORD' or password=PASSWORD, or {HOW_TO_WRITE}"
+    assert redact(advice) == advice
+    assert redact("password=PASSWORDx and postgresql://me:xPASSWORD@h") == "password=*** and postgresql://me:***@h"
+
+
+def test_rules_and_configurations_are_exported_as_they_are(store):
+    rule, choice = "c == 'password=abc' and x0 > 2", "token=abc"
+    target = Sphere(1)
+    target.space = Space([*target.space.params.values(), Choice(name="c", choices=(choice, "b"), default=choice)])
+    target.measure = lambda config, **how: Measurement(values={"loss": 1 + config["x0"]})
+    plan = Plan(target="sphere", tuner="random", trust="fast", never=(rule,), require=("loss<=9",))
+    with Session.create(plan, "a", store, target=target) as session:
+        session.run(trials=2)
+        document = export(store, "a")
+    assert document["plan"]["never"] == [rule] and document["plan"]["require"] == ["loss<=9"]
+    assert document["default"]["c"] == choice == document["trials"][0]["config"]["c"]
+    words = shlex.split(document["repeat"])
+    assert words[words.index("--never") + 1] == rule
 
 
 @pytest.mark.parametrize(

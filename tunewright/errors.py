@@ -49,6 +49,9 @@ class TunerError(TunewrightError):
     """A tuner cannot work on this space or cannot propose anything more."""
 
 
+_MOST_NAMES = 40  # that a message lists
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, plural: str | None = None) -> UnknownNameError:
     """Build the error for an unknown name, with the nearest match and what there is.
 
@@ -58,7 +61,9 @@ def unknown(kind: str, name: str, known: Iterable[str], *, plural: str | None = 
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
-    listed = ", ".join(names) if names else "none"
+    rest = len(names) - _MOST_NAMES
+    shown = names if rest <= 0 else [*names[:_MOST_NAMES], f"and {rest:,} more"]
+    listed = ", ".join(shown) if names else "none"
     return UnknownNameError(f"no {kind} named {name!r}.{hint} {plural or 'Known'}: {listed}.")
 
 

@@ -12,9 +12,11 @@ from tunewright.guard import finite
 from tunewright.secrets import redact
 from tunewright.store import Store
 
-# what was measured and how it can be repeated is exported as it is; texts beside it are filtered
+# what was measured and how it can be repeated is exported as it is, expressions and configurations included; texts
+# beside it are filtered
 _PLAIN = {
     "config", "default", "metrics", "scores", "objectives", "facts", "versions", "seconds", "prepared", "violations",
+    "require", "allow", "never", "repeat",
 }  # fmt: skip
 
 
@@ -67,7 +69,7 @@ def export(store: Store, name: str) -> dict[str, Any]:
         "format": "tunewright session 1",
         "name": name,
         "store": store.public_url,
-        "repeat": repeat_command(record["plan"], sum(t.decided for t in trials)),
+        "repeat": repeat_command(redact(record["plan"], keep=_PLAIN), sum(t.decided for t in trials)),
         **{k: v for k, v in record.items() if k not in ("schema", "snapshot", "retracted")},
         "status": stands,
         "exported_with": versions(),

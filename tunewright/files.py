@@ -42,6 +42,7 @@ MOST_RATIO = 200
 RATIO_FROM = 16 * MB  # unpacked bytes below which the ratio does not matter
 MOST_WORDS = 2000  # characters of a message
 MOST_LINE = 8 * 2**20  # characters of a line
+_MOST_DOTS = 100  # of a dotted key; the parser takes quadratic time on them
 # bytes that Python needs for one item between two commas, and for one list or table, in a parsed JSON document
 _ITEM_BYTES, _CONTAINER_BYTES = 40, 72
 
@@ -333,9 +334,37 @@ def read_toml(path: Path, what: str) -> dict[str, Any]:
         ConfigError: it cannot be read, or is no TOML; line and column are named.
     """
     text = read_text(path, what, most_mb=TOML_MB)
+    _check_dots(path, text)
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path} is not valid TOML: {printable(str(error))}") from None
     except Exception as error:  # nesting, digits: the parser has no error of its own for these
         raise ConfigError(f"{path} is not valid TOML: {reason(error)}") from None
+
+
+# texts and comments of a TOML document; one that nobody closed goes to the end of its line, or of the document
+_TOML_TEXTS = re.compile(
+    r""" "{3}(?:[^"\\]++|\\.|"(?!""))*+(?:"{3,5}|\Z) | '{3}(?:[^']++|'(?!''))*+(?:'{3,5}|\Z)
+    | "(?:[^"\\\n]++|\\[^\n])*+"? | '[^'\n]*+'? | \#[^\n]*+""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def _check_dots(path: Path, text: str) -> None:
+    """Refuse keys of very many parts, such as ``a.a.a.a = 1``; a number, or a time, has one dot.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if text.count(".") <= _MOST_DOTS:
+        return
+    # the lines that texts span are kept, so that the line can be named
+    bare = _TOML_TEXTS.sub(lambda match: "\n" * match[0].count("\n"), text)
+    for part in re.finditer(r"[^\n,=\[\]{}]++", bare):
+        if part[0].count(".") > _MOST_DOTS:
+            line = bare.count("\n", 0, part.start()) + 1
+            raise ConfigError(
+                f"{path} is not valid as it is: a key in line {line} has more than {_MOST_DOTS} parts; no key that is"
+                " read here has more than a few"
+            )

@@ -15,6 +15,18 @@ Value = Any
 Restart = Literal["none", "reload", "restart", "rebuild"]
 
 _SPECIAL_SHARE = 0.1  # of the unit interval, for each special value
+_MOST = 1e150  # of a real bound: tuners compute with squares of it
+_MOST_WHOLE = 2**63 - 1  # of a whole number: what is stored has 64 bits
+
+
+def _storable(value: Any) -> bool:
+    """Whether a number can be stored and searched: finite, and a whole one of at most 64 bits."""
+    return abs(value) <= _MOST_WHOLE if isinstance(value, int) else math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if not isinstance(value, int) or abs(value) < 10**30 else "a number of more than 30 digits"
+    return text if len(text) <= 60 else f"{text[:59]}…"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +59,13 @@ class _Number:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise SpaceError("a parameter needs a name")
+            raise SpaceError("every parameter needs a name, and one has none")
+        for what, value in (("default", self.default), *(("special value", v) for v in self.special)):
+            if not _storable(value):
+                raise SpaceError(f"{self.name}: the {what} must be a finite number, not {_shown(value)}")
         if isinstance(self.low, (int, float)) and isinstance(self.high, (int, float)):
-            if not (math.isfinite(self.low) and math.isfinite(self.high)) or self.low > self.high:
+            self._check_range(self.low, self.high)
+            if self.low > self.high:
                 raise SpaceError(f"{self.name}: low {self.low} and high {self.high} are not a range")
             if self.default not in self.special and not self.low <= self.default <= self.high:
                 raise SpaceError(
@@ -59,14 +75,31 @@ class _Number:
             if self.log and isinstance(self, Real) and self.low <= 0:
                 raise SpaceError(f"{self.name}: a logarithmic scale needs low > 0, not {self.low}")
 
+    def _check_range(self, low: float, high: float) -> None:
+        """Refuse bounds between which no tuner can search.
+
+        Raises:
+            SpaceError: one is not finite, or far beyond what any system's settings are.
+        """
+        for bound in (low, high):
+            most = _MOST_WHOLE if isinstance(self, Int) else _MOST
+            if not abs(bound) <= most:
+                raise SpaceError(
+                    f"{self.name}: low {_shown(low)} and high {_shown(high)} are not a range: both must lie within"
+                    f" -{most:g} and {most:g}"
+                )
+
     @cached_property
     def expressions(self) -> list[Expr]:
         return [parse(text) for text in (self.low, self.high, self.when) if isinstance(text, str)]
 
     def bounds(self, scope: Scope) -> tuple[float, float]:
         """Return (low, high) in the given scope of parameters and facts."""
+        if not isinstance(self.low, str) and not isinstance(self.high, str):
+            return self.low, self.high
         low = parse(self.low)(scope) if isinstance(self.low, str) else self.low
         high = parse(self.high)(scope) if isinstance(self.high, str) else self.high
+        self._check_range(low, high)
         return low, high
 
     def problem(self, value: Value, scope: Scope) -> str | None:
@@ -267,12 +300,21 @@ class Choice:
 
     def __post_init__(self) -> None:
         if not self.name:
-            raise SpaceError("a parameter needs a name")
+            raise SpaceError("every parameter needs a name, and one has none")
         object.__setattr__(self, "choices", tuple(self.choices))
-        if not self.choices or len(set(map(repr, self.choices))) != len(self.choices):
-            raise SpaceError(f"{self.name}: choices must be at least one, all different, not {list(self.choices)}")
+        for choice in self.choices:
+            if not isinstance(choice, (str, bool)) and not (isinstance(choice, (int, float)) and _storable(choice)):
+                raise SpaceError(
+                    f"{self.name}: every choice must be a text, a finite number, true or false, not {_shown(choice)}"
+                )
+        # True == 1 in Python, yet they are different settings; 1 and 1.0 are the same one
+        if not self.choices or len({(isinstance(c, bool), c) for c in self.choices}) != len(self.choices):
+            listed = _shown(list(self.choices))
+            raise SpaceError(f"{self.name}: choices must be at least one, all different, not {listed}")
         if self._index(self.default) is None:
-            raise SpaceError(f"{self.name}: the default {self.default!r} is not one of {list(self.choices)}")
+            raise SpaceError(
+                f"{self.name}: the default {_shown(self.default)} is not one of {_shown(list(self.choices))}"
+            )
 
     def _index(self, value: Value) -> int | None:
         # True == 1 in Python, yet they are different settings

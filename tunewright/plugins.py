@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tunewright.dsn import MASK
@@ -49,16 +54,44 @@ def load(point: EntryPoint, kind: str) -> Any:
     Raises:
         ConfigError: it cannot be imported.
     """
+    stopped: list[int] = []
     try:
-        return point.load()
-    except (TunewrightError, KeyboardInterrupt):
+        # what a plugin prints is no part of our output, which may be a document
+        with _noting(stopped), redirect_stdout(sys.stderr):
+            return point.load()
+    except TunewrightError:
         raise
     except BaseException as error:  # SystemExit too: a plugin must not end the program
+        if stopped:  # it was the user, not the plugin
+            raise
         package = point.dist.name if point.dist is not None else "an unknown package"
         raise ConfigError(
             f"the {kind} {point.name!r} of {package} is broken: {point.value} cannot be imported: {explained(error)};"
             " mend that package or uninstall it"
         ) from error
+
+
+@contextmanager
+def _noting(stopped: list[int]) -> Iterator[None]:
+    """Note a Ctrl-C, or a signal that ends the program, in a list, and pass it on; only the main thread can."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stopped.append(number)
+        before[number](number, frame)
+
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is note:  # the plugin may have set one of its own
+                signal.signal(number, handler)
 
 
 def explained(error: BaseException) -> str:

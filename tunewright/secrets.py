@@ -138,6 +138,11 @@ _PAIR = re.compile(
 )
 _BLOCK = re.compile(r"[|>][+-]?\d?[ \t]*\n(?:[ \t]+[^\n]*(?:\n|\Z)|[ \t]*\n)+")  # YAML's texts of several lines
 _QUOTED = re.compile(r"""[bBrRuUfFeE&]{0,2}(?P<escape>\\*)(?P<mark>["'`])""")
+# quotes that may close the text in which a value without quotes stands, and what follows them
+_TAIL = re.compile(r"""\\*["'`][\\"'`,;:)\]}.>]*\Z""")
+_FAR = 4000  # characters within which a quoted text opens; a whole line would take quadratic time
+_MARK = re.compile(r"""\\*(?P<mark>["'`])""")
+_PLACE = "PASSWORD"  # stands for one, in advice on how to write a connection string
 _BRACKETS = {"[": "]", "{": "}", "(": ")"}
 _RUN = re.compile(r"(?:(?:bearer|basic|token|digest|apikey)[ \t]+)?(?:\\.|\S)+", re.IGNORECASE | re.DOTALL)
 _NUMBER = re.compile(
@@ -182,10 +187,15 @@ def _hides(name: Any, value: Any) -> bool:
 
 def _redacted(text: str) -> str:
     text = _KEY_BLOCK.sub(MASK, text)
-    text = _URL.sub(rf"\g<quote>\g<user>{MASK}@", text)
+    text = _URL.sub(_masked_url, text)
     text = _pairs(text)
     text = _CURL.sub(rf"\1{MASK}", text)
     return _LOOKS.sub(MASK, _BEARER.sub(rf"\1{MASK}", text))
+
+
+def _masked_url(url: re.Match[str]) -> str:
+    start = (url["quote"] or "") + url["user"]
+    return url[0] if url[0] == f"{start}{_PLACE}@" else f"{start}{MASK}@"
 
 
 def _pairs(text: str) -> str:
@@ -197,13 +207,35 @@ def _pairs(text: str) -> str:
             continue
         end = _value_end(text, pair)
         value = text[pair.end() : end]
-        if not value or (_OF_MODELS.fullmatch(snake(pair["name"])) and _NUMBER.fullmatch(value)):
+        if not pair["closing"] and not pair["listed"]:
+            value = value[: len(value) - len(_closing(text, pair.start(), value))]
+            end = pair.end() + len(value)
+        if (
+            not value
+            or value.strip("\\\"'`,;:.)") == _PLACE
+            or (_OF_MODELS.fullmatch(snake(pair["name"])) and _NUMBER.fullmatch(value))
+        ):
             continue
         quote = pair["closing"] or pair["listed"]
         mark = re.match(r"\\*[\"'`]", quote or "")  # a document stays one: JSON, or a dictionary of Python
         parts += [text[kept : pair.end()], f"{mark[0]}{MASK}{mark[0]}" if mark else MASK]
         kept = at = end
     return "".join([*parts, text[kept:]])
+
+
+def _closing(text: str, start: int, value: str) -> str:
+    """Return the end of a value that closes the quoted text in which the pair stands: those quotes are kept."""
+    tail = _TAIL.search(value[-100:])
+    if tail is None:
+        return ""
+    opening = _QUOTED.match(value)
+    line = text.rfind("\n", 0, start) + 1
+    # a quote that is escaped belongs to a text within a text
+    before = [m[0] for m in _MARK.finditer(text, max(line, start - _FAR), start)]
+    for mark in _MARK.finditer(value, max(len(value) - len(tail[0]), 0)):
+        if before.count(mark[0]) % 2 and not (opening and opening["mark"] == mark["mark"]):
+            return value[mark.start() :]
+    return ""
 
 
 def _assigns(text: str, pair: re.Match[str]) -> bool:

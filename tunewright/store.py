@@ -29,7 +29,7 @@ from tunewright.files import reason
 from tunewright.guard import finite
 from tunewright.secrets import redact
 from tunewright.space import Choice, Int, Param, Space, Value
-from tunewright.stored import check_session, check_trial
+from tunewright.stored import check_numbers, check_session, check_trial
 from tunewright.tuner import Trial
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # of the attributes this module writes
 _LONGEST_NAME = 200  # bytes; a file's name may have 255
-_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
 _SESSION, _TRIAL, _OUTCOME, _VERDICT = "session", "trial", "outcome", "verdict"
 
 
@@ -389,15 +389,17 @@ class Store:
         record = self.session(name)
         retracted = record.get("retracted", {})
         found = []
+        check_numbers(name, [trial.number for trial in frozen])
         for trial in sorted(frozen, key=lambda t: t.number):
-            head = trial.user_attrs.get(_TRIAL)
-            if head is None:
+            if _TRIAL not in trial.user_attrs:
                 continue  # added to the study by other means
+            head = trial.user_attrs[_TRIAL]
             started = trial.datetime_start.isoformat() if trial.datetime_start else ""
             done = trial.state not in (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
-            outcome = trial.user_attrs.get(_OUTCOME, {}) if done else {}
+            written = done and _OUTCOME in trial.user_attrs
+            outcome = (trial.user_attrs[_OUTCOME] or "nothing") if written else None
             check_trial(name, trial.number, head, outcome, record["objectives"])
-            made = Trial(number=trial.number, started=started, **{"status": "running", **head, **outcome})
+            made = Trial(number=trial.number, started=started, **{"status": "running", **head, **(outcome or {})})
             if str(made.number) in retracted:
                 made = replace(made, status="failed", reason=retracted[str(made.number)])
             found.append(made)

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, get_args
 
 from tunewright.errors import StoreError
 from tunewright.files import printable
+from tunewright.plan import Plan
 from tunewright.target import Status
 
 _NEXT = "Restore a backup, or start a new session"
+_MOST = 1e12  # of a plan's seconds and megabytes
 _NUMBER: Any = (int, float, type(None))
+_TEXT: Any = (str, type(None))
 _VALUE: Any = (str, int, float, bool)
 _RUN = {"of": str, "values": {str: _NUMBER}, "seconds?": _NUMBER, "status?": str, "reason?": str}
 _COMPARISON = {"kind": str, "value": float, "low": _NUMBER, "high": _NUMBER, "improved": bool}
 _SESSION = {
     "created": str, "objectives": [str], "default": {str: _VALUE}, "status?": str, "retracted?": {str: str},
-    "about?": str, "seconds?": _NUMBER, "facts?": dict, "versions?": dict, "prepared?": (dict, type(None)),
+    "about?": str, "cwd?": str, "ended?": _TEXT, "seconds?": _NUMBER,
+    "notes?": {"answers?": [dict], "quotes?": dict, "rules?": [str], "spent?": dict},
+    "facts?": dict, "versions?": dict, "prepared?": (dict, type(None)),
     "metrics": [{"name": str, "direction": str, "unit": str}],
     "plan": {
         **dict.fromkeys(("target", "workload", "tuner", "trust", "workdir"), str), "seed": int, "repeats": bool,
@@ -29,7 +35,9 @@ _VERDICT = {
     "number": int, "config": {str: _VALUE}, "metrics": {str: _NUMBER}, "comparisons": {str: _COMPARISON},
     "improved": bool, "sentence": str, "settings": str, "runs": [_RUN],
     "weaker": [{"config": {str: _VALUE}, "loses": str, "ratio": float, "low": _NUMBER, "high": _NUMBER}],
-    "pareto": [{"number": int, "config": {str: _VALUE}, "metrics": {str: _NUMBER}}],
+    "pareto": [
+        {"number": int, "config": {str: _VALUE}, "metrics": {str: _NUMBER}, "comparisons?": (dict, type(None))}
+    ],
 }  # fmt: skip
 _HEAD = {"config": {str: _VALUE}, "why?": str, "step?": int, "attempt?": int, "asked_s?": float}
 _OUTCOME = {
@@ -94,6 +102,11 @@ def check_session(name: str, record: Any, verdict: Any) -> None:
     """
     said = misfit(record, _SESSION, "session")
     said = said or (misfit(verdict, _VERDICT, "verdict") if verdict is not None else "")
+    said = said or _impossible(record["plan"])
+    if not said and verdict is not None:
+        said = next(
+            (m for i, p in enumerate(verdict["pareto"]) if (m := _unlike(p, record, f"verdict.pareto[{i}]"))), ""
+        )
     if not said:
         known = [m["name"] for m in record["metrics"]]
         objectives = record["objectives"]
@@ -106,9 +119,45 @@ def check_session(name: str, record: Any, verdict: Any) -> None:
         elif verdict is not None and any(objectives[0] not in r["values"] for r in verdict["runs"]):
             said = "verdict.runs lacks values of an objective"
     if said:
-        raise StoreError(
-            f"the session {name!r} is damaged: {said}; was it edited? Restore a backup, or start a new one"
-        )
+        raise StoreError(f"the session {name!r} is damaged: {said}; was it edited? {_NEXT}")
+
+
+def _impossible(plan: Mapping[str, Any]) -> str:
+    """Say what in a plan no command line can have brought; "" if nothing."""
+    extra = sorted(set(plan) - {field.name for field in fields(Plan)})
+    if extra:
+        return f"session.plan has an entry {_shown(extra[0])}"
+    if plan["seed"] < 0:
+        return f"session.plan.seed must be 0 or more, not {plan['seed']}"
+    for key in ("limit_s", "memory_mb"):
+        if plan[key] is not None and not 0 < plan[key] < _MOST:
+            return f"session.plan.{key} must be above 0 and below {_MOST:g}, not {_shown(plan[key])}"
+    return ""
+
+
+def _unlike(entry: Mapping[str, Any], record: Mapping[str, Any], where: str) -> str:
+    """Say what an entry of the Pareto set lacks; "" if nothing. Only some are compared with the default."""
+    for objective in record["objectives"]:
+        if entry["metrics"].get(objective) is None:
+            return f"{where}.metrics lacks {_shown(objective)}"
+        if entry.get("comparisons") and (
+            said := misfit(entry["comparisons"], {objective: _COMPARISON}, f"{where}.comparisons")
+        ):
+            return said
+    return ""
+
+
+def check_numbers(name: str, numbers: Sequence[Any]) -> None:
+    """See whether the trials of a session are numbered.
+
+    Raises:
+        StoreError: a number is none, or stands twice.
+    """
+    wrong = [n for n in numbers if not isinstance(n, int) or n < 0]
+    twice = [] if wrong or len(set(numbers)) == len(numbers) else [n for n in numbers if numbers.count(n) > 1]
+    if wrong or twice:
+        said = f"a trial has the number {_shown(wrong[0])}" if wrong else f"two trials have the number {twice[0]}"
+        raise StoreError(f"the session {name!r} is damaged: {said}; was it edited? {_NEXT}")
 
 
 def check_trial(name: str, number: int, head: Any, outcome: Any, objectives: Sequence[str]) -> None:
@@ -118,8 +167,8 @@ def check_trial(name: str, number: int, head: Any, outcome: Any, objectives: Seq
         StoreError: something is missing or of another kind.
     """
     where = f"trial {number}"
-    said = misfit(head, _HEAD, where) or (misfit(outcome, _OUTCOME, where) if outcome else "")
-    if not said and outcome:
+    said = misfit(head, _HEAD, where) or (misfit(outcome, _OUTCOME, where) if outcome is not None else "")
+    if not said and outcome is not None:
         if outcome["status"] not in get_args(Status):
             said = f"{where}.status is {_shown(outcome['status'])}"
         elif outcome["status"] == "ok":
@@ -130,6 +179,4 @@ def check_trial(name: str, number: int, head: Any, outcome: Any, objectives: Seq
     if extra:
         said = f"{where} has an entry {_shown(extra[0])}"
     if said:
-        raise StoreError(
-            f"the session {name!r} is damaged: {said}; was it edited? Restore a backup, or start a new one"
-        )
+        raise StoreError(f"the session {name!r} is damaged: {said}; was it edited? {_NEXT}")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import TOML_MB, read_text, reason
+from tunewright.files import read_toml
 
 PAGE_BYTES = 4096
 _SOLID = ("read_latency_us", "write_latency_us", "read_mb_s", "write_mb_s", "read_iops", "write_iops")
@@ -163,11 +163,7 @@ def load_devices(name: str) -> Devices:
         tiers = tuple(_device(n, presets["device"][n], "presets") for n in config["tiers"])
         return Devices(name=name, title=config["title"], tiers=tiers, shares=(None,) * len(tiers))
     path = Path(name)
-    text = read_text(path, "device file", most_mb=TOML_MB)
-    try:
-        document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{name} is no valid TOML: {reason(error)}") from None
+    document = read_toml(path, "device file")
     rows = document.get("tier")
     if not isinstance(rows, list) or not 2 <= len(rows) <= 4 or not all(isinstance(r, dict) for r in rows):
         raise ConfigError(f"{name} needs two to four [[tier]] tables, fastest first")
