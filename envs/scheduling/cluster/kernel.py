@@ -517,7 +517,9 @@ def _promote(w):
     """Move running jobs to the queue that their service so far puts them in."""
     for k in range(w.running):
         j = job(w.jobs_at, cell(w.running_at, k).v)
-        late = 1e-6 + 1e-15 * w.now * _rate(w, j)  # what rounding of the clock may lack; without it time would stand still
+        late = 1e-6 + 1e-15 * w.now * _rate(
+            w, j
+        )  # what rounding of the clock may lack; without it time would stand still
         j.level = _level(w, j.served + (w.now - j.started) * _rate(w, j) + late)
 
 
