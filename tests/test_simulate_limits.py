@@ -25,7 +25,10 @@ SHOWN = {"limit": ("--requests", "--jobs"), "ttft_s": "--ttft", "tpot_s": "--tpo
 def simulate(which, **given):
     """Run a small simulation in this process."""
     if which == "serving":
-        return C.serving("synthetic:chat", **{"policy": "sjf", "options": ["requests=30"], **given})
+        return C.serving(
+            "synthetic:chat",
+            **{"model": "llama3-8b", "cluster": "h100:1", "policy": "sjf", "options": ["requests=30"], **given},
+        )
     if which == "spark":
         given = {"policy": "uwfq", "estimates": "noisy", "cores": 4, "jobs": 10, "users": 3, **given}
         return C.spark(**given)
@@ -92,7 +95,7 @@ def test_a_time_that_is_none_is_named_with_its_line(tmp_path, which, value):
     path = tmp_path / "trace.csv"
     if which == "serving":
         path.write_text(f"arrival_s,input_tokens,output_tokens\n0,10,10\n{value},10,10\n")
-        act = lambda: C.serving(str(path), policy="sjf")  # noqa: E731
+        act = lambda: C.serving(str(path), model="llama3-8b", cluster="h100:1", policy="sjf")  # noqa: E731
     elif which == "cluster":
         path.write_text(f"submit_s,run_s,gpus,cpus\n0,1,1,1\n{value},1,1,1\n")
         act = lambda: C.cluster(str(path), policy="fifo")  # noqa: E731
@@ -158,6 +161,7 @@ print("cluster")
 """
 
 
+@pytest.mark.slow
 def test_no_kernel_leaves_its_memory_or_hangs_whatever_the_keys_are():
     got = subprocess.run([sys.executable, "-c", KERNELS], capture_output=True, text=True, timeout=300)
     assert got.returncode == 0 and got.stdout.split() == ["spark", "serving", "cluster"], (
