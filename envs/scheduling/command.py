@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.timeline import Bar, write
 
 from tunewright.errors import ConfigError
@@ -53,8 +54,9 @@ def serving(
     from tunewright.envs.scheduling.serving.state import REJECTED
     from tunewright.envs.scheduling.serving.trace import load
 
-    if not speed > 0:
-        raise ConfigError(f"--speed must be above 0, not {speed}")
+    L.check(
+        "--", speed=speed, requests=limit, ttft=ttft_s, tpot=tpot_s, error=error, tp=tp, prefill_gpus=prefill_gpus, seed=seed
+    )  # fmt: skip
     knobs = P.policy(policy, **P.settings(texts_of(settings, "--set")))
     service = Service(model=models.load(model), nodes=clusters.load(cluster).nodes, backend=backend)
     stack_of(backend, service.nodes.kind)  # an unknown backend
@@ -141,6 +143,11 @@ def spark(
     from tunewright.envs.scheduling.spark import jobs as J
     from tunewright.envs.scheduling.spark import simulate as M
 
+    L.check(
+        "--", cores=cores, users=users, jobs=jobs, partition_s=partition_s, noise=noise, overhead=overhead_s, seed=seed
+    )
+    for weight in weights:
+        L.check("--", weight=weight)
     given: dict[str, Any] = dict(texts_of(options, "--option"))
     given |= {k: v for k, v in (("users", users), ("jobs", jobs)) if v}
     how = M.Options(
@@ -148,10 +155,6 @@ def spark(
         overhead_s=M.OVERHEAD_S if overhead_s is None else overhead_s, weights=tuple(weights), seed=seed,
     )  # fmt: skip
     M.check(how)
-    if cores < 1:
-        raise ConfigError(f"--cores must be at least 1, not {cores}")
-    if not (0 <= partition_s < np.inf and 0 <= how.overhead_s < np.inf):
-        raise ConfigError(f"--partition-s and --overhead are seconds, not {partition_s} and {how.overhead_s}")
     check_size(f"--cores {cores}", cores, _CORE_BYTES)
     mix = J.generate(cores, given, seed, pool_of(dags))
     M.simulate(mix[:1], cores, how)  # compiled now, so not timed
@@ -220,6 +223,7 @@ def cluster(
     from tunewright.envs.scheduling.cluster import simulate as M
     from tunewright.envs.scheduling.serving.simulate import finite
 
+    L.check("--", speed=speed, load=load, jobs=limit, seed=seed)
     changes: dict[str, Any] = {}
     for name, value in texts_of(settings, "--set").items():
         known = getattr(M.Policy(), name, None)
@@ -233,8 +237,6 @@ def cluster(
         except (ValueError, KeyError):
             raise ConfigError(f"{name} cannot be {value!r}; its default is {known!r}") from None
     chosen = M.policy(policy, **changes)
-    if not speed > 0 or not load > 0:
-        raise ConfigError("--speed and --load must be above 0")
     given = texts_of(options, "--option")
     if trace == "synthetic":
         where = J.nodes("16x8" if nodes == "auto" else nodes)
@@ -295,6 +297,7 @@ def serverless(trace: str, *, policy: str, keep_s: float, options: Sequence[str]
     """Run functions that start cold; see ``tunewright simulate serverless --help`` for the arguments."""
     from tunewright.envs.scheduling.cluster import serverless as F
 
+    L.check("--", keep=keep_s, seed=seed)
     given = texts_of(options, "--option")
     if trace == "synthetic":
         x = F.generate(given, seed)

@@ -43,6 +43,10 @@ def numbers(
             raise ConfigError(f"{name} must be {least} 0, not {number:g}")
         if name in whole and number != int(number):
             raise ConfigError(f"{name} must be a whole number, not {number:g}")
+        if name in whole and number > _MOST:
+            raise ConfigError(
+                f"{name} must be a whole number from {int(name in positive)} to {_MOST:,.0f}, not {number:g}"
+            )
         if number > _MOST or (name in positive and number < 1 / _MOST):
             raise ConfigError(f"{name} must lie between {1 / _MOST:g} and {_MOST:g}, not {number:g}")
         if name in whole:

@@ -86,7 +86,7 @@ def decide(systems, k, begun, action, seen, mask):
     wait = False
     if begun >= 0:
         j = job(w.jobs_at, cell(w.waiting_at, 0).v)
-        bits = _fits_node(w, w.room_at, action, j) if action < min(w.nodes, NODES) else 0
+        bits = _fits_node(w, w.room_at, action, j) if 0 <= action < min(w.nodes, NODES) else 0
         if bits != 0:
             p = plan(w.plan_at, 0)
             p.node, p.mask = action, bits

@@ -159,7 +159,7 @@ def find(w, room, j):
             value = -float(_unused(w, room, node))
         else:
             value = _gradient(w, room, node, j, mask)
-        if value < score:
+        if best < 0 or value < score:
             best, score, bits = node, value, mask
             if w.placement == FIRST:
                 break
@@ -433,7 +433,7 @@ def _cut(w, when):
         a, b = step(w.profile_at, m), step(w.profile_at, m - 1)
         a.time, a.units = b.time, b.units
     a = step(w.profile_at, k)
-    a.time, a.units = when, step(w.profile_at, k - 1).units
+    a.time, a.units = when, step(w.profile_at, max(k - 1, 0)).units
     w.profile += 1
     return k
 
@@ -517,7 +517,10 @@ def _promote(w):
     """Move running jobs to the queue that their service so far puts them in."""
     for k in range(w.running):
         j = job(w.jobs_at, cell(w.running_at, k).v)
-        j.level = _level(w, j.served + (w.now - j.started) * _rate(w, j) + 1e-6)
+        late = 1e-6 + 1e-15 * w.now * _rate(
+            w, j
+        )  # what rounding of the clock may lack; without it time would stand still
+        j.level = _level(w, j.served + (w.now - j.started) * _rate(w, j) + late)
 
 
 @jit
@@ -617,7 +620,7 @@ def next_moment(w):
     for k in range(w.running):
         ending = min(ending, job(w.jobs_at, cell(w.running_at, k).v).end)
     when = min(coming, ending)
-    if when == INF:
+    if not when < INF:  # nothing is left, or a time is no number
         w.over = 1
         return False
     when = min(when, _next_level(w))

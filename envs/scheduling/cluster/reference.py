@@ -264,7 +264,8 @@ class Reference:
     def las(self) -> None:
         """Least attained service."""
         for j in self.running:
-            j.level = self.level(j.served + (self.now - j.started) * self.rate(j) + 1e-6)
+            late = 1e-6 + 1e-15 * self.now * self.rate(j)  # what rounding of the clock may lack
+            j.level = self.level(j.served + (self.now - j.started) * self.rate(j) + late)
         at = looked = 0
         while at < len(self.waiting) and looked < self.p.depth:
             j = self.waiting[at]

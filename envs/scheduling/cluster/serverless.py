@@ -21,6 +21,7 @@ from typing import Any
 import numba
 import numpy as np
 from numpy.typing import NDArray
+from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal
 from tunewright.envs.scheduling.serving.trace import numbered
@@ -121,8 +122,10 @@ def read(path: Path, cold_s: float = 1.35, memory_mb: float = 170.0) -> Invocati
             if not place.line & 0x3FF:
                 check_size(f"{path}: {place.line:,} invocations and more", place.line, _ROW_BYTES, "give a shorter one")
             rows.append((r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])))
-            if not (abs(rows[-1][1]) < 1e12 and 0 <= rows[-1][2] < 1e12):
-                raise ConfigError(f"{path}, line {place.line}: an end or a duration is out of range")
+            if not (abs(rows[-1][1]) <= L.MOST_TIME_S and 0 <= rows[-1][2] <= L.MOST_TIME_S):
+                raise ConfigError(
+                    f"{path}, line {place.line}: an end must lie within {L.MOST_TIME_S:g} s of 0, and a duration between 0 and that"
+                )
     if not rows:
         raise ConfigError(f"{path} has no invocations")
     names, ends, runs = zip(*rows, strict=True)
@@ -231,8 +234,7 @@ def simulate(x: Invocations, policy: str = "fixed", keep_s: float = 600.0) -> di
     """
     if policy not in POLICIES:
         raise unknown("keep-alive policy", policy, POLICIES)
-    if keep_s < 0:
-        raise ConfigError(f"keep_s must be at least 0, not {keep_s}")
+    L.check(keep=keep_s)
     start = time.perf_counter()
     n = len(x.memory_mb)
     edges = np.searchsorted(x.function, np.arange(n + 1))

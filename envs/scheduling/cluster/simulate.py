@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.cluster import state as S
 from tunewright.envs.scheduling.cluster.jobs import Jobs, Nodes
 from tunewright.envs.scheduling.serving.simulate import jain
@@ -22,6 +23,7 @@ PLACEMENTS = ("first", "best", "worst", "fragmentation", "best-all")
 KINDS = 16  # of jobs that fragmentation looks at
 BOUND_S = 10.0  # shortest run time that a slowdown is taken of (bounded slowdown, Feitelson 2001)
 MOST_WAITING = 200_000
+MOST_LOOKS = 1e8  # at the balance of nodes; more take hours
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +104,11 @@ def check(p: Policy) -> None:
     ):
         if value not in legal:
             raise unknown(name, value, legal)
-    if p.depth < 1 or not 1 <= p.levels <= 8:
-        raise ConfigError("depth must be at least 1, and levels 1 to 8")
-    if p.level_s <= 0 or min(p.restart_s, p.balance, p.every_s, p.migrate_s) < 0:
-        raise ConfigError("level_s must be above 0; restart_s, balance, every_s and migrate_s at least 0")
+    if not 1 <= p.levels <= 8:
+        raise ConfigError(f"levels must be 1 to 8, not {p.levels}")
+    L.check(
+        depth=p.depth, level_s=p.level_s, restart_s=p.restart_s, balance=p.balance, every_s=p.every_s, migrate_s=p.migrate_s
+    )  # fmt: skip
     if p.order == "las" and (p.backfill != "none" or p.refuse):
         raise ConfigError("las preempts instead of backfilling or refusing; take backfill none and refuse off")
 
@@ -132,6 +135,11 @@ def systems(loads: Sequence[Jobs], where: Nodes, p: Policy, log: int = 0) -> S.S
         for name in ("gpus", "milli", "cpu", "memory", "user"):
             rows[name][k] = getattr(jobs, name)
     rows["left"] = rows["run"]
+    looks = float((rows["submit"] + rows["run"]).max()) / p.every_s if p.every_s else 0.0
+    if looks > MOST_LOOKS:
+        raise ConfigError(
+            f"every_s {p.every_s:g} would look {looks:.3g} times at the balance; take a longer one, for at most {MOST_LOOKS:g}"
+        )
     kinds = kinds_of(loads[0]) if p.placement == "fragmentation" else np.zeros(0, S.KIND)
     made = S.Systems(rows, where.cpu, where.memory, where.gpus, kinds, log)
     values = {

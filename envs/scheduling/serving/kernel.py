@@ -344,7 +344,7 @@ def _worst(w, q, now):
         i = cell(q.running_at, j).v
         if ask(w.asks, i).phase == DECODING:
             key = _key(w, i, now)
-            if key >= worst:
+            if found < 0 or key >= worst:
                 found, worst = j, key
     return found
 
@@ -364,7 +364,7 @@ def _best(w, q, now, kept):
         if a.kept != kept or (kept == 1 and a.ready_at > now):
             continue
         key = _key(w, i, now)
-        if key < best or (key == best and i < who):
+        if found < 0 or key < best or (key == best and i < who):
             found, best, who = j, key, i
     return found
 
@@ -580,6 +580,8 @@ def _room(w, q, now, steps):
             q.secured = steps
             return wait
         j = _worst(w, q, now)
+        if j < 0:  # nobody decodes
+            return wait
         wait += _preempt(w, q, j, now)
 
 
@@ -658,7 +660,8 @@ def _gap(w, q, now):
     """Count the time since the last tokens of the sequences that decode, with the prompts that came between."""
     gap = max((now - q.token_at) / max(q.steps, 1), GAP_LEAST_S)
     if gap < q.gap_from or gap >= q.gap_to:  # seldom: iterations are like the last one, and a logarithm is slow
-        q.gap_at = min(int(math.log(gap / GAP_LEAST_S) / math.log(GAP_STEP)), GAP_BINS - 1)
+        place = math.log(gap / GAP_LEAST_S) / math.log(GAP_STEP)
+        q.gap_at = int(place) if place < GAP_BINS - 1 else GAP_BINS - 1  # an infinite one must not become a place
         q.gap_from = GAP_LEAST_S * GAP_STEP**q.gap_at
         q.gap_to = q.gap_from * GAP_STEP
     cell(w.gaps_at, q.gap_at).v += q.decodes * q.steps
@@ -908,7 +911,7 @@ def _answered(w, i):
                 old, when = -1, INF
                 for other in range(w.questions):
                     entry_ = answer(w.answers_at, other)
-                    if entry_.kept == 1 and ask(w.asks, entry_.at).arrival < when:
+                    if entry_.kept == 1 and (old < 0 or ask(w.asks, entry_.at).arrival < when):
                         old, when = other, ask(w.asks, entry_.at).arrival
                 answer(w.answers_at, old).kept = 0
                 w.kept -= 1

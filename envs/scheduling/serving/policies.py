@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from tunewright.envs.scheduling import limits as L
+
 from tunewright.errors import ConfigError, unknown
 
 BATCHING = ("prefill-first", "mixed", "chunked", "static")
@@ -155,9 +157,9 @@ def problems(k: Knobs) -> list[str]:
     ):  # fmt: skip
         if value not in legal:
             found.append(f"{name} is one of {', '.join(legal)}, not {value!r}")
-    for name in ("max_seqs", "max_tokens", "chunk", "max_output", "swap_group", "block"):
-        if getattr(k, name) < 1:
-            found.append(f"{name} must be at least 1, not {getattr(k, name)}")
+    found += [words for f in fields(k) if f.name in L.RANGES and (words := L.problem(f.name, getattr(k, f.name)))]
+    if found:
+        return found
     if k.max_seqs > 4096:
         found.append(f"max_seqs is at most 4096, not {k.max_seqs}")
     if 512 % k.block:
@@ -166,12 +168,10 @@ def problems(k: Knobs) -> list[str]:
         found.append(f"kv_share must be 0.1 to 1, not {k.kv_share}")
     if not 0 <= k.reserve < 1:
         found.append(f"reserve must be at least 0 and below 1, not {k.reserve}")
-    if not 0 <= k.guesses <= 16:
+    if k.guesses > 16:
         found.append(f"guesses must be 0 to 16, not {k.guesses}")
-    if not 0 <= k.accept <= 1 or k.draft < 0:
-        found.append("accept must be 0 to 1, and draft at least 0")
-    if k.quantum < 0 or k.answers < 0:
-        found.append("quantum and answers must be at least 0")
+    if not 0 <= k.accept <= 1:
+        found.append(f"accept must be 0 to 1, not {k.accept}")
     return found
 
 

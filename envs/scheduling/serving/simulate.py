@@ -21,6 +21,7 @@ from tunewright.envs.parallelism.steptime import (
     shape_of,
     step_factors,
 )
+from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import state as S
 from tunewright.envs.scheduling.serving.trace import CHUNK_TOKENS, Requests
@@ -35,6 +36,7 @@ LOOKUP_S = 0.03  # of finding a kept answer; assumed
 WATERMARK = 0.01  # of all blocks stay free when a request is admitted beside others (vLLM)
 TYPICAL_BATCH = 32  # at which the time of a token is expected for the order of requests
 MOST_WAITING = 200_000
+MOST_PREDICTED = 1e12  # tokens; a wild error must not leave the range of whole numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +151,7 @@ def predicted(output: NDArray[np.int64], error: float, seed: int) -> NDArray[np.
     if error == 0:
         return output.copy()
     noise = np.random.default_rng([seed, 7]).normal(0.0, error, len(output))
-    return np.maximum(np.rint(output * np.exp(noise)), 1).astype(np.int64)
+    return np.clip(np.rint(output * np.exp(noise)), 1, MOST_PREDICTED).astype(np.int64)
 
 
 def systems(
@@ -169,6 +171,7 @@ def systems(
         clients: who send their next request when they have the answer to the last; 0: requests come when the trace says.
     """
     n, count = len(loads), len(loads[0])
+    L.check(ttft=ttft_s, tpot=tpot_s, error=error)
     if any(len(x) != count for x in loads):
         raise ConfigError("all systems of a batch have equally many requests")
     replicas = system.replicas + system.prefillers
@@ -272,8 +275,6 @@ def simulate(
     """
     from tunewright.envs.scheduling.serving import kernel
 
-    if not (ttft_s > 0 and tpot_s > 0):
-        raise ConfigError(f"limits on times must be above 0, not ttft {ttft_s} and tpot {tpot_s}")
     s = systems(
         [requests], system, knobs, ttft_s=ttft_s, tpot_s=tpot_s, error=error, seed=seed, log=log, clients=clients
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tunewright.envs.scheduling import limits as L
 from tunewright.knowledge import timestamps
 
 from tunewright.errors import ConfigError
@@ -121,9 +122,11 @@ def requests_of(
                 f" ({len(bad)} such row{'s' * (len(bad) > 1)})"
             )
         whole[name] = column.astype(np.int64)
-    bad = np.flatnonzero(~np.isfinite(when))
+    bad = np.flatnonzero(~(np.abs(when) <= L.MOST_TIME_S))
     if len(bad):
-        raise ConfigError(f"{source}, row {bad[0] + 1}: the arrival {arrival[int(bad[0])]!r} is no time")
+        raise ConfigError(
+            f"{source}, row {bad[0] + 1}: the arrival {arrival[int(bad[0])]!r} is no time within {L.MOST_TIME_S:g} s of 0"
+        )
     n = len(when)
     order = np.argsort(when, kind="stable")
     late = int((np.diff(when) < 0).sum())
@@ -195,7 +198,7 @@ def _lines(path: Path, lines: Iterable[str]) -> Requests:
             if line.strip():
                 _bounded(path, len(rows), most)
                 entry = json.loads(line)
-                rows.append((float(entry["timestamp"]) / 1e3, entry["input_length"], entry["output_length"]))
+                rows.append((L.time(float(entry["timestamp"]) / 1e3), entry["input_length"], entry["output_length"]))
                 chunks.append([int(c) for c in entry.get("hash_ids") or []])
                 most += len(chunks[-1])
                 users.append(str(entry.get("user", "")))
@@ -234,7 +237,7 @@ def _table(path: Path, lines: Iterable[str]) -> Requests:
     for row in table:
         _bounded(path, len(when))
         try:
-            when.append(timestamps.seconds(row[arrival] or ""))
+            when.append(L.time(timestamps.seconds(row[arrival] or "")))
             sizes.append((float(row[prompt]), float(row[output])))
         except (ValueError, TypeError, OverflowError) as error:
             raise ConfigError(f"{path}, line {table.line_num}: {reason(error)}") from None

@@ -33,6 +33,7 @@ from tunewright.envs.scheduling.spark.state import (
 system, job, stage, user = record_at(SYSTEM), record_at(JOB), record_at(STAGE), record_at(USER)
 cell, real, event, virtual, entry, class_ = (record_at(t) for t in (CELL, REAL, EVENT, VIRTUAL, ENTRY, CLASS))
 INF = math.inf
+_MOST_IDLE = 16  # steps in which no job comes or ends: one or two are rounding, more never end
 
 
 @jit
@@ -218,7 +219,8 @@ def choose(w):
         i = cell(w.ready_at, k).v
         key = _key(w, i)
         who = job(w.jobs_at, stage(w.stages_at, i).job).user if pools else 0
-        if key < best or (key == best and (who < owner or (who == owner and i < found))):
+        # the first is taken whatever its key: a key that is infinite or no number must not leave -1, which is no stage
+        if found < 0 or key < best or (key == best and (who < owner or (who == owner and i < found))):
             best, found, owner = key, i, who
     return found
 
@@ -322,7 +324,7 @@ def next_moment(w):
     coming = job(w.jobs_at, w.next).arrival if w.next < w.jobs else INF
     ending = event(w.heap_at, 0).time if w.heap > 0 else INF
     when = min(coming, ending)
-    if when == INF:
+    if not when < INF:  # nothing is left, or a time is no number
         w.over = 1
         return False
     w.now = when
@@ -369,8 +371,8 @@ def fluid(arrival, who, work, weight, cores, left, mine, done):
         done: filled in, s, (jobs,); infinite at first.
     """
     jobs, users = len(arrival), len(weight)
-    now, coming, alive, first = 0.0, 0, 0, 0
-    while coming < jobs or alive > 0:
+    now, coming, alive, first, idle, before = 0.0, 0, 0, 0, 0, 0
+    while (coming < jobs or alive > 0) and idle < _MOST_IDLE:
         total = 0.0
         for u in range(users):
             if mine[u] > 0:
@@ -397,3 +399,5 @@ def fluid(arrival, who, work, weight, cores, left, mine, done):
             mine[who[coming]] += 1
             alive += 1
             coming += 1
+        idle = idle + 1 if 2 * coming - alive == before else 0  # jobs that came and jobs that ended, together
+        before = 2 * coming - alive

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.serving.simulate import jain
 from tunewright.envs.scheduling.spark import state as S
 from tunewright.envs.scheduling.spark.jobs import Job, partitioned
@@ -93,10 +94,9 @@ def check(o: Options) -> None:
         raise unknown("Spark policy", o.policy, POLICIES)
     if o.estimates not in ESTIMATES:
         raise unknown("kind of estimates", o.estimates, ESTIMATES)
-    if o.partition_s < 0 or o.noise < 0 or o.overhead_s < 0:
-        raise ConfigError("partition_s, noise and overhead_s must be at least 0")
-    if any(not w > 0 for w in o.weights):
-        raise ConfigError(f"weights of users must be above 0, not {o.weights}")
+    L.check(partition_s=o.partition_s, noise=o.noise, overhead=o.overhead_s)
+    for weight in o.weights:
+        L.check(weight=weight)
 
 
 def systems(loads: Sequence[Sequence[Job]], cores: int, o: Options, log: int = 0) -> S.Systems:
