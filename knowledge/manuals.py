@@ -7,6 +7,7 @@ is data: nothing in it is executed, and no link in it is followed.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,6 +189,41 @@ def _inline(token: Any) -> str:
 # -- HTML -----------------------------------------------------------------------------------------
 
 
+_TAG = re.compile(
+    r"""<!--.*?(?:-->|\Z) | <(?P<raw>script|style)\b.*?(?:</(?P=raw)|\Z)
+    | <(?P<closing>/?)(?P<name>[a-z][^\s/<>]*+)(?:[^<>"']|"[^"]*"|'[^']*')*+>""",
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+)
+_VOID = frozenset("area base basefont br col embed hr img input link meta param source spacer track wbr".split())
+_MOST_DEPTH = 5000  # tags within tags; the parser takes quadratic time on them
+
+
+def _check_depth(text: str, name: str) -> None:
+    """Refuse a page of tags within tags without end; as for the parser, what is not closed ends with what is around it.
+
+    Raises:
+        ConfigError: there are too many.
+    """
+    inner: list[str] = []
+    counts: Counter[str] = Counter()
+    for tag in _TAG.finditer(text):
+        word = (tag["name"] or "").lower()
+        if not word or word in _VOID:
+            continue
+        if tag["closing"]:
+            while counts[word]:
+                last = inner.pop()
+                counts[last] -= 1
+                if last == word:
+                    break
+        elif not tag[0].endswith("/>"):
+            inner.append(word)
+            counts[word] += 1
+        if len(inner) > _MOST_DEPTH:
+            line = text.count("\n", 0, tag.start()) + 1
+            raise ConfigError(f"{name}, line {line}: cannot be read as manual: it is nested too deeply")
+
+
 def _html(text: str, name: str) -> Iterator[Section]:
     """Headings make the path; ``dt`` and ``dd`` define terms."""
     try:
@@ -196,6 +232,7 @@ def _html(text: str, name: str) -> Iterator[Section]:
     except ImportError:
         raise missing_extra("beautifulsoup4", "llm", f"reading {name}") from None
     check_size(f"the manual {name}", text.count("<"), _TAG_BYTES, "give a part of it")
+    _check_depth(text, name)
     soup = BeautifulSoup(text, "html.parser")
     for junk in soup.find_all(["script", "style", "nav", "head"]):
         junk.decompose()

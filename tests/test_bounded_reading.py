@@ -309,6 +309,65 @@ def test_a_bundle_edited_by_hand(tmp_path):
             bundle.load(tmp_path / "b")
 
 
+@pytest.mark.parametrize("number", [1e308, -1e308, float("inf")])
+def test_a_bundle_with_numbers_that_nothing_can_be_computed_with(tmp_path, number, recwarn):
+    pd = pytest.importorskip("pandas", reason="needs the extra: pip install 'tunewright[compare]'")
+    from doors import _TABLE, _bundle
+
+    from tunewright import bundle
+    from tunewright.checking import verify
+
+    (tmp_path / "t.csv").write_bytes(_TABLE)
+    whole = _bundle(tmp_path / "b", tmp_path / "t.csv")
+    columns = {
+        "trials": "seconds value ratio asked_s runs",
+        "games": "best ratio_low seed wall_s verification",
+        "targets": "known_best",
+    }
+    for table, column in [(t, c) for t, names in columns.items() for c in names.split()]:
+        path = tmp_path / "b" / f"{table}.parquet"
+        documents = {
+            "runs": [{"of": "candidate", "status": "ok", "values": {"tps": number}}],
+            "verification": [[number, 1.0], [2.0, -number]],
+        }
+        frame = pd.read_parquet(path)
+        frame[column] = json.dumps(documents[column]) if column in documents else number
+        frame.to_parquet(path)
+        recwarn.clear()
+        for call in (verify, lambda folder: bundle.load(folder).report()):
+            with pytest.raises(ConfigError, match=f"{column} must be within") as caught:
+                call(tmp_path / "b")
+            assert "\n" not in str(caught.value)
+        assert not recwarn.list
+        path.write_bytes(whole[path.name])
+    assert verify(tmp_path / "b")["agrees"]
+
+
+@pytest.mark.parametrize("tags", ["<ul><li>", "<div>", "<p>x", "<DIV class='a>b'>", "<b/ ><i>", "<a></b>"])
+def test_a_page_of_tags_within_tags_is_refused_at_once(tmp_path, tags):
+    pytest.importorskip("bs4", reason="needs the extra: pip install 'tunewright[llm]'")
+    from tunewright.knowledge.manuals import read_file
+
+    path = tmp_path / "deep.html"
+    path.write_text("<html>" + tags * 90_000)
+    begun = time.process_time()
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        read_file(path, path.name)
+    assert time.process_time() - begun < 4
+
+
+def test_a_page_of_many_tags_beside_each_other_is_read(tmp_path):
+    pytest.importorskip("bs4", reason="needs the extra: pip install 'tunewright[llm]'")
+    from tunewright.knowledge.manuals import read_file
+
+    path = tmp_path / "wide.html"
+    within = "<p>a<br><img src='x'><hr/>b</p><!-- <div> -->" * 6000
+    path.write_text(
+        f"<html><script>{'<div>' * 6000}</script><style>{'<b>' * 6000}</style>{within}<ul>{'<li><i>x</ul><ul>' * 900}"
+    )
+    assert len(read_file(path, path.name)) >= 1
+
+
 @pytest.mark.parametrize(
     "raised",
     ["raise ValueError('no\\nluck')", "raise SystemExit(3)", "raise GeneratorExit", "class E(BaseException): pass\nraise E('odd')",

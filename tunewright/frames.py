@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from tunewright.files import check_size, open_file, printable
 if TYPE_CHECKING:
     import pandas as pd
 
+_MOST = 1e150  # statistics take squares of it
 _PIECE_BYTES = 64 * 2**20  # of a table that is read at once
 _COLUMNS: dict[str, dict[str, type]] = {
     "games": {
@@ -56,6 +57,28 @@ def read_frame(path: Path, name: str) -> pd.DataFrame:
         return pa.Table.from_batches(pieces, schema=file.schema_arrow).to_pandas()
 
 
+def _check_numbers(where: str, values: Iterable[Any]) -> None:
+    """Refuse numbers with which nothing can be computed; one that is missing is NaN.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    for value in values:
+        if isinstance(value, Real) and not isinstance(value, bool) and abs(value) > _MOST:
+            shown = f"{float(value):g}" if isinstance(value, float) else "a number of very many digits"
+            raise ConfigError(f"{where} must be within -{_MOST:g} and {_MOST:g}, not {shown}; was it edited?")
+
+
+def _check_inner(where: str, document: Any) -> None:
+    """Refuse such numbers within a document."""
+    if isinstance(document, Mapping):
+        document = list(document.values())
+    if isinstance(document, list):
+        _check_numbers(where, document)
+        for value in document:
+            _check_inner(where, value)
+
+
 def check_frames(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     """See whether the frames have what the tables are computed from.
 
@@ -74,8 +97,10 @@ def check_frames(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
                 raise ConfigError(
                     f"{folder / name}.parquet: {column} must be {_WORDS[kind]}, not {shown}; was it edited?"
                 )
+        for column in frame:
+            _check_numbers(f"{folder / name}.parquet: {column}", frame[column])
     for column, frame in (("runs", frames["trials"]), ("config", frames["trials"]), ("verification", frames["games"])):
         for text in frame[column]:
-            json.loads(text)
+            _check_inner(f"{folder}: {column}", json.loads(text))
     if not len(frames["games"]) or not len(frames["targets"]):
         raise ConfigError(f"the tournament in {folder} holds no games")
