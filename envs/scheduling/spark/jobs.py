@@ -251,7 +251,7 @@ def generate(
             needed = stages * _STAGE_BYTES + tasks * _TASK_BYTES
             check_size(f"{k + 1:,} of {n:,} jobs with {tasks:,} tasks", needed, 1, "ask for fewer jobs or longer tasks")
     shape = 1.0 / p["cv"] ** 2
-    gaps = rng.gamma(shape, 1.0 / shape, n)
+    gaps = np.maximum(rng.gamma(shape, 1.0 / shape, n), 1e-100)  # a wild cv gives nothing but zeros
     span = sum(b.work for b in bodies) / (p["load"] * cores)
     times = np.cumsum(gaps)
     times *= span / times[-1]
