@@ -197,7 +197,13 @@ def test_wild_predictions_stay_whole_numbers():
 @pytest.mark.parametrize("value", ["1e12", "1e-12", "100", "nan", "1e308"])
 @pytest.mark.parametrize(
     ("which", "name"),
-    [("spark", "cv"), ("cluster", "cv"), ("serverless", "rate_spread"), ("serverless", "cold_spread")],
+    [
+        ("spark", "cv"),
+        ("spark", "task_power"),
+        ("cluster", "cv"),
+        ("serverless", "rate_spread"),
+        ("serverless", "cold_spread"),
+    ],
 )
 def test_wild_parameters_of_generated_work_are_taken_or_refused(which, name, value):
     given = [f"{name}={value}", *(["hours=0.5", "functions=10"] if which == "serverless" else [])]

@@ -202,6 +202,8 @@ def parameters_of(options: Mapping[str, Any]) -> dict[str, float]:
     )  # fmt: skip
     if found["jobs"] > 200_000:
         raise ConfigError("at most 200,000 jobs are generated")
+    if found["task_power"] > 10:
+        raise ConfigError(f"task_power must lie between 0 and 10, not {found['task_power']:g}")
     for name in ("heavy_users", "heavy_share"):
         if not 0 <= found[name] <= 1:
             raise ConfigError(f"{name} is a share, 0 to 1, not {found[name]:g}")
