@@ -192,3 +192,20 @@ def test_wild_predictions_stay_whole_numbers():
 
     got = predicted(np.full(1000, 10**6), limits.RANGES["error"].most, 0)
     assert got.min() >= 1 and got.max() <= 10**12
+
+
+@pytest.mark.parametrize("value", ["1e12", "1e-12", "100", "nan", "1e308"])
+@pytest.mark.parametrize(
+    ("which", "name"),
+    [
+        ("spark", "cv"),
+        ("spark", "task_power"),
+        ("cluster", "cv"),
+        ("serverless", "rate_spread"),
+        ("serverless", "cold_spread"),
+    ],
+)
+def test_wild_parameters_of_generated_work_are_taken_or_refused(which, name, value):
+    given = [f"{name}={value}", *(["hours=0.5", "functions=10"] if which == "serverless" else [])]
+    words = refused_or_clean(lambda: simulate(which, options=given))
+    assert words is None or words.startswith(name)

@@ -10,6 +10,7 @@ from tunewright.errors import ConfigError, unknown
 from tunewright.files import check_size, printable
 
 _MOST = 1e12  # beyond it, sums and products of parameters are no numbers any more
+_MOST_SPREAD = 100.0  # of the log of a value: beyond it, values are infinite
 _EACH_BYTES = 80  # of memory for one of what is counted
 
 
@@ -49,6 +50,8 @@ def numbers(
             )
         if number > _MOST or (name in positive and number < 1 / _MOST):
             raise ConfigError(f"{name} must lie between {1 / _MOST:g} and {_MOST:g}, not {number:g}")
+        if name.endswith("_spread") and number > _MOST_SPREAD:
+            raise ConfigError(f"{name} must lie between 0 and {_MOST_SPREAD:g}, not {number:g}")
         if name in whole:
             check_size(f"{name}={number:g}", number, _EACH_BYTES)
     return found

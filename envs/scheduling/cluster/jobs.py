@@ -427,7 +427,7 @@ def generate(where: Nodes, options: Mapping[str, Any] | None = None, seed: int =
     work = float((run * size * (milli / WHOLE if not pooled else 1.0)).sum())
     total = float(where.cpu.sum()) / WHOLE if pooled else float(where.gpus.sum())
     shape = 1.0 / p["cv"] ** 2
-    submit = np.cumsum(rng.gamma(shape, 1.0 / shape, n))
+    submit = np.cumsum(np.maximum(rng.gamma(shape, 1.0 / shape, n), 1e-100))  # a wild cv gives nothing but zeros
     submit *= work / (p["load"] * total) / submit[-1]
     rows = {
         "submit_s": submit, "run_s": run, "estimate_s": run * (1.0 + rng.exponential(p["over"] - 1.0, n) if p["over"] > 1 else 1.0),

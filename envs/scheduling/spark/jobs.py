@@ -202,6 +202,8 @@ def parameters_of(options: Mapping[str, Any]) -> dict[str, float]:
     )  # fmt: skip
     if found["jobs"] > 200_000:
         raise ConfigError("at most 200,000 jobs are generated")
+    if found["task_power"] > 10:
+        raise ConfigError(f"task_power must lie between 0 and 10, not {found['task_power']:g}")
     for name in ("heavy_users", "heavy_share"):
         if not 0 <= found[name] <= 1:
             raise ConfigError(f"{name} is a share, 0 to 1, not {found[name]:g}")
@@ -251,7 +253,7 @@ def generate(
             needed = stages * _STAGE_BYTES + tasks * _TASK_BYTES
             check_size(f"{k + 1:,} of {n:,} jobs with {tasks:,} tasks", needed, 1, "ask for fewer jobs or longer tasks")
     shape = 1.0 / p["cv"] ** 2
-    gaps = rng.gamma(shape, 1.0 / shape, n)
+    gaps = np.maximum(rng.gamma(shape, 1.0 / shape, n), 1e-100)  # a wild cv gives nothing but zeros
     span = sum(b.work for b in bodies) / (p["load"] * cores)
     times = np.cumsum(gaps)
     times *= span / times[-1]
