@@ -247,8 +247,9 @@ def test_dots_in_texts_comments_and_numbers_are_no_keys(tmp_path, text):
 
 
 def test_a_log_without_calls_is_not_replayed(tmp_path):
-    from tunewright.testing import Sphere, run_tuner
     from tunewright.tuners.llm import LLMTuner
+
+    from tunewright.testing import Sphere, run_tuner
 
     (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(ConfigError, match="no calls in the log .*log.jsonl"):
