@@ -246,6 +246,24 @@ def test_dots_in_texts_comments_and_numbers_are_no_keys(tmp_path, text):
     assert files.read_toml(path, "description") == tomllib.loads(text)
 
 
+def test_a_log_without_calls_is_not_replayed(tmp_path):
+    from tunewright.tuners.llm import LLMTuner
+
+    from tunewright.testing import Sphere, run_tuner
+
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(ConfigError, match="no calls in the log .*log.jsonl"):
+        run_tuner(LLMTuner, Sphere(2), trials=3, options={"replay": str(tmp_path / "log.jsonl")})
+
+
+def test_a_librarys_sentence_about_what_is_missing_is_left_as_it_is():
+    assert (
+        files.reason(KeyError("There is no item named 'data.npy' in the archive"))
+        == "There is no item named 'data.npy' in the archive"
+    )
+    assert files.reason(KeyError("size")) == "'size' is missing"
+
+
 # -- stores, bundles, plugins ------------------------------------------------------------------------------
 
 

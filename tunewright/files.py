@@ -145,7 +145,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "it needs more memory than there is"
     if isinstance(error, KeyError):
-        return f"{said} is missing"
+        return f"{said} is missing" if len(said.split()) == 1 else said.strip("\"'")  # a library's own sentence
     if "integer string conversion" in said:
         return "a number has too many digits"
     return said if type(error) is ValueError and said else f"{type(error).__name__}{f': {said}' if said else ''}"

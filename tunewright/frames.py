@@ -64,8 +64,9 @@ def _check_numbers(where: str, values: Iterable[Any]) -> None:
         ConfigError: there is one.
     """
     for value in values:
-        if isinstance(value, Real) and not isinstance(value, bool) and abs(value) > _MOST:
-            shown = f"{float(value):g}" if isinstance(value, float) else "a number of very many digits"
+        number: Any = value if isinstance(value, Real) else 0
+        if abs(number) > _MOST:
+            shown = "a number of very many digits" if isinstance(value, int) else f"{number:g}"
             raise ConfigError(f"{where} must be within -{_MOST:g} and {_MOST:g}, not {shown}; was it edited?")
 
 

@@ -80,7 +80,7 @@ def _noting(stopped: list[int]) -> Iterator[None]:
 
     def note(number: int, frame: FrameType | None) -> None:
         stopped.append(number)
-        before[number](number, frame)
+        before[signal.Signals(number)](number, frame)
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     before = {number: handler for number, handler in handlers.items() if callable(handler)}

@@ -52,6 +52,8 @@ class Seat:
         )  # fmt: skip
         log = Path(str(options["log"])) if "log" in options else problem.log
         replayed = read_log(Path(str(options["replay"]))) if "replay" in options else None
+        if replayed == []:
+            raise ConfigError(f"there are no calls in the log {options['replay']}; replay one that a session wrote")
         self.ledger = Ledger(limits=limits, log=log, replayed=replayed)
         self.model = model if model is not None else self._open(replayed is not None)
         self.manual = self._index(str(options["manual"])) if "manual" in options else None
