@@ -397,7 +397,7 @@ class Store:
             started = trial.datetime_start.isoformat() if trial.datetime_start else ""
             done = trial.state not in (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
             written = done and _OUTCOME in trial.user_attrs
-            outcome = (trial.user_attrs[_OUTCOME] or "nothing") if written else None
+            outcome: Any = (trial.user_attrs[_OUTCOME] or "nothing") if written else None
             check_trial(name, trial.number, head, outcome, record["objectives"])
             made = Trial(number=trial.number, started=started, **{"status": "running", **head, **(outcome or {})})
             if str(made.number) in retracted:
