@@ -84,6 +84,7 @@ def live(world: World, seed: int) -> Life:
 
 def _play(world: World, life: Life, rng: Random, mark: str) -> None:
     killed, dirty = "", False  # the session that was killed last; whether its changes may still be there
+    names: list[str] = []  # of all that were killed
     name, kind = ("tuned", "apply") if world.applies else ("one", "tune")
     for number in range(rng.choice([1, 1, 1, 2, 2, 3])):
         tries = 0
@@ -131,6 +132,7 @@ def _play(world: World, life: Life, rng: Random, mark: str) -> None:
         dirty = dirty or not orderly or world.applies
         if kind in ("tune", "new", "resume", "apply"):
             killed = name
+            names.append(name)
         if rng.random() < 0.5:  # at once, or when the dust has settled
             _check_strays(world, life, mark, f"after {chosen.name} to {kind}")
         kind, name = _next(world, rng, killed, number)
@@ -138,12 +140,16 @@ def _play(world: World, life: Life, rng: Random, mark: str) -> None:
         return
     if world.applies:
         kind, name = "rollback", killed
-    run = _start(world, life, kind, name, mark)
-    if run.wait(_COMMAND_S) is None:
-        run.stop()
-        life.fail("the end", f"{kind} took more than {_COMMAND_S:.0f} s: {run.last_line}")
-        raise Broken
-    _check_end(world, life, run, kind, dirty, killed)
+    # a session may have been killed before it took its name: then it changed nothing, and the one before it is meant
+    for name in [name, *(n for n in reversed(names) if n != name)] if kind == "rollback" else [name]:
+        run = _start(world, life, kind, name, mark)
+        if run.wait(_COMMAND_S) is None:
+            run.stop()
+            life.fail("the end", f"{kind} took more than {_COMMAND_S:.0f} s: {run.last_line}")
+            raise Broken
+        _check_end(world, life, run, kind, dirty, killed)
+        if "no session named" not in run.text:
+            break
     _check_world(world, life, mark, f"after {kind} at the end", exact=kind == "resume")
 
 

@@ -24,6 +24,7 @@ import psutil
 from tunewright import hooks
 from tunewright.errors import TargetError, TunewrightError
 from tunewright.facts import machine_facts
+from tunewright.interrupts import uninterrupted
 from tunewright.runner import alive
 from tunewright.space import Config
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
@@ -48,14 +49,14 @@ class Runs:
 
     def __init__(self, locks: tuple[int, ...] = (), note: Path | None = None) -> None:
         self.locks, self.note = locks, note
-        self._children: dict[int, subprocess.Popen[bytes]] = {}
+        self._children: dict[int, tuple[subprocess.Popen[bytes], int]] = {}  # with the thread that waits for it
         self._lock = threading.Lock()
         self._stopped = False
 
     def add(self, child: subprocess.Popen[bytes]) -> bool:
         """Take a child in; False if no more are to run."""
         with self._lock:
-            self._children[child.pid] = child
+            self._children[child.pid] = child, threading.get_ident()
             return not self._stopped
 
     def remove(self, child: subprocess.Popen[bytes]) -> None:
@@ -72,11 +73,11 @@ class Runs:
         with self._lock:
             self._stopped = True
             children = list(self._children.values())
-        for child in children:
+        for child, _ in children:
             kill_tree(child)
-        end = time.monotonic() + hooks.LIMIT_S + _STOPPING_S
-        while self._children and time.monotonic() < end:  # other threads wait for theirs
-            time.sleep(0.01)
+        end, me = time.monotonic() + hooks.LIMIT_S + _STOPPING_S, threading.get_ident()
+        while any(thread != me for _, thread in [*self._children.values()]) and time.monotonic() < end:
+            time.sleep(0.01)  # other threads wait for theirs
 
 
 def _tree(pid: int) -> list[psutil.Process]:
@@ -138,21 +139,24 @@ def run_isolated(
     with tempfile.TemporaryFile() as output:
         server = hooks.Server(runs.note)
         given = (write_fd, server.theirs.fileno(), *runs.locks)
-        child = subprocess.Popen(
-            [sys.executable, "-P", "-m", "tunewright.runner", *map(str, given)],
-            stdin=subprocess.PIPE,
-            stdout=output,
-            stderr=output,
-            pass_fds=given,
-            start_new_session=True,
-        )
-        os.close(write_fd)
-        server.start()
         seen: dict[int, psutil.Process] = {}
+        child: subprocess.Popen[bytes] | None = None
         try:
-            assert child.stdin is not None
-            if not runs.add(child):
+            with uninterrupted():  # a child that nobody knows of could not be ended
+                child = subprocess.Popen(
+                    [sys.executable, "-P", "-m", "tunewright.runner", *map(str, given)],
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=output,
+                    pass_fds=given,
+                    start_new_session=True,
+                )
+                os.close(write_fd)
+                server.start()
+                wanted = runs.add(child)
+            if not wanted:
                 return _Outcome("interrupted", "the session was stopped")
+            assert child.stdin is not None
             with contextlib.suppress(BrokenPipeError):
                 for message in (json.dumps(sys.path).encode(), job):
                     child.stdin.write(struct.pack("<Q", len(message)) + message)
@@ -161,15 +165,17 @@ def run_isolated(
             if not status:  # it closed its pipe, so it is about to end; its exit code tells how
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(5)
-        finally:  # also on Ctrl-C
-            os.close(read_fd)
-            if child.returncode is None or seen:
-                kill_tree(child, seen)
-            with contextlib.suppress(BrokenPipeError):
-                child.stdin.close()  # type: ignore[union-attr]
-            child.wait()
-            server.join()
-            runs.remove(child)
+        finally:  # also on Ctrl-C; a second one must not cut this short
+            with uninterrupted():
+                os.close(read_fd)
+                if child is not None:
+                    if child.returncode is None or seen:
+                        kill_tree(child, seen)
+                    with contextlib.suppress(BrokenPipeError):
+                        child.stdin.close()  # type: ignore[union-attr]
+                    child.wait()
+                    server.join()
+                    runs.remove(child)
         seconds = time.perf_counter() - start
         if status:
             return _Outcome(status, reason, seconds=seconds)

@@ -27,6 +27,7 @@ from tunewright.dsn import HOW_TO_WRITE, read_dsn
 from tunewright.errors import ConfigError, HeldError, SpaceError, StoreError, TunewrightError, missing_extra, unknown
 from tunewright.files import reason
 from tunewright.guard import finite
+from tunewright.interrupts import uninterrupted
 from tunewright.secrets import redact
 from tunewright.space import Choice, Int, Param, Space, Value
 from tunewright.stored import check_numbers, check_session, check_trial
@@ -205,8 +206,9 @@ class Store:
         """Give the database connections back."""
         engine = getattr(self._storage, "engine", None)
         if engine is not None:
-            self._storage.remove_session()
-            engine.dispose()
+            with uninterrupted():  # a signal in the middle makes SQLAlchemy print what it thinks of it
+                self._storage.remove_session()
+                engine.dispose()
 
     # -- sessions ---------------------------------------------------------------------------------
 
