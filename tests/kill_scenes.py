@@ -141,8 +141,9 @@ def _play(world: World, life: Life, rng: Random, mark: str) -> None:
     if world.applies:
         kind, name = "rollback", killed
     # a session may have been killed before it took its name: then it changed nothing, and the one before it is meant
-    for name in [name, *(n for n in reversed(names) if n != name)] if kind == "rollback" else [name]:
-        run = _start(world, life, kind, name, mark)
+    others = [n for n in reversed(names) if n != name] if kind == "rollback" else []
+    for meant in (name, *others):
+        run = _start(world, life, kind, meant, mark)
         if run.wait(_COMMAND_S) is None:
             run.stop()
             life.fail("the end", f"{kind} took more than {_COMMAND_S:.0f} s: {run.last_line}")

@@ -149,7 +149,7 @@ def test_an_overloaded_cluster_is_called_unstable():
         ("submit_s,gpus\n1,2\n", "no column of run times"),
         ("run_s,gpus\n1,2\n", "no column of submissions"),
         ("submit_s,run_s\n1,2\n", "no column of what a job needs"),
-        ("submit_s,run_s,gpus\n1,-5,2\n", "job 1: the run time -5.0 is no time"),
+        ("submit_s,run_s,gpus\n1,-5,2\n", "line 2: a time must be from 0 to"),
         ("submit_s,run_s,gpus\n1,5,2\n1,x,2\n", "line 3"),
         ("; header\n1 0 -1 83\n", "line 2: not in the Standard Workload Format"),
         ("; header only\n", "no jobs"),
