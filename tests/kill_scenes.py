@@ -149,7 +149,7 @@ def _play(world: World, life: Life, rng: Random, mark: str) -> None:
             life.fail("the end", f"{kind} took more than {_COMMAND_S:.0f} s: {run.last_line}")
             raise Broken
         _check_end(world, life, run, kind, dirty, killed)
-        if "no session named" not in run.text:
+        if not any(words in run.text for words in _UNBORN):
             break
     _check_world(world, life, mark, f"after {kind} at the end", exact=kind == "resume")
 
@@ -193,7 +193,8 @@ def _check_text(life: Life, run: Run, kind: str) -> None:
         raise Broken
 
 
-_NOTHING = ("nothing to roll back", "no session named")
+_UNBORN = ("no session named", "not a session of tunewright")  # killed before it was one
+_NOTHING = ("nothing to roll back", *_UNBORN)
 
 
 def _check_end(world: World, life: Life, run: Run, kind: str, dirty: bool, killed: str) -> None:
@@ -205,7 +206,7 @@ def _check_end(world: World, life: Life, run: Run, kind: str, dirty: bool, kille
     _check_text(life, run, kind)
     allowed = {
         "rollback": _NOTHING,
-        "resume": ("no session named", "the session died"),
+        "resume": (*_UNBORN, "the session died"),
         "apply": ("is applied already", "roll"),
     }.get(kind, ())
     if code != 0 and not any(words in text for words in allowed):

@@ -471,10 +471,10 @@ def test_only_marked_folders_are_removed(tmp_path):
     folder = workfolder.private(tmp_path / "a" / "b", "y")
     assert folder == workfolder.private(tmp_path / "a" / "b", "y")
     (folder / "left").touch()
-    workfolder.release(folder)
+    workfolder.give_back(folder)
     assert (folder / "left").exists(), "not ours to remove"
     (folder / "left").unlink()
-    workfolder.release(folder)
+    workfolder.give_back(folder)
     assert not (tmp_path / "a").exists()
 
 
@@ -903,3 +903,13 @@ def test_an_inode_that_another_file_has_by_now_names_nothing(tmp_path):
     other = command(tmp_path, name="other.toml", file="other.conf")
     with changing(other, OWNER, print):
         assert journal.read() is not None and not (tmp_path / "server.conf").exists()
+
+
+def test_a_session_that_was_killed_while_it_was_made_does_not_keep_its_name(store):
+    import optuna
+
+    store.optuna.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "a")  # all that there was time for
+    with Session.create(Plan(target="t", tuner="random"), "a", store, target=Guarded()) as session:
+        session.run(trials=2, verify=False)
+    with pytest.raises(ConfigError, match="exists already"):
+        Session.create(Plan(target="t", tuner="random"), "a", store, target=Guarded())

@@ -250,7 +250,7 @@ def put_back(
         say(text)
     if document.get("workdir"):
         able.cleanup(Path(document["workdir"]))
-        workfolder.release(Path(document["workdir"]))
+        workfolder.give_back(Path(document["workdir"]))
     if document["stage"] == "applied":
         return "the applied configuration was taken back"
     return f"{document['what']} did not come to its end and had left changes, which were put back"

@@ -243,11 +243,14 @@ class Session:
         """The trial of the default configuration."""
         return next((t for t in self.all if t.step == 0 and t.ok), None)
 
-    def _workdir(self) -> Path:
-        """The session's own folder, below the user's directory where one was given."""
+    def _workplace(self) -> tuple[Path, str]:
         base = Path(self.plan.workdir).absolute() if self.plan.workdir else home() / "work"
         digest = hashlib.sha256(f"{self.store.public_url}\n{self.name}".encode(errors="surrogatepass")).hexdigest()[:8]
-        return workfolder.private(base, f"{workfolder.file_name(self.name)}-{digest}", session=self.name)
+        return base, f"{workfolder.file_name(self.name)}-{digest}"
+
+    def _workdir(self) -> Path:
+        """The session's own folder, below the user's directory where one was given."""
+        return workfolder.private(*self._workplace(), session=self.name)
 
     def _owner(self) -> Owner:
         plan = public_plan(asdict(self.plan), self.target)
@@ -325,9 +328,10 @@ class Session:
         with self.store.lock(self.name), orderly():
             self.started = time.monotonic()
             self._recover()
-            status, workdir = "interrupted", self._workdir()
-            self.store.update(self.name, status="running")
+            status = "interrupted"
             try:
+                workdir = self._workdir()
+                self.store.update(self.name, status="running")
                 with changing(self.target, self._owner(), self._say) as (hold, journal):
                     self._restore_old_snapshot()
                     with restoring(self.target, self._owner(), hold, journal, workdir, self._say):
@@ -343,7 +347,7 @@ class Session:
                 return verdict
             finally:
                 with uninterrupted():
-                    workfolder.release(workdir)
+                    workfolder.release(*self._workplace())
                     self._keep_notes()
                     seconds = self._spent + time.monotonic() - self.started
                     self.store.update(self.name, status=status, ended=self.ended, seconds=seconds)

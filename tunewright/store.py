@@ -232,15 +232,21 @@ class Store:
             try:
                 study = self._storage.create_new_study([sides[d] for d in directions], name)
             except optuna.exceptions.DuplicatedStudyError:
-                raise ConfigError(
-                    f"a session named {name!r} exists already; continue it with 'tunewright resume {name}', "
-                    "or choose another --name"
-                ) from None
+                study = self._study(name)
+                if not self._unborn(study):
+                    raise ConfigError(
+                        f"a session named {name!r} exists already; continue it with 'tunewright resume {name}', "
+                        "or choose another --name"
+                    ) from None
             record = {"schema": SCHEMA, "created": _now(), **session}
             self._storage.set_study_user_attr(study, _SESSION, record)
             objectives = session.get("objectives")
             if objectives:  # names of the objectives for Optuna's own plots
                 self._storage.set_study_system_attr(study, "study:metric_names", list(objectives))
+
+    def _unborn(self, study: int) -> bool:
+        """Whether a study is what is left of a session that was killed while it was made: nothing but a name."""
+        return not self._storage.get_study_user_attrs(study) and not self._storage.get_all_trials(study, deepcopy=False)
 
     def names(self) -> list[str]:
         """Return the names of all sessions, oldest first."""

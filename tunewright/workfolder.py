@@ -79,11 +79,12 @@ def remove_all(parent: Path) -> None:
         parent.rmdir()
 
 
-def release(folder: Path) -> None:
+def release(parent: Path, name: str) -> None:
     """Give back a folder of :func:`private`: it goes if nothing but the mark is left in it, and what it was made in.
 
     What a program left there stays, with the mark, so that the same session uses the folder again.
     """
+    folder = parent / f"tunewright-{name}"
     marker = folder / MARKER
     with suppress(OSError, ValueError):
         if {entry.name for entry in folder.iterdir()} != {MARKER}:
@@ -93,3 +94,9 @@ def release(folder: Path) -> None:
         folder.rmdir()
         for parent in reversed(made):  # directories that stood before stay, empty or not
             os.rmdir(parent)
+
+
+def give_back(folder: Path) -> None:
+    """Give back a folder by its path, as :func:`release` does."""
+    if folder.name.startswith("tunewright-"):
+        release(folder.parent, folder.name.removeprefix("tunewright-"))

@@ -184,7 +184,7 @@ class RocksDBTarget(BaseTarget):
                 db.close()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            workfolder.release(workdir)
+            workfolder.give_back(workdir)
 
     def _work(
         self,

@@ -219,7 +219,7 @@ class LustreReal(BaseTarget):
             return Measurement(values={"seconds": seconds})
         finally:
             shutil.rmtree(work, ignore_errors=True)
-            workfolder.release(work.parent)
+            workfolder.give_back(work.parent)
 
     def _drop(self) -> None:
         call(["lctl", "set_param", "ldlm.namespaces.*.lru_size=clear"])
