@@ -58,7 +58,9 @@ _MODEL = "Language model"
 def main() -> None:
     """Entry point: turns expected errors into one line and an exit code."""
     from tunewright.errors import TunewrightError
-    from tunewright.interrupts import interrupt
+    from tunewright.interrupts import again, interrupt
+
+    sys.unraisablehook = again
 
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's SIGHUP stays ignored
@@ -537,10 +539,12 @@ def rollback(
     as_json: Json = False,
 ) -> None:
     """Undo 'apply', or put back what a killed session left changed."""
+    from tunewright.interrupts import uninterrupted
     from tunewright.plugins import parse_options
     from tunewright.service import rollback_session
 
-    with _reading(store) as opened, _ended("rollback", "run it again, and it says whether there is anything left"):
+    told = "run it again, and it says whether there is anything left"
+    with _ended("rollback", told), uninterrupted(), _reading(store) as opened:
         document = rollback_session(opened, name, spec=target, options=parse_options(option), say=_say)
     if as_json:
         emit(document)

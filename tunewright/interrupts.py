@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +38,16 @@ def _leave_the_terminal() -> None:
             if stat.S_ISCHR(os.fstat(stream).st_mode):
                 os.dup2(nowhere, stream)
     os.close(nowhere)
+
+
+def again(ignored: sys.UnraisableHookArgs) -> None:
+    """Hook for what Python cannot raise: an interrupt that came inside a finaliser is sent once more, not lost."""
+    if ignored.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(ignored)
+        return
+    timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGTERM))
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager
