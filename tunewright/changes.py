@@ -160,7 +160,7 @@ def _kind(target: BaseTarget) -> str:
 
 def restorer(
     document: Mapping[str, Any],
-    owner: Owner | None = None,
+    owner: Owner,
     target: BaseTarget | None = None,
     *,
     spec: str | None = None,
@@ -179,7 +179,8 @@ def restorer(
         TunewrightError: it cannot be opened.
     """
     alike = target is not None and _kind(target) == document["kind"]
-    if target is not None and alike and owner is not None and owner.target == document["target"]:
+    # 'my.toml' is another file in another directory
+    if target is not None and alike and (owner.target, os.getcwd()) == (document["target"], document["cwd"]):
         return target
     try:
         return _opened(document, spec, options)
