@@ -150,9 +150,17 @@ def test_logs_are_checked(tmp_path):
     good = '{"content": "", "tool_calls": [], "tokens_in": 1, "tokens_out": 1}\n'
     path.write_text(good + '{"content": "cu')
     assert len(read_log(path)) == 1, "a line cut off by a crash is left out"
-    path.write_text("nonsense\n" + good)
-    with pytest.raises(ConfigError, match="line 1"):
-        read_log(path)
+    for damaged in (
+        "nonsense",
+        good.replace("[]", '[{"na": "propose", "args": {}, "id": "0"}]'),
+        good.replace("[]", '[{"name": "propose", "args": 1, "id": "0"}]'),
+        good.replace("[]", '[], "invalid_tool_calls": [{"name": 1}]'),
+        good.replace("[]", '[], "money": {"a": 1}'),
+        good.replace("[]", '[], "seconds": NaN'),
+    ):
+        path.write_text(damaged.strip() + "\n" + good)
+        with pytest.raises(ConfigError, match="line 1"):
+            read_log(path)
 
 
 def test_what_is_missing_is_said(monkeypatch):

@@ -597,3 +597,22 @@ def test_a_tuner_searches_where_plans_are_too_many_to_enumerate(monkeypatch):
     assert fixed["best"]["plan"]["tp"] == 4
     with pytest.raises(TunewrightError, match="tuner"):
         command.train("bloom-176b", "jean-zay:384", **given, tuner="nobody")
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("micro_batch", "1e-320"), ("micro_batch", "0"), ("micro_batch", "1.5"), ("tp", "2.5"), ("zero", "4"), ("layers", "1e308"),
+     ("hidden", "1e13"), ("interleave", "-1"), ("sec_per_iter", "0")],
+)  # fmt: skip
+def test_a_measured_plan_that_cannot_be_is_refused_by_its_line(column, value, tmp_path):
+    row = {"layers": 32, "hidden": 4096, "heads": 32, "tp": 2, "pp": 2, "dp": 2, "micro_batch": 1, "global_batch": 64,
+           "interleave": 1, "zero": 0, "sec_per_iter": 3.5}  # fmt: skip
+    table = tmp_path / "plans.csv"
+    for number, changes in ((2, {}), (3, {column: value})):
+        rows = [row, row | changes]
+        table.write_text("\n".join([",".join(row), *(",".join(map(str, r.values())) for r in rows)]) + "\n")
+        if number == 2:
+            assert check(table)["count"] == 2
+        else:
+            with pytest.raises(ConfigError, match="line 3"):
+                check(table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tunewright import commands, comparing, simulating
-from tunewright.commands import Json, StoreUrl, TrustFile, console, emit, out
+from tunewright.commands import Json, StoreUrl, TrustFile, console, document_text, emit, out
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -469,7 +468,7 @@ def export(
     if output is None:
         emit(document)
         return
-    output.write_text(json.dumps(document, indent=2, default=str, allow_nan=False) + "\n", encoding="utf-8")
+    output.write_text(document_text(document) + "\n", encoding="utf-8")
     if as_json:
         emit({"name": name, "file": str(output), "trials": len(document["trials"])})
     else:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tunewright.errors import TunewrightError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -54,8 +56,20 @@ def out() -> Console:
 
 
 def emit(document: Any) -> None:
-    """Print a document as JSON."""
-    print(json.dumps(document, indent=2, default=str, allow_nan=False))
+    """Print a document as JSON.
+
+    Raises:
+        TunewrightError: a number in it is not finite, which JSON has no form for.
+    """
+    print(document_text(document))
+
+
+def document_text(document: Any) -> str:
+    """Return a document as JSON; errors as for ``emit``."""
+    try:
+        return json.dumps(document, indent=2, default=str, allow_nan=False)
+    except ValueError as error:
+        raise TunewrightError(f"the numbers given lead to a result that is not finite: {error}") from None
 
 
 _TRACE = typer.Argument(

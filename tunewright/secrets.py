@@ -125,16 +125,18 @@ _BEARER = re.compile(
 _LOOKS = re.compile(
     r"""(?<![A-Za-z0-9])(?: (?:sk|pk|rk)[-_](?:[\w-]{6,} | (?=[\w-]*\d)[\w-]{3,})
     | (?:gh[pousr]_|github_pat_|glpat-|npm_|dop_v1_|whsec_|gsk_|nvapi-)[\w-]{4,} | (?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{4,}
-    | xox[a-z]-[\w-]+ | xapp-[\w-]+ | hf_[A-Za-z0-9]{20,} | AIza[\w-]{20,} | eyJ[\w-]{8,}\.[\w-]+(?:\.[\w-]*)? )""",
+    | xox[a-z]-[\w-]+ | xapp-[\w-]+ | hf_[A-Za-z0-9]{20,} | AIza[\w-]{20,}
+    | eyJ[\w-]{8,2000}+\.[\w-]+(?:\.[\w-]*)? )""",
     re.VERBOSE,
 )
-_CURL = re.compile(r"(\bcurl\b[^\n]*?[ \t](?:-u|--user)[ =]?['\"]?[^\s:'\"]+:)\S+")
-_FIRST = r"(?:(?:api|access|secret|private|auth|bearer|client|account)[ ])?"
-_PAIR = re.compile(
-    rf"""(?P<name>{_FIRST}[A-Za-z_]\w*+(?:[.-]++\w++)*+)
-    (?: (?P<closing>\\*["'`])?[ \t]*(?P<sign>=>|:=|={{1,3}}|:)[ \t]*(?:(?<=:)[ \t]*\n[ \t]*(?=["']))?
-      | (?P<listed>\\*["'],\s*)(?=\\*["']) | (?P<space>[ \t]+)(?=\S) | (?P<tag>[^<>\n]{{0,80}}>)(?=[^\s<]) )""",
-    re.VERBOSE | re.IGNORECASE,
+_CURL = re.compile(r"(\bcurl\b[^\n]{0,2000}?[ \t](?:-u|--user)[ =]?['\"]?[^\s:'\"]+:)\S+")
+_FIRST = r"(?:api|access|secret|private|auth|bearer|client|account)"
+# a name is taken whole, and what follows it is looked at once: a search for both would begin at each letter anew
+_NAME = re.compile(rf"(?:(?P<first>{_FIRST})[ ](?=[A-Za-z_]))?[A-Za-z_]\w*+(?:[.-]++\w++)*+", re.IGNORECASE)
+_SIGN = re.compile(
+    r"""(?P<closing>\\*["'`])?[ \t]*(?P<sign>=>|:=|={1,3}|:)[ \t]*(?:(?<=:)[ \t]*\n[ \t]*(?=["']))?
+      | (?P<listed>\\*["'],\s*)(?=\\*["']) | (?P<space>[ \t]+)(?=\S) | (?P<tag>[^<>\n]{0,80}>)(?=[^\s<])""",
+    re.VERBOSE,
 )
 _BLOCK = re.compile(r"[|>][+-]?\d?[ \t]*\n(?:[ \t]+[^\n]*(?:\n|\Z)|[ \t]*\n)+")  # YAML's texts of several lines
 _QUOTED = re.compile(r"""[bBrRuUfFeE&]{0,2}(?P<escape>\\*)(?P<mark>["'`])""")
@@ -201,24 +203,29 @@ def _masked_url(url: re.Match[str]) -> str:
 def _pairs(text: str) -> str:
     """Replace the values behind secret names."""
     parts, kept, at = [], 0, 0
-    while pair := _PAIR.search(text, at):
-        at = pair.end("name")  # what follows may be a name itself
-        if not is_secret(pair["name"]) or not _assigns(text, pair):
+    while name := _NAME.search(text, at):
+        at = name.end()  # what follows may be a name itself
+        sign = _SIGN.match(text, at)
+        if sign is None and name["first"]:
+            at = name.end("first")
+            name = _NAME.match(text, name.start(), at) or name
+            sign = _SIGN.match(text, at)
+        if sign is None or not is_secret(name[0]) or not _assigns(text, name, sign):
             continue
-        end = _value_end(text, pair)
-        value = text[pair.end() : end]
-        if not pair["closing"] and not pair["listed"]:
-            value = value[: len(value) - len(_closing(text, pair.start(), value))]
-            end = pair.end() + len(value)
+        end = _value_end(text, name, sign)
+        value = text[sign.end() : end]
+        if not sign["closing"] and not sign["listed"]:
+            value = value[: len(value) - len(_closing(text, name.start(), value))]
+            end = sign.end() + len(value)
         if (
             not value
             or value.strip("\\\"'`,;:.)") == _PLACE
-            or (_OF_MODELS.fullmatch(snake(pair["name"])) and _NUMBER.fullmatch(value))
+            or (_OF_MODELS.fullmatch(snake(name[0])) and _NUMBER.fullmatch(value))
         ):
             continue
-        quote = pair["closing"] or pair["listed"]
+        quote = sign["closing"] or sign["listed"]
         mark = re.match(r"\\*[\"'`]", quote or "")  # a document stays one: JSON, or a dictionary of Python
-        parts += [text[kept : pair.end()], f"{mark[0]}{MASK}{mark[0]}" if mark else MASK]
+        parts += [text[kept : sign.end()], f"{mark[0]}{MASK}{mark[0]}" if mark else MASK]
         kept = at = end
     return "".join([*parts, text[kept:]])
 
@@ -238,39 +245,40 @@ def _closing(text: str, start: int, value: str) -> str:
     return ""
 
 
-def _assigns(text: str, pair: re.Match[str]) -> bool:
+def _assigns(text: str, name: re.Match[str], sign: re.Match[str]) -> bool:
     """Whether a value follows the name, rather than the next word of a sentence."""
-    before = text[pair.start() - 1 : pair.start()]
-    if pair["sign"]:
-        path = pair["name"] in ("PWD", "OLDPWD") and text[pair.end() : pair.end() + 1] == "/"  # where a shell stands
+    before = text[name.start() - 1 : name.start()]
+    if sign["sign"]:
+        path = name[0] in ("PWD", "OLDPWD") and text[sign.end() : sign.end() + 1] == "/"  # where a shell stands
         return not path
-    if pair["tag"]:
+    if sign["tag"]:
         return before == "<"
-    flag = before == "-" and not pair["name"].lower().startswith("no-")
-    if pair["space"] and snake(pair["name"]).endswith(("password", "passwd", "passphrase")):  # SQL's PASSWORD 'x'
-        return flag or bool(_QUOTED.match(text, pair.end()))
+    flag = before == "-" and not name[0].lower().startswith("no-")
+    if sign["space"] and snake(name[0]).endswith(("password", "passwd", "passphrase")):  # SQL's PASSWORD 'x'
+        return flag or bool(_QUOTED.match(text, sign.end()))
     return flag
 
 
-def _value_end(text: str, pair: re.Match[str]) -> int:
+def _value_end(text: str, name: re.Match[str], sign: re.Match[str]) -> int:
     """Return where the value behind a secret name ends; where that is unsure, rather too late."""
-    at, name = pair.end(), snake(pair["name"])
+    at, secret = sign.end(), snake(name[0])
     line = text.find("\n", at)
     line = len(text) if line < 0 else line
-    if pair["tag"]:
-        return text.find("<", at) if "<" in text[at:] else len(text)
-    if pair["sign"] == ":" and (block := _BLOCK.match(text, at)):
+    if sign["tag"]:
+        end = text.find("<", at)
+        return len(text) if end < 0 else end
+    if sign["sign"] == ":" and (block := _BLOCK.match(text, at)):
         return len(text[: block.end()].rstrip("\n"))
     if _QUOTED.match(text, at):
-        ends = r"[^\w\\\"'`]" if pair["closing"] or pair["listed"] else r"[,;:)}\]>.]*(?:\s|\Z)"
+        ends = r"[^\w\\\"'`]" if sign["closing"] or sign["listed"] else r"[,;:)}\]>.]*(?:\s|\Z)"
         return _quoted_end(text, at, line, re.compile(rf"\Z|{ends}"))
-    starts = not text[text.rfind("\n", 0, pair.start()) + 1 : pair.start()].strip(" \t-")
-    whole_line = name.endswith(("authorization", "cookie")) or (pair["sign"] == ":" and starts)
+    starts = not text[text.rfind("\n", 0, name.start()) + 1 : name.start()].strip(" \t-")
+    whole_line = secret.endswith(("authorization", "cookie")) or (sign["sign"] == ":" and starts)
     if closing := _BRACKETS.get(text[at : at + 1], ""):
         end = text.find(closing, at) + 1 or line
         run = _RUN.match(text, end)
-        return max(run.end() if run else end, line if whole_line and not pair["closing"] else 0)
-    if pair["closing"]:  # a number in JSON
+        return max(run.end() if run else end, line if whole_line and not sign["closing"] else 0)
+    if sign["closing"]:  # a number in JSON
         rest = re.compile(r"[^\s,}\]]*").match(text, at)
         return rest.end() if rest else at
     if whole_line:

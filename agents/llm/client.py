@@ -126,8 +126,6 @@ class Ledger:
         Raises:
             TunerError: there is none, or it was given to another agent.
         """
-        from langchain_core.messages import AIMessage
-
         while self.replayed and self.replayed[0].get("error"):
             self.replayed.pop(0)
         if not self.replayed:
@@ -138,15 +136,22 @@ class Ledger:
                 f"the log that is replayed goes on with the {entry['role']}, not the {role}; "
                 "give the same manuals, traces and options as its session"
             )
-        return AIMessage(
-            content=entry["content"],
-            tool_calls=entry["tool_calls"],
-            invalid_tool_calls=entry.get("invalid_tool_calls", []),
-            usage_metadata={
-                "input_tokens": entry["tokens_in"], "output_tokens": entry["tokens_out"],
-                "total_tokens": entry["tokens_in"] + entry["tokens_out"],
-            },
-        )  # fmt: skip
+        return _reply(entry)
+
+
+def _reply(entry: Mapping[str, Any]) -> Any:
+    """Return a logged call's reply as a message; raises ValueError, KeyError or TypeError where it is none."""
+    from langchain_core.messages import AIMessage
+
+    return AIMessage(
+        content=str(entry["content"]),
+        tool_calls=list(entry["tool_calls"]),
+        invalid_tool_calls=list(entry.get("invalid_tool_calls", [])),
+        usage_metadata={
+            "input_tokens": entry["tokens_in"], "output_tokens": entry["tokens_out"],
+            "total_tokens": entry["tokens_in"] + entry["tokens_out"],
+        },
+    )  # fmt: skip
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -162,9 +167,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            found.append({**entry, "tool_calls": list(entry["tool_calls"]), "content": str(entry["content"])})
             if not all(isinstance(entry[n], int) and 0 <= entry[n] < 10**12 for n in ("tokens_in", "tokens_out")):
                 raise ValueError("tokens are whole numbers")
+            if not all(0 <= float(entry.get(n) or 0.0) < 1e12 for n in ("money", "seconds")):
+                raise ValueError("money and seconds are numbers")
+            _reply(entry)  # a damaged call is found here, by its line, and not in the middle of a session
+            found.append(entry)
         except (ValueError, KeyError, TypeError, RecursionError):
             if number == len(lines) and found:
                 break

@@ -33,17 +33,15 @@ def training_case(row: Row) -> tuple[Job, Floats, float | None]:
         ConfigError: a value is missing or impossible.
     """
     bloom = row.has("epoch")
-    tp, pp, dp = row.value("tp"), row.value("pp"), row.value("dp")
+    tp, pp, dp = row.count("tp"), row.count("pp"), row.count("dp")
     kind = row.cells.get("cluster") or ("jean-zay" if bloom else "a100")
     name = row.cells.get("calibration") or (
         f"jean-zay-{row.value('epoch'):.0f}" if bloom else calibration.of_nodes(kind)[0]
     )
-    gpus = row.value("gpus", tp * pp * dp)
-    layers, hidden, heads = (int(row.value(c)) for c in ("layers", "hidden", "heads"))
-    seq, vocab = row.value("seq", SEQ), row.value("vocab", BLOOM_VOCAB if bloom else VOCAB)
-    batch = row.value("global_batch")
-    if min(tp, pp, dp, layers, hidden, heads, batch) < 1:
-        raise ConfigError(f"line {row.number}: degrees, layers, hidden, heads and batch must be at least 1")
+    gpus = row.count("gpus", tp * pp * dp)
+    layers, hidden, heads = (int(row.count(c)) for c in ("layers", "hidden", "heads"))
+    seq, vocab = row.count("seq", SEQ), row.count("vocab", BLOOM_VOCAB if bloom else VOCAB)
+    batch = row.count("global_batch")
     model = Model(
         name=row.cells.get("model") or f"{layers}x{hidden}", layers=layers, hidden=hidden, heads=heads, kv_heads=heads,
         qk_dim=hidden // heads, v_dim=hidden // heads, ffn=4 * hidden, gated=False, vocab=int(vocab), tied=True,
@@ -55,9 +53,9 @@ def training_case(row: Row) -> tuple[Job, Floats, float | None]:
     if recompute not in RECOMPUTE:
         raise ConfigError(f"line {row.number}: recompute must be one of {', '.join(RECOMPUTE)}, not {recompute!r}")
     plan = dict.fromkeys(COLUMNS, 0.0) | {
-        "tp": tp, "pp": pp, "dp": dp, "cp": 1.0, "ep": 1.0, "micro_batch": row.value("micro_batch"),
-        "chunks": row.value("interleave", 1), "zero": row.value("zero", 1.0 if bloom else 0.0),
-        "recompute": float(RECOMPUTE.index(recompute)), "sequence_parallel": row.value("sequence_parallel", 0),
+        "tp": tp, "pp": pp, "dp": dp, "cp": 1.0, "ep": 1.0, "micro_batch": row.count("micro_batch"),
+        "chunks": row.count("interleave", 1), "zero": row.count("zero", 1.0 if bloom else 0.0, 0, 3),
+        "recompute": float(RECOMPUTE.index(recompute)), "sequence_parallel": row.count("sequence_parallel", 0, 0, 1),
     }  # fmt: skip
     measured: float | None = None
     if row.value("oom", 0) == 0:

@@ -11,7 +11,7 @@ from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism import steptime as S
 from tunewright.envs.parallelism.calibration import calibration
 from tunewright.envs.parallelism.cases import fields, shape_of, training_case
-from tunewright.envs.parallelism.measured import Row, errors, read, regret
+from tunewright.envs.parallelism.measured import Row, errors, finite, read, regret
 from tunewright.envs.parallelism.serving import first_token_s, unknown_batch
 from tunewright.envs.parallelism.serving_cases import Served, served
 from tunewright.envs.parallelism.training import RESULTS, estimate_numpy
@@ -50,7 +50,7 @@ def _training(rows: list[Row], name: str) -> dict[str, Any]:
             "group": shape_of(row),
             "plan": fields(plan),
             "measured": measured,
-            "predicted": float(out[TIME]),
+            "predicted": finite(row, float(out[TIME])),
             "memory_gb": float(out[MEMORY]),
             "measured_memory_gb": row.value("mem_gb") if row.has("mem_gb") else None,
             "oom": measured is None,
@@ -99,7 +99,7 @@ def _serving(rows: list[Row]) -> dict[str, Any]:
     found, tpot, ttft = [], [], []
     for row in rows:
         case = served(row)
-        first, token = predict_served(case)
+        first, token = (finite(row, predicted) for predicted in predict_served(case))
         group = " ".join(
             [case.model, case.kind, case.backend, case.precision, case.mode, f"{case.isl:.0f}x{case.osl:.0f}"]
         )

@@ -7,7 +7,7 @@ import io
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,29 +52,22 @@ class Row:
             raise ConfigError(f"line {self.number}: {column} must be finite, not {text!r}")
         return found
 
+    def count(self, column: str, default: float | None = None, least: int = 1, most: int = 10**12) -> float:
+        """Return a whole number of the row.
+
+        Raises:
+            ConfigError: it is missing, no whole number, or out of its range.
+        """
+        found = float(self.value(column, default))
+        if not (found.is_integer() and least <= found <= most):
+            raise ConfigError(
+                f"line {self.number}: {column} must be a whole number from {least} to {most:,}, not {found:g}"
+            )
+        return found
+
     def has(self, column: str) -> bool:
         """Whether the row has something in a column."""
         return bool((self.cells.get(column) or "").strip())
-
-
-@dataclass
-class Agreement:
-    """Predictions beside measurements."""
-
-    rows: list[dict[str, Any]] = field(default_factory=list)
-
-    def add(self, row: Row, group: str, measured: float, predicted: float, **more: Any) -> None:
-        """Add one comparison."""
-        self.rows.append(
-            {
-                "line": row.number,
-                "group": group,
-                "measured": measured,
-                "predicted": predicted,
-                "error": predicted / measured - 1,
-                **more,
-            }
-        )
 
 
 def read(path: Path) -> tuple[str, list[Row]]:
@@ -102,6 +95,17 @@ def read(path: Path) -> tuple[str, list[Row]]:
     if kind == "training" and not {"sec_per_iter", "tflops_per_gpu"} & set(columns):
         raise ConfigError(f"{path} lacks the measured time: sec_per_iter, or tflops_per_gpu")
     return kind, rows
+
+
+def finite(row: Row, predicted: float) -> float:
+    """Return a prediction.
+
+    Raises:
+        ConfigError: the row's numbers lead to none.
+    """
+    if not 0 < predicted < math.inf:
+        raise ConfigError(f"line {row.number}: its numbers are too large or too small for a prediction")
+    return predicted
 
 
 def errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

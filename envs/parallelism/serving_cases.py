@@ -95,6 +95,9 @@ def served(row: Row) -> Served:
         gpus = 4.0 if gpus == 1 else gpus  # such rows leave the degrees out
     if batch <= 0:
         raise ConfigError(f"line {row.number}: neither batch_size nor a concurrency (_cN in the id) is given")
+    isl, osl, ttft, tpot = (row.value(c) for c in ("isl", "osl", "silicon_ttft_ms", "silicon_tpot_ms"))
+    if min(isl, osl, ttft, tpot) <= 0:
+        raise ConfigError(f"line {row.number}: isl, osl, silicon_ttft_ms and silicon_tpot_ms must be above 0")
     return Served(
         model=name,
         kind=text["system"].partition("_")[0],
@@ -104,13 +107,13 @@ def served(row: Row) -> Served:
         gpus=gpus,
         ranks=ranks,
         prefill_gpus=prefill,
-        isl=row.value("isl"),
-        osl=row.value("osl"),
+        isl=isl,
+        osl=osl,
         batch=batch,
         workers_known=known,
         version=text.get("backend_version") or "",
-        ttft_s=row.value("silicon_ttft_ms") / 1e3,
-        tpot_s=row.value("silicon_tpot_ms") / 1e3,
+        ttft_s=ttft / 1e3,
+        tpot_s=tpot / 1e3,
     )
 
 
