@@ -153,6 +153,7 @@ def test_logs_are_checked(tmp_path):
     for damaged in (
         "nonsense",
         good.replace("[]", '[{"na": "propose", "args": {}, "id": "0"}]'),
+        good.replace("[]", '["propose"]'),
         good.replace("[]", '[{"name": "propose", "args": 1, "id": "0"}]'),
         good.replace("[]", '[], "invalid_tool_calls": [{"name": 1}]'),
         good.replace("[]", '[], "money": {"a": 1}'),

@@ -143,10 +143,13 @@ def _reply(entry: Mapping[str, Any]) -> Any:
     """Return a logged call's reply as a message; raises ValueError, KeyError or TypeError where it is none."""
     from langchain_core.messages import AIMessage
 
+    calls, damaged = list(entry["tool_calls"]), list(entry.get("invalid_tool_calls", []))
+    if not all(isinstance(call, dict) for call in [*calls, *damaged]):
+        raise TypeError("a call of a tool is a mapping")
     return AIMessage(
         content=str(entry["content"]),
-        tool_calls=list(entry["tool_calls"]),
-        invalid_tool_calls=list(entry.get("invalid_tool_calls", [])),
+        tool_calls=calls,
+        invalid_tool_calls=damaged,
         usage_metadata={
             "input_tokens": entry["tokens_in"], "output_tokens": entry["tokens_out"],
             "total_tokens": entry["tokens_in"] + entry["tokens_out"],
