@@ -14,7 +14,6 @@ from typing import Any
 
 from tunewright.agents import archive as A
 from tunewright.agents import modelfile
-
 from tunewright.errors import ConfigError
 
 _MARK, _NOTE, _DATA = "tunewright_algorithm.txt", "tunewright_note.json", "data"

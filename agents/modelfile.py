@@ -16,10 +16,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.agents import archive as A
 from tunewright.agents import modelparts as P
 from tunewright.agents.archive import DamagedError
-
 from tunewright.errors import ConfigError, missing_extra, unknown
 
 #: the class of each algorithm in Stable-Baselines3, or in sb3-contrib
@@ -110,7 +110,7 @@ def write(path: Path, model: Any, extra: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: it cannot be written, or holds what a file without pickle has no place for.
     """
-    from tunewright.facts import versions
+    from tunewright.space.facts import versions
 
     document, arrays = described(model)
     used = versions("stable-baselines3", "torch", "numpy")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from tunewright.agents.archive import DAMAGE, DamagedError
 
+from tunewright.agents.archive import DAMAGE, DamagedError
 from tunewright.errors import ConfigError
 
 Arrays = dict[str, NDArray[Any]]

@@ -10,10 +10,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+
 from tunewright.agents import archive, foreign, modelfile
 from tunewright.agents import trained_on as about
 from tunewright.agents.replay import Replay
-
 from tunewright.errors import ConfigError, missing_extra, unknown
 
 ALGORITHMS = ("ppo", "sac", "td3", "a2c", "ddpg", "dqn")

@@ -10,7 +10,6 @@ from tunewright.agents import archive as A
 from tunewright.agents import foreign, modelfile
 from tunewright.agents import modelparts as P
 from tunewright.agents.modelfile import VERSION, told, versioned
-
 from tunewright.errors import ConfigError
 
 _DOCUMENT = "replay.json"

@@ -12,13 +12,13 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+
 from tunewright.agents.archive import DamagedError
 from tunewright.envs.family import TuningFamilyEnv
 from tunewright.envs.tuning import TuningEnv
-
-from tunewright.guard import guarded
-from tunewright.params import Choice, Int, Param
+from tunewright.sessions.guards import guarded
 from tunewright.space import Space
+from tunewright.space.parameters import Choice, Int, Param
 
 _DRAWN = 3  # members of each target that are looked at, to see what varies in a family
 _SHOWN = 5  # differences that a message names

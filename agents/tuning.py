@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from tunewright.agents import policy
+from tunewright.comparing.tournament import entry
 from tunewright.envs.family import Standing, TuningFamilyEnv
 from tunewright.envs.tuning import gain
-
 from tunewright.errors import ConfigError, unknown
 from tunewright.plugins import open_target, reopen
-from tunewright.store import Store
+from tunewright.store.store import Store
 from tunewright.target import BaseTarget
-from tunewright.tournament import entry
 
 if TYPE_CHECKING:
     from rich.console import Console

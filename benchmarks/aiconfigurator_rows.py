@@ -49,6 +49,7 @@ def main() -> None:
     import numpy as np
     from common import DATA, publish, table
     from plan_split import digit, serving_held_out
+
     from tunewright.envs.parallelism.check import predict_served
     from tunewright.envs.parallelism.measured import read, spearman
     from tunewright.envs.parallelism.serving_cases import served

@@ -18,15 +18,15 @@ from pathlib import Path
 import numpy as np
 from common import RESULTS, publish, quartiles, rehearse, table
 from lustre import best_known
+
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel
-
 from tunewright.errors import ConfigError, MissingExtraError
-from tunewright.export import export
-from tunewright.plan import Plan
 from tunewright.plugins import make_tuner, open_target
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.sessions.session import Session
+from tunewright.store.export import export
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.target import Budget, Measurement
 from tunewright.tuner import Problem, best_trial
 

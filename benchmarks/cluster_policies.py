@@ -8,6 +8,7 @@ import gzip
 
 import numpy as np
 from common import DATA, publish, table
+
 from tunewright.envs.scheduling.cluster import jobs as J
 from tunewright.envs.scheduling.cluster import serverless as F
 from tunewright.envs.scheduling.cluster import simulate as M

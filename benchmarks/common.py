@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tunewright.facts import machine_facts, versions
+from tunewright.space.facts import machine_facts, versions
 from tunewright.tuner import History, Refusal, Trial, untried
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"

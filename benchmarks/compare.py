@@ -17,8 +17,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from common import DATA, publish, table
 
 import tunewright as tw
-from tunewright.bundle import load
-from tunewright.checking import verify
+from tunewright.comparing.bundle import load
+from tunewright.comparing.checking import verify
 
 TABLES = (
     "moot_LLVM", "moot_PostgreSQL", "moot_storm_wc-6d-c1-obj1@direction=max", "moot_SQL_AllMeasurements",

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from common import DATA, RESULTS, publish, table
+
 from tunewright.agents.placement import learning, shadow
 from tunewright.agents.placement import policies as P
 from tunewright.envs.storage.hybrid.devices import load_devices

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from common import DATA, publish, table
+
 from tunewright.agents.placement import policies as P
 from tunewright.agents.placement.real import real_setup, replay_real
 from tunewright.envs.storage.hybrid.devices import load_devices

@@ -13,6 +13,7 @@ from functools import partial
 import gymnasium
 import numpy as np
 from common import publish, table
+
 from tunewright.agents.placement import heuristics, learning, network
 from tunewright.agents.placement import policies as P
 from tunewright.envs.compiled import jit

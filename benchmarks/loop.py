@@ -11,9 +11,9 @@ from pathlib import Path
 
 from common import publish, table
 
-from tunewright.plan import Plan
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.testing import Sphere
 
 TRIALS, ROUNDS = 100, 5

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from common import DATA, publish, table
+
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel
 

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 from common import DATA, publish, table
+
 from tunewright.knowledge.extract import extract
 from tunewright.knowledge.manuals import chunks, read_manual
 from tunewright.knowledge.quantities import scale

@@ -11,8 +11,9 @@ import math
 
 import gymnasium
 import numpy as np
-import tunewright.envs  # noqa: F401
 from common import publish, table
+
+import tunewright.envs  # noqa: F401
 from tunewright.envs.parallelism import search as R
 from tunewright.envs.parallelism import serving as V
 

@@ -15,6 +15,7 @@ import tomli_w
 from common import DATA, table
 from plan_split import bloom_half
 from scipy.optimize import least_squares
+
 from tunewright.envs.parallelism.cases import shape_of, training_case
 from tunewright.envs.parallelism.measured import errors, read, regret
 from tunewright.envs.parallelism.training import Calibration, estimate_numpy

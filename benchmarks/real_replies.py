@@ -15,8 +15,8 @@ from pathlib import Path
 from attempts import first_within
 from common import publish, table
 from lustre import best_known
-from tunewright.envs.storage.lustre.target import LustreModel
 
+from tunewright.envs.storage.lustre.target import LustreModel
 from tunewright.target import Budget
 
 SEATS = ("outline", "code")

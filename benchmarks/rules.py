@@ -13,17 +13,17 @@ from pathlib import Path
 
 import numpy as np
 from common import publish, table
+
 from tunewright.agents.llm.playbook import Playbook
 from tunewright.knowledge import rules as learned
 from tunewright.knowledge.workload import traits
-
-from tunewright import measure
-from tunewright.export import export
-from tunewright.guard import guarded
-from tunewright.plan import Plan
+from tunewright.measuring import isolation
 from tunewright.plugins import open_target
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.sessions.guards import guarded
+from tunewright.sessions.session import Session
+from tunewright.store.export import export
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.target import Budget
 
 TARGETS = ("lustre", "sqlite")
@@ -63,7 +63,7 @@ def ratio(target, workload, config, pairs, folder):
     metric = target.metrics[0]
     budget = Budget(workdir=folder, seconds=300.0)
     if target.isolated:
-        made = measure.call_isolated(target, "prepare", workload=workload, seed=99, budget=budget)
+        made = isolation.call_isolated(target, "prepare", workload=workload, seed=99, budget=budget)
         budget = Budget(workdir=folder, seconds=300.0, prepared=made)
     logs = []
     for k in range(pairs):
@@ -72,7 +72,7 @@ def ratio(target, workload, config, pairs, folder):
             chosen = target.space.default if of == "default" else config
             seed = 900_000 + k + (of == "default") * 10_000  # noise of a model follows the seed
             seed = seed if not target.isolated else 900_000 + k
-            done = measure.measure_once(target, chosen, workload=workload, seed=seed, budget=budget)
+            done = isolation.measure_once(target, chosen, workload=workload, seed=seed, budget=budget)
             if not done.ok:
                 return 0.0, 0.0, 0.0
             found[of] = done.values[metric.name]

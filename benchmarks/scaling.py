@@ -15,12 +15,12 @@ import time
 from pathlib import Path
 
 from common import publish, table
-from tunewright.envs.storage import postgres_server as own
 
-from tunewright import executors
-from tunewright.plan import Plan
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.envs.storage import postgres_server as own
+from tunewright.measuring import executors
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.testing import Sphere
 
 WORKERS, ROUNDS = (1, 2, 4, 8), 3

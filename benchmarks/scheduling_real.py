@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from common import publish, table
+
 from tunewright.envs.scheduling.serving import executor as X
 from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import reference as R

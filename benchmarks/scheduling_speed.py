@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 from common import DATA, publish, table
+
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism.serving import Service
 from tunewright.envs.scheduling.cluster import jobs as CJ

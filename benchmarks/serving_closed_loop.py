@@ -12,6 +12,7 @@ import argparse
 import numpy as np
 from common import publish, table
 from serving_fit import load
+
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism import steptime as S
 from tunewright.envs.parallelism.measured import spearman

@@ -16,6 +16,7 @@ import tomli_w
 from common import DATA, table
 from plan_split import serving_held_out
 from scipy.optimize import least_squares
+
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism import steptime as S
 from tunewright.envs.parallelism.measured import read, spearman

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 
 from common import publish, table
+
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism.serving import Part, ServePlan, Service
 from tunewright.envs.scheduling.serving import policies as P

@@ -11,6 +11,7 @@ import time
 
 import numpy as np
 from common import publish, table
+
 from tunewright.agents.scheduling import candidate_policy
 from tunewright.envs.scheduling.spark import decide
 from tunewright.envs.scheduling.spark import simulate as M

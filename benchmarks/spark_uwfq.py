@@ -11,6 +11,7 @@ import argparse
 
 import numpy as np
 from common import DATA, RESULTS, publish, table
+
 from tunewright.envs.scheduling.spark import jobs as J
 from tunewright.envs.scheduling.spark import simulate as M
 

@@ -16,8 +16,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # small matrices: a second thread only gets in the way
 
 from common import DATA, publish, quartiles, rehearse, table
-from tunewright.envs.tables import open_target
 
+from tunewright.envs.tables import open_target
 from tunewright.errors import TunerError
 from tunewright.plugins import make_tuner
 from tunewright.target import Budget

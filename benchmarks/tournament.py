@@ -15,11 +15,11 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from common import DATA, RESULTS, publish, table
-from tunewright.agents import tuning
 
 import tunewright as tw
-from tunewright.bundle import load
-from tunewright.tournament import Watcher
+from tunewright.agents import tuning
+from tunewright.comparing.bundle import load
+from tunewright.comparing.tournament import Watcher
 
 TARGETS = (
     "sqlite@write-heavy@rows=10000", f"table:{DATA / 'tables' / 'moot_PostgreSQL.csv.gz'}", "lustre:ior-16m",

@@ -17,10 +17,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 from common import publish, quartiles, rehearse, table
+
 from tunewright.agents import tuning
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel
-
 from tunewright.plugins import make_tuner
 from tunewright.target import Budget
 from tunewright.tuner import Problem

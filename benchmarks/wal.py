@@ -7,9 +7,9 @@ from pathlib import Path
 
 from common import publish, table
 
-from tunewright.measure import call_isolated, measure_once
+from tunewright.measuring.isolation import call_isolated, measure_once
+from tunewright.measuring.protocol import compare_pairs
 from tunewright.plugins import open_target
-from tunewright.protocol import compare_pairs
 from tunewright.target import Budget
 
 PAIRS = 9

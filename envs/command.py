@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.command_file import Description, load_description, read_json_path
-
-from tunewright import hooks, originals, workfolder
 from tunewright.errors import ConfigError, TargetError, unknown
-from tunewright.locks import file_keys
+from tunewright.measuring import hooks
+from tunewright.sessions import originals, workfolder
+from tunewright.sessions.locks import file_keys
 from tunewright.space import Config
 from tunewright.target import BaseTarget, Budget, Measurement
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, SpaceError, TargetError, unknown
-from tunewright.files import parsing, printable, read_text, read_toml
 from tunewright.space import Choice, Int, Param, Real, Space
+from tunewright.store.files import parsing, printable, read_text, read_toml
 from tunewright.target import Metric
 
 _TABLES = {"target", "parameter", "metric", "success", "file", "hooks", "workloads"}

@@ -32,14 +32,14 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
 from tunewright.envs.linked import Packed
 from tunewright.envs.tuning import CLIP, Vector, gain
-from tunewright.knowledge.workload import FEATURES, traits
-
 from tunewright.errors import ConfigError, TargetError
-from tunewright.guard import guarded
-from tunewright.measure import measure_once
+from tunewright.knowledge.workload import FEATURES, traits
+from tunewright.measuring.isolation import measure_once
 from tunewright.plugins import open_target
+from tunewright.sessions.guards import guarded
 from tunewright.space import Config, Space
 from tunewright.target import BaseTarget, Budget
 

@@ -31,8 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.errors import ConfigError, missing_extra, unknown
-from tunewright.files import check_size, parsing, printable, read_text, read_toml
-from tunewright.space import Choice, Config, Constraint, Cube, Int, Param, Real, Space, Value
+from tunewright.space import Choice, Config, Constraint, Int, Param, Real, Space, Value
+from tunewright.space.space import Cube
+from tunewright.store.files import check_size, parsing, printable, read_text, read_toml
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
 
 _OPTIONS = {

@@ -32,14 +32,14 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
-from tunewright.envs.linked import Packed
 
-from tunewright.changes import Owner, protected
+from tunewright.envs.linked import Packed
 from tunewright.errors import ConfigError, TargetError, unknown
-from tunewright.guard import guarded
-from tunewright.measure import Runs, call_isolated, measure_once
+from tunewright.measuring.isolation import Runs, call_isolated, measure_once
+from tunewright.measuring.protocol import improvement
 from tunewright.plugins import open_target
-from tunewright.protocol import improvement
+from tunewright.sessions.changes import Owner, protected
+from tunewright.sessions.guards import guarded
 from tunewright.space import Config, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
 

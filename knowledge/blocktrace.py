@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tunewright.knowledge import block_formats
-from tunewright.knowledge.block_formats import BadLineError, Untimed
 
 from tunewright.errors import ConfigError
-from tunewright.files import check_size, open_lines, parsing, printable
+from tunewright.knowledge import block_formats
+from tunewright.knowledge.block_formats import BadLineError, Untimed
+from tunewright.store.files import check_size, open_lines, parsing, printable
 
 PAGE_BYTES = 4096
 EXTENT = 64  # pages: 256 KiB

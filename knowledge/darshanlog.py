@@ -16,10 +16,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from tunewright.knowledge.evidence import Observations
-
 from tunewright.errors import ConfigError, missing_extra
-from tunewright.files import limit_mb, reason
+from tunewright.knowledge.evidence import Observations
+from tunewright.store.files import limit_mb, reason
 
 _CHILD = "import sys; from tunewright.knowledge.darshanlog import answer; answer(*sys.argv[1:])"
 _MOST_SECONDS, _MEMORY_MB = 300, 900.0

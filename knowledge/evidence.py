@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError
-from tunewright.files import open_file, parsing, read_head
+from tunewright.store.files import open_file, parsing, read_head
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,7 @@ from typing import Any
 from tunewright.knowledge.manuals import Section, bare, squeeze
 from tunewright.knowledge.parameters import CLAIMS, Evidence, ParameterDoc, Range
 from tunewright.knowledge.quantities import in_unit, quantity, scale
-
-from tunewright.params import Value
+from tunewright.space.parameters import Value
 
 _TYPES = {
     "integer": "integer", "int": "integer", "uint": "integer", "bigint": "integer", "long": "integer", "number": "integer",

@@ -8,12 +8,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from tunewright.errors import ConfigError, TargetError, missing_extra
 from tunewright.knowledge.parameters import Evidence, ParameterDoc, Range
 from tunewright.knowledge.quantities import quantity
-
-from tunewright.dsn import HOW_TO_WRITE, read_dsn
-from tunewright.errors import ConfigError, TargetError, missing_extra
-from tunewright.params import Restart, Value
+from tunewright.space.parameters import Restart, Value
+from tunewright.store.dsn import HOW_TO_WRITE, read_dsn
 
 _PG_TYPES = {"bool": "boolean", "integer": "integer", "real": "real", "enum": "enum", "string": "string"}
 #: what a change costs, by the context that ``pg_settings`` states; none for the others

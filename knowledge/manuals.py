@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, missing_extra
-from tunewright.files import check_size, limit_mb, parsing, read_bytes
+from tunewright.store.files import check_size, limit_mb, parsing, read_bytes
 
 _PDF_MB, _TEXT_MB, _RST_MB = 64.0, 16.0, 2.0  # what a manual may have; docutils is the slowest reader
 _TAG_BYTES, _LINE_BYTES = 800, 1500  # of memory for a tag of HTML and for a line of Markdown, once parsed

@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tunewright.knowledge.manuals import Section, bare
-
 from tunewright.errors import ConfigError, SpaceError
-from tunewright.files import parsing, printable, read_json
-from tunewright.params import Choice, Int, Param, Real, Restart, Value
+from tunewright.knowledge.manuals import Section, bare
 from tunewright.space import Space
+from tunewright.space.parameters import Choice, Int, Param, Real, Restart, Value
+from tunewright.store.files import parsing, printable, read_json
 
 TYPES = ("boolean", "integer", "real", "enum", "string")
 #: fields that are claims: each needs a quote

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
-from tunewright.knowledge.manuals import Chunk
 
 from tunewright.errors import missing_extra
+from tunewright.knowledge.manuals import Chunk
 
 FUSE = 60  # of reciprocal rank fusion: a rank counts 1 / (FUSE + rank)
 

@@ -20,12 +20,12 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
-from tunewright.knowledge.workload import FEATURES, likeness, traits
-
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import parsing, printable, read_toml
-from tunewright.params import Value
-from tunewright.space import Space, single_change
+from tunewright.knowledge.workload import FEATURES, likeness, traits
+from tunewright.space import Space
+from tunewright.space.parameters import Value
+from tunewright.space.space import single_change
+from tunewright.store.files import parsing, printable, read_toml
 
 STATUSES = ("active", "alternative", "retired")
 LEAST = 0.01  # a smaller effect is none

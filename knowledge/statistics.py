@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tunewright.knowledge import strace
-from tunewright.knowledge.evidence import Observations
 
 from tunewright.errors import ConfigError
-from tunewright.files import read_text, reason
+from tunewright.knowledge import strace
+from tunewright.knowledge.evidence import Observations
+from tunewright.store.files import read_text, reason
 
 _TICKER = re.compile(
     r"^(rocksdb\.[\w.-]+)\s+(?:COUNT\s*:\s*(\d+)|P50\s*:\s*([\d.]+)\s+P95\s*:\s*([\d.]+)\s+P99\s*:\s*([\d.]+))", re.M

@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from tunewright.knowledge.evidence import Observations
-
 from tunewright.errors import ConfigError
+from tunewright.knowledge.evidence import Observations
 
 #: the columns that strace knows, as it names them
 _COLUMNS = frozenset({"% time", "seconds", "usecs/call", "shortest", "longest", "calls", "errors", "syscall"})

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tunewright.knowledge.blocktrace import PAGE_BYTES, Trace, read_trace
 
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import check_size, printable, reason
+from tunewright.knowledge.blocktrace import PAGE_BYTES, Trace, read_trace
+from tunewright.store.files import check_size, printable, reason
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

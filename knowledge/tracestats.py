@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from numba import njit
-from tunewright.knowledge.blocktrace import EXTENT, PagedTrace, paged
-from tunewright.knowledge.synthetic import open_trace
 
 from tunewright.errors import ConfigError
+from tunewright.knowledge.blocktrace import EXTENT, PagedTrace, paged
+from tunewright.knowledge.synthetic import open_trace
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -173,7 +173,7 @@ def run(
 
 
 def _write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
-    from tunewright import charts
+    from tunewright.report import charts
 
     raw = cut.trace
     cells, _, _ = np.histogram2d(cut.first, raw.time_us, bins=(40, 90))

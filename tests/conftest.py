@@ -7,7 +7,7 @@ import hypothesis
 import pytest
 from endpoint import Endpoint
 
-from tunewright.store import Store
+from tunewright.store.store import Store
 
 # shared machines stall now and then; an example's time says nothing about its correctness
 hypothesis.settings.register_profile("shared", deadline=None)

@@ -239,7 +239,7 @@ def _pdf() -> bytes:
 
 def _bundle(folder: Path, table: Path) -> dict[str, bytes]:
     """A small tournament that was really played."""
-    from tunewright import tournament
+    from tunewright.comparing import tournament
 
     tournament.compare(
         [f"table:{table}@direction=max"], ["random", "grid"], trials=4, seeds=2, directory=folder, workers=1,
@@ -249,9 +249,9 @@ def _bundle(folder: Path, table: Path) -> dict[str, bytes]:
 
 
 def _store(path: Path, table: Path) -> bytes:
-    from tunewright.plan import Plan
-    from tunewright.session import Session
-    from tunewright.store import Store
+    from tunewright.sessions.session import Session
+    from tunewright.store.plan import Plan
+    from tunewright.store.store import Store
 
     store = Store(f"sqlite:///{path}")
     plan = Plan(target=f"table:{table}", tuner="random", options={"direction": "max"}, trust="fast")

@@ -13,9 +13,9 @@ from pathlib import Path
 from targets import Logged
 
 from tunewright.errors import UnknownNameError
-from tunewright.plan import Plan
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 
 
 def run(folder: Path, url: str, trials: int) -> None:

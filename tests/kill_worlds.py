@@ -19,7 +19,7 @@ import json, sys
 from dataclasses import replace
 from tunewright.plan import Plan
 from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.store.store import Store
 from tunewright.tuner import Trial
 spec, options, config = json.loads(sys.argv[1])
 store = Store()

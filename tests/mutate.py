@@ -197,7 +197,7 @@ def reads(words: list[str], door: Door | None, path: Path | None) -> str:
     """Run the command line in this process; returns what went wrong, or ""."""
     from tunewright.cli import main
     from tunewright.errors import TunewrightError
-    from tunewright.files import one_line
+    from tunewright.store.files import one_line
 
     out, err, begun, code = io.StringIO(), io.StringIO(), time.monotonic(), 0
     handler = signal.getsignal(signal.SIGTERM)

@@ -11,21 +11,21 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
+
 import tunewright.envs  # noqa: F401 (registers the environments)
 from tunewright.agents import archive, modelfile, trained_on
 from tunewright.agents import policy as agents
 from tunewright.agents.placement.agentfile import load_agents, save_agents
 from tunewright.agents.placement.learning import make_pair
 from tunewright.agents.replay import Replay
+from tunewright.comparing.tournament import compare
 from tunewright.envs.family import TuningFamilyEnv
-
 from tunewright.errors import ConfigError, TunerError, TunewrightError
-from tunewright.params import Choice, Int, Real
-from tunewright.plan import Plan
-from tunewright.session import Session
+from tunewright.sessions.session import Session
 from tunewright.space import Space
+from tunewright.space.parameters import Choice, Int, Real
+from tunewright.store.plan import Plan
 from tunewright.testing import Sphere
-from tunewright.tournament import compare
 
 sb3 = pytest.importorskip("stable_baselines3", reason="needs the extra: pip install 'tunewright[rl]'")
 torch = pytest.importorskip("torch")

@@ -6,6 +6,7 @@ import re
 import pandas as pd
 import pytest
 from endpoint import call, proposal
+
 from tunewright.agents.llm.analyst import analyse
 from tunewright.agents.llm.client import Ledger, open_model
 from tunewright.agents.llm.extractor import Extractor, describe, read_claims
@@ -13,21 +14,20 @@ from tunewright.agents.llm.reflector import reflect
 from tunewright.agents.llm.seat import Seat
 from tunewright.agents.llm.tuning import next_answer
 from tunewright.envs.storage.lustre.target import LustreModel
+from tunewright.errors import TunerError
 from tunewright.knowledge import statistics
 from tunewright.knowledge.evidence import Observations
 from tunewright.knowledge.manuals import Chunk, Section, chunks
 from tunewright.knowledge.parameters import texts_of, to_space
 from tunewright.knowledge.reading import read_prose
 from tunewright.knowledge.rules import Evidence, Rule
-from tunewright.tuners.hybrid import HybridTuner, suspects
-
-from tunewright.errors import TunerError
-from tunewright.guard import guarded
-from tunewright.params import Choice, Int
+from tunewright.sessions.guards import guarded
 from tunewright.space import Space
+from tunewright.space.parameters import Choice, Int
 from tunewright.target import BaseTarget, Measurement, Metric
 from tunewright.testing import Sphere, run_tuner
 from tunewright.tuner import History, Problem, Refusal, Trial
+from tunewright.tuners.hybrid import HybridTuner, suspects
 
 SECTION = Section(
     path=("Tuning", "The writer"), source="manual.md:12", term="",

@@ -4,11 +4,10 @@ import pytest
 faiss = pytest.importorskip("faiss", reason="needs the extra: pip install 'tunewright[ann]'")
 
 from tunewright.envs.storage.ann import ANNTarget, open_target
-
 from tunewright.errors import ConfigError
-from tunewright.measure import measure_once
-from tunewright.plan import Plan
-from tunewright.session import Session
+from tunewright.measuring.isolation import measure_once
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
 from tunewright.target import Budget
 from tunewright.testing import check_target
 from tunewright.tuner import pareto

@@ -11,8 +11,8 @@ from contextlib import closing
 
 import pytest
 
-from tunewright import files
 from tunewright.errors import ConfigError, StoreError
+from tunewright.store import files
 
 PEAK = """
 import sys
@@ -247,9 +247,8 @@ def test_dots_in_texts_comments_and_numbers_are_no_keys(tmp_path, text):
 
 
 def test_a_log_without_calls_is_not_replayed(tmp_path):
-    from tunewright.tuners.llm import LLMTuner
-
     from tunewright.testing import Sphere, run_tuner
+    from tunewright.tuners.llm import LLMTuner
 
     (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(ConfigError, match="no calls in the log .*log.jsonl"):
@@ -276,10 +275,10 @@ def test_a_librarys_sentence_about_what_is_missing_is_left_as_it_is():
     ],
 )  # fmt: skip
 def test_a_store_edited_by_hand(tmp_path, key, text, said):
-    from tunewright.export import export
-    from tunewright.plan import Plan
-    from tunewright.session import Session
-    from tunewright.store import Store
+    from tunewright.sessions.session import Session
+    from tunewright.store.export import export
+    from tunewright.store.plan import Plan
+    from tunewright.store.store import Store
     from tunewright.testing import Sphere
 
     store = Store(f"sqlite:///{tmp_path / 's.db'}")
@@ -301,8 +300,8 @@ def test_a_bundle_edited_by_hand(tmp_path):
     pd = pytest.importorskip("pandas", reason="needs the extra: pip install 'tunewright[compare]'")
     from doors import _TABLE, _bundle
 
-    from tunewright import bundle
-    from tunewright.checking import verify
+    from tunewright.comparing import bundle
+    from tunewright.comparing.checking import verify
 
     (tmp_path / "t.csv").write_bytes(_TABLE)
     whole = _bundle(tmp_path / "b", tmp_path / "t.csv")
@@ -332,8 +331,8 @@ def test_a_bundle_with_numbers_that_nothing_can_be_computed_with(tmp_path, numbe
     pd = pytest.importorskip("pandas", reason="needs the extra: pip install 'tunewright[compare]'")
     from doors import _TABLE, _bundle
 
-    from tunewright import bundle
-    from tunewright.checking import verify
+    from tunewright.comparing import bundle
+    from tunewright.comparing.checking import verify
 
     (tmp_path / "t.csv").write_bytes(_TABLE)
     whole = _bundle(tmp_path / "b", tmp_path / "t.csv")
@@ -476,12 +475,12 @@ EDITS = [
 def test_every_command_calls_a_store_that_was_edited_damaged(tmp_path, edit, capfd, monkeypatch):
     from doors import _TABLE
 
-    from tunewright import service
-    from tunewright.export import export, overview
-    from tunewright.plan import Plan
-    from tunewright.report import render_report
-    from tunewright.session import Session
-    from tunewright.store import Store
+    from tunewright.report.report import render_report
+    from tunewright.sessions import service
+    from tunewright.sessions.session import Session
+    from tunewright.store.export import export, overview
+    from tunewright.store.plan import Plan
+    from tunewright.store.store import Store
 
     monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / "home"))
     (tmp_path / "t.csv").write_bytes(_TABLE)

@@ -17,17 +17,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from targets import Guarded, Misbehaving
-from tunewright.envs.command import fill, open_target
 
-from tunewright import hooks, originals, tournament, workfolder
-from tunewright.changes import Journal, Owner, changing, document, restoring
+from tunewright.comparing import tournament
+from tunewright.envs.command import fill, open_target
 from tunewright.errors import ConfigError, HeldError, StoreError, TargetError
-from tunewright.interrupts import orderly, uninterrupted
-from tunewright.locks import file_keys, holding
-from tunewright.plan import Plan, Watcher
-from tunewright.runner import alive as runs
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.measuring import hooks
+from tunewright.measuring.interrupts import orderly, uninterrupted
+from tunewright.measuring.runner import alive as runs
+from tunewright.sessions import originals, workfolder
+from tunewright.sessions.changes import Journal, Owner, changing, document, restoring
+from tunewright.sessions.locks import file_keys, holding
+from tunewright.sessions.session import Session
+from tunewright.sessions.watcher import Watcher
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 
 ROOT = os.geteuid() == 0
 OWNER = Owner(what="session 'a'", store="sqlite:////nowhere/s.db", name="a", target="my.toml", options={})
@@ -669,6 +672,7 @@ def test_weaker_guarantees_are_not_tried_on_a_live_system(store):
 
 def test_an_environment_puts_back_what_its_steps_changed(tmp_path):
     import gymnasium
+
     import tunewright.envs  # noqa: F401
 
     (tmp_path / "server.conf").write_text("v: 7\n")

@@ -209,7 +209,7 @@ def start(tmp_path, url, seconds=30):
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits it ignored
     )  # fmt: skip
-    from tunewright.store import Store
+    from tunewright.store.store import Store
 
     end = time.monotonic() + seconds
     while time.monotonic() < end:

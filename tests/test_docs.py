@@ -8,12 +8,12 @@ import shlex
 from pathlib import Path
 
 import pytest
+
+import tunewright
 import tunewright.agents
 import tunewright.envs
 import tunewright.knowledge
 import tunewright.tuners
-
-import tunewright
 from tunewright.plugins import open_target
 
 ROOT = Path(__file__).parents[1]

@@ -4,11 +4,11 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
-import tunewright.envs  # noqa: F401
 from targets import Guarded
+
+import tunewright.envs  # noqa: F401
 from tunewright.envs.storage.sqlite import SQLiteTarget
 from tunewright.envs.tuning import CLIP, FAILURE
-
 from tunewright.errors import ConfigError, TargetError, UnknownNameError
 from tunewright.testing import Sphere, check_env
 
@@ -116,9 +116,8 @@ def test_an_agent_learns_and_then_tunes_a_session(tmp_path, store, cli):
     pytest.importorskip("stable_baselines3")
     from tunewright.agents.policy import evaluate, train
     from tunewright.agents.policy import load as load_policy
-
-    from tunewright.plan import Plan
-    from tunewright.session import Session
+    from tunewright.sessions.session import Session
+    from tunewright.store.plan import Plan
 
     def make_env():
         return make(Sphere(2), budget=5)

@@ -17,8 +17,8 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-import tunewright.envs  # noqa: F401  registers the environments
 
+import tunewright.envs  # noqa: F401  registers the environments
 from tunewright.errors import ConfigError
 from tunewright.testing import Sphere
 

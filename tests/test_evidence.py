@@ -4,10 +4,10 @@ import json
 
 import pandas as pd
 import pytest
-from tunewright.knowledge.evidence import observe
-from tunewright.knowledge.sqltables import query
 
 from tunewright.errors import ConfigError
+from tunewright.knowledge.evidence import observe
+from tunewright.knowledge.sqltables import query
 
 STRACE = """% time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------

@@ -5,8 +5,8 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import pytest
 
-from tunewright import executors
 from tunewright.errors import TargetError
+from tunewright.measuring import executors
 
 
 class There:

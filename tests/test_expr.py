@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunewright.errors import SpaceError
-from tunewright.expr import parse
 from tunewright.space import Int, Space
+from tunewright.space.expressions import parse
 
 
 @pytest.mark.parametrize(

@@ -11,16 +11,16 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-import tunewright.envs
 from gymnasium.utils.env_checker import check_env
+
+import tunewright.envs
 from tunewright.agents import policy, tuning
 from tunewright.envs.family import Layout, TuningFamilyEnv
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel
-
 from tunewright.errors import ConfigError, TunerError, UnknownNameError
-from tunewright.plan import Plan
-from tunewright.session import Session
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
 from tunewright.testing import Sphere, check_target
 
 

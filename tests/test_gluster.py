@@ -7,8 +7,8 @@ import sys
 import time
 
 import pytest
-from tunewright.envs.storage import gluster, ioload
 
+from tunewright.envs.storage import gluster, ioload
 from tunewright.errors import ConfigError, TargetError, TunewrightError
 from tunewright.target import Budget
 from tunewright.testing import check_space, check_target

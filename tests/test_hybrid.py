@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid.devices import load_devices
 from tunewright.envs.storage.hybrid.features import octave
@@ -11,9 +12,8 @@ from tunewright.envs.storage.hybrid.kernel import arrive, enqueue, serve
 from tunewright.envs.storage.hybrid.reference import Reference
 from tunewright.envs.storage.hybrid.state import COUNTERS
 from tunewright.envs.storage.hybrid.world import FULL, Mechanisms, World
-from tunewright.knowledge.blocktrace import Trace, paged
-
 from tunewright.errors import ConfigError, TunewrightError
+from tunewright.knowledge.blocktrace import Trace, paged
 
 CONFIGS = ("performance", "cost", "triple", "quad")
 

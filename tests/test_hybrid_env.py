@@ -5,11 +5,11 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
-import tunewright.envs  # noqa: F401
 from gymnasium.utils.env_checker import check_env
+
+import tunewright.envs  # noqa: F401
 from tunewright.envs.storage.hybrid.env import MigrationEnv, PlacementEnv
 from tunewright.envs.storage.hybrid.vector import PlacementVectorEnv
-
 from tunewright.errors import ConfigError, TunewrightError
 
 IDS = ("tunewright/HybridPlacement-v0", "tunewright/HybridMigration-v0")
@@ -29,6 +29,7 @@ def test_check_envs(name, devices):
 
 def test_pettingzoo():
     from pettingzoo.test import parallel_api_test, parallel_seed_test
+
     from tunewright.envs.storage.hybrid.parallel import HybridParallelEnv
 
     parallel_api_test(HybridParallelEnv(requests=100), num_cycles=500)

@@ -11,9 +11,9 @@ import psutil
 import pytest
 from targets import Logged
 
-from tunewright.plan import Plan
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 
 
 @pytest.mark.slow
@@ -51,7 +51,11 @@ def test_a_hundred_kills(tmp_path):
     db.close()
     store.close()
     time.sleep(0.5)
-    left = [p for p in psutil.process_iter(["cmdline"]) if "tunewright.runner" in " ".join(p.info["cmdline"] or [])]
+    left = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if "tunewright.measuring.runner" in " ".join(p.info["cmdline"] or [])
+    ]
     assert left == []
 
 

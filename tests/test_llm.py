@@ -6,18 +6,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from endpoint import call, proposal
+
 from tunewright.agents.llm.agent import quoted
 from tunewright.agents.llm.client import Ledger, Limits, open_model, read_log
 from tunewright.agents.llm.tuning import describe, next_answer
 from tunewright.envs.storage.lustre.target import LustreModel
+from tunewright.errors import ConfigError, TunerError
 from tunewright.knowledge.evidence import Observations
 from tunewright.knowledge.manuals import Chunk
 from tunewright.knowledge.retrieval import Index
-from tunewright.tuners.llm import LLMTuner
-
-from tunewright.errors import ConfigError, TunerError
 from tunewright.testing import Sphere, run_tuner
 from tunewright.tuner import History, Problem, Refusal
+from tunewright.tuners.llm import LLMTuner
 
 TALK = ("tune", "lustre", "-w", "ior-16m", "-t", "llm", "--model", "m", "--base-url")
 REPLAYS = Path(__file__).with_name("replays")

@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tunewright.envs.storage.lustre.real import LustreReal
 from tunewright.envs.storage.lustre.target import open_target
-
 from tunewright.errors import ConfigError, TargetError, UnknownNameError
-from tunewright.plan import Plan
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.target import Budget
 from tunewright.testing import check_target
 
@@ -167,7 +167,7 @@ def test_a_killed_session_is_put_back(system):
     code = f"""
 from tunewright.plan import Plan
 from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.store.store import Store
 plan = Plan(target="lustre:{system / "mnt" / "scratch"}", tuner="playbook", trust="fast", options={options(system)!r})
 with Session.create(plan, "k", Store("sqlite:///{system / "k.db"}")) as session:
     session.run(trials=9)

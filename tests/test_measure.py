@@ -11,7 +11,7 @@ import pytest
 from targets import MARK, Misbehaving
 
 from tunewright.errors import TargetError
-from tunewright.measure import call_isolated, measure_once
+from tunewright.measuring.isolation import call_isolated, measure_once
 from tunewright.target import BaseTarget, Budget
 
 
@@ -73,7 +73,7 @@ def test_memory_is_limited(tmp_path):
 def test_the_group_dies_with_a_killed_session(tmp_path):
     code = (
         "import sys; sys.path.insert(0, sys.argv[2]); from targets import Misbehaving\n"
-        "from tunewright.measure import measure_once\nfrom tunewright.target import Budget\nfrom pathlib import Path\n"
+        "from tunewright.measuring.isolation import measure_once\nfrom tunewright.target import Budget\nfrom pathlib import Path\n"
         "measure_once(Misbehaving(), {'how': 'hang'}, workload='default', seed=0, budget=Budget(workdir=Path(sys.argv[1]), seconds=300))"
     )
     session = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)])

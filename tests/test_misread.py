@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tunewright.envs.scheduling.cluster import jobs as J
 from tunewright.envs.scheduling.serving import trace as S
+from tunewright.errors import ConfigError
 from tunewright.knowledge import sqltables, timestamps
 from tunewright.knowledge.evidence import observe
 from tunewright.knowledge.sqltables import query
-
-from tunewright.errors import ConfigError
 
 # --- times of day
 

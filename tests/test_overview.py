@@ -12,20 +12,21 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from tunewright.display import show_session, show_sessions
-from tunewright.export import export, overview
-from tunewright.plan import Plan, Watcher
-from tunewright.report import render_report
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.cli.display import show_session, show_sessions
+from tunewright.report.report import render_report
+from tunewright.sessions.session import Session
+from tunewright.sessions.verdict import sentence
+from tunewright.sessions.watcher import Watcher
+from tunewright.store.export import export, overview
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.testing import Sphere
-from tunewright.verdict import sentence
 
 DIES = """
 import os, sys
 from tunewright.plan import Plan, Watcher
 from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.store.store import Store
 from tunewright.testing import Sphere
 
 class Killed(Watcher):

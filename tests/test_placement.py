@@ -7,15 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+
 from tunewright.agents.placement import learning, network, shadow
 from tunewright.agents.placement import policies as P
 from tunewright.agents.placement.agentfile import load_agents, save_agents
 from tunewright.envs.storage.hybrid.devices import load_devices
 from tunewright.envs.storage.hybrid.world import FULL, PLAIN
+from tunewright.errors import ConfigError, TunewrightError
 from tunewright.knowledge.blocktrace import paged
 from tunewright.knowledge.synthetic import generate
-
-from tunewright.errors import ConfigError, TunewrightError
 
 TORCH_CASES = [((10,), 1), ((20, 30), 1), ((20, 30), 51)]
 

@@ -3,10 +3,10 @@
 import gymnasium
 import numpy as np
 import pytest
+
 import tunewright.envs  # noqa: F401
 from tunewright.envs.parallelism import env as E
 from tunewright.envs.parallelism import plans
-
 from tunewright.testing import check_env
 
 NAMES = ("tunewright/TrainPlan-v0", "tunewright/ServePlan-v0")

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tunewright.envs.parallelism import calibration, clusters, models, plans, search
 from tunewright.envs.parallelism.check import check
 from tunewright.envs.parallelism.emit import emit_train
 from tunewright.envs.parallelism.env import TrainPlanEnv
 from tunewright.envs.parallelism.target import train_space
 from tunewright.envs.parallelism.training import RESULTS, Job, estimate, estimate_numpy
-
 from tunewright.errors import ConfigError
 
 TIME = RESULTS.index("time_s")

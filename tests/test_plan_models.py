@@ -3,9 +3,9 @@
 import json
 
 import pytest
+
 from tunewright.envs.parallelism import clusters, families, models
 from tunewright.envs.parallelism.command import fixed_of, job_of, serve, show_train, train
-
 from tunewright.errors import ConfigError, TunewrightError
 
 LLAMA = {

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism import serving as V
 from tunewright.envs.parallelism import steptime as S
 from tunewright.envs.parallelism.check import check
 from tunewright.envs.parallelism.emit import SERVE, emit_serve
-
 from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
 from tunewright.testing import check_space, check_target
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tunewright.envs.parallelism import calibration, clusters, models, plans, search, timeline
 from tunewright.envs.parallelism import scenario as X
 from tunewright.envs.parallelism.check import check
 from tunewright.envs.parallelism.emit import TRAIN, emit_train
 from tunewright.envs.parallelism.measured import regret, spearman
 from tunewright.envs.parallelism.training import RESULTS, Job, estimate, estimate_numpy
-
 from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
 from tunewright.testing import check_space, check_target
 

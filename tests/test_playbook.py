@@ -5,18 +5,18 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tunewright.agents.llm.playbook import Playbook
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel, open_target
-from tunewright.knowledge.workload import traits
-from tunewright.tuners.hybrid import HybridTuner
-from tunewright.tuners.llm import PlaybookTuner
-
 from tunewright.errors import ConfigError, TunerError, UnknownNameError
+from tunewright.knowledge.workload import traits
 from tunewright.space import Choice, Int, Space
 from tunewright.target import Budget, Metric
 from tunewright.testing import Sphere, check_tuner, run_tuner
 from tunewright.tuner import Problem
+from tunewright.tuners.hybrid import HybridTuner
+from tunewright.tuners.llm import PlaybookTuner
 
 WORKLOADS = sorted(model.WORKLOADS)
 

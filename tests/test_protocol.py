@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tunewright.errors import ConfigError, UnknownNameError
-from tunewright.protocol import Baseline, compare_pairs, evaluate, median_interval, trust, verify
+from tunewright.measuring.protocol import Baseline, compare_pairs, evaluate, median_interval, trust, verify
 from tunewright.target import Measurement, Metric
 
 SPEED = Metric(name="speed", direction="max")

@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tunewright.envs.storage.hybrid import pagestore
 from tunewright.envs.storage.hybrid.pagestore import PageStore, TierFile, TierPlace, parse_places
 from tunewright.envs.storage.hybrid.real import RealTiers, payload
-
 from tunewright.errors import ConfigError, HeldError, TargetError, TunewrightError
 
 

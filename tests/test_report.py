@@ -5,11 +5,11 @@ import pytest
 from targets import Guarded
 
 from tunewright.errors import ConfigError
-from tunewright.export import export
-from tunewright.figures import ticks
-from tunewright.plan import Plan
-from tunewright.report import importance, render_report, write_report
-from tunewright.session import Session
+from tunewright.report.figures import ticks
+from tunewright.report.report import importance, render_report, write_report
+from tunewright.sessions.session import Session
+from tunewright.store.export import export
+from tunewright.store.plan import Plan
 from tunewright.target import Measurement
 from tunewright.testing import Sphere
 

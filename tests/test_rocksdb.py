@@ -4,10 +4,9 @@ import pytest
 pytest.importorskip("rocksdict", reason="needs the extra: pip install 'tunewright[rocksdb]'")
 
 from tunewright.envs.storage.rocksdb import RocksDBTarget, _plan, open_target
-
 from tunewright.errors import ConfigError
-from tunewright.guard import guarded
-from tunewright.measure import measure_once
+from tunewright.measuring.isolation import measure_once
+from tunewright.sessions.guards import guarded
 from tunewright.target import Budget
 from tunewright.testing import check_target
 

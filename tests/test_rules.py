@@ -8,7 +8,9 @@ import subprocess
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tunewright.agents.llm.playbook import Playbook, rules_for
+from tunewright.errors import ConfigError, TunewrightError
 from tunewright.knowledge.rules import (
     Evidence,
     Rule,
@@ -19,15 +21,13 @@ from tunewright.knowledge.rules import (
     merge,
     speaks_against,
 )
-
-from tunewright.errors import ConfigError, TunewrightError
-from tunewright.export import export
-from tunewright.params import Choice, Int
-from tunewright.plan import Plan
-from tunewright.report import render_report
-from tunewright.session import Session
+from tunewright.report.report import render_report
+from tunewright.sessions.session import Session
 from tunewright.space import Space
-from tunewright.store import Store
+from tunewright.space.parameters import Choice, Int
+from tunewright.store.export import export
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.testing import Sphere
 from tunewright.tuner import Problem
 

@@ -5,6 +5,7 @@ import warnings
 import gymnasium
 import numpy as np
 import pytest
+
 import tunewright.envs  # noqa: F401
 from tunewright.envs.scheduling.cluster import decide as cluster_decide
 from tunewright.envs.scheduling.cluster import env as cluster_env
@@ -13,7 +14,6 @@ from tunewright.envs.scheduling.serving import env as serving_env
 from tunewright.envs.scheduling.spark import decide as spark_decide
 from tunewright.envs.scheduling.spark import env as spark_env
 from tunewright.envs.scheduling.spark import simulate as spark
-
 from tunewright.errors import ConfigError
 from tunewright.testing import check_env
 
@@ -119,6 +119,7 @@ def test_an_agent_learns_to_beat_fair_scheduling():
     import torch
     from sb3_contrib import MaskablePPO
     from stable_baselines3.common.env_util import make_vec_env
+
     from tunewright.agents.scheduling import candidate_policy
 
     torch.set_num_threads(1)

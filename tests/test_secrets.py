@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from targets import Guarded
 
-from tunewright.dsn import is_secret, pairs_of, read_dsn
 from tunewright.errors import ConfigError, StoreError
-from tunewright.export import export
-from tunewright.plan import Plan
-from tunewright.report import render_report
-from tunewright.secrets import public_options, public_spec, redact
-from tunewright.session import Session
+from tunewright.report.report import render_report
+from tunewright.sessions.session import Session
 from tunewright.space import Choice, Space
-from tunewright.store import Store
+from tunewright.store.dsn import is_secret, pairs_of, read_dsn
+from tunewright.store.export import export
+from tunewright.store.plan import Plan
+from tunewright.store.secrets import public_options, public_spec, redact
+from tunewright.store.store import Store
 from tunewright.target import Measurement
 from tunewright.testing import Sphere
 
@@ -128,7 +128,7 @@ def test_the_quote_that_closes_the_text_around_a_secret_is_kept(text, clean):
 
 
 def test_advice_on_how_to_write_a_connection_string_is_not_filtered():
-    from tunewright.dsn import HOW_TO_WRITE
+    from tunewright.store.dsn import HOW_TO_WRITE
 
     advice = f"write host=HOST user=USER password='PASSWORD' or password=PASSWORD, or {HOW_TO_WRITE}"
     assert redact(advice) == advice
@@ -349,7 +349,7 @@ def test_a_secret_option_is_asked_for_again(store, monkeypatch):
         return Licensed()
 
     monkeypatch.setattr("tunewright.plugins.open_target", open_target)
-    monkeypatch.setattr("tunewright.session.open_target", open_target)
+    monkeypatch.setattr("tunewright.sessions.session.open_target", open_target)
     Session.create(Plan(target="guarded", tuner="random", options={"licence": "s3cret"}), "a", store)
     with pytest.raises(ConfigError, match="option 'licence' of session 'a' is a secret.*--option licence="):
         Session.resume("a", store)
@@ -398,7 +398,7 @@ def test_a_server_that_is_read_is_never_quoted_with_its_password(cli):
 
 
 def test_what_a_tournament_keeps_has_no_secrets(monkeypatch):
-    from tunewright import tournament
+    from tunewright.comparing import tournament
 
     entries = [
         tournament.entry("sqlite:host=h password=s3cret@api_key=s3cret@rows=5", "target"),
@@ -415,6 +415,7 @@ def test_what_a_tournament_keeps_has_no_secrets(monkeypatch):
 def test_a_call_log_keeps_replies_as_they_came(tmp_path):
     pytest.importorskip("langchain_core")
     from langchain_core.messages import AIMessage
+
     from tunewright.agents.llm.client import Ledger, read_log
 
     log = tmp_path / "calls.jsonl"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism.serving import Part, ServePlan, Service
 from tunewright.envs.parallelism.steptime import Engine, decode_s, iteration_s
@@ -15,7 +16,6 @@ from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import reference as R
 from tunewright.envs.scheduling.serving import simulate as M
 from tunewright.envs.scheduling.serving import trace as T
-
 from tunewright.errors import ConfigError, UnknownNameError
 
 SERVICE = Service(model=models.load("llama3-8b"), nodes=clusters.load("h100:8").nodes)

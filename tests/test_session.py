@@ -6,14 +6,15 @@ import pytest
 from targets import Guarded, Misbehaving
 
 from tunewright.errors import ConfigError, TargetError, UnknownNameError
-from tunewright.plan import Plan, Watcher
-from tunewright.session import Session
+from tunewright.sessions.session import Session
+from tunewright.sessions.verdict import summary
+from tunewright.sessions.watcher import Watcher
 from tunewright.space import Choice, Int, Space
-from tunewright.store import Store
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.target import BaseTarget, Measurement, Metric
 from tunewright.testing import Sphere
 from tunewright.tuner import Suggestion
-from tunewright.verdict import summary
 
 
 def create(store, target=None, name="a", tuner="tpe", **plan):

@@ -232,7 +232,7 @@ def test_a_real_spark(tmp_path):
     pytest.importorskip("pyspark", reason="needs the extra 'spark'")
     if not shutil.which("java"):
         pytest.skip("Spark needs Java, and there is none")
-    from tunewright.measure import measure_once
+    from tunewright.measuring.isolation import measure_once
     from tunewright.target import Budget
 
     target = open_target("spark-local", {"rows": "100000"})

@@ -6,9 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
+
 from tunewright.envs.scheduling import command as C
 from tunewright.envs.scheduling import limits
-
 from tunewright.errors import ConfigError
 
 STRANGE = (float("nan"), float("inf"), -float("inf"), 0, -1, 1e308, -1e308, 1e-320, 1e-308, 10**20, 10**400)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tunewright.envs.scheduling.spark import jobs as J
 from tunewright.envs.scheduling.spark import reference as R
 from tunewright.envs.scheduling.spark import simulate as M
-
 from tunewright.errors import ConfigError, TunewrightError
 
 

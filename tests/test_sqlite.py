@@ -1,15 +1,15 @@
 import sqlite3
 
 import pytest
-from tunewright.envs.storage.sqlite import SQLiteTarget, durability, open_target
 
+from tunewright.envs.storage.sqlite import SQLiteTarget, durability, open_target
 from tunewright.errors import ConfigError, UnknownNameError
-from tunewright.guard import guarded
-from tunewright.measure import measure_once
-from tunewright.plan import Plan
-from tunewright.protocol import compare_pairs
-from tunewright.session import Session
-from tunewright.store import home
+from tunewright.measuring.isolation import measure_once
+from tunewright.measuring.protocol import compare_pairs
+from tunewright.sessions.guards import guarded
+from tunewright.sessions.session import Session
+from tunewright.store.paths import home
+from tunewright.store.plan import Plan
 from tunewright.target import Budget
 from tunewright.testing import check_target
 

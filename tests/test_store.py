@@ -10,11 +10,11 @@ import pytest
 from targets import Guarded
 
 from tunewright.errors import ConfigError, StoreError, UnknownNameError
-from tunewright.export import export
-from tunewright.plan import Plan
-from tunewright.secrets import redact
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.sessions.session import Session
+from tunewright.store.export import export
+from tunewright.store.plan import Plan
+from tunewright.store.secrets import redact
+from tunewright.store.store import Store
 from tunewright.testing import Sphere
 
 
@@ -150,7 +150,9 @@ def test_one_process_at_a_time_runs_a_session(store):
 
 def test_the_lock_of_a_dead_process_is_free(store):
     run(store)
-    code = "import sys, os; from tunewright.store import Store\nwith Store(sys.argv[1]).lock('a'):\n    os._exit(9)"
+    code = (
+        "import sys, os; from tunewright.store.store import Store\nwith Store(sys.argv[1]).lock('a'):\n    os._exit(9)"
+    )
     assert subprocess.run([sys.executable, "-c", code, store.url]).returncode == 9
     with store.lock("a"):
         pass
@@ -158,7 +160,7 @@ def test_the_lock_of_a_dead_process_is_free(store):
 
 def test_two_processes_may_create_a_store_at_once(tmp_path):
     url = f"sqlite:///{tmp_path / 'new.db'}"
-    code = "import sys; from tunewright.store import Store; Store(sys.argv[1]).names()"
+    code = "import sys; from tunewright.store.store import Store; Store(sys.argv[1]).names()"
     both = [subprocess.Popen([sys.executable, "-c", code, url], stderr=subprocess.PIPE, text=True) for _ in range(4)]
     assert [p.communicate()[1] for p in both] == [""] * 4
 

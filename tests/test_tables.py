@@ -4,15 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from tunewright.envs.tables import open_target
-from tunewright.tuners.optuna import TPETuner
 
+from tunewright.envs.tables import open_target
 from tunewright.errors import ConfigError, UnknownNameError
-from tunewright.measure import measure_once
-from tunewright.plan import Plan
-from tunewright.session import Session
+from tunewright.measuring.isolation import measure_once
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
 from tunewright.target import Budget
 from tunewright.testing import check_target, check_tuner
+from tunewright.tuners.optuna import TPETuner
 
 
 def write(path, header, rows):

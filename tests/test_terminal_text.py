@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.export import export
-from tunewright.plan import Plan
-from tunewright.report import render_report
-from tunewright.session import Session
+from tunewright.cli.terminal import screen
+from tunewright.report.report import render_report
+from tunewright.report.words import clean
+from tunewright.sessions.session import Session
+from tunewright.store.export import export
+from tunewright.store.plan import Plan
 from tunewright.target import Measurement, Metric
-from tunewright.terminal import clean, screen
 from tunewright.testing import Sphere
 
 ATTACK = "\x1b]0;pwned\x07\x1b[2J\x1b]52;c;cm0=\x1b\\\x9b31m\u202egnp.exe\u2066\x7f\r\x08[red]marked[/red] [/nope]"
@@ -247,8 +248,7 @@ def test_a_report_shows_hostile_names_and_reasons(store):
 
 def test_pages_of_figures_show_hostile_labels(tmp_path):
     from tunewright.envs.scheduling.timeline import Bar, write
-
-    from tunewright import charts
+    from tunewright.report import charts
 
     sections = [
         ("h" + HTML, charts.curves([(HTML, [1, 2], [3, 4])], HTML, HTML), HTML),
@@ -284,7 +284,7 @@ def record(**more):
 
 def test_a_note_is_text_whoever_wrote_it():
     pytest.importorskip("optuna_dashboard", reason="needs the extra: pip install 'tunewright[dashboard]'")
-    from tunewright.dashboard import note
+    from tunewright.report.dashboard import note
 
     shown = note(record())
     assert not STEERS.search(shown)
@@ -303,7 +303,7 @@ def test_a_note_is_text_whoever_wrote_it():
 def test_what_a_note_becomes_in_html():
     pytest.importorskip("optuna_dashboard", reason="needs the extra: pip install 'tunewright[dashboard]'")
     markdown = pytest.importorskip("markdown_it")
-    from tunewright.dashboard import note
+    from tunewright.report.dashboard import note
 
     html = markdown.MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(note(record()))
     tags = set(re.findall(r"</?([a-z0-9]+)", html))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tunewright.errors import ConfigError, TunewrightError
 from tunewright.knowledge import tracestats
 from tunewright.knowledge.blocktrace import Trace, paged, read_trace
 from tunewright.knowledge.synthetic import KINDS, generate, open_trace
-
-from tunewright.errors import ConfigError, TunewrightError
 
 SAMPLES = {
     "msr": "128166372003061629,hm,1,Read,383496192,32768,413\n128166372016382155,hm,1,Write,310983680,4096,1\n",

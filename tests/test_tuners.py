@@ -5,19 +5,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr
-from tunewright.envs.storage.lustre.target import LustreModel
-from tunewright.tuners import gaussian
-from tunewright.tuners.additive import AdditiveGPTuner
-from tunewright.tuners.basic import GridTuner, RandomTuner
-from tunewright.tuners.optuna import CMAESTuner, GPTuner, NSGA2Tuner, TPETuner
-from tunewright.tuners.smac import SMACTuner
 
+from tunewright.envs.storage.lustre.target import LustreModel
 from tunewright.errors import ConfigError, MissingExtraError, TunerError, UnknownNameError
 from tunewright.plugins import TUNERS, installed, make_tuner
 from tunewright.space import Choice, Int, Real, Space
 from tunewright.target import BaseTarget, Measurement, Metric
 from tunewright.testing import Sphere, check_tuner, run_tuner
 from tunewright.tuner import Problem
+from tunewright.tuners import gaussian
+from tunewright.tuners.additive import AdditiveGPTuner
+from tunewright.tuners.basic import GridTuner, RandomTuner
+from tunewright.tuners.optuna import CMAESTuner, GPTuner, NSGA2Tuner, TPETuner
+from tunewright.tuners.smac import SMACTuner
 
 NO_SMAC = pytest.mark.skipif(find_spec("smac") is None, reason="needs the extra: pip install 'tunewright[smac]'")
 LEARNERS = [

@@ -9,10 +9,10 @@ import pytest
 from users_world import TUNEWRIGHT, Run, differences, facts, give_away, kill_marked, note, plant, strays, tree, until
 
 from tunewright.errors import TunewrightError
-from tunewright.plan import Plan
 from tunewright.plugins import open_target
-from tunewright.session import Session
-from tunewright.store import Store
+from tunewright.sessions.session import Session
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
 from tunewright.testing import Sphere
 
 HEAD = """

@@ -13,12 +13,12 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from tunewright.tuners.gaussian import Encoder, fit, log_expected_improvement, normal_scores
 
 from tunewright.errors import TunerError, missing_extra
-from tunewright.params import Choice
 from tunewright.space import Config
+from tunewright.space.parameters import Choice
 from tunewright.tuner import BaseTuner, History, Problem, Suggestion, Trial
+from tunewright.tuners.gaussian import Encoder, fit, log_expected_improvement, normal_scores
 
 LISTED = 20_000  # configurations up to which a space is listed, and none is proposed that is not on the list
 ALL = 2_000  # up to which each of them is looked at in each trial

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.params import Choice
 from tunewright.space import Config, Space
+from tunewright.space.parameters import Choice
 
 Array = NDArray[np.float64]
 

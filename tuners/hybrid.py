@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.agents.llm.playbook import Playbook
 from tunewright.agents.llm.seat import OPTIONS, Seat, said
+from tunewright.space import Config
+from tunewright.space.parameters import Value
+from tunewright.tuner import History, Problem, Suggestion, Trial
 from tunewright.tuners.additive import AdditiveGPTuner
 from tunewright.tuners.gaussian import fit
-
-from tunewright.params import Value
-from tunewright.space import Config
-from tunewright.tuner import History, Problem, Suggestion, Trial
 
 MOST = 60  # proposals of the playbook that compete in each trial
 SHOWN = 5  # suggestions that a model is shown

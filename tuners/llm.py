@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 from tunewright.agents.llm.playbook import Playbook
 from tunewright.agents.llm.seat import OPTIONS, Seat, said
-
 from tunewright.errors import TunerError
 from tunewright.tuner import BaseTuner, History, Problem, Suggestion
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from tunewright.errors import TunerError, missing_extra
-from tunewright.params import Choice, Int
 from tunewright.space import Config
-from tunewright.store import distribution
+from tunewright.space.parameters import Choice, Int
+from tunewright.store.store import distribution
 from tunewright.target import Metric
 from tunewright.tuner import MAX_ASKS, BaseTuner, History, Problem, Suggestion, Trial
 

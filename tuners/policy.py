@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
+
 from tunewright.agents import policy, trained_on
 from tunewright.envs.family import Layout, Standing
 from tunewright.envs.tuning import gain, observe
-
 from tunewright.errors import TunerError
 from tunewright.tuner import BaseTuner, History, Problem, Suggestion, Trial
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from tunewright.errors import missing_extra
-from tunewright.params import Choice, Int
 from tunewright.space import Config
+from tunewright.space.parameters import Choice, Int
 from tunewright.tuner import BaseTuner, History, Problem, Suggestion, Trial
 
 NEEDS = {"smac": "smac"}

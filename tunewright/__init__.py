@@ -6,26 +6,26 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tunewright import plot
-    from tunewright.bundle import load
-    from tunewright.plan import Plan
+    from tunewright.comparing import plot
+    from tunewright.comparing.bundle import load
+    from tunewright.comparing.tournament import compare
     from tunewright.plugins import open_target
-    from tunewright.session import Session
+    from tunewright.sessions.session import Session
     from tunewright.space import Choice, Constraint, Int, Real, Space
-    from tunewright.store import Store
+    from tunewright.store.plan import Plan
+    from tunewright.store.store import Store
     from tunewright.target import BaseTarget, Budget, Measurement, Metric, Target
-    from tunewright.tournament import compare
     from tunewright.tuner import History, Problem, Suggestion, Trial, Tuner
 
-_MODULES = ("plot",)
+_MODULES = {"plot": "comparing.plot"}
 _HOME = {
-    "compare": "tournament",
-    "load": "bundle",
+    "compare": "comparing.tournament",
+    "load": "comparing.bundle",
     "open_target": "plugins",
-    "Plan": "plan",
-    "Session": "session",
+    "Plan": "store.plan",
+    "Session": "sessions.session",
     **dict.fromkeys(("Choice", "Constraint", "Int", "Real", "Space"), "space"),
-    "Store": "store",
+    "Store": "store.store",
     **dict.fromkeys(("BaseTarget", "Budget", "Measurement", "Metric", "Target"), "target"),
     **dict.fromkeys(("History", "Problem", "Suggestion", "Trial", "Tuner"), "tuner"),
 }
@@ -58,7 +58,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:  # lazily, so that the command line starts fast
     if name in _MODULES:
-        return import_module(f"tunewright.{name}")
+        return import_module(f"tunewright.{_MODULES[name]}")
     if name not in _HOME:
         raise AttributeError(f"module 'tunewright' has no attribute {name!r}")
     return getattr(import_module(f"tunewright.{_HOME[name]}"), name)

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from tunewright.dsn import MASK
 from tunewright.errors import ConfigError, MissingExtraError, TunewrightError, unknown
-from tunewright.files import printable, reason
-from tunewright.secrets import public_spec, reopened
+from tunewright.store.dsn import MASK
+from tunewright.store.files import printable, reason
+from tunewright.store.secrets import public_spec, reopened
 from tunewright.target import BaseTarget
 from tunewright.tuner import Problem, Tuner
 

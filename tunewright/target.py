@@ -213,8 +213,8 @@ class BaseTarget:
     def changes(self, to: str | None = None) -> Sequence[str]:
         """Return keys of everything outside the work directory that measuring changes, for locks.
 
-        Two sessions whose targets share a key are never run at once. :func:`tunewright.locks.file_keys` gives those of
-        a file; a server's are its identity, whatever address it has.
+        Two sessions whose targets share a key are never run at once. :func:`tunewright.sessions.locks.file_keys` gives
+        those of a file; a server's are its identity, whatever address it has.
 
         Args:
             to: what ``apply`` is given; then the keys of what ``apply`` changes.

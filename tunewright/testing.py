@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.measure import call_isolated, measure_once
+from tunewright.measuring.isolation import call_isolated, measure_once
 from tunewright.space import Config, Real, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Target
 from tunewright.tuner import History, Problem, Trial, Tuner

@@ -7,10 +7,9 @@ from typing import Any
 
 from tunewright.agents.llm.agent import Tool, converse, quoted
 from tunewright.agents.llm.client import Ledger
+from tunewright.errors import ConfigError
 from tunewright.knowledge.evidence import Observations
 from tunewright.knowledge.sqltables import MOST_COLUMNS, query
-
-from tunewright.errors import ConfigError
 
 ROWS = 50
 FIRST = "What of this workload matters most for tuning its system: sizes, patterns, mix, concurrency, imbalance?"

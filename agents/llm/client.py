@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tunewright.dsn import read_dsn
 from tunewright.errors import ConfigError, TunerError, missing_extra
-from tunewright.files import check_size, read_text
-from tunewright.secrets import redact
+from tunewright.store.dsn import read_dsn
+from tunewright.store.files import check_size, read_text
+from tunewright.store.secrets import redact
 
 _CALL_BYTES = 2000  # of memory for a call that is read
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tunewright.errors import ConfigError
 from tunewright.knowledge import rules as learned
 from tunewright.knowledge.evidence import Observations, observe
 from tunewright.knowledge.parameters import ParameterDoc
 from tunewright.knowledge.workload import FEATURES, traits
-
-from tunewright.errors import ConfigError
-from tunewright.params import Choice, Int, Param, Value
 from tunewright.space import Config, Space
+from tunewright.space.parameters import Choice, Int, Param, Value
 from tunewright.target import Metric
 from tunewright.tuner import Problem, Trial, best_trial
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tunewright.knowledge.rules import Rule, RuleBook, entry_of, from_session
-
 from tunewright.errors import ConfigError, TunewrightError
-from tunewright.export import export
-from tunewright.store import Store, home
+from tunewright.knowledge.rules import Rule, RuleBook, entry_of, from_session
+from tunewright.store.export import export
+from tunewright.store.paths import home
+from tunewright.store.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console

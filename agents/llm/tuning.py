@@ -18,10 +18,9 @@ from tunewright.agents.llm.client import Ledger
 from tunewright.knowledge.evidence import Observations
 from tunewright.knowledge.retrieval import Index
 from tunewright.knowledge.rules import Rule
-
-from tunewright.params import Choice
-from tunewright.secrets import redact
 from tunewright.space import Config, Space
+from tunewright.space.parameters import Choice
+from tunewright.store.secrets import redact
 from tunewright.tuner import History, Problem, Trial
 
 PASSAGES = 4

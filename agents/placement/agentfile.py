@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+
 from tunewright.agents import archive as A
 from tunewright.agents.placement.learning import Pair, make_pair
-
 from tunewright.errors import ConfigError
 
 _MOST_TEXT = 1024  # bytes of the policy's name and the number of tiers

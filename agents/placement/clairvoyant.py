@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 from numba import njit
+
 from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid.kernel import arrive, serve
 from tunewright.envs.storage.hybrid.lowlevel import page, request

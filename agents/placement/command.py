@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from tunewright.agents.placement import policies as P
 from tunewright.agents.placement.agentfile import load_agents, save_agents
 from tunewright.agents.placement.learning import DESIGNS
 from tunewright.envs.storage.hybrid.devices import load_devices
 from tunewright.envs.storage.hybrid.world import FULL, PLAIN
+from tunewright.errors import ConfigError, unknown
 from tunewright.knowledge.blocktrace import PagedTrace, paged
 from tunewright.knowledge.synthetic import open_trace
-
-from tunewright.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -171,7 +171,7 @@ def _show_real(console: Console, d: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from tunewright.progress import number
+    from tunewright.report.words import number
 
     console.print(Text(f"trace {d['trace']} · {d['requests']:,} requests on real tiers {d['real']}", style="bold"))
     for t in d["tiers"]:
@@ -241,8 +241,8 @@ def show(console: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from tunewright.charts import short
-    from tunewright.progress import number
+    from tunewright.report.charts import short
+    from tunewright.report.words import number
 
     d = document
     console.print(
@@ -279,7 +279,7 @@ def show(console: Console, document: dict[str, Any]) -> None:
 
 
 def _write_page(path: Path, document: dict[str, Any], setup: P.Setup, shown: list[P.Replay]) -> None:
-    from tunewright import charts
+    from tunewright.report import charts
 
     rows = [(r["policy"], r["normalised"], f"{r['normalised']:,.4g}") for r in document["policies"]]
     best = sorted((r for r in shown if r.policy not in ("fast-only", "oracle")), key=lambda r: r.mean_us)[

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from tunewright.agents.placement.network import ATOMS, Net, draw, hand_over, make_net, uniform, update, values
 from tunewright.envs.compiled import inlined, jit
 from tunewright.envs.linked import Independent

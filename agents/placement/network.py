@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
 from tunewright.agents.placement.inference import HIDDEN, INPUTS, LANES, forward16
 from tunewright.envs.compiled import fast_jit as jit
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from tunewright.agents.placement import clairvoyant, heuristics, learning, shadow, supervised
 from tunewright.envs.storage.hybrid.devices import Devices
 from tunewright.envs.storage.hybrid.world import FULL, PLAIN, Mechanisms, World
-from tunewright.knowledge.blocktrace import PagedTrace
-
 from tunewright.errors import ConfigError, unknown
+from tunewright.knowledge.blocktrace import PagedTrace
 
 _HEURISTICS = {
     "slow-only": heuristics.SLOW_ONLY,

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from tunewright.agents.placement import policies as P
 from tunewright.envs.storage.hybrid.devices import Device, Devices, load_devices
 from tunewright.envs.storage.hybrid.pagestore import TierPlace
 from tunewright.envs.storage.hybrid.real import RealTiers, wait_until
-from tunewright.knowledge.blocktrace import Trace, paged
-
 from tunewright.errors import ConfigError
+from tunewright.knowledge.blocktrace import Trace, paged
 
 MOST_PAGES = 2_000_000  # 8 GB
 SIZES = (1, 4, 16, 64)  # pages of the operations that devices are measured with

@@ -9,6 +9,7 @@ input, without recurrence; that is ours, and the reason that it is an equivalent
 from __future__ import annotations
 
 import numpy as np
+
 from tunewright.agents.placement.heuristics import joins
 from tunewright.agents.placement.network import Net, hand_over, make_net, update, values
 from tunewright.envs.compiled import jit

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from tunewright.agents import policy
 from tunewright.agents.placement import policies as P
 from tunewright.envs.storage.hybrid.devices import load_devices
 from tunewright.envs.storage.hybrid.env import PlacementEnv
+from tunewright.errors import ConfigError, unknown
 from tunewright.knowledge.blocktrace import paged
 from tunewright.knowledge.synthetic import open_trace
-
-from tunewright.errors import ConfigError, unknown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -85,7 +85,7 @@ def show(console: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from tunewright.progress import number
+    from tunewright.report.words import number
 
     console.print(Text(f"trained on {document['trace']} for {document['steps']:,} requests; mean latency of a replay:"))
     table = Table(box=None, pad_edge=False, header_style="dim")

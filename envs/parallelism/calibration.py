@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.parallelism.training import Calibration
-
 from tunewright.errors import unknown
 
 _FILE = Path(__file__).with_name("presets") / "calibrations.toml"

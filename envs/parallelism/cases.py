@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+
 from tunewright.envs.parallelism import calibration, clusters
 from tunewright.envs.parallelism.measured import Row
 from tunewright.envs.parallelism.models import Model
 from tunewright.envs.parallelism.training import COLUMNS, RECOMPUTE, Floats, Job
-
 from tunewright.errors import ConfigError
 
 SEQ, VOCAB, BLOOM_VOCAB = 2048, 51_200, 250_880

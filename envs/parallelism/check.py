@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism import steptime as S
 from tunewright.envs.parallelism.calibration import calibration
@@ -15,7 +16,6 @@ from tunewright.envs.parallelism.measured import Row, errors, finite, read, regr
 from tunewright.envs.parallelism.serving import first_token_s, unknown_batch
 from tunewright.envs.parallelism.serving_cases import Served, served
 from tunewright.envs.parallelism.training import RESULTS, estimate_numpy
-
 from tunewright.errors import ConfigError
 
 TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")

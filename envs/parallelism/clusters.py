@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.parallelism.families import shown
-
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import read_toml
+from tunewright.store.files import read_toml
 
 MOST = 1e9  # larger numbers are mistakes
 MOST_GPUS = 1_000_000  # several times the largest there are; plans and simulators make an entry for each

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from tunewright.envs.parallelism import calibration as K
 from tunewright.envs.parallelism import check as C
 from tunewright.envs.parallelism import clusters, emit, models, plans, scenario, search, serving, timeline
 from tunewright.envs.parallelism.families import shown
 from tunewright.envs.parallelism.training import RESULTS, Job
-
 from tunewright.errors import ConfigError, unknown
 
 _MOST_LOAD = 10**9  # requests a second, and tokens of one
@@ -549,7 +549,7 @@ def pipeline(job: Job, plan: plans.Plan, values: Any) -> Any:
 
 
 def _write_page(path: Path, job: Job, document: dict[str, Any], found: search.Found) -> None:
-    from tunewright.charts import bars, curves, stacks, write_page
+    from tunewright.report.charts import bars, curves, stacks, write_page
 
     best = document["best"]
     rows = [("best", best)] + [(n, b) for n, b in document["baselines"].items() if b]

@@ -8,7 +8,6 @@ from typing import Any
 from tunewright.envs.parallelism.plans import Plan, evenly, problems, stage_layers
 from tunewright.envs.parallelism.serving import ServePlan, Service
 from tunewright.envs.parallelism.training import Job
-
 from tunewright.errors import ConfigError, unknown
 
 TRAIN = ("megatron", "deepspeed", "torchtitan")

@@ -30,6 +30,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
+
 from tunewright.envs.linked import Independent
 from tunewright.envs.parallelism import calibration, clusters, models
 from tunewright.envs.parallelism import plans as P
@@ -37,7 +38,6 @@ from tunewright.envs.parallelism import search as R
 from tunewright.envs.parallelism import serving as V
 from tunewright.envs.parallelism.models import Model
 from tunewright.envs.parallelism.training import RECOMPUTE, Floats, Job, estimate
-
 from tunewright.errors import ConfigError
 
 Vector = NDArray[np.float32]

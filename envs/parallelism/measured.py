@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.errors import ConfigError
-from tunewright.files import check_size, parsing, read_text
+from tunewright.store.files import check_size, parsing, read_text
 
 _FIELD_BYTES = 120  # of memory for a field while a table is read
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.parallelism.families import Family, family_of, left_out, shown
-
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import read_json
+from tunewright.store.files import read_json
 
 _PRESETS = Path(__file__).with_name("presets") / "models.toml"
 _GATED = ("silu", "swish", "swiglu", "geglu")

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.parallelism import clusters
 from tunewright.envs.parallelism import plans as P
 from tunewright.envs.parallelism.training import COLUMNS, OVERLAP, PRECISION, RESULTS, Floats, Job, estimate
-
 from tunewright.errors import ConfigError
 
 TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.parallelism.clusters import Nodes, presets
 from tunewright.envs.parallelism.models import Model
 from tunewright.envs.parallelism.plans import divisors, near
@@ -35,7 +36,6 @@ from tunewright.envs.parallelism.steptime import (
     tpot_s,
 )
 from tunewright.envs.parallelism.training import Floats
-
 from tunewright.errors import ConfigError
 
 

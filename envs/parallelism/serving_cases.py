@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from tunewright.envs.parallelism import models
 from tunewright.envs.parallelism.measured import Row
-
 from tunewright.errors import ConfigError
 
 # the published tables name repositories, the presets shapes

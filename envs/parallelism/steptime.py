@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+
 from tunewright.envs.parallelism.clusters import Nodes
 from tunewright.envs.parallelism.models import Model
-
 from tunewright.errors import ConfigError, unknown
 
 _FILE = Path(__file__).with_name("presets") / "serving.toml"

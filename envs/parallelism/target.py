@@ -9,16 +9,16 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+
 from tunewright.envs.parallelism import plans as P
 from tunewright.envs.parallelism import scenario as X
 from tunewright.envs.parallelism import search as R
 from tunewright.envs.parallelism import serving as V
 from tunewright.envs.parallelism.command import job_of
 from tunewright.envs.parallelism.training import COLUMNS, OVERLAP, RECOMPUTE, Job, estimate_numpy
-
 from tunewright.errors import ConfigError, unknown
-from tunewright.params import Choice, Int, Param
 from tunewright.space import Config, Constraint, Space
+from tunewright.space.parameters import Choice, Int, Param
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 
 

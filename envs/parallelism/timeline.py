@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tunewright.figures import WIDTH, line, scale, svg, text, ticks
+from tunewright.report.figures import WIDTH, line, scale, svg, text, ticks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.parallelism.clusters import Nodes
 from tunewright.envs.parallelism.models import Model
 

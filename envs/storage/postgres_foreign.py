@@ -12,9 +12,9 @@ from contextlib import suppress
 from typing import Any
 
 from tunewright.envs.storage.postgres_dsn import password_hint, place
-
-from tunewright import hooks, originals
 from tunewright.errors import HeldError, TargetError
+from tunewright.measuring import hooks
+from tunewright.sessions import originals
 
 _COMING_UP_S = 5.0  # a server that was just restarted may not answer at once
 _ADVISORY = 0x74756E6577726967  # "tunewrig": key of the advisory lock

@@ -13,7 +13,6 @@ from typing import Any
 
 from tunewright.knowledge.live import PG_RESTART
 from tunewright.knowledge.quantities import scale
-
 from tunewright.space import Choice, Int, Param, Real
 
 QUERY = (

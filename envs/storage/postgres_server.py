@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunewright import workfolder
 from tunewright.errors import TargetError, missing_extra
+from tunewright.sessions import workfolder
 
 _START_S, _STOP_S = 60.0, 30.0
 DATABASE, ROLE = "bench", "postgres"

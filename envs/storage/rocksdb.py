@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from tunewright import workfolder
 from tunewright.errors import ConfigError, TargetError, missing_extra
+from tunewright.sessions import workfolder
 from tunewright.space import Choice, Config, Int, Real, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, numeric_options
 

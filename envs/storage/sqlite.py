@@ -27,9 +27,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tunewright import workfolder
 from tunewright.errors import ConfigError, TargetError
-from tunewright.locks import file_keys
+from tunewright.sessions import workfolder
+from tunewright.sessions.locks import file_keys
 from tunewright.space import Choice, Config, Int, Space
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, numeric_options
 

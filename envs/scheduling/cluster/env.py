@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tunewright.envs.scheduling.batch import BatchEnv, SingleEnv
 from tunewright.envs.scheduling.cluster import jobs as J
 from tunewright.envs.scheduling.cluster import simulate as M
 from tunewright.envs.scheduling.cluster import state as S
-
 from tunewright.errors import ConfigError
 
 SEEN, ACTIONS, NODES = 73, 17, 16

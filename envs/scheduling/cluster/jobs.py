@@ -12,15 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.cluster.state import WHOLE
 from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
 from tunewright.envs.scheduling.serving.trace import numbered
-from tunewright.knowledge import timestamps
-
 from tunewright.errors import ConfigError, missing_extra
-from tunewright.files import check_size, limit_mb, open_lines, parsing, read_head, read_text, reason
+from tunewright.knowledge import timestamps
+from tunewright.store.files import check_size, limit_mb, open_lines, parsing, read_head, read_text, reason
 
 # bytes of memory for a job while a trace is read and sorted, and for a node
 _JOB_BYTES, _NODE_BYTES = 500, 400

@@ -21,13 +21,13 @@ from typing import Any
 import numba
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal
 from tunewright.envs.scheduling.serving.trace import numbered
-
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import check_size, open_lines, parsing
+from tunewright.store.files import check_size, open_lines, parsing
 
 POLICIES = ("none", "fixed", "histogram")
 _ROW_BYTES, _CALL_BYTES = 400, 60  # of memory for an invocation that is read, and for one that is generated

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.cluster import state as S
 from tunewright.envs.scheduling.cluster.jobs import Jobs, Nodes
 from tunewright.envs.scheduling.serving.simulate import jain
-
 from tunewright.errors import ConfigError, unknown
 
 ORDERS = ("fifo", "sjf", "las")

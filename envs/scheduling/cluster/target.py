@@ -10,10 +10,9 @@ from tunewright.envs.scheduling.cluster import jobs as J
 from tunewright.envs.scheduling.cluster import serverless as F
 from tunewright.envs.scheduling.cluster import simulate as M
 from tunewright.envs.scheduling.serving.trace import data_folder
-
 from tunewright.errors import ConfigError, unknown
-from tunewright.params import Choice, Int, Real
 from tunewright.space import Config, Space
+from tunewright.space.parameters import Choice, Int, Real
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 
 REAL = {

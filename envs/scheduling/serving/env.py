@@ -34,6 +34,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism.serving import Service
 from tunewright.envs.scheduling.batch import BatchEnv, SingleEnv
@@ -41,7 +42,6 @@ from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import simulate as M
 from tunewright.envs.scheduling.serving import state as S
 from tunewright.envs.scheduling.serving.trace import Requests, load
-
 from tunewright.errors import ConfigError
 
 BUDGETS = np.array([0, 128, 256, 512, 1024, 2048])

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.parallelism.steptime import Engine
 from tunewright.envs.scheduling.serving.reference import Item, Plan, Replica
 from tunewright.envs.scheduling.serving.simulate import Setup
-
 from tunewright.errors import ConfigError, missing_extra
 
 BATCHES = (1, 1, 2, 2, 3, 4, 5, 6, 8, 10, 12)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from tunewright.envs.scheduling import limits as L
-
 from tunewright.errors import ConfigError, unknown
 
 BATCHING = ("prefill-first", "mixed", "chunked", "static")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.parallelism.serving import RESERVED_GB, Part, ServePlan, Service
 from tunewright.envs.parallelism.steptime import (
     Engine,
@@ -25,7 +26,6 @@ from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import state as S
 from tunewright.envs.scheduling.serving.trace import CHUNK_TOKENS, Requests
-
 from tunewright.errors import ConfigError
 
 HOST_SHARE = 0.7  # of the link to the host that swapping reaches; assumed

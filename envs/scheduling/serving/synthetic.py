@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+
 from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.trace import CHUNK_TOKENS, Requests, requests_of
-
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import check_size
+from tunewright.store.files import check_size
 
 _CHUNK_BYTES = 80  # of memory for a block of a prefix
 

@@ -12,10 +12,9 @@ from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import simulate as M
 from tunewright.envs.scheduling.serving import synthetic
 from tunewright.envs.scheduling.serving.trace import Requests, data_folder, load, read
-
 from tunewright.errors import ConfigError, unknown
-from tunewright.params import Choice, Int, Real
 from tunewright.space import Config, Constraint, Space
+from tunewright.space.parameters import Choice, Int, Real
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 
 REAL = {

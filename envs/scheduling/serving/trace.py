@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tunewright.envs.scheduling import limits as L
-from tunewright.knowledge import timestamps
 
+from tunewright.envs.scheduling import limits as L
 from tunewright.errors import ConfigError
-from tunewright.files import check_size, open_lines, parsing, read_head, reason
+from tunewright.knowledge import timestamps
+from tunewright.store.files import check_size, open_lines, parsing, read_head, reason
 
 CHUNK_TOKENS = 512  # of a prefix block in Mooncake's traces
 _REQUEST_BYTES, _CHUNK_BYTES = 400, 80  # of memory for a request and for an identity in it, while a trace is read

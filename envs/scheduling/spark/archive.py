@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from tunewright.store import home
+from tunewright.store.paths import home
 
 _MAKE_S = 300
 

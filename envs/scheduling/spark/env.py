@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tunewright.envs.scheduling.batch import BatchEnv, SingleEnv
 from tunewright.envs.scheduling.spark import jobs as J
 from tunewright.envs.scheduling.spark import simulate as M

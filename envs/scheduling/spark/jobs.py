@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.scheduling.generated import numbers
 from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
-
 from tunewright.errors import ConfigError
-from tunewright.files import check_size, parsing, read_json
+from tunewright.store.files import check_size, parsing, read_json
 
 _STAGE_BYTES, _TASK_BYTES = 400, 40  # of memory for a stage and for a task
 

@@ -18,10 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.scheduling.spark.archive import archive, java_options
-
 from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
-from tunewright.params import Choice, Int, Real
 from tunewright.space import Config, Space
+from tunewright.space.parameters import Choice, Int, Real
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 
 WORKLOADS = {

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.scheduling import limits as L
 from tunewright.envs.scheduling.serving.simulate import jain
 from tunewright.envs.scheduling.spark import state as S
 from tunewright.envs.scheduling.spark.jobs import Job, partitioned
-
 from tunewright.errors import ConfigError, unknown
 
 POLICIES = {

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from tunewright.envs.scheduling.records import Batch, record
 
 # policies: which runnable stage gets the next free core

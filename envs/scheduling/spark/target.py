@@ -8,10 +8,9 @@ from typing import Any
 from tunewright.envs.scheduling.command import pool_of
 from tunewright.envs.scheduling.spark import jobs as J
 from tunewright.envs.scheduling.spark import simulate as M
-
 from tunewright.errors import unknown
-from tunewright.params import Choice, Real
 from tunewright.space import Config, Space
+from tunewright.space.parameters import Choice, Real
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 
 WORKLOADS = {

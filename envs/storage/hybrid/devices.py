@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, unknown
-from tunewright.files import read_toml
+from tunewright.store.files import read_toml
 
 PAGE_BYTES = 4096
 _SOLID = ("read_latency_us", "write_latency_us", "read_mb_s", "write_mb_s", "read_iops", "write_iops")

@@ -21,15 +21,15 @@ from typing import Any
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+
 from tunewright.envs.linked import Linked
 from tunewright.envs.storage.hybrid import stepping
 from tunewright.envs.storage.hybrid.devices import Devices, load_devices
 from tunewright.envs.storage.hybrid.reward import INVERSE, LOGARITHM
 from tunewright.envs.storage.hybrid.world import PLAIN, Mechanisms, World
+from tunewright.errors import ConfigError, unknown
 from tunewright.knowledge.blocktrace import PagedTrace, paged
 from tunewright.knowledge.synthetic import open_trace
-
-from tunewright.errors import ConfigError, unknown
 
 REWARDS = {"inverse": INVERSE, "log": LOGARITHM}
 Seen = npt.NDArray[np.float32]

@@ -18,6 +18,7 @@ Which features there are and how many bins each has is second-hand for Harmonia 
 from __future__ import annotations
 
 import numpy as np
+
 from tunewright.envs.compiled import inlined
 from tunewright.envs.storage.hybrid.lowlevel import page, request
 

@@ -8,6 +8,7 @@ from typing import Any
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
+
 from tunewright.envs.compiled import inlined, record_at
 from tunewright.envs.storage.hybrid.state import DEVICE, MOVE, PAGE, REQUEST, SEAT, SIM
 

@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 import gymnasium
 import numpy as np
 import numpy.typing as npt
+
 from tunewright.envs.linked import Linked
 from tunewright.envs.storage.hybrid import stepping
 from tunewright.envs.storage.hybrid.env import REWARDS, Scene
-
 from tunewright.errors import ConfigError, missing_extra
 
 try:

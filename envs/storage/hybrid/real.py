@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Sequence
 
 from tunewright.envs.storage.hybrid.pagestore import PAYLOAD, PageStore, TierFile, TierPlace, undelayed
-
 from tunewright.errors import TargetError
 
 Done = Callable[[], None]

@@ -8,6 +8,7 @@ sees then.
 from __future__ import annotations
 
 import numpy as np
+
 from tunewright.envs.compiled import jit
 from tunewright.envs.storage.hybrid.features import SCALE, observe
 from tunewright.envs.storage.hybrid.kernel import arrive, ask_for, serve

@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
+
 from tunewright.envs.linked import Linked
 from tunewright.envs.storage.hybrid import stepping
 from tunewright.envs.storage.hybrid.env import REWARDS, Scene
-
 from tunewright.errors import ConfigError
 
 Seen = npt.NDArray[np.float32]

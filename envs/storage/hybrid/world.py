@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from tunewright.envs.linked import Linked
 from tunewright.envs.storage.hybrid.devices import Devices
 from tunewright.envs.storage.hybrid.state import COUNTERS, DEVICE, MOVE, PAGE, QUEUE, REQUEST, SEAT, SIM
-from tunewright.knowledge.blocktrace import PagedTrace
-
 from tunewright.errors import ConfigError
+from tunewright.knowledge.blocktrace import PagedTrace
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+
 from tunewright.envs.storage.lustre.model import KIB, MIB, Cluster, Data, Metadata, Phase
 
 

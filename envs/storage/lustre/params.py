@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tunewright.params import Int, Value
 from tunewright.space import Space
+from tunewright.space.parameters import Int, Value
 
 KIB, MIB = 1024, 1024**2
 

@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.storage.lustre.params import CONSTRAINTS, commands, parameters
-
-from tunewright import workfolder
 from tunewright.errors import ConfigError, TargetError, unknown
-from tunewright.params import Int
+from tunewright.sessions import workfolder
 from tunewright.space import Config, Space
+from tunewright.space.parameters import Int
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
 
 _RUNS = "runs"  # folder of ours below the user's, one folder a run in it

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.params import commands, space
-
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options

@@ -1,0 +1,219 @@
+"""The commands ``tunewright compare``: tournaments of tuners, their bundles and reports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tunewright.cli.commands import Json, StoreUrl, TrustFile, console, emit, out
+
+if TYPE_CHECKING:
+    from tunewright.comparing.bundle import Bundle
+
+compare_app = typer.Typer(
+    help="Compare tuners: every tuner on every target, same seeds and budgets, with statistics and one report.",
+    epilog="Such as: tunewright compare --targets lustre:ior-16m,trainplan:bloom --tuners random,tpe,hybrid -o results",
+    no_args_is_help=True,
+    invoke_without_command=True,
+)
+_DIR = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a tournament.")]
+
+
+@compare_app.callback()
+def compare(
+    context: typer.Context,
+    targets: Annotated[list[str] | None, typer.Option("--targets", metavar="A,B,...", help="As for 'tune', each with @WORKLOAD and @OPTION=VALUE behind it: sqlite@read-heavy, serving@chat@ttft=2; repeatable.")] = None,
+    tuners: Annotated[list[str] | None, typer.Option("--tuners", metavar="A,B,...", help="As for 'tune', each with @OPTION=VALUE behind it: tpe@startup=10, policy:FILE.zip; repeatable.")] = None,
+    trials: Annotated[int, typer.Option("--trials", "-n", min=2, help="Configurations of a game, the default included.")] = 30,
+    seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="How many, or which: 20, or 3,5,8. All tuners get the same.")] = "10",
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Directory of the bundle: all data, tables, report.")] = None,
+    trust: Annotated[str, typer.Option("--trust", help="fast, normal or strict: what is spent on a trial. Winners are always measured afresh.")] = "fast",
+    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Games at once, where a target says that it is safe; default: one a core.")] = None,
+    executor: Annotated[str, typer.Option("--executor", metavar="dask[:ADDRESS]", help="Play games on Dask: a cluster on this machine, or a scheduler's address.")] = "",
+    store: StoreUrl = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the tournament in DIR; needs nothing but -o.")] = False,
+    trust_file: TrustFile = False,
+    skip: Annotated[bool, typer.Option("--skip", help="Leave out tuners on targets where they do not work, instead of ending.")] = False,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Compare tuners: every tuner on every target, same seeds and budgets, with statistics and one report."""
+    if context.invoked_subcommand is not None:
+        return
+    from tunewright.comparing import tournament
+    from tunewright.errors import ConfigError
+    from tunewright.measuring.executors import opened
+
+    if output is None:
+        raise ConfigError("say where to keep the results: -o DIR")
+    if not resume and not targets:
+        raise ConfigError("say what to tune: --targets lustre:ior-16m,trainplan:bloom; 'tunewright targets' lists all")
+    try:
+        with opened(executor, workers) as pool, _Progress() as watcher:
+            how: dict[str, Any] = {
+                "workers": workers, "executor": pool, "skip": skip, "watcher": watcher, "trust_file": trust_file,
+            }  # fmt: skip
+            if resume and not targets:
+                made = tournament.again(output, store=store, **how)
+            else:
+                made = tournament.compare(
+                    _listed(targets), _listed(tuners or ["random,tpe,gp"]), trials=trials, seeds=_seeds(seeds),
+                    directory=output, trust=trust, store=store, resume=resume, **how,
+                )  # fmt: skip
+    except KeyboardInterrupt:
+        console().print(f"stopped; go on with: tunewright compare --resume -o {output}", markup=False)
+        raise SystemExit(130) from None
+    _show(made, as_json)
+
+
+def _listed(texts: Sequence[str] | None) -> list[str]:
+    return [part.strip() for text in texts or () for part in text.split(",") if part.strip()]
+
+
+def _seeds(text: str) -> int | list[int]:
+    from tunewright.errors import ConfigError
+
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--seeds is how many, such as 20, or which, such as 3,5,8; not {text!r}") from None
+    if min(numbers) < 0 or (len(numbers) == 1 and numbers[0] < 1):
+        raise ConfigError(f"--seeds must not be negative, and at least one: {text}")
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+class _Progress:
+    """A bar with the time left, and what is being played; nothing but lines where there is no terminal."""
+
+    def __enter__(self) -> _Progress:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        screen = console()
+        self.bar = Progress(
+            TextColumn("comparing"), BarColumn(), MofNCompleteColumn(), TextColumn("games,"), TimeRemainingColumn(),
+            TextColumn("left  {task.description}", style="dim", markup=False), console=screen, transient=True,
+            disable=not screen.is_terminal,
+        )  # fmt: skip
+        self.bar.start()
+        self.task = self.bar.add_task("", total=None)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bar.stop()
+
+    def began(self, games: int, done: int) -> None:
+        """All games are known."""
+        self.bar.update(self.task, total=games, completed=done)
+        if done:
+            self.bar.console.print(f"{done} of {games} games were played before", style="dim")
+
+    def running(self, names: Sequence[str]) -> None:
+        """These games are being played."""
+        shown = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+        self.bar.update(self.task, description=shown.replace(" | ", " "))
+
+    def ended(self, row: Mapping[str, Any]) -> None:
+        """A game has ended."""
+        self.bar.advance(self.task)
+        if row["status"] != "done":
+            self.bar.console.print(f"failed: {row['name']}: {row['reason']}", style="yellow", markup=False)
+
+    def left_out(self, what: str, why: str) -> None:
+        """A pair does not work."""
+        self.bar.console.print(f"left out: {what}: {why}", style="yellow", markup=False)
+
+
+def _show(made: Bundle, as_json: bool) -> None:
+    if as_json:
+        emit(_document(made))
+        return
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    printed, board = out(), made.leaderboard
+    printed.print(Panel(Text(made.verdict), title="verdict", expand=False))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("tuner", "score", "95 % int.", "rank", "won/tied/lost", "near", "failed", "own time"):
+        table.add_column(name, justify="left" if name == "tuner" else "right", no_wrap=True)
+    for r in board.to_dict("records"):
+        rank = f"{r['mean_rank']:.2f}" if r["mean_rank"] == r["mean_rank"] else "–"
+        table.add_row(
+            Text(r["tuner"], style="bold"), f"{100 * r['score']:.0f} %", f"{100 * r['low']:.0f} to {100 * r['high']:.0f}",
+            rank, f"{r['wins']}/{r['ties']}/{r['losses']}", f"{100 * r['near_share']:.0f} %",
+            str(r["failed_trials"]), f"{1000 * r['tuner_s_per_trial']:.1f} ms",
+        )  # fmt: skip
+    printed.print(table)
+    printed.print(
+        Text("score: part of the way from the default to the best known; near: games within 5 % of it", style="dim")
+    )
+    printed.print(Text(f"report: {made.folder / 'report.html'}", style="dim"))
+
+
+def _document(made: Bundle) -> dict[str, Any]:
+    from tunewright.comparing.bundle import records
+
+    tables = {n: records(t) for n, t in made.tables.items() if n in ("leaderboard", "targets", "results", "ranks")}
+    return {
+        "bundle": str(made.folder), "verdict": made.verdict, "games": len(made.games), "trials": len(made.trials),
+        "report": str(made.folder / "report.html"), **tables,
+    }  # fmt: skip
+
+
+@compare_app.command("show")
+def show(directory: _DIR, as_json: Json = False) -> None:
+    """Show the leaderboard of a tournament."""
+    from tunewright.comparing.bundle import load
+
+    _show(load(directory), as_json)
+
+
+@compare_app.command("verify")
+def verify(directory: _DIR, as_json: Json = False) -> None:
+    """Compute every table again from the raw trials, and say whether they agree; exit code 1 if not."""
+    from tunewright.comparing.checking import verify as check
+
+    found = check(directory)
+    if as_json:
+        emit(found)
+    else:
+        printed = out()
+        if found["agrees"]:
+            printed.print(f"agrees: all tables follow from the {found['trials']:,} trials of {found['games']:,} games")
+        for line in [*found["edited"], *found["tables"]][:40]:
+            printed.print(f"differs: {line}", style="red", markup=False)
+        more = len(found["edited"]) + len(found["tables"]) - 40
+        if more > 0:
+            printed.print(f"and {more} more; --json lists all")
+    if not found["agrees"]:
+        raise typer.Exit(1)
+
+
+@compare_app.command("merge")
+def merge(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Directories of tournaments.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Directory to write.")],
+    as_json: Json = False,
+) -> None:
+    """Join the tournaments of several people into one leaderboard."""
+    from tunewright.comparing.checking import merge as join
+
+    _show(join(directories, output), as_json)
+
+
+@compare_app.command("report")
+def report(
+    directory: _DIR,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file to write; default: DIR/report.html.")] = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Write the report again: one self-contained HTML page."""
+    from tunewright.comparing.bundle import load
+
+    path = load(directory).report(output)
+    if as_json:
+        emit({"file": str(path), "bytes": path.stat().st_size})
+    else:
+        out().print(f"wrote {path}; open it in a browser", markup=False)

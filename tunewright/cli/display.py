@@ -1,0 +1,269 @@
+"""Targets, tuners and sessions as tables on a terminal and as documents for machines."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from tunewright.plugins import explained, installed, load
+from tunewright.report.words import duration, number, settings, verified
+from tunewright.space.parameters import Choice
+from tunewright.store.export import shown
+from tunewright.store.paths import default_url
+from tunewright.target import BaseTarget
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def catalogue(group: str) -> list[dict[str, Any]]:
+    """Return name, description and availability of every plugin of a group."""
+    kind = group.rpartition(".")[2].removesuffix("s")
+    rows = []
+    for name, point in installed(group).items():
+        try:
+            rows.append({"name": name, **_described(load(point, kind))})
+        except Exception as error:
+            said = f"broken: {explained(error.__cause__ or error)}"
+            rows.append({"name": name, "available": False, "install": said, "description": ""})
+    return rows
+
+
+def _described(plugin: Any) -> dict[str, Any]:
+    module = sys.modules[plugin.__module__]
+    needs: dict[str, str] = getattr(plugin, "needs", getattr(module, "NEEDS", {}))  # package -> extra
+    lacking = sorted({extra for package, extra in needs.items() if importlib.util.find_spec(package) is None})
+    text = inspect.getdoc(plugin) if inspect.isclass(plugin) else inspect.getdoc(module)
+    return {
+        "available": not lacking,
+        "install": f"pip install 'tunewright[{','.join(lacking)}]'" if lacking else "",
+        "description": (text or "").split("\n")[0].replace("``", ""),
+    }
+
+
+def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left")
+    return table
+
+
+def target_document(target: BaseTarget) -> dict[str, Any]:
+    """Return a target as a document: parameters with bounds, metrics, workloads, facts."""
+    space, scope = target.space, target.space.scope({})
+    params = []
+    for param in space.params.values():
+        entry: dict[str, Any] = {
+            "name": param.name,
+            "type": type(param).__name__.lower(),
+            "default": param.default,
+            "unit": param.unit,
+            "doc": param.doc,
+            "when": param.when,
+            "restart": param.restart,
+        }
+        if isinstance(param, Choice):
+            entry["choices"] = list(param.choices)
+        else:
+            low, high = param.bounds(scope)
+            entry |= {
+                "low": low,
+                "high": high,
+                "log": param.log,
+                "special": {f"{k:g}": v for k, v in param.special.items()},
+            }
+            entry |= {f"{k}_expression": v for k, v in (("low", param.low), ("high", param.high)) if isinstance(v, str)}
+        params.append(entry)
+    return {
+        "name": target.name,
+        "workloads": dict(target.workloads),
+        "metrics": [
+            {
+                "name": m.name,
+                "direction": m.direction,
+                "unit": m.unit,
+                "doc": m.doc,
+                "at_least": m.at_least,
+                "at_most": m.at_most,
+            }
+            for m in target.metrics
+        ],
+        "parameters": params,
+        "constraints": [c.words for c in space.constraints],
+        "guarantees": target.guarantees(space.default),
+        "parallel_safe": target.parallel_safe,
+        "exact": target.exact,
+        "options": dict(target.options),
+        "facts": {**target.facts, **target.known},
+        "manual": target.manual,
+        "json_schema": space.json_schema(),
+    }
+
+
+def show_target(out: Console, target: BaseTarget) -> None:
+    """Print a target."""
+    document = target_document(target)
+    out.print(Text(target.name, style="bold cyan"))
+    table = _table("workload", "what it does")
+    for name, text in document["workloads"].items():
+        table.add_row(Text(name, style="bold"), Text(text))
+    out.print(table)
+    table = _table("metric", "better", "unit", "what it is")
+    for metric in document["metrics"]:
+        bound = "".join(f" (≥ {metric['at_least']:g})" if metric["at_least"] is not None else "")
+        bound += f" (≤ {metric['at_most']:g})" if metric["at_most"] is not None else ""
+        table.add_row(
+            Text(metric["name"] + bound, style="bold"),
+            metric["direction"],
+            metric["unit"],
+            Text(metric["doc"]),
+        )
+    out.print(Text("\nMetrics (the first is the default objective)", style="dim"))
+    out.print(table)
+    out.print(Text("\nParameters", style="dim"))
+    table = _table("parameter", "default", "range", "unit", "change costs", "effect")
+    for param in document["parameters"]:
+        if "choices" in param:
+            span = ", ".join(map(str, param["choices"]))
+        else:
+            span = f"{param['low']:,.10g} to {param['high']:,.10g}" + (" log" if param["log"] else "")
+            span += "".join(f"; {k}: {v}" for k, v in param["special"].items())
+        doc = param["doc"] + (f" Only where {param['when']}." if param["when"] else "")
+        table.add_row(
+            Text(param["name"], style="bold"),
+            Text(str(param["default"])),
+            Text(span),
+            param["unit"],
+            "" if param["restart"] == "none" else param["restart"],
+            Text(doc),
+        )
+    out.print(table)
+    for words in document["constraints"]:
+        out.print(Text(f"must hold: {words}"))
+    if document["options"]:
+        out.print(Text("\nOptions (--option NAME=VALUE)", style="dim"))
+        table = _table("option", "what it sets")
+        for name, text in document["options"].items():
+            table.add_row(Text(name, style="bold"), Text(text))
+        out.print(table)
+
+
+def print_table(out: Console, table: Table) -> None:
+    """Print a table; every cell in full and on one line where no terminal limits the width."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    width = out.width
+    out.width = max(out.measure(table, options=out.options.update(max_width=1_000_000)).maximum, width)
+    out.print(table)
+    out.width = width
+
+
+def show_sessions(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print what ``overview`` says of each session."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("session", "target", "workload", "tuner", "trials", "verified gain", "status", "created"):
+        right, name = column in ("trials", "verified gain"), column == "session"
+        # a name is typed again: it may fold on a narrow terminal, but loses no letter
+        table.add_column(column, justify="right" if right else "left", overflow="fold" if name else "ellipsis")
+    for row in rows:
+        cells = [row["name"], row["target"], row["workload"], row["tuner"], row["trials"], verified(row), row["status"]]
+        style = "yellow" if row["status"] == "interrupted" else ""
+        table.add_row(*(Text(str(c)) for c in cells[:-1]), Text(row["status"], style=style), row["created"][:16])
+    print_table(out, table)
+
+
+def show_session(out: Console, document: dict[str, Any]) -> None:
+    """Print an exported session."""
+    plan, verdict = document["plan"], document.get("verdict")
+    objective = document["objectives"][0]
+    unit = next(m["unit"] for m in document["metrics"] if m["name"] == objective)
+    head = Text.assemble(
+        (document["name"], "bold cyan"),
+        f" · {plan['target']} · {plan['workload']} · tuner {plan['tuner']}"
+        f" · seed {plan['seed']} · trust {plan['trust']} · {document['status']}",
+    )
+    out.print(head, soft_wrap=not out.is_terminal)
+    # the ratios of trials led the search; what is shown is in the verdict alone
+    table = _table(
+        "trial",
+        "status",
+        objective,
+        "in search",
+        "changed from the default",
+        "why",
+        right=("trial", objective, "in search"),
+    )
+    default = document["default"]
+    for trial in document["trials"]:
+        changed = {n: v for n, v in trial["config"].items() if default.get(n) != v}
+        value = f"{number(trial['scores'][objective])} {unit}" if trial["status"] == "ok" else ""
+        ratio = f"{trial['ratio']:.2f}×" if trial["ratio"] is not None else ""
+        note = trial["why"] if trial["status"] == "ok" else trial["reason"]
+        table.add_row(
+            str(trial["number"]),
+            trial["status"],
+            value,
+            ratio,
+            Text(settings(changed, 5 if out.is_terminal else 0)),
+            Text(note if out.is_terminal else " ".join(note.split()), style="dim"),
+        )
+    print_table(out, table)
+    if verdict:
+        style = "green" if verdict["improved"] else "yellow"
+        if out.is_terminal:
+            title = f"verdict: {shown(verdict)}"
+            out.print(Panel(Text(verdict["sentence"]), title=title, border_style=style, expand=False))
+        else:
+            out.print(Text(f"verdict: {shown(verdict)}. {verdict['sentence']}"), soft_wrap=True)
+        out.print(Text(verdict["settings"], style="cyan"), soft_wrap=True)
+    else:
+        store = document["store"]
+        again = f"{document['name']}{'' if store == default_url() else f' --store {store}'}"
+        out.print(Text(f"no verdict yet; continue with: tunewright resume {again}", style="yellow"), soft_wrap=True)
+    out.print(Text(f"repeat it: {document['repeat']}", style="dim"), soft_wrap=True)
+
+
+def show_check(out: Console, document: dict[str, Any]) -> None:
+    """Print what 'tunewright check' found."""
+    runs, units = document["runs"], document["units"]
+    out.print(
+        Text.assemble(
+            (document["target"], "bold cyan"),
+            f" · workload {document['workload']} · {document['parameters']} parameters",
+        )
+    )
+    table = _table(
+        "metric",
+        *(f"run {i + 1}" for i in range(len(runs))),
+        "unit",
+        "spread",
+        right=tuple(f"run {i + 1}" for i in range(len(runs))),
+    )
+    for name, noise in document["noise"].items():
+        values = [number(r["values"][name]) for r in runs]
+        table.add_row(Text(name, style="bold"), *values, units[name], "" if noise is None else f"{100 * noise:.1f} %")
+    out.print(table)
+    for run in runs:
+        for text in run["traces"].values():
+            if isinstance(text, str):
+                out.print(Text(text, style="yellow"))
+    noise = document["noise"][document["objective"]]
+    out.print(Text(f"one run takes {duration(runs[0]['seconds'])}"))
+    if noise is not None and noise > 0.2:
+        out.print(
+            Text(
+                f"The objective differs by {100 * noise:.0f} % between equal runs: only large gains can be seen. "
+                "Fix the amount of work, reset state before each run, or use --trust strict.",
+                style="yellow",
+            )
+        )
+    else:
+        out.print(Text("The default works; tune it.", style="green"))

@@ -1,0 +1,33 @@
+"""What reaches a terminal: texts of programs, files and models, without the characters that would steer it.
+
+A benchmark's output, a trace's label or a model's answer may hold escape sequences that set a window's title, clear it,
+or answer for the user. Every text goes through ``clean`` on its way out, in one place for all commands: ``screen``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from tunewright.report.words import clean
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+
+def screen(*, stderr: bool = False) -> Console:
+    """Return standard output or standard error as a console whose texts are cleaned, and are no markup.
+
+    The console's own colours and moves are not texts, and stay.
+    """
+    from rich.console import Console
+    from rich.segment import Segment
+
+    class Screen(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                yield segment if segment.control else Segment(clean(segment.text), segment.style)
+
+    settings: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+    return Screen(stderr=stderr, **settings)

@@ -1,0 +1,1 @@
+"""Tournaments: tuners compared on the same targets, their bundles, statistics and figures."""

@@ -1,0 +1,446 @@
+"""A tournament's directory: all trials as Parquet, what was run where, and the tables.
+
+================ ===========================================================================================
+file             what
+================ ===========================================================================================
+tournament.json  targets, tuners, trials, seeds; versions, machine facts, the command that runs it again
+games.parquet    one row a game: tuner, target, seed, what came of it
+trials.parquet   one row a trial, with every single run
+targets.parquet  one row a target: metric, known optimum, fingerprint of its space
+tables.json      every table that is shown
+report.html      the report
+rows.jsonl       while it runs: a line for each game that ended
+sessions.db      while it runs: the sessions, trial by trial
+================ ===========================================================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shlex
+import tempfile
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tunewright.comparing.frames import check_frames, read_frame
+from tunewright.errors import ConfigError, TunewrightError, missing_extra
+from tunewright.measuring.protocol import compare_pairs
+from tunewright.sessions import workfolder
+from tunewright.space.facts import machine_facts, versions
+from tunewright.store.files import finite, parsing, printable, read_json, read_text
+from tunewright.store.secrets import redact
+from tunewright.store.store import Store
+from tunewright.target import DECIDED, BaseTarget, Metric
+from tunewright.tuner import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tunewright.comparing.tournament import Game
+
+FORMAT = 1
+SESSIONS, ROWS, CONFIG, TABLES, REPORT = "sessions.db", "rows.jsonl", "tournament.json", "tables.json", "report.html"
+_FRAMES = ("games", "trials", "targets")
+KEY = ["by", "target", "tuner", "seed"]
+
+
+def pandas() -> Any:
+    """Return pandas, with what it needs for Parquet.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    for package in ("pandas", "pyarrow", "scipy", "scikit_posthocs"):
+        try:
+            __import__(package)
+        except ImportError:
+            raise missing_extra(package, "compare", "comparing tuners") from None
+    import pandas as pd
+
+    return pd
+
+
+@dataclass
+class Bundle:
+    """A tournament that was run: its data, tables and figures.
+
+    Attributes:
+        folder: its directory.
+        config: what was run, and where.
+        games, trials, targets: frames, one row each.
+        loaded: from files, which somebody may have edited.
+    """
+
+    folder: Path
+    config: Mapping[str, Any]
+    games: pd.DataFrame
+    trials: pd.DataFrame
+    targets: pd.DataFrame
+    loaded: bool = False
+
+    @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table by name, computed from the trials; see :mod:`tunewright.comparing.standings`."""
+        from tunewright.comparing import standings
+
+        with parsing(self.folder, "bundle of a tournament") if self.loaded else nullcontext():
+            return standings.tables(self.games, self.trials, self.targets)
+
+    @property
+    def leaderboard(self) -> pd.DataFrame:
+        """The tuners, best first."""
+        return self.tables["leaderboard"]
+
+    @property
+    def verdict(self) -> str:
+        """What the tournament shows, in words."""
+        return str(self.tables["verdict"]["text"].str.cat(sep=" "))
+
+    def report(self, path: Path | str | None = None) -> Path:
+        """Write the report as one HTML page; returns where."""
+        from tunewright.comparing.leaderboard import write_page
+
+        return write_page(self, Path(path) if path else self.folder / REPORT)
+
+    def _repr_html_(self) -> str:
+        from html import escape
+
+        shown: str = self.leaderboard.to_html(index=False, float_format=lambda v: f"{v:.3g}")
+        return f"<p>{escape(self.verdict)}</p>{shown}"
+
+
+# -- while it runs ----------------------------------------------------------------------------------
+
+
+def examine(directory: str | Path | None, description: Mapping[str, Any], *, resume: bool) -> None:
+    """See whether a tournament may be played in a directory, and write nothing.
+
+    Raises:
+        ConfigError: it holds something else, or the tournament has begun and ``resume`` is not given.
+    """
+    pandas()
+    if directory is None:
+        return
+    folder = Path(directory)
+    if (folder / CONFIG).exists():
+        held = described(folder)
+        different = [k for k in ("targets", "tuners", "trials", "seeds", "trust") if held.get(k) != description[k]]
+        if different:
+            raise ConfigError(
+                f"{folder} holds another tournament: {', '.join(different)} differ; choose another directory, and join"
+                " the two with 'tunewright compare merge'"
+            )
+        if not resume:
+            raise ConfigError(
+                f"{folder} holds this tournament already; go on with --resume, or choose another directory"
+            )
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is not empty and holds no tournament; choose another directory")
+
+
+def begin(directory: str | Path | None, description: Mapping[str, Any]) -> Path:
+    """Make, or find again, the directory of a tournament.
+
+    Raises:
+        ConfigError: it cannot be made.
+    """
+    folder = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="tunewright-compare-"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the directory {folder}: {error.strerror}") from None
+    if (folder / CONFIG).exists():
+        return folder
+    extra = ("scipy", "scikit-posthocs", "pandas", "pyarrow", "torch", "smac")
+    record = {
+        "format": FORMAT, "id": uuid.uuid4().hex[:8], **description, "versions": versions(*extra),
+        "facts": machine_facts(), "command": command(description),
+    }  # fmt: skip
+    write_json(folder / CONFIG, record)
+    return folder
+
+
+def command(description: Mapping[str, Any]) -> str:
+    """Return the command that runs a tournament again; "" where a part of it was an object of a program."""
+
+    def spell(entry: Mapping[str, Any]) -> str:
+        words = [entry["spec"], *([entry["workload"]] if entry["workload"] else [])]
+        return "@".join([*words, *(f"{k}={v}" for k, v in entry["options"].items())])
+
+    if any(e["object"] for kind in ("targets", "tuners") for e in description[kind]):
+        return ""
+    parts = ["tunewright", "compare"]
+    for kind in ("targets", "tuners"):
+        parts += [f"--{kind}", ",".join(spell(e) for e in description[kind])]
+    seeds = description["seeds"]
+    counted = list(range(len(seeds))) == list(seeds)
+    parts += ["--trials", str(description["trials"])]
+    parts += ["--seeds", str(len(seeds)) if counted else ",".join(map(str, seeds))]
+    parts += ["--trust", description["trust"], "-o", "AGAIN"]
+    return " ".join(shlex.quote(p) for p in parts)
+
+
+def described(folder: Path) -> dict[str, Any]:
+    """Return what a directory says it holds.
+
+    Raises:
+        ConfigError: it is no tournament's, or of another version.
+    """
+    if not (folder / CONFIG).exists():
+        raise ConfigError(f"{folder} holds no tournament: there is no {CONFIG} in it")
+    found = read_json(folder / CONFIG, "tournament's description")
+    if not isinstance(found, dict):
+        raise ConfigError(f"{folder / CONFIG} holds no description of a tournament")
+    if found.get("format") != FORMAT:
+        by = found["versions"].get("tunewright", "?") if isinstance(found.get("versions"), dict) else "?"
+        raise ConfigError(
+            f"{folder} has format {printable(str(found.get('format')), 40)}, this version of tunewright reads {FORMAT};"
+            f" it was written by tunewright {printable(str(by), 40)}"
+        )
+    return found
+
+
+def played(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of the games that the directory holds; a line cut off by a crash is left out."""
+    rows: dict[str, dict[str, Any]] = {}
+    if (folder / "games.parquet").exists():
+        held = load(folder)
+        trials = {k: g.to_dict("records") for k, g in held.trials.groupby(KEY)}
+        for game in held.games.to_dict("records"):
+            rows[game["name"]] = {"game": game, "trials": trials.get(tuple(game[k] for k in KEY), [])}
+    if (folder / ROWS).exists():
+        with parsing(folder / ROWS, "list of games that were played") as place:
+            # a game is here and in the table where a crash came between writing one and removing the other
+            for place.line, line in enumerate(read_text(folder / ROWS, "list of games").splitlines(), 1):
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                rows[row["game"]["name"]] = {"game": dict(row["game"]), "trials": [dict(t) for t in row["trials"]]}
+    return list(rows.values())
+
+
+class Keeper:
+    """Writes down each game that ends, so that only running ones can be cut off."""
+
+    def __init__(self, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.path, self.rows = folder / ROWS, list(rows)
+        with self.path.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(r) + "\n" for r in self.rows)
+
+    def add(self, game: dict[str, Any], trials: list[dict[str, Any]]) -> None:
+        """Write down a game."""
+        row = {"game": game, "trials": trials}
+        self.rows.append(row)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise ConfigError(
+                f"cannot write {self.path}: {error.strerror}; make room, then go on with --resume"
+            ) from None
+
+
+def finish(
+    folder: Path, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Mapping[str, Any]], seconds: float
+) -> Bundle:
+    """Turn the rows into Parquet, write tables and report, and remove what only running needed."""
+    pd = pandas()
+    if not rows:
+        raise ConfigError("no game was played")
+    games = pd.DataFrame([r["game"] for r in rows]).sort_values(KEY, ignore_index=True)
+    trials = pd.DataFrame([t for r in rows for t in r["trials"]], columns=list(_TRIAL_COLUMNS))
+    trials = trials.sort_values([*KEY, "number"], ignore_index=True)
+    targets = pd.DataFrame([dict(f) for f in facts.values()])
+    config = described(folder)
+    config["seconds"] = config.get("seconds", 0.0) + seconds
+    write_json(folder / CONFIG, config)
+    made = Bundle(folder, config, games, trials, targets)
+    save(made)
+    for name in (ROWS, SESSIONS, f"{SESSIONS}-wal", f"{SESSIONS}-shm"):
+        (folder / name).unlink(missing_ok=True)
+    workfolder.remove_all(folder / "work")
+    return made
+
+
+def save(made: Bundle) -> None:
+    """Write a bundle's frames, tables and report."""
+    for name in _FRAMES:
+        getattr(made, name).to_parquet(made.folder / f"{name}.parquet", index=False)
+    write_json(made.folder / TABLES, {n: records(t) for n, t in made.tables.items()})
+    made.report()
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a table's rows, JSON-able: None for what is not a number."""
+    return [
+        {str(k): None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in json.loads(table.to_json(orient="records", double_precision=12))
+    ]
+
+
+def write_json(path: Path, document: Any) -> None:
+    """Write a document whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(document, indent=1, allow_nan=False, default=str) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+# -- rows -------------------------------------------------------------------------------------------
+
+_TRIAL_COLUMNS = (
+    *KEY, "number", "step", "status", "reason", "why", "config", "value", "feasible", "ratio", "seconds", "asked_s",
+    "attempt", "started", "runs", "digest",
+)  # fmt: skip
+
+
+def target_facts(label: str, target: BaseTarget, workload: str) -> dict[str, Any]:
+    """Return the row of a target."""
+    metric = target.metrics[0]
+    space = json.dumps([target.space.json_schema(), [m.name + m.direction for m in target.metrics]], sort_keys=True)
+    first = next(iter(target.workloads))
+    known = dict(target.known) if workload in ("", first) else {}  # what is known is of the first workload
+    return {
+        "target": label, "workload": workload or first, "metric": metric.name,
+        "direction": metric.direction, "unit": metric.unit, "parameters": len(target.space),
+        "known_best": _number(known.get("best")), "known_median": _number(known.get("median")),
+        "exact": bool(target.exact), "simulated": not target.isolated,
+        "fingerprint": hashlib.sha256(space.encode()).hexdigest()[:16],
+    }  # fmt: skip
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def game_rows(
+    store: Store, name: str, game: Game, target: BaseTarget, reason: str
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return the row of a game that was played, and those of its trials."""
+    metric = target.metrics[0]
+    try:
+        record, trials = store.session(name), store.trials(name)
+    except TunewrightError as error:
+        return game_row(game, reason or redact(str(error))), []
+    rows = [_trial_row(_key(game), t, metric) for t in trials]
+    return game_row(game, reason, metric, rows, record), rows
+
+
+def game_row(
+    game: Game,
+    reason: str,
+    metric: Metric | None = None,
+    rows: Sequence[Mapping[str, Any]] = (),
+    record: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the row of a game; without a metric and a session, of one that could not be played."""
+    record = record or {}
+    verdict, spent = record.get("verdict") or {}, (record.get("notes") or {}).get("spent") or {}
+    pairs = _verified(verdict, metric) if metric else []
+    return {
+        "name": game.name, **_key(game), "status": "failed" if reason else "done", "reason": reason,
+        "direction": metric.direction if metric else "",
+        **summary(rows, pairs, metric or Metric(name="lost", direction="min")), "verification": json.dumps(pairs),
+        "best_config": json.dumps(verdict.get("config", {}), default=str), "ended": redact(record.get("ended") or ""),
+        "calls": int(spent.get("calls", 0)), "tokens": int(spent.get("tokens_in", 0)) + int(spent.get("tokens_out", 0)),
+        "dollars": float(spent.get("money", 0.0)), "host": "", "wall_s": 0.0,
+    }  # fmt: skip
+
+
+def _key(game: Game) -> dict[str, Any]:
+    return {"by": "", "target": game.target.label, "tuner": game.tuner.label, "seed": game.seed}
+
+
+def _trial_row(key: Mapping[str, Any], trial: Trial, metric: Metric) -> dict[str, Any]:
+    value = trial.scores.get(metric.name) if trial.ok else None
+    row = {
+        **key, "number": trial.number, "step": trial.step, "status": trial.status, "reason": redact(trial.reason),
+        "why": redact(trial.why), "config": json.dumps(trial.config, default=str),
+        "value": value if value is not None and math.isfinite(value) else None,
+        "feasible": trial.feasible, "ratio": trial.ratio, "seconds": trial.seconds, "asked_s": trial.asked_s,
+        "attempt": trial.attempt, "started": trial.started,
+        "runs": json.dumps(finite([{k: v for k, v in r.items() if k != "traces"} for r in trial.runs]), default=str),
+    }  # fmt: skip
+    return {**row, "digest": digest(row)}
+
+
+def digest(row: Mapping[str, Any]) -> str:
+    """Return the check sum of a trial's row, by which an edited one is known."""
+    kept = {k: plain(v) for k, v in row.items() if k not in ("digest", "by")}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def plain(value: Any) -> Any:
+    """Return a value as it compares whether it comes from Python or from Parquet: text, a float, or None."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, str):
+        return value
+    return float(value) if hasattr(value, "__float__") else str(value)
+
+
+def _verified(verdict: Mapping[str, Any], metric: Metric) -> list[list[float]]:
+    """Return the (winner, default) pairs of the verification."""
+    values: dict[str, list[float]] = {"candidate": [], "default": []}
+    for run in verdict.get("runs", ()):
+        values[run["of"]].append(float(run["values"][metric.name]))
+    return [list(p) for p in zip(values["candidate"], values["default"], strict=False)]
+
+
+def summary(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Sequence[float]], metric: Metric) -> dict[str, Any]:
+    """Return what follows from a game's trials and its verification."""
+    decided = [r for r in rows if r["status"] in DECIDED]
+    good = [r for r in decided if r["status"] == "ok" and r["feasible"] and plain(r["value"]) is not None]
+    default = next((float(r["value"]) for r in good if r["step"] == 0), math.nan)
+    values = [float(r["value"]) for r in good]
+    best = (max(values) if metric.direction == "max" else min(values)) if values else math.nan
+    shown = compare_pairs(metric, [(c, d) for c, d in pairs]) if pairs else None
+    if shown is not None and len(pairs) == 1:  # only targets that repeat exactly are verified by one pair
+        shown = replace(shown, low=shown.value, high=shown.value, improved=shown.value > (shown.kind == "ratio"))
+    ratio = shown if shown is not None and shown.kind == "ratio" else None
+    return {
+        "trials": len(decided), "failed": sum(r["status"] != "ok" for r in decided),
+        "rejected": sum(r["status"] == "rejected" for r in rows),
+        "refused": sum(int(r["attempt"]) for r in decided), "default": default, "best": best,
+        "ratio": ratio.value if ratio else math.nan,
+        "ratio_low": ratio.low if ratio and math.isfinite(ratio.low) else math.nan,
+        "ratio_high": ratio.high if ratio and math.isfinite(ratio.high) else math.nan,
+        "improved": bool(shown and shown.improved),
+        "measured_s": round(sum(float(r["seconds"]) for r in decided), 6),
+        "tuner_s": round(sum(float(r["asked_s"]) for r in decided), 6),
+    }  # fmt: skip
+
+
+# -- reading ----------------------------------------------------------------------------------------
+
+
+def load(directory: str | Path) -> Bundle:
+    """Open a bundle.
+
+    Raises:
+        ConfigError: the directory holds none, or one that has not been played to its end.
+    """
+    pandas()
+    folder = Path(directory)
+    config = described(folder)
+    frames = []
+    for name in _FRAMES:
+        path = folder / f"{name}.parquet"
+        if not path.exists():
+            raise ConfigError(
+                f"the tournament in {folder} has not ended; go on with: tunewright compare --resume -o {folder}"
+            )
+        with parsing(path, f"table of {name}"):
+            frames.append(read_frame(path, name))
+    games, trials, targets = frames
+    bundle = Bundle(folder, config, games, trials, targets, loaded=True)
+    with parsing(folder, "bundle of a tournament"):
+        check_frames(folder, {n: getattr(bundle, n) for n in _FRAMES})
+    return bundle

@@ -1,0 +1,31 @@
+"""Self-contained HTML pages: everything put into them is escaped, and they load nothing and run nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tunewright.errors import ConfigError
+
+
+def render(template: str, content: Mapping[str, Any], **filters: Callable[..., str]) -> str:
+    """Return a page of one of the package's templates."""
+    import jinja2
+
+    loader = jinja2.PackageLoader("tunewright.report", package_path="")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.filters.update(filters)
+    return environment.get_template(template).render(**content)
+
+
+def write(path: Path, page: str) -> None:
+    """Write a page.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot write {path}: {error.strerror}; name another file with -o") from None

@@ -1,0 +1,203 @@
+"""A session as one self-contained HTML file. Everything in it is escaped; it loads nothing and runs nothing."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tunewright.report import figures, pages
+from tunewright.report.words import duration, number, verified
+from tunewright.sessions.verdict import contributions
+from tunewright.store.export import shown
+from tunewright.target import DECIDED
+
+_MOST_AXES = 12
+
+
+def write_report(document: Mapping[str, Any], path: Path) -> None:
+    """Write the report.
+
+    Args:
+        document: an exported session.
+        path: HTML file to write.
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    pages.write(path, render_report(document))
+
+
+def render_report(document: Mapping[str, Any]) -> str:
+    """Return the page as text."""
+    return pages.render("report.html.j2", _content(document), number=number, duration=duration)
+
+
+def _content(document: Mapping[str, Any]) -> dict[str, Any]:
+    objective = next(m for m in document["metrics"] if m["name"] == document["objectives"][0])
+    name, trials, verdict = objective["name"], document["trials"], document["verdict"]
+    default = document["default"]
+    decided = [t for t in trials if t["status"] in DECIDED]
+    label = f"{name} [{objective['unit']}]" if objective["unit"] else name
+    points = [
+        {
+            "number": t["number"],
+            "value": t["scores"].get(name) if t["status"] == "ok" else None,
+            "feasible": _feasible(t),
+            "title": f"trial {t['number']}: {_changes(t, default)}" + (f" — {t['reason']}" if t["reason"] else ""),
+        }
+        for t in decided
+    ]
+    first = verdict["comparisons"][name] if verdict else None
+    return {
+        "doc": document,
+        "objective": objective,
+        "verdict": verdict,
+        "first": first,
+        "gain": verified(
+            {"ratio": first["value"] if first and first["kind"] == "ratio" else None, "verdict": shown(verdict)}
+        ),
+        "trials": trials,
+        "decided": decided,
+        "default_trial": next((t for t in decided if t["step"] == 0 and t["status"] == "ok"), None),
+        "changes": _changed(verdict["config"], default) if verdict else [],
+        "said": _said(document, verdict),
+        "gives": _gives(document, verdict, first),
+        "notes": document.get("notes") or {},
+        "history": figures.history(points, label, objective["direction"]),
+        "importance": figures.bars(importance(document), "parameter importance"),
+        "parallel": _parallel(document, decided, objective),
+        "noise": _noise(decided, verdict, name, label),
+        "failures": [t for t in trials if t["status"] not in ("ok", "running")],
+        "summary_of": lambda trial: _changes(trial, default),
+    }
+
+
+def _gives(
+    document: Mapping[str, Any], verdict: Mapping[str, Any] | None, first: Mapping[str, Any] | None
+) -> dict[str, float]:
+    """Return what each change gives, where the winner was measured without it."""
+    if not verdict or not first or first["kind"] != "ratio":
+        return {}
+    tried = [(t["config"], t["ratio"]) for t in document["trials"] if t["status"] == "ok"]
+    return contributions(tried, verdict["config"], document["default"], first["value"])
+
+
+def _said(document: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what was said of the winner when it was proposed: why, reasons by parameter, expectation and doubts."""
+    if not verdict:
+        return {}
+    why = next((t["why"] for t in document["trials"] if t["config"] == verdict["config"] and t["step"]), "")
+    answers = (document.get("notes") or {}).get("answers", [])
+    own: Mapping[str, Any] = next((a for a in reversed(answers) if a.get("config") == verdict["config"]), {})
+    return {"why": why, "reasons": {}, "expects": "", "doubts": "", **own}
+
+
+def _feasible(trial: Mapping[str, Any]) -> bool:
+    return trial["status"] == "ok" and all(v is not None and v <= 0 for v in trial["violations"].values())
+
+
+def _changed(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    return [(n, default.get(n, "(not active)"), v) for n, v in config.items() if default.get(n) != v]
+
+
+def _changes(trial: Mapping[str, Any], default: Mapping[str, Any]) -> str:
+    return ", ".join(f"{n}={new}" for n, _, new in _changed(trial["config"], default)) or "default"
+
+
+def importance(document: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Return (parameter, share) by PED-ANOVA (Watanabe et al., IJCAI 2023), most important first.
+
+    Empty with fewer than eight measured trials, or if nothing varies.
+    """
+    import optuna
+
+    name = document["objectives"][0]
+    direction = next(m["direction"] for m in document["metrics"] if m["name"] == name)
+    good = [t for t in document["trials"] if t["status"] == "ok"]
+    if len(good) < 8:
+        return []
+    study = optuna.create_study(direction="minimize" if direction == "min" else "maximize")
+    ranges: dict[str, set[Any]] = {}
+    for trial in good:
+        for key, value in trial["config"].items():
+            ranges.setdefault(key, set()).add(value)
+    distributions: dict[str, Any] = {}
+    for key, values in ranges.items():
+        numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        if numeric and len(values) > 1:
+            log = min(values) > 0 and max(values) / min(values) > 50
+            distributions[key] = optuna.distributions.FloatDistribution(float(min(values)), float(max(values)), log=log)
+        elif len(values) > 1:
+            distributions[key] = optuna.distributions.CategoricalDistribution(sorted(values, key=str))
+    for trial in good:
+        params = {
+            k: float(v) if isinstance(distributions[k], optuna.distributions.FloatDistribution) else v
+            for k, v in trial["config"].items()
+            if k in distributions
+        }
+        dists = {k: distributions[k] for k in params}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=dists, value=trial["scores"][name]))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # what separates the better half from all trials; the default, the best tenth, is two of twenty
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
+            found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    except (ValueError, RuntimeError):
+        return []
+    return list(found.items())[:_MOST_AXES]
+
+
+def _parallel(document: Mapping[str, Any], decided: list[dict[str, Any]], objective: Mapping[str, Any]) -> Any:
+    good = [t for t in decided if t["status"] == "ok"]
+    ranked = sorted(good, key=lambda t: t["scores"][objective["name"]], reverse=objective["direction"] == "min")
+    shade = {t["number"]: i / max(len(ranked) - 1, 1) for i, t in enumerate(ranked)}
+    names = [n for n, _ in importance(document)]
+    names += [n for t in good for n in t["config"] if n not in names]
+    names = list(dict.fromkeys(names))
+    varied = [n for n in names if len({str(t["config"].get(n)) for t in good}) > 1][:_MOST_AXES]
+    places = {n: _places([t["config"].get(n) for t in good]) for n in varied}
+    lines = [
+        {
+            "points": [places[n].get(str(t["config"].get(n))) for n in varied],
+            "shade": shade[t["number"]],
+            "title": f"trial {t['number']}: {t['scores'][objective['name']]:,.6g}",
+        }
+        for t in good
+    ]
+    axes = []
+    for name in varied:
+        ends = sorted(places[name], key=places[name].__getitem__)
+        axes.append((name, _short(ends[0]), _short(ends[-1])))
+    return figures.parallel(axes, lines)
+
+
+def _short(text: str) -> str:
+    try:
+        return f"{float(text):.4g}"
+    except ValueError:
+        return text
+
+
+def _places(values: list[Any]) -> dict[str, float]:
+    """Map the text of every value to its place on an axis, by rank."""
+    present = {str(v): v for v in values if v is not None}
+    numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present.values())
+    ordered = sorted(present, key=(lambda t: float(present[t])) if numeric else str)
+    return {text: i / max(len(ordered) - 1, 1) for i, text in enumerate(ordered)}
+
+
+def _noise(decided: list[dict[str, Any]], verdict: Mapping[str, Any] | None, name: str, label: str) -> Any:
+    during = [
+        r["values"][name]
+        for t in decided
+        for r in t["runs"]
+        if name in r.get("values", {}) and r["of"] == ("candidate" if t["step"] == 0 else "default")
+    ]
+    groups: list[tuple[str, list[float]]] = [("default, during trials", during)]
+    if verdict:
+        for of, text in (("default", "default, verified"), ("candidate", "winner, verified")):
+            groups.append((text, [r["values"][name] for r in verdict["runs"] if r["of"] == of]))
+    return figures.strip(groups, label)

@@ -1,0 +1,53 @@
+"""What may never be tried, and bringing a system back to how it was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tunewright.errors import unknown
+from tunewright.space import Constraint, Space, Value
+from tunewright.space.expressions import parse
+from tunewright.target import BaseTarget
+
+
+def guarded(target: BaseTarget, *, allow: Iterable[str] = (), never: Iterable[str] = ()) -> Space:
+    """Return the target's space with everything forbidden taken out.
+
+    Args:
+        target: its ``guarantees`` say how strong a configuration is, its default how strong it must be.
+        allow: guarantees that may be weakened, by name.
+        never: expressions that no configuration may satisfy.
+
+    Raises:
+        UnknownNameError: ``allow`` names no guarantee of the target.
+    """
+    least = target.guarantees(target.space.default)
+    for name in allow:
+        if name not in least:
+            raise unknown("guarantee", name, least)
+    rules: list[Constraint] = []
+    names = target.guarantee_names()
+    for name, level in least.items():
+        if name not in set(allow):
+            rules.append(_at_least(target, name, level, names))
+    for text in never:
+        expression = parse(text)
+        rules.append(
+            Constraint(
+                words=f"never: {text}",
+                names=expression.names,
+                holds=lambda scope, expression=expression: not expression(scope),  # type: ignore[misc]
+            )
+        )
+    return target.space.with_constraints(rules) if rules else target.space
+
+
+def _at_least(target: BaseTarget, name: str, level: float, names: tuple[str, ...]) -> Constraint:
+    def holds(scope: Mapping[str, Value]) -> bool:
+        return target.guarantees({n: scope[n] for n in names}).get(name, level) >= level
+
+    return Constraint(
+        words=f"{name} no weaker than the default's (level {level:g}; --allow {name} lifts this)",
+        names=names,
+        holds=holds,
+    )

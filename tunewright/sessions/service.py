@@ -1,0 +1,248 @@
+"""Putting a result into service, undoing it, and checking a target before tuning."""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tunewright.errors import ConfigError, TargetError, unknown
+from tunewright.measuring import hooks, isolation
+from tunewright.measuring.interrupts import orderly, uninterrupted
+from tunewright.measuring.protocol import improvement
+from tunewright.plugins import reopen
+from tunewright.sessions import workfolder
+from tunewright.sessions.changes import (
+    Journal,
+    Owner,
+    Say,
+    applied_since,
+    changing,
+    document,
+    protected,
+    put_back,
+    settle,
+    silent,
+)
+from tunewright.sessions.locks import holding
+from tunewright.space import Config
+from tunewright.store.paths import home
+from tunewright.store.secrets import public_options, public_spec
+from tunewright.store.store import Store
+from tunewright.target import BaseTarget, Budget
+
+
+def _old_undo_file(name: str) -> Path:
+    """Where versions before the journals kept what ``apply`` replaced."""
+    return home() / "applied" / f"{name.replace(os.sep, '_')}.json"
+
+
+def _old_undo(name: str, spec: str) -> dict[str, Any] | None:
+    """Return what such a version kept of a session on this target; another store's session of the name is not it."""
+    try:
+        document = json.loads(_old_undo_file(name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return dict(document["undo"]) if isinstance(document, dict) and document.get("target") == spec else None
+
+
+def apply_session(
+    store: Store,
+    name: str,
+    *,
+    to: str | None,
+    spec: str | None,
+    number: int | None,
+    force: bool,
+    options: Mapping[str, str] | None = None,
+    say: Say = silent,
+) -> dict[str, Any]:
+    """Apply a trial's configuration, with what undoes it written down before.
+
+    Raises:
+        ConfigError: nothing to apply, no gain was shown (without ``force``), or an earlier apply is
+            not rolled back yet.
+        HeldError: a session is running, or somebody else changes the same thing.
+    """
+    record = store.session(name)
+    config, number = _chosen(store, name, record, number, force)
+    target = reopen(name, record, spec, options)
+    problems = target.space.problems(config)
+    if problems:
+        raise ConfigError(f"trial {number} is not legal on this machine: {'; '.join(problems)}")
+    owner = _owner(store, name, record, "the apply of ")
+    with store.lock(name), orderly(), changing(target, owner, say, to=to, kind="apply") as (hold, journal):
+        if journal.read() or _old_undo(name, record["plan"]["target"]):
+            raise ConfigError(f"session {name!r} is applied already; first run: tunewright rollback {name}")
+        folder = journal.begin()
+        undo = target.undo(folder, to)
+        journal.write(document(target, owner, undo, "applying", to=to))
+        hold.note(str(journal.path))
+        try:
+            with hooks.noting(folder):
+                target.apply(config, to)
+        except BaseException as error:
+            put_back(journal.path, owner, hold, say, target)
+            hold.note(None)
+            if isinstance(error, TargetError):
+                raise TargetError(f"{error}; what it had changed was taken back") from None
+            raise
+        journal.write(document(target, owner, undo, "applied", to=to))
+        hold.note(None)
+    return {
+        "name": name,
+        "trial": number,
+        "config": config,
+        "settings": target.render(config),
+        "undo": str(journal.path),
+    }
+
+
+def _owner(store: Store, name: str, record: dict[str, Any], what: str = "") -> Owner:
+    plan = record["plan"]
+    return Owner(
+        what=f"{what}session {name!r}",
+        store=store.public_url,
+        name=name,
+        target=plan["target"],
+        options=plan["options"],
+    )
+
+
+def _chosen(store: Store, name: str, record: dict[str, Any], number: int | None, force: bool) -> tuple[Config, int]:
+    if number is not None:
+        for trial in store.trials(name):
+            if trial.number == number:
+                if not trial.feasible and not force:
+                    raise ConfigError(
+                        f"trial {number} is {trial.status} or misses a constraint; --force applies it all the same"
+                    )
+                return trial.config, number
+        raise ConfigError(f"session {name!r} has no trial {number}")
+    verdict = record.get("verdict")
+    if not verdict:
+        raise ConfigError(f"session {name!r} has no verdict yet; first run: tunewright resume {name}")
+    if not verdict["improved"] and not force:
+        raise ConfigError(f"nothing to apply: {verdict['sentence']} (--force applies it all the same)")
+    return verdict["config"], verdict["number"]
+
+
+def rollback_session(
+    store: Store, name: str, *, spec: str | None, options: Mapping[str, str] | None = None, say: Say = silent
+) -> dict[str, Any]:
+    """Undo ``apply`` and whatever a killed session left changed.
+
+    Raises:
+        ConfigError: there is nothing to undo, or another configuration was applied on top of this session's.
+        HeldError: the session is running, or somebody else changes the same thing.
+    """
+    record = store.session(name)
+    owner, done = _owner(store, name, record), []
+    with store.lock(name), orderly():
+        for kind in ("measure", "apply"):
+            journal = Journal(store.public_url, name, kind)
+            said = journal.read()
+            if said is None:
+                continue
+            if later := applied_since(said, journal.path) if said["stage"] == "applied" else "":
+                raise ConfigError(
+                    f"the configuration of session {later!r} was applied on top of this one; "
+                    f"first run: tunewright rollback {later}"
+                )
+            with holding(said["keys"], owner.what) as hold:
+                settle(owner, hold, say, but=journal.path)  # what came on top comes off first
+                done.append(put_back(journal.path, owner, hold, say, spec=spec, options=options))
+        done += _roll_back_old(store, name, record, spec, options)
+    if not done:
+        raise ConfigError(f"nothing to roll back: session {name!r} is not applied and left nothing changed")
+    return {"name": name, "message": f"{'; '.join(done)}."}
+
+
+def _roll_back_old(
+    store: Store, name: str, record: dict[str, Any], spec: str | None, options: Mapping[str, str] | None
+) -> list[str]:
+    """Undo what a version before the journals had changed."""
+    undo = _old_undo(name, record["plan"]["target"])
+    if not record.get("snapshot") and undo is None:
+        return []
+    target = reopen(name, record, spec, options)
+    done = []
+    with holding(target.changes(), f"session {name!r}"), uninterrupted():
+        if record.get("snapshot"):
+            target.restore(record["snapshot"])
+            store.update(name, snapshot=None)
+            done.append("what the killed session left changed was put back")
+        if undo is not None:
+            target.rollback(undo)
+            _old_undo_file(name).unlink()
+            done.append("the applied configuration was taken back")
+    return done
+
+
+def check_target(
+    target: BaseTarget,
+    *,
+    spec: str = "",
+    options: Mapping[str, str] | None = None,
+    workload: str,
+    runs: int,
+    limit_s: float,
+    say: Say = silent,
+) -> dict[str, Any]:
+    """Measure the default several times; what that changes is put back.
+
+    Returns:
+        ``runs`` (values of each), ``noise`` (metric to spread between runs as a share) and ``restored``.
+
+    Raises:
+        TargetError: the default cannot be measured.
+    """
+    if workload and workload not in target.workloads:
+        raise unknown(f"workload of {target.name}", workload, target.workloads)
+    workload = workload or next(iter(target.workloads))
+    found = []
+    base = home() / "work"
+    base.mkdir(parents=True, exist_ok=True)
+    spec, name = public_spec(spec), f"check-{uuid.uuid4().hex[:12]}"  # checks may run side by side
+    owner = Owner(
+        what=f"a check of {spec or target.name}",
+        name=name,
+        target=spec,
+        options=public_options(options or {}, target.secret_options),
+    )
+    folder = workfolder.private(base, name)
+    with ExitStack() as stack:
+        stack.callback(workfolder.remove, base, name)
+        stack.enter_context(orderly())
+        its = stack.enter_context(protected(target, owner, folder, say))
+        budget = Budget(workdir=folder, seconds=target.limit_seconds or limit_s, memory_bytes=target.memory_bytes)
+        prepared = isolation.call_isolated(target, "prepare", workload=workload, seed=0, budget=budget, runs=its)
+        budget = replace(budget, prepared=prepared)
+        for _ in range(runs):
+            once = isolation.measure_once(
+                target, target.space.default, workload=workload, seed=0, budget=budget, runs=its
+            )
+            if not once.ok:
+                raise TargetError(f"the default configuration cannot be measured: {once.status}: {once.reason}")
+            found.append(once)
+    noise: dict[str, float | None] = {}
+    for metric in target.metrics:
+        values = [m.values[metric.name] for m in found]
+        logs = [improvement(metric, v, values[0]) for v in values]
+        noise[metric.name] = None if None in logs else float(np.ptp(np.array(logs, dtype=float)))
+    return {
+        "target": target.name,
+        "workload": workload,
+        "parameters": len(target.space),
+        "runs": [{"values": dict(m.values), "seconds": m.seconds, "traces": dict(m.traces)} for m in found],
+        "noise": noise,
+        "units": {m.name: m.unit for m in target.metrics},
+        "objective": target.metrics[0].name,
+    }

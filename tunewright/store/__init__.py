@@ -1,0 +1,1 @@
+"""What is kept: sessions in an Optuna storage, exports, and files that are read within bounds."""

@@ -1,0 +1,46 @@
+"""What defines a session."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that defines a session; stored with it.
+
+    Attributes:
+        target: target spec, such as ``sqlite`` or ``table:FILE``.
+        workload: name of the workload; empty for the target's first.
+        tuner: tuner spec, such as ``tpe``; ``auto`` for the best installed.
+        objectives: metrics to optimise; empty for the target's first.
+        seed: fixes data, suggestions and the order of runs.
+        trust: ``fast``, ``normal`` or ``strict``.
+        require: constraints on metrics, such as ``recall>=0.9``.
+        allow: guarantees that may become weaker than the default's.
+        never: expressions that no configuration may satisfy.
+        options: target options.
+        tuner_options: tuner options.
+        limit_s: hard limit of one run; None derives it.
+        memory_mb: hard limit of memory; None for three quarters of the machine's.
+        repeats: measure a configuration again when the tuner proposes it again.
+        workdir: directory for the target's files; empty for one under the data directory.
+    """
+
+    target: str
+    workload: str = ""
+    tuner: str = "auto"
+    objectives: tuple[str, ...] = ()
+    seed: int = 0
+    trust: str = "normal"
+    require: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    options: Mapping[str, str] = field(default_factory=dict)
+    tuner_options: Mapping[str, Any] = field(default_factory=dict)
+    limit_s: float | None = None
+    memory_mb: float | None = None
+    repeats: bool = False
+    workdir: str = ""

@@ -1,0 +1,523 @@
+"""Sessions in an Optuna storage, so that optuna-dashboard and Optuna's plots open any of them.
+
+A session is a study; its trials are the study's trials, with natural parameter values. What Optuna has no
+field for lies in user attributes: ``session`` on the study, ``trial`` (written before the configuration is
+applied) and ``outcome`` on each trial.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from tunewright.errors import ConfigError, HeldError, SpaceError, StoreError, TunewrightError, missing_extra, unknown
+from tunewright.measuring.interrupts import uninterrupted
+from tunewright.space import Choice, Int, Param, Space, Value
+from tunewright.store.dsn import HOW_TO_WRITE, read_dsn
+from tunewright.store.files import finite, reason
+from tunewright.store.paths import check_name, default_url, home
+from tunewright.store.secrets import redact
+from tunewright.store.stored import check_numbers, check_session, check_trial
+from tunewright.tuner import Trial
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+SCHEMA = 1  # of the attributes this module writes
+_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
+_SESSION, _TRIAL, _OUTCOME, _VERDICT = "session", "trial", "outcome", "verdict"
+
+
+def distribution(param: Param, space: Space, value: Value | None = None) -> BaseDistribution:
+    """Return the Optuna distribution of a parameter, wide enough for its special values and ``value``."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(param, Choice):
+        return CategoricalDistribution(param.choices)
+    low, high = widest(param, space)
+    values = [low, high, *param.special, *([] if value is None else [value])]
+    low, high = min(values), max(values)
+    log = param.log and low > 0
+    if isinstance(param, Int):
+        step = 1 if log or param.special or (high - low) % param.step else param.step
+        if value is not None and (value - low) % step:
+            step = 1
+        return IntDistribution(int(low), int(high), log=log, step=step)
+    return FloatDistribution(float(low), float(high), log=log)
+
+
+def widest(param: Any, space: Space) -> tuple[float, float]:
+    """Return the widest range that bounds given as expressions can take over the other parameters."""
+    import itertools
+
+    names = [n for e in param.expressions if e.text != param.when for n in e.names if n in space.params]
+    scope = space.scope({})
+    corners = []
+    for name in names:
+        other = space.params[name]
+        if isinstance(other, Choice):
+            corners.append(list(other.choices))
+        else:
+            corners.append([*widest(other, space), other.default])
+    lows, highs = [], []
+    for values in itertools.islice(itertools.product(*corners), 4096):
+        try:
+            low, high = param.bounds({**scope, **dict(zip(names, values, strict=True))})
+        except SpaceError:
+            continue
+        if low <= high:
+            lows.append(low)
+            highs.append(high)
+    return (min(lows), max(highs)) if lows else (param.default, param.default)
+
+
+class Store:
+    """An open store.
+
+    Args:
+        url: SQLAlchemy URL such as ``sqlite:///sessions.db`` or ``postgresql://host/db``; None for the
+            default file.
+
+    Raises:
+        StoreError: it cannot be opened: locked, corrupt, not a store, or of a newer version.
+    """
+
+    def __init__(self, url: str | None = None) -> None:
+        self.url = url or default_url()
+        self._ids: dict[str, int] = {}
+        self._next: dict[str, int] = {}
+        self._open_trials: dict[tuple[str, int], int] = {}
+        with self._errors():
+            self._storage = self._open()
+
+    def _open(self) -> Any:
+        import optuna
+
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        if not self.url.startswith("sqlite:///"):
+            scheme, _, rest = self.url.partition("://")
+            if rest and not read_dsn(self.url).clear:  # SQLAlchemy would quote a part of the password as a port
+                raise StoreError(f"cannot read the store's URL {self.public_url}; {HOW_TO_WRITE}")
+            if scheme in ("postgresql", "postgres"):  # one driver for everything
+                if find_spec("psycopg") is None:
+                    raise missing_extra("psycopg", "cluster", "a store on PostgreSQL")
+                scheme = "postgresql+psycopg"
+            return optuna.storages.RDBStorage(f"{scheme}://{rest}")
+        path = Path(self.url.removeprefix("sqlite:///"))
+        if not path.parent.is_dir():
+            raise StoreError(f"the store {path} cannot be made: the directory {path.parent} does not exist")
+        import sqlalchemy
+
+        # Write-ahead logging: readers such as a dashboard do not block the session, and a trial costs
+        # two short commits. A killed process loses nothing; only a power cut could take the last trial.
+        def tune(connection: Any, record: Any) -> None:
+            connection.execute("PRAGMA synchronous=NORMAL")
+
+        with open(self._lock_file(""), "a", encoding="ascii") as file:
+            # two processes must not create the tables at the same time; nor change the journal, for which SQLite
+            # does not wait
+            fcntl.flock(file, fcntl.LOCK_EX)
+            probe = sqlite3.connect(path, timeout=10)
+            try:
+                if probe.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                    probe.execute("PRAGMA journal_mode=WAL")
+                probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            finally:
+                probe.close()
+            storage = optuna.storages.RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": 10}})
+        sqlalchemy.event.listen(storage.engine, "connect", tune)
+        storage.engine.dispose()
+        return storage
+
+    @contextmanager
+    def _errors(self, *, reading: bool = False) -> Iterator[None]:
+        """Turn what goes wrong with the database into one line; where it is read, also what a damaged entry causes."""
+        try:
+            yield
+        except TunewrightError:
+            raise
+        except Exception as error:
+            module = type(error).__module__.split(".")[0]
+            if module not in (
+                "optuna",
+                "sqlalchemy",
+                "sqlite3",
+                "alembic",
+                "psycopg",
+                "psycopg2",
+            ) and not isinstance(error, (OSError, RuntimeError, ImportError, *(_DAMAGED if reading else ()))):
+                raise
+            raise StoreError(f"the store {self.public_url} {_explain(error)}") from error
+
+    @property
+    def public_url(self) -> str:
+        """The URL without its password."""
+        return read_dsn(self.url).public
+
+    @property
+    def optuna(self) -> Any:
+        """The Optuna storage behind it, for Optuna's own tools."""
+        return self._storage
+
+    def close(self) -> None:
+        """Give the database connections back."""
+        engine = getattr(self._storage, "engine", None)
+        if engine is not None:
+            with uninterrupted():  # a signal in the middle makes SQLAlchemy print what it thinks of it
+                self._storage.remove_session()
+                engine.dispose()
+
+    # -- sessions ---------------------------------------------------------------------------------
+
+    def create(self, name: str, directions: list[str], session: Mapping[str, Any]) -> None:
+        """Create a session.
+
+        Args:
+            name: unique name.
+            directions: ``min`` or ``max`` for each objective.
+            session: JSON-able description, stored as it is: whoever gives it leaves secrets out of it.
+
+        Raises:
+            ConfigError: the name is taken, or cannot be one.
+        """
+        import optuna
+
+        check_name(name)
+
+        with self._errors():
+            sides = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
+            try:
+                study = self._storage.create_new_study([sides[d] for d in directions], name)
+            except optuna.exceptions.DuplicatedStudyError:
+                study = self._study(name)
+                if not self._unborn(study):
+                    raise ConfigError(
+                        f"a session named {name!r} exists already; continue it with 'tunewright resume {name}', "
+                        "or choose another --name"
+                    ) from None
+            record = {"schema": SCHEMA, "created": _now(), **session}
+            self._storage.set_study_user_attr(study, _SESSION, record)
+            objectives = session.get("objectives")
+            if objectives:  # names of the objectives for Optuna's own plots
+                self._storage.set_study_system_attr(study, "study:metric_names", list(objectives))
+
+    def _unborn(self, study: int) -> bool:
+        """Whether a study is what is left of a session that was killed while it was made: nothing but a name."""
+        return not self._storage.get_study_user_attrs(study) and not self._storage.get_all_trials(study, deepcopy=False)
+
+    def names(self) -> list[str]:
+        """Return the names of all sessions, oldest first."""
+        with self._errors(reading=True):
+            return [s.study_name for s in self._storage.get_all_studies() if _SESSION in s.user_attrs]
+
+    def _study(self, name: str) -> int:
+        if name not in self._ids:
+            try:
+                self._ids[name] = int(self._storage.get_study_id_from_name(name))
+            except KeyError:
+                raise unknown("session", name, self.names()) from None
+        return self._ids[name]
+
+    def session(self, name: str) -> dict[str, Any]:
+        """Return the description of a session, with ``verdict`` if there is one.
+
+        Raises:
+            UnknownNameError: no such session.
+            StoreError: it was written by a newer tunewright, or is no session.
+        """
+        with self._errors(reading=True):
+            attrs = self._storage.get_study_user_attrs(self._study(name))
+        if _SESSION not in attrs:
+            raise StoreError(f"{name!r} is an Optuna study, but not a session of tunewright")
+        found = dict(attrs[_SESSION]) if isinstance(attrs[_SESSION], Mapping) else {}
+        if isinstance(found.get("schema", 0), int) and found.get("schema", 0) > SCHEMA:
+            raise StoreError(
+                f"the session {name!r} was written by a newer tunewright (format {found['schema']}, this one "
+                f"reads {SCHEMA}); upgrade with: pip install -U tunewright"
+            )
+        check_session(name, found, attrs.get(_VERDICT))
+        return {**found, "verdict": attrs.get(_VERDICT)}
+
+    def update(self, name: str, **changes: Any) -> None:
+        """Change entries of a session's description."""
+        with self._errors():
+            study = self._study(name)
+            record = dict(self._storage.get_study_user_attrs(study)[_SESSION])
+            self._storage.set_study_user_attr(study, _SESSION, {**record, **changes})
+
+    def annotate(self, name: str, key: str, value: str) -> None:
+        """Write a line for readers of a dashboard onto a session; nothing here reads it, so it is filtered as shown."""
+        with self._errors():
+            self._storage.set_study_user_attr(self._study(name), key, redact(value))
+
+    def set_verdict(self, name: str, verdict: Mapping[str, Any] | None) -> None:
+        """Write the verdict of a session."""
+        with self._errors():
+            self._storage.set_study_user_attr(self._study(name), _VERDICT, None if verdict is None else dict(verdict))
+        self.annotate(name, "what was shown", "" if verdict is None else verdict["sentence"])
+
+    # -- trials -----------------------------------------------------------------------------------
+
+    def start(self, name: str, trial: Trial, space: Space) -> Trial:
+        """Write a trial, before its configuration is applied; returns it with its number and start."""
+        import sqlalchemy
+
+        head = {k: getattr(trial, k) for k in ("config", "why", "step", "attempt", "asked_s")}
+        started = datetime.now()
+        with self._errors():
+            study, tables = self._study(name), self._tables
+            number = self._next.get(name)
+            with self._storage.engine.begin() as connection:
+                if number is None:
+                    query = sqlalchemy.select(sqlalchemy.func.max(tables["trials"].c.number))
+                    last = connection.execute(query.where(tables["trials"].c.study_id == study)).scalar()
+                    number = 0 if last is None else last + 1
+                row = {"number": number, "study_id": study, "state": "RUNNING", "datetime_start": started}
+                made = connection.execute(tables["trials"].insert(), row)
+                trial_id = int(made.inserted_primary_key[0])
+                self._write_attributes(
+                    connection, "trial_user_attributes", trial_id, {_TRIAL: head, "why": redact(trial.why)}
+                )
+                params = [{"trial_id": trial_id, **row} for row in _param_rows(trial.config, space)]
+                if params:
+                    connection.execute(tables["trial_params"].insert(), params)
+            # the session's lock makes this the only writer, so the numbers run on; asking each time is slow
+            self._next[name] = number + 1
+            self._open_trials[name, number] = trial_id
+        return replace(trial, number=number, started=started.isoformat())
+
+    @cached_property
+    def _tables(self) -> Mapping[str, Any]:
+        """Optuna's tables for trials.
+
+        Its own methods take a transaction and several queries for each field, 5 ms a trial; writing a trial's start
+        and its end as one transaction each takes 1 ms, and no trial can be half written.
+        """
+        import sqlalchemy
+
+        names = ("trials", "trial_user_attributes", "trial_system_attributes", "trial_params", "trial_values")
+        found = sqlalchemy.MetaData()
+        found.reflect(self._storage.engine, only=names)
+        return found.tables
+
+    def _write_attributes(self, connection: Any, table: str, trial_id: int, values: Mapping[str, Any]) -> None:
+        rows = [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in values.items()]
+        if rows:
+            connection.execute(self._tables[table].insert(), rows)
+
+    def finish(self, name: str, trial: Trial, objectives: Sequence[str]) -> None:
+        """Write what came of a started trial.
+
+        Raises:
+            StoreError: it was decided already.
+        """
+        begun = ("number", "config", "why", "step", "attempt", "asked_s", "started")
+        outcome = {k: v for k, v in asdict(trial).items() if k not in begun}
+        with self._errors():
+            tables = self._tables
+            trial_id = self._open_trials.pop((name, trial.number), None)
+            if trial_id is None:  # started by an earlier process
+                trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study(name), trial.number)
+            table = tables["trials"]
+            change = table.update().where(table.c.trial_id == trial_id, table.c.state == "RUNNING")
+            ended = {"state": "COMPLETE" if trial.ok else "FAIL", "datetime_complete": datetime.now()}
+            with self._storage.engine.begin() as connection:
+                if connection.execute(change, ended).rowcount != 1:
+                    raise StoreError(f"trial {trial.number} of session {name!r} was decided already")
+                # beside the whole, what a dashboard's reader looks for
+                because = redact(trial.reason) or None
+                shown = {_OUTCOME: outcome, "times the default": trial.ratio, "failed because": because}
+                held = {k: v for k, v in finite(shown).items() if v is not None}
+                self._write_attributes(connection, "trial_user_attributes", trial_id, held)
+                # the form in which Optuna's plots know constraints
+                bounds = {f"constraints:{metric}": amount for metric, amount in trial.violations.items()}
+                self._write_attributes(connection, "trial_system_attributes", trial_id, bounds)
+                if trial.ok:
+                    values = [_value_row(trial_id, i, trial.scores[o]) for i, o in enumerate(objectives)]
+                    connection.execute(tables["trial_values"].insert(), values)
+
+    def retract(self, name: str, trial: Trial) -> None:
+        """Note on a finished trial that it failed when it was measured again; Optuna keeps its first value."""
+        with self._errors():
+            study = self._study(name)
+            record = dict(self._storage.get_study_user_attrs(study)[_SESSION])
+            retracted = {**record.get("retracted", {}), str(trial.number): trial.reason}
+            self._storage.set_study_user_attr(study, _SESSION, {**record, "retracted": retracted})
+
+    def trials(self, name: str) -> list[Trial]:
+        """Return all trials of a session in order of number, unfinished ones with status ``running``."""
+        import optuna
+
+        with self._errors(reading=True):
+            frozen = self._storage.get_all_trials(self._study(name), deepcopy=False)
+        self._next.pop(name, None)  # another process may have written since
+        record = self.session(name)
+        retracted = record.get("retracted", {})
+        found = []
+        check_numbers(name, [trial.number for trial in frozen])
+        for trial in sorted(frozen, key=lambda t: t.number):
+            if _TRIAL not in trial.user_attrs:
+                continue  # added to the study by other means
+            head = trial.user_attrs[_TRIAL]
+            started = trial.datetime_start.isoformat() if trial.datetime_start else ""
+            done = trial.state not in (optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING)
+            written = done and _OUTCOME in trial.user_attrs
+            outcome: Any = (trial.user_attrs[_OUTCOME] or "nothing") if written else None
+            check_trial(name, trial.number, head, outcome, record["objectives"])
+            made = Trial(number=trial.number, started=started, **{"status": "running", **head, **(outcome or {})})
+            if str(made.number) in retracted:
+                made = replace(made, status="failed", reason=retracted[str(made.number)])
+            found.append(made)
+        return found
+
+    def _lock_file(self, name: str) -> Path:
+        """Return the lock file of a session, or with an empty name of the store itself."""
+        folder = home() / "locks"
+        folder.mkdir(parents=True, exist_ok=True)
+        url = self.url
+        if url.startswith("sqlite:///"):
+            url = str(Path(url.removeprefix("sqlite:///")).resolve())
+        digest = hashlib.sha256(f"{url}\n{name}".encode()).hexdigest()[:24]
+        return folder / f"{digest}.lock"
+
+    @contextmanager
+    def _held_by_all(self, name: str) -> Iterator[None]:
+        """Hold a session for all machines, where the store is a server; the lock goes with its connection."""
+        engine = self._storage.engine
+        if engine.dialect.name != "postgresql":
+            yield
+            return
+        import sqlalchemy
+
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            key = {"key": _advisory(f"tunewright session {name}")}
+            if not connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
+                raise HeldError(f"the session {name!r} is being run by another process; wait for it or stop it")
+            try:
+                yield
+            finally:
+                with suppress(sqlalchemy.exc.SQLAlchemyError):  # a connection that is lost has given it back
+                    connection.execute(sqlalchemy.text("SELECT pg_advisory_unlock(:key)"), key)
+
+    def held(self, name: str) -> bool:
+        """Whether a process runs a session now: here, or with PostgreSQL on any machine. Asking never waits."""
+        engine = getattr(self._storage, "engine", None)
+        if engine is not None and engine.dialect.name == "postgresql":
+            import sqlalchemy
+
+            # a 64-bit key is shown as two unsigned halves
+            query = (
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1"
+                " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+                " AND (classid::bigint << 32) | objid::bigint = :key"
+            )
+            with self._errors(), engine.connect() as connection:
+                key = {"key": _advisory(f"tunewright session {name}")}
+                return bool(connection.execute(sqlalchemy.text(query), key).scalar())
+        try:
+            with open(self._lock_file(name), encoding="ascii") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False  # it never ran
+        except BlockingIOError:
+            return True
+        return False
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold a session, so that no second process runs it: here, and with PostgreSQL on any machine.
+
+        A dead holder frees it.
+
+        Raises:
+            HeldError: another process holds it.
+        """
+        with self._held_by_all(name), open(self._lock_file(name), "a+", encoding="ascii") as file:
+            try:
+                _take(file)
+            except OSError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise HeldError(
+                    f"the session {name!r} is being run by process {holder}; wait for it or stop it"
+                ) from None
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def _take(file: IO[str]) -> None:
+    """Lock a file, unless a process keeps it; ``held`` takes it for an instant, which must not look like that."""
+    for _ in range(3):
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        time.sleep(0.02)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _advisory(text: str) -> int:
+    """Return a number for PostgreSQL's advisory locks, 64 bits with sign."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+
+
+def _param_rows(config: Mapping[str, Value], space: Space) -> list[dict[str, Any]]:
+    from optuna.distributions import distribution_to_json
+
+    rows, scope = [], space.scope(config)
+    for n, v in config.items():
+        # a rejected value outside its range lives in the attribute alone
+        if n in space.params and space.params[n].problem(v, scope) is None:
+            made = distribution(space.params[n], space, v)
+            row = {"param_name": n, "param_value": made.to_internal_repr(v)}
+            rows.append({**row, "distribution_json": distribution_to_json(made)})
+    return rows
+
+
+def _value_row(trial_id: int, objective: int, value: float) -> dict[str, Any]:
+    """Return an objective's value in Optuna's form, which keeps infinities apart."""
+    kind = "FINITE" if math.isfinite(value) else "INF_POS" if value > 0 else "INF_NEG"
+    stored = value if kind == "FINITE" else None
+    return {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind}
+
+
+def _explain(error: Exception) -> str:
+    text = " ".join(str(part) for part in (error, error.__cause__, error.__context__) if part)
+    if "locked" in text:
+        return "is locked by another program; close it (or wait) and run the command again: nothing was lost"
+    if "not a database" in text or "malformed" in text:
+        return "is not a usable database (corrupt, or another kind of file); restore a backup or name another --store"
+    if "disk is full" in text or "No space left" in text or getattr(error, "errno", None) == 28:
+        return "cannot be written: the disk is full; make room and resume the session: finished trials are kept"
+    if (
+        "newer" in text
+        or "version of optuna" in text
+        or "runtime optuna version" in text
+        or "Can't locate revision" in text
+    ):
+        return f"was written by another version of Optuna; upgrade optuna, or name another --store ({error})"
+    if "unable to open" in text or "readonly" in text:
+        return f"cannot be opened for writing; check its directory and permissions ({error})"
+    if isinstance(error, _DAMAGED):
+        return f"holds an entry that cannot be read; was it edited? Restore a backup ({reason(error)})"
+    first = str(error).strip().splitlines()
+    return f"cannot be used: {redact(first[0]) if first else type(error).__name__}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
