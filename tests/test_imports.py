@@ -3,11 +3,23 @@
 import ast
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("tunewright", "knowledge", "envs", "agents", "tuners")
+#: rooms of the core, from the lowest; a room imports itself and what stands before it
+ROOMS = (
+    ("errors",),
+    ("space",),
+    ("target",),
+    ("tuner", "measuring"),
+    ("store",),
+    ("plugins", "testing"),
+    ("sessions",),
+    ("report",),
+    ("comparing",),
+    ("cli",),
+)
 HEAVY = {
     "torch",
     "numba",
@@ -52,15 +64,51 @@ def test_core_knowledge_envs_agents_tuners():
     assert wrong == []
 
 
-def test_every_subpackage_is_listed():
-    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    found = {"tunewright"}
+def test_rooms_of_the_core():
+    level = {room: k for k, rooms in enumerate(ROOMS) for room in rooms}
+    assert set(level) == {p.stem for p in (ROOT / "tunewright").iterdir() if not p.is_symlink() and p.name[0] not in "_."} - {"py"}
+    wrong = []
+    for path in (ROOT / "tunewright").rglob("*.py"):
+        parts = path.relative_to(ROOT / "tunewright").with_suffix("").parts
+        if parts == ("__init__",):  # gives the public names
+            continue
+        for module in imported(path):
+            there = module.split(".")[1:2]
+            if there and module.startswith("tunewright.") and there[0] in level:
+                here, other = level[parts[0]], level[there[0]]
+                if other > here or (other == here and there[0] != parts[0]):
+                    wrong.append(f"{path.relative_to(ROOT)} imports {module}")
+    assert wrong == []
+
+
+def modules():
+    """Every module of the package by its dotted name, with the modules of the package that it imports anywhere."""
+    files = {}
     for folder in ORDER:
-        for init in (ROOT / folder).rglob("__init__.py"):
-            parts = init.parent.relative_to(ROOT).parts
-            found.add(".".join(parts if parts[0] == "tunewright" else ("tunewright", *parts)))
-    assert set(listed["packages"]) == found
-    assert set(listed["package-dir"]) == {"tunewright", *(f"tunewright.{w}" for w in ORDER[1:])}
+        for path in (ROOT / folder).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = parts if parts[0] == "tunewright" else ("tunewright", *parts)
+            files[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    graph = {}
+    for name, path in files.items():
+        needs = {m for m in imported(path) if m in files and m != name}
+        packages = {m.rpartition(".")[0] for m in needs}  # named only because one of their modules is taken
+        graph[name] = needs - {p for p in packages if files[p].stat().st_size < 300}
+    return graph
+
+
+def test_no_module_imports_itself_in_a_circle():
+    """Imports within functions and those for annotations count."""
+    graph = modules()
+    del graph["tunewright"]  # gives the public names, within a function
+    while ends := {
+        name
+        for name, needs in graph.items()
+        if not needs & graph.keys() or not any(name in others for others in graph.values())
+    }:
+        for name in ends:
+            del graph[name]
+    assert {name: sorted(needs & graph.keys()) for name, needs in graph.items()} == {}
 
 
 def test_every_module_has_a_package():
@@ -78,7 +126,7 @@ def test_help_imports_nothing_heavy():
 def test_only_the_command_line_prints():
     for folder in ORDER:
         for path in (ROOT / folder).rglob("*.py"):
-            if path.name in ("cli.py", "commands.py"):
+            if "cli" in path.parts or path.name == "commands.py":
                 continue
             calls = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.Call)]
             assert not any(isinstance(c.func, ast.Name) and c.func.id == "print" for c in calls), path
