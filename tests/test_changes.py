@@ -558,20 +558,27 @@ def test_a_hook_that_hangs_is_ended(tmp_path, monkeypatch):
         hooks.run(["no-such-program"])
 
 
-def test_the_next_one_waits_for_a_command_that_outlived_its_session(tmp_path):
+@pytest.mark.parametrize(("sign", "delay_s"), [("command", 0.0), ("command", 0.003), ("begun", 0.0), ("begun", 0.2)])
+def test_the_next_one_waits_for_a_command_that_outlived_its_session(sign, delay_s, tmp_path):
+    """At whatever moment the session is killed: the command is through afterwards, or never ran."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom tunewright import hooks\n"
-        "with hooks.noting(Path(sys.argv[1])): hooks.run(['sh', '-c', 'echo begun; sleep 1.2; touch through'], cwd=sys.argv[1])"
+        "with hooks.noting(Path(sys.argv[1])):\n"
+        "    hooks.run(['sh', '-c', 'touch begun; sleep 1; touch through'], cwd=sys.argv[1])"
     )
     session = python(code, tmp_path)
     end = time.monotonic() + 20
-    while not (tmp_path / "command.json").exists() and time.monotonic() < end:
-        time.sleep(0.02)
+    while not (tmp_path / sign).exists() and time.monotonic() < end:
+        pass
+    time.sleep(delay_s)
     session.kill()
     session.communicate()
     assert not (tmp_path / "through").exists()
     hooks.wait_for(tmp_path)
-    assert (tmp_path / "through").exists()
+    begun, through = (tmp_path / "begun").exists(), (tmp_path / "through").exists()
+    assert begun == through and (begun or sign == "command")
+    time.sleep(0.1)
+    assert (tmp_path / "begun").exists() == begun
 
 
 def test_a_session_that_fails_leaves_anothers_measurement_alone(tmp_path):

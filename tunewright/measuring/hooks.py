@@ -7,17 +7,22 @@ run the command; anywhere else it runs it itself.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 from tunewright.errors import TargetError
 from tunewright.measuring.interrupts import uninterrupted
@@ -25,7 +30,8 @@ from tunewright.measuring.interrupts import uninterrupted
 LIMIT_S = 120.0  # a command that takes longer is ended
 _END_S = 5.0  # between asking a command to end and killing it
 _OUTPUT_TAIL = 4000  # bytes
-_NOTE = "command.json"
+_NOTE = "command"
+_CLOCK_S = 0.1  # between clocks: times of processes are known to a hundredth of a second
 
 _channel: socket.socket | None = None  # of a measuring child, to the process that measures
 _note_folder: ContextVar[Path | None] = ContextVar("note_folder", default=None)
@@ -79,27 +85,40 @@ def run(words: Sequence[str], *, cwd: str = "", env: Mapping[str, str] | None = 
     return Done(**answer)
 
 
-def _run_here(command: Command, note: Path | None) -> Done:
-    with tempfile.TemporaryFile() as output:
+def _run_here(command: Command, folder: Path | None) -> Done:
+    words = ["/bin/sh", "-c", command.words[0]] if command.shell else list(command.words)
+    with tempfile.TemporaryFile() as output, _noting(folder) as note:
+        if note is not None:
+            # a shell that writes down its number, lets go of the note, and becomes the command
+            _check_program(words[0], command)
+            words = ["/bin/sh", "-c", 'echo $$ >&0; exec "$@" </dev/null', "sh", *words]
         try:
             process = subprocess.Popen(
-                command.words[0] if command.shell else list(command.words),
-                shell=command.shell,
+                words,
                 cwd=command.cwd or None,
                 env={**os.environ, **command.env},
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL if note is None else note,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # the terminal's Ctrl-C is not for it, and no group of ours takes it along
             )
         except (OSError, ValueError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise TargetError(f"cannot start {command.words[0]!r} in {command.cwd or os.getcwd()}: {why}") from None
-        with _noted(note, process.pid):
-            code = _wait(process)
+            raise _cannot_start(command, getattr(error, "strerror", None) or error) from None
+        code = _wait(process)
         output.seek(0, os.SEEK_END)
         output.seek(max(0, output.tell() - _OUTPUT_TAIL))
         return Done(code=code, output=output.read().decode("utf-8", errors="replace"))
+
+
+def _check_program(program: str, command: Command) -> None:
+    path = os.path.join(command.cwd, program) if os.path.dirname(program) else program
+    if shutil.which(path, path=command.env.get("PATH")) is None:
+        there = os.path.exists(path) and os.path.dirname(program)
+        raise _cannot_start(command, os.strerror(errno.EACCES if there else errno.ENOENT))
+
+
+def _cannot_start(command: Command, why: object) -> TargetError:
+    return TargetError(f"cannot start {command.words[0]!r} in {command.cwd or os.getcwd()}: {why}")
 
 
 def _wait(process: subprocess.Popen[bytes]) -> int | None:
@@ -127,33 +146,51 @@ def noting(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _noted(folder: Path | None, pid: int) -> Iterator[None]:
-    if folder is None:
-        yield
-        return
-    import psutil
+def _noting(folder: Path | None) -> Iterator[IO[bytes] | None]:
+    """Yield the file, locked, into which a command writes its number; None where none is kept.
 
-    note = folder / _NOTE
-    with suppress(OSError, psutil.Error):  # a full disk must not keep a service from being restarted
-        note.write_text(json.dumps({"pid": pid, "started": psutil.Process(pid).create_time()}), encoding="ascii")
+    The lock is shared with the command until the number is written: whoever gets the lock can read it, or there is no
+    command, whenever this process was killed.
+    """
     try:
-        yield
-    finally:
-        with suppress(OSError):
-            note.unlink(missing_ok=True)
+        note = None if folder is None else (folder / _NOTE).open("a+b", buffering=0)
+    except OSError:  # a full disk must not keep a service from being restarted
+        note = None
+    if note is None:
+        yield None
+        return
+    with note:
+        try:
+            fcntl.flock(note, fcntl.LOCK_EX)
+            note.truncate(0)
+            yield note
+        finally:
+            with suppress(OSError):
+                note.truncate(0)
 
 
 def wait_for(folder: Path) -> None:
     """Wait until the command that a killed session had begun is through, for at most its limit."""
     import psutil
 
+    deadline = time.monotonic() + LIMIT_S
     try:
-        note = json.loads((folder / _NOTE).read_text(encoding="ascii"))
-        process = psutil.Process(int(note["pid"]))
-        if abs(process.create_time() - float(note["started"])) < 0.01:
-            process.wait(LIMIT_S)
-    except (OSError, ValueError, KeyError, TypeError, psutil.Error):
+        with (folder / _NOTE).open("rb") as note:
+            while not _locked(note) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            process = psutil.Process(int(note.read()))
+            if process.create_time() <= os.fstat(note.fileno()).st_mtime + _CLOCK_S:  # not a later one of that number
+                process.wait(max(deadline - time.monotonic(), 0))
+    except (OSError, ValueError, psutil.Error):
         return
+
+
+def _locked(note: IO[bytes]) -> bool:
+    try:
+        fcntl.flock(note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class Server:
