@@ -200,7 +200,6 @@ def reads(words: list[str], door: Door | None, path: Path | None) -> str:
     from tunewright.store.files import one_line
 
     out, err, begun, code = io.StringIO(), io.StringIO(), time.monotonic(), 0
-    handler = signal.getsignal(signal.SIGTERM)
     try:
         signal.alarm(STUCK)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
@@ -208,8 +207,7 @@ def reads(words: list[str], door: Door | None, path: Path | None) -> str:
             if door is not None and door.call is not None:
                 door.call(path)
             else:
-                sys.argv = ["tunewright", *words]
-                main()
+                code = main(words)
     except TunewrightError as error:  # of a door that no command reads
         err, code = io.StringIO(f"error: {one_line(str(error))}"), 1
     except SystemExit as error:
@@ -221,7 +219,6 @@ def reads(words: list[str], door: Door | None, path: Path | None) -> str:
     finally:
         signal.alarm(0)
         signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGTERM, handler)
     said = err.getvalue().strip()
     if code == 1 and said:
         one = said.startswith("error: ") and len(said.splitlines()) == 1 and len(said) < 3000

@@ -16,14 +16,14 @@ from tunewright.store import files
 
 PEAK = """
 import sys
-sys.argv[0] = "tunewright"
 from tunewright.cli import main
 try:
-    main()
+    code = main()
 finally:
     # not ru_maxrss, which begins with the size of the process that started this one
     status = dict(line.split(":", 1) for line in open("/proc/self/status"))
     print("PEAK", int(status["VmHWM"].split()[0]) // 1024, file=sys.stdout)
+sys.exit(code)
 """
 # a door of each kind: text, lines, JSON, TOML, manuals
 DOORS = [
@@ -401,7 +401,7 @@ def test_a_plugin_may_raise_anything(tmp_path, raised):
     env = {"PYTHONPATH": str(tmp_path)}
     for what, ours in (("targets", "sqlite"), ("tuners", "tpe")):
         done = subprocess.run(
-            [sys.executable, "-c", "from tunewright.cli import main; main()", what, "--json"], capture_output=True, text=True,
+            [sys.executable, "-c", "import sys; from tunewright.cli import main; sys.exit(main())", what, "--json"], capture_output=True, text=True,
             env={**os.environ, **env},
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-800:]
@@ -427,7 +427,7 @@ def test_what_a_plugin_prints_when_it_is_imported_is_no_part_of_the_document(tmp
         tmp_path,
         "print('hello from theirs')\nfrom tunewright.testing import Sphere\ndef open_target(a, o): return Sphere()",
     )
-    code = "from tunewright.cli import main; main()"
+    code = "import sys; from tunewright.cli import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, "targets", "--json"], capture_output=True, text=True, env=env)
     assert {r["name"]: r["available"] for r in json.loads(done.stdout)}["theirs"]
     assert "hello from theirs" in done.stderr
@@ -435,7 +435,7 @@ def test_what_a_plugin_prints_when_it_is_imported_is_no_part_of_the_document(tmp
 
 def test_a_real_interrupt_while_a_plugin_is_imported_stops_the_program(tmp_path):
     env = plugin(tmp_path, "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)")
-    code = "from tunewright.cli import main; main()"
+    code = "import sys; from tunewright.cli import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, "targets", "--json"], capture_output=True, text=True, env=env)
     assert done.returncode == 130 and "broken" not in done.stdout + done.stderr
 

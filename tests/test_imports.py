@@ -66,7 +66,9 @@ def test_core_knowledge_envs_agents_tuners():
 
 def test_rooms_of_the_core():
     level = {room: k for k, rooms in enumerate(ROOMS) for room in rooms}
-    assert set(level) == {p.stem for p in (ROOT / "tunewright").iterdir() if not p.is_symlink() and p.name[0] not in "_."} - {"py"}
+    assert set(level) == {
+        p.stem for p in (ROOT / "tunewright").iterdir() if not p.is_symlink() and p.name[0] not in "_."
+    } - {"py"}
     wrong = []
     for path in (ROOT / "tunewright").rglob("*.py"):
         parts = path.relative_to(ROOT / "tunewright").with_suffix("").parts

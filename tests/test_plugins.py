@@ -44,7 +44,7 @@ def plugin(tmp_path):
 
 
 def run(plugin, *words):
-    code = f"import sys; sys.path.insert(0, {str(plugin)!r}); sys.argv[0] = 'tunewright'; from tunewright.cli import main; main()"
+    code = f"import sys; sys.path.insert(0, {str(plugin)!r}); sys.argv[0] = 'tunewright'; import sys; from tunewright.cli import main; sys.exit(main())"
     done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 
-def main() -> None:
-    """Run the command line."""
-    from tunewright.cli.app import main as run
 
-    run()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; see :func:`tunewright.cli.app.main`."""
+    from tunewright.cli import app
+
+    return app.main(argv)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,41 +54,61 @@ _GUIDE, _RUN, _LIMITS = "What to try", "How long", "Limits and guarantees"
 _MODEL = "Language model"
 
 
-def main() -> None:
-    """Entry point: turns expected errors into one line and an exit code."""
-    from tunewright.errors import TunewrightError
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line: expected errors become one line and an exit code.
+
+    Args:
+        argv: its words, without the program's name; None for those of this process.
+
+    Returns:
+        The exit code.
+    """
     from tunewright.measuring.interrupts import again, interrupt
 
+    hook, handlers = sys.unraisablehook, {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
     sys.unraisablehook = again
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup's SIGHUP stays ignored
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:  # nohup's SIGHUP stays ignored
             signal.signal(number, interrupt)
     try:
-        app()
+        return _run(argv)
+    finally:  # for a program that goes on
+        sys.unraisablehook = hook
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    from tunewright.errors import TunewrightError
+
+    try:
+        app(args=None if argv is None else list(argv), prog_name="tunewright")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
     except TunewrightError as error:
-        _fail(str(error))
+        return _fail(str(error))
     except KeyboardInterrupt:
         print("stopped.", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        return 141
     except UnicodeEncodeError as error:  # a word of the command line holds bytes that are no text
-        _fail(f"{error.object[:200]!a} cannot be written as {error.encoding}; rename it")
+        return _fail(f"{error.object[:200]!a} cannot be written as {error.encoding}; rename it")
     except MemoryError:
-        _fail("there is not enough memory for this; ask for less")
+        return _fail("there is not enough memory for this; ask for less")
     except OSError as error:
-        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+    return 0
 
 
-def _fail(message: str) -> None:
+def _fail(message: str) -> int:
     from tunewright.report.words import clean
     from tunewright.store.files import one_line
     from tunewright.store.secrets import redact
 
     print(f"error: {one_line(clean(redact(message)))}", file=sys.stderr)
-    sys.exit(1)
+    return 1
 
 
 def _say(text: str) -> None:
