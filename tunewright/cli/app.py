@@ -71,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if handler is not signal.SIG_IGN:  # nohup's SIGHUP stays ignored
             signal.signal(number, interrupt)
     try:
-        return _run(argv)
+        return _exit_code(argv)
     finally:  # for a program that goes on
         sys.unraisablehook = hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _run(argv: Sequence[str] | None) -> int:
+def _exit_code(argv: Sequence[str] | None) -> int:
     from tunewright.errors import TunewrightError
 
     try:

@@ -1,7 +1,8 @@
 """The child that runs one measurement: leads a process group of its own and dies with its parent.
 
 Started by :mod:`.isolation` as ``python -m tunewright.measuring.runner RESULT_FD HOOKS_FD [LOCK_FD ...]``; the job
-comes on standard input, which then stays open as a lifeline: when it closes, the parent is gone and the group kills itself.
+comes on standard input, which then stays open as a lifeline: when it closes, the parent is gone
+and the group kills itself.
 Commands of the user's that change a system are run by the parent (:mod:`.hooks`), so that what they start
 lives on. The locks are only held, so that nobody else changes the system before this process is gone, too.
 """
