@@ -141,7 +141,7 @@ def _play(world: World, life: Life, rng: Random, mark: str) -> None:
     if world.applies:
         kind, name = "rollback", killed
     # a session may have been killed before it took its name: then it changed nothing, and the one before it is meant
-    others = [n for n in reversed(names) if n != name] if kind == "rollback" else []
+    others = [n for n in reversed(names) if n != name] if kind in ("rollback", "resume") else []
     for meant in (name, *others):
         run = _start(world, life, kind, meant, mark)
         if run.wait(_COMMAND_S) is None:
