@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling import limits as L
+from tunewright.envs.scheduling import limits
 from tunewright.envs.scheduling.cluster.state import WHOLE
-from tunewright.envs.scheduling.generated import numbers
-from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
-from tunewright.envs.scheduling.serving.trace import numbered
+from tunewright.envs.scheduling.generated import lognormal, numbers, zipf
+from tunewright.envs.scheduling.traces import numbered
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.knowledge import timestamps
 from tunewright.store.files import check_size, limit_mb, open_lines, parsing, read_head, read_text, reason
@@ -97,10 +96,10 @@ def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -
     if not len(submit):
         raise ConfigError(f"{source}: no jobs in it")
     for name, values in (("submission", submit), ("run time", run)):
-        bad = np.flatnonzero(~(np.abs(values) <= L.MOST_TIME_S) | ((values < 0) if name == "run time" else False))
+        bad = np.flatnonzero(~(np.abs(values) <= limits.MOST_TIME_S) | ((values < 0) if name == "run time" else False))
         if len(bad):
             raise ConfigError(
-                f"{source}, job {bad[0] + 1}: the {name} {values[bad[0]]} is no time up to {L.MOST_TIME_S:g} s ({len(bad)} such jobs)"
+                f"{source}, job {bad[0] + 1}: the {name} {values[bad[0]]} is no time up to {limits.MOST_TIME_S:g} s ({len(bad)} such jobs)"
             )
     n = len(submit)
     order = np.argsort(submit, kind="stable")
@@ -108,10 +107,10 @@ def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -
     whole: dict[str, Any] = {}
     for name, default in (("gpus", 0), ("milli", WHOLE), ("cpu", 0), ("memory", 0)):
         values = np.asarray(rows[name], float) if name in rows else np.full(n, float(default))
-        bad = np.flatnonzero(~((values >= 0) & (values <= L.MOST_UNITS)))
+        bad = np.flatnonzero(~((values >= 0) & (values <= limits.MOST_UNITS)))
         if len(bad):
             raise ConfigError(
-                f"{source}, job {bad[0] + 1}: {name} must be from 0 to {L.MOST_UNITS:g}, not {values[bad[0]]}"
+                f"{source}, job {bad[0] + 1}: {name} must be from 0 to {limits.MOST_UNITS:g}, not {values[bad[0]]}"
             )
         whole[name] = values[order].astype(np.int64)
     whole["milli"] = np.where((whole["gpus"] == 1) & (whole["milli"] > 0), np.minimum(whole["milli"], WHOLE), WHOLE)
@@ -119,7 +118,7 @@ def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -
     run = np.maximum(run, 1e-3)
     estimate = np.asarray(rows["estimate_s"], float) if "estimate_s" in rows else run
     estimate = np.maximum(
-        np.where(np.isfinite(estimate) & (estimate > 0), np.minimum(estimate, L.MOST_TIME_S), run), run
+        np.where(np.isfinite(estimate) & (estimate > 0), np.minimum(estimate, limits.MOST_TIME_S), run), run
     )
     if late:
         notes = (*notes, f"{late} jobs come before the one above them; sorted by submission")
@@ -171,9 +170,9 @@ def _swf(path: Path, lines: Iterable[str]) -> Jobs:
             if len(values) < 12:
                 raise ValueError(f"{len(values)} fields instead of 18")
             for place in (1, 3):
-                L.time(values[place])
+                limits.time(values[place])
             for place in (4, 7):
-                L.units(values[place] * WHOLE, -WHOLE)
+                limits.units(values[place] * WHOLE, -WHOLE)
         except ValueError as error:
             raise ConfigError(f"{path}, line {number}: not in the Standard Workload Format: {error}") from None
         job = _SwfLine(*values[:5], *values[7:9], *values[10:12])
@@ -270,10 +269,10 @@ def _table(path: Path, lines: Iterable[str]) -> Jobs:
                     found[name] = float(row[has[name]] or 0)
             if has["cpus"]:
                 found["cpu"] = float(row[has["cpus"]] or 0) * WHOLE
-            L.time(when)
-            L.time(found["run_s"], least=-L.MOST_TIME_S if not has["run_s"] else 0.0)
+            limits.time(when)
+            limits.time(found["run_s"], least=-limits.MOST_TIME_S if not has["run_s"] else 0.0)
             for name in ("gpus", "milli", "cpu", "memory"):
-                L.units(found.get(name, 0.0))
+                limits.units(found.get(name, 0.0))
         except (ValueError, TypeError, OverflowError, KeyError) as error:
             raise ConfigError(f"{path}, line {table.line_num}: {reason(error)}") from None
         for name, value in found.items():

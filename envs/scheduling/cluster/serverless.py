@@ -22,10 +22,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling import limits as L
-from tunewright.envs.scheduling.generated import numbers
-from tunewright.envs.scheduling.serving.synthetic import lognormal
-from tunewright.envs.scheduling.serving.trace import numbered
+from tunewright.envs.scheduling import limits
+from tunewright.envs.scheduling.generated import lognormal, numbers
+from tunewright.envs.scheduling.traces import numbered
 from tunewright.errors import ConfigError, unknown
 from tunewright.store.files import check_size, open_lines, parsing
 
@@ -122,9 +121,9 @@ def read(path: Path, cold_s: float = 1.35, memory_mb: float = 170.0) -> Invocati
             if not place.line & 0x3FF:
                 check_size(f"{path}: {place.line:,} invocations and more", place.line, _ROW_BYTES, "give a shorter one")
             rows.append((r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])))
-            if not (abs(rows[-1][1]) <= L.MOST_TIME_S and 0 <= rows[-1][2] <= L.MOST_TIME_S):
+            if not (abs(rows[-1][1]) <= limits.MOST_TIME_S and 0 <= rows[-1][2] <= limits.MOST_TIME_S):
                 raise ConfigError(
-                    f"{path}, line {place.line}: an end must lie within {L.MOST_TIME_S:g} s of 0, and a duration between 0 and that"
+                    f"{path}, line {place.line}: an end must lie within {limits.MOST_TIME_S:g} s of 0, and a duration between 0 and that"
                 )
     if not rows:
         raise ConfigError(f"{path} has no invocations")
@@ -234,7 +233,7 @@ def simulate(x: Invocations, policy: str = "fixed", keep_s: float = 600.0) -> di
     """
     if policy not in POLICIES:
         raise unknown("keep-alive policy", policy, POLICIES)
-    L.check(keep=keep_s)
+    limits.check(keep=keep_s)
     start = time.perf_counter()
     n = len(x.memory_mb)
     edges = np.searchsorted(x.function, np.arange(n + 1))

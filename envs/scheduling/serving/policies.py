@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from tunewright.envs.scheduling import limits as L
+from tunewright.envs.scheduling import limits
 from tunewright.errors import ConfigError, unknown
 
 BATCHING = ("prefill-first", "mixed", "chunked", "static")
@@ -156,7 +156,9 @@ def problems(k: Knobs) -> list[str]:
     ):  # fmt: skip
         if value not in legal:
             found.append(f"{name} is one of {', '.join(legal)}, not {value!r}")
-    found += [words for f in fields(k) if f.name in L.RANGES and (words := L.problem(f.name, getattr(k, f.name)))]
+    found += [
+        words for f in fields(k) if f.name in limits.RANGES and (words := limits.problem(f.name, getattr(k, f.name)))
+    ]
     if found:
         return found
     if k.max_seqs > 4096:

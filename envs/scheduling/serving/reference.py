@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tunewright.envs.parallelism.steptime import Engine, iteration_s
-from tunewright.envs.scheduling.serving import state as S
+from tunewright.envs.scheduling.serving import state
 from tunewright.envs.scheduling.serving.policies import Knobs
 from tunewright.envs.scheduling.serving.simulate import (
     LOOKUP_S,
@@ -23,7 +23,7 @@ from tunewright.envs.scheduling.serving.simulate import (
     WATERMARK,
     Setup,
 )
-from tunewright.envs.scheduling.serving.trace import CHUNK_TOKENS, Requests
+from tunewright.envs.scheduling.serving.requests import CHUNK_TOKENS, Requests
 
 
 @dataclass
@@ -93,7 +93,7 @@ class Replica:
         self.iterations = 0
         self.lengths: list[int] = []  # of finished outputs
         self.survival: list[float] = []  # share of outputs that are longer than so many bins
-        self.learn_at = S.HISTORY_LEAST
+        self.learn_at = state.HISTORY_LEAST
 
 
 class Reference:
@@ -115,11 +115,11 @@ class Reference:
         self.setup, self.knobs, self.ttft_s, self.each = setup, knobs, ttft_s, each
         self.step_s = step_s or self._modelled
         step = float(decode_s(setup.engine, TYPICAL_BATCH, 1000.0)) / TYPICAL_BATCH
-        at = requests.chunk_at
+        at = requests.first_chunk
         first_of: dict[int, int] = {}
         self.items = []
         for i in range(len(requests)):
-            chunks = [int(c) for c in requests.chunks[at[i] : at[i] + requests.chunk_n[i]]]
+            chunks = [int(c) for c in requests.chunks[at[i] : at[i] + requests.chunk_count[i]]]
             guess = int(requests.output[i] if predicted is None else predicted[i])
             first = float(prefill_s(setup.prefill or setup.engine, float(requests.prompt[i])))
             rank = first_of.setdefault(chunks[0], i) if chunks else i
@@ -222,13 +222,13 @@ class Reference:
         """Past-Future admission."""
         if len(q.lengths) >= q.learn_at:
             self.learn(q)
-            q.learn_at = len(q.lengths) + min(max(len(q.lengths) // 8, S.HISTORY_LEAST), S.HISTORY_MOST)
+            q.learn_at = len(q.lengths) + min(max(len(q.lengths) // 8, state.HISTORY_LEAST), state.HISTORY_MOST)
         parts = []
         for a in [*q.running, new]:
             made, context = a.made, a.context if a.decoding else a.target
             if q.prefills_only:
                 longest = 0
-            elif len(q.lengths) < S.HISTORY_LEAST:
+            elif len(q.lengths) < state.HISTORY_LEAST:
                 longest = self.knobs.max_output
             else:
                 longest = self.drawn(q, a, made)
@@ -244,21 +244,21 @@ class Reference:
         """Kaplan and Meier's estimate of the lengths of outputs, in bins of 16 tokens."""
 
         def bins(lengths: list[int]) -> list[int]:
-            return [min(n // S.HISTORY_STEP, S.HISTORY_BINS - 1) for n in lengths]
+            return [min(n // state.HISTORY_STEP, state.HISTORY_BINS - 1) for n in lengths]
 
         ended, running = bins(q.lengths), bins([a.made for a in q.running])
         q.survival = [1.0]
-        for b in range(S.HISTORY_BINS):
+        for b in range(state.HISTORY_BINS):
             there = sum(e >= b for e in ended) + sum(r > b for r in running)
             going = (there - ended.count(b)) / there if there else 1.0
             q.survival.append(q.survival[-1] * going)
 
     def drawn(self, q: Replica, a: Item, made: int) -> int:
         """A length of its own for a request, of those above what it has given."""
-        first = min(made // S.HISTORY_STEP, S.HISTORY_BINS - 1)
-        few = (a.number * S.GOLDEN + 0.5) % 1.0 * q.survival[first]
-        end = next((b for b in range(first, S.HISTORY_BINS) if q.survival[b + 1] <= few), None)
-        return self.knobs.max_output if end is None else (end + 1) * S.HISTORY_STEP
+        first = min(made // state.HISTORY_STEP, state.HISTORY_BINS - 1)
+        few = (a.number * state.GOLDEN + 0.5) % 1.0 * q.survival[first]
+        end = next((b for b in range(first, state.HISTORY_BINS) if q.survival[b + 1] <= few), None)
+        return self.knobs.max_output if end is None else (end + 1) * state.HISTORY_STEP
 
     def admit(self, q: Replica, a: Item) -> bool:
         """Let a request run if its blocks are there."""
@@ -385,7 +385,7 @@ class Reference:
             self.fill(q, plan, 0, False, True)
         decoding = any(a.decoding for a in q.running)
         if k.batching == "prefill-first" or (k.batching == "static" and not q.running):
-            self.go_on(q, plan, S.BIG)
+            self.go_on(q, plan, state.BIG)
             self.fill(q, plan, k.max_tokens, True, False)
             if not plan.prompts and any(a.decoding for a in q.running):
                 self.room(q, plan)
@@ -393,7 +393,7 @@ class Reference:
             if decoding:
                 self.room(q, plan)
             if k.batching == "mixed":
-                self.go_on(q, plan, S.BIG)
+                self.go_on(q, plan, state.BIG)
                 self.fill(q, plan, k.max_tokens, True, False)
             elif k.batching == "chunked":
                 decodes = sum(a.decoding for a in q.running)
@@ -436,7 +436,7 @@ class Reference:
             a.context += plan.steps
             gained = min(plan.steps, a.output - a.made)
             a.made += gained
-            self.charge(a, gained * S.DECODE_WEIGHT)
+            self.charge(a, gained * state.DECODE_WEIGHT)
         for a in list(q.running):
             if a.decoding and a.made >= a.output:
                 self.finish(q, a)
@@ -458,7 +458,7 @@ class Reference:
                 self.hold(q, chunk)
             a.shared = list(a.chunks)
         a.made += 1
-        self.charge(a, S.DECODE_WEIGHT)
+        self.charge(a, state.DECODE_WEIGHT)
         if a.made == 1:
             a.first_at = self.now
             q.load -= a.prompt
@@ -503,7 +503,7 @@ class Reference:
         if how == "prefix":
             counts = [len(self.hits(q, a)) for q in front]
             best, total = front[counts.index(max(counts))], sum(q.load for q in front)
-            close = best.load * len(front) <= 2 * total + len(front) * S.AFFINITY_TOKENS
+            close = best.load * len(front) <= 2 * total + len(front) * state.AFFINITY_TOKENS
             return best if max(counts) > 0 and close else least
         from tunewright.envs.scheduling.serving.kernel import _mix
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling.generated import numbers
-from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
+from tunewright.envs.scheduling.generated import lognormal, numbers, zipf
 from tunewright.errors import ConfigError
 from tunewright.store.files import check_size, parsing, read_json
 
