@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.envs.parallelism.steptime import Engine
-from tunewright.envs.scheduling.serving.reference import Item, Plan, Replica
+from tunewright.envs.scheduling.serving.reference_parts import Plan, Replica, Request
 from tunewright.envs.scheduling.serving.simulate import Setup
 from tunewright.errors import ConfigError, missing_extra
 
@@ -65,7 +65,7 @@ class LlamaExecutor:
         size = (layers, slots, heads, tokens, hidden // heads)
         self.keys, self.values = torch.zeros(size, device=device), torch.zeros(size, device=device)
         self.free = list(range(slots))
-        self.held: dict[int, int] = {}
+        self.slot_of: dict[int, int] = {}  # by number of the request
         self.rows: Any = None
         self.starts: Any = None
         self.width = 0
@@ -116,21 +116,22 @@ class LlamaExecutor:
 
     # what the scheduler asks
 
-    def _slot(self, a: Item) -> int:
-        if a.number not in self.held:
-            self.held[a.number] = self.free.pop()
-        return self.held[a.number]
+    def _slot(self, request: Request) -> int:
+        if request.number not in self.slot_of:
+            self.slot_of[request.number] = self.free.pop()
+        return self.slot_of[request.number]
 
-    def step_s(self, q: Replica, plan: Plan) -> float:
+    def step_s(self, replica: Replica, plan: Plan) -> float:
         """Compute an iteration; returns its wall time, s. The time of ``StepTime`` for the plain scheduler."""
-        running = {a.number for a in q.running}
-        for number in [n for n in self.held if n not in running]:
-            self.free.append(self.held.pop(number))
+        running = {request.number for request in replica.running}
+        for number in [n for n in self.slot_of if n not in running]:
+            self.free.append(self.slot_of.pop(number))
         begin = time.perf_counter()
         if plan.decodes:
-            self.forward([self._slot(a) for a in plan.decodes], [a.context for a in plan.decodes], 1)
-        for a, n in plan.prompts:
-            self.forward([self._slot(a)], [a.done], n)
+            slots, starts = zip(*((self._slot(request), request.context) for request in plan.decodes), strict=True)
+            self.forward(slots, starts, 1)
+        for request, tokens in plan.prompts:
+            self.forward([self._slot(request)], [request.done], tokens)
         return time.perf_counter() - begin
 
     def setup(self, engine: Engine) -> Setup:
