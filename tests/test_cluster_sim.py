@@ -101,7 +101,9 @@ def test_shortest_first_and_least_attained_service():
 def test_what_fits_nowhere_is_refused():
     jobs = J.jobs_of("t", {"submit_s": [0, 1], "run_s": [5, 5], "gpus": [64, 1]})
     o = M.simulate(jobs, J.nodes("2x4"))
-    assert o.systems.jobs[0]["phase"].tolist() == [M.state.REJECTED, M.state.DONE] and o.systems.systems[0]["refused"] == 1
+    assert (
+        o.systems.jobs[0]["phase"].tolist() == [M.state.REJECTED, M.state.DONE] and o.systems.systems[0]["refused"] == 1
+    )
 
 
 def test_fragmentation_aware_placement_keeps_whole_gpus():
@@ -131,7 +133,9 @@ def test_jobs_are_moved_for_balance_and_pay_for_it():
     )
     assert M.metrics(plain)["migrations"] == 0 and M.metrics(moved)["migrations"] > 10
     a, b = (o.systems.jobs[0] for o in (plain, moved))
-    assert (b["done_at"] - b["first_start_at"] - b["run_s"]).sum() == pytest.approx(60.0 * M.metrics(moved)["migrations"])
+    assert (b["done_at"] - b["first_start_at"] - b["run_s"]).sum() == pytest.approx(
+        60.0 * M.metrics(moved)["migrations"]
+    )
     assert (a["done_at"] - a["first_start_at"]).sum() == pytest.approx(a["run_s"].sum())
 
 

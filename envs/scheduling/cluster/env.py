@@ -6,10 +6,10 @@ somewhere: on which node it goes, or to wait until something else happens.
 Action: a number below 17: a node, or 16 to wait; masks leave out nodes where the job does not fit. A job larger than a
 node goes to several, which the simulator chooses; any node then means yes.
 
-Observation, float32 in [0, 1]; x/(x+h) stands for a number without bound, h in brackets. For each of sixteen nodes: the free
-share, the wholly free share of its GPUs, whether the job fits, whether there is such a node. Then of the job: GPUs (4),
-part of a GPU, estimate (1 h), time since it was submitted (1 h); waiting jobs (10), running jobs (32), share of the jobs
-that have come; of those that wait behind it: GPUs (16), shortest estimate (1 h).
+Observation, float32 in [0, 1]; x/(x+h) stands for a number without bound, h in brackets. For each of sixteen nodes: the
+free share, the wholly free share of its GPUs, whether the job fits, whether there is such a node. Then of the job:
+GPUs (4), part of a GPU, estimate (1 h), time since it was submitted (1 h); waiting jobs (10), running jobs (32),
+share of the jobs that have come; of those that wait behind it: GPUs (16), shortest estimate (1 h).
 
 Reward: minus the job-hours that pass until the next decision, so a return is minus the sum of the response times; jobs
 that never ran at the end cost ten hours each.
@@ -45,8 +45,8 @@ class ClusterVectorEnv(BatchEnv):
     """
 
     def __init__(
-        self, num_envs: int = 1, *, nodes: str = "8x4", trace: str = "", jobs: int = 60, mix: Mapping[str, Any] | None = None,
-        pool: int = 64, held_out: bool = False,
+        self, num_envs: int = 1, *, nodes: str = "8x4", trace: str = "", jobs: int = 60,
+        mix: Mapping[str, Any] | None = None, pool: int = 64, held_out: bool = False,
     ) -> None:  # fmt: skip
         self.nodes = cluster_jobs.nodes(nodes)
         if len(self.nodes.cpu) > NODES or not self.nodes.gpus.any():

@@ -380,7 +380,7 @@ def _easy(system):
 def _conservative(system):
     """Conservative backfill: every job of the queue gets the earliest time that delays none before it.
 
-    Times are found on what is free of the whole cluster; whether a job fits on the nodes is seen when its time has come.
+    Times are found on what is free of the whole cluster; whether a job fits on the nodes is seen at its time.
     """
     total = system.total_milli_gpus if system.total_milli_gpus > 0 else system.total_milli_cpus
     busy = 0
@@ -561,7 +561,7 @@ def load(system, node):
 
 @jit
 def _rebalance(system):
-    """Move one job of the fullest node to the emptiest where that brings their loads together; it pauses for a while."""
+    """Move one job of the fullest node to the emptiest where that evens their loads; it pauses for a while."""
     full, empty = 0, 0
     for node in range(1, system.node_count):
         if load(system, node) > load(system, full):

@@ -34,8 +34,8 @@ class Policy:
         order: ``fifo``, ``sjf`` (shortest estimate first), or ``las`` (least attained service in queues, preemptive).
         backfill: none, ``easy`` (nothing may delay the first of the queue) or ``conservative`` (nothing may delay any).
         placement: ``first`` node that fits, ``best`` (fewest free GPUs, or CPUs where there are none), ``best-all``
-            (least free over CPU, memory and GPUs), ``worst`` (most free GPUs), or ``fragmentation`` (the least growth of
-            what the usual jobs cannot use).
+            (least free over CPU, memory and GPUs), ``worst`` (most free GPUs), or ``fragmentation`` (the least growth
+            of what the usual jobs cannot use).
         depth: jobs of the queue that are looked at.
         levels, level_s: queues of ``las``, and GPU-seconds that a job may have in the first; ten times as many in the
             next.
@@ -196,8 +196,9 @@ def metrics(outcome: Outcome) -> dict[str, Any]:
     total_milli = float(system["total_milli_gpus"] or system["total_milli_cpus"])
     end_s = float(np.where(done, rows["done_at"], 0.0).max(initial=1e-9))
     return {
-        "wait_s": spread(wait_s[done]), "response_s": spread(response_s[done]), "bounded_slowdown": spread(slowdown[done]),
-        "fairness": jain(per_user), "utilisation": float(system["used_milli_s"]) / (total_milli * end_s),
+        "wait_s": spread(wait_s[done]), "response_s": spread(response_s[done]),
+        "bounded_slowdown": spread(slowdown[done]), "fairness": jain(per_user),
+        "utilisation": float(system["used_milli_s"]) / (total_milli * end_s),
         "makespan_s": end_s, "preemptions": int(system["preemptions"]), "migrations": int(system["migrations"]),
     }  # fmt: skip
 
@@ -217,7 +218,8 @@ def stability(outcome: Outcome) -> tuple[bool, str]:
     drain_s = float(rows["first_start_at"][done].max()) - last_s
     if done.sum() // 2 >= 50 and demand > total and drain_s > 0.1 * last_s and drain_s > 0.2 * longest_s:
         return False, (
-            f"unstable: the jobs would keep {demand:,.1f} of {total:,.0f} {'GPUs' if outcome.jobs.uses_gpus else 'CPUs'}"
-            f" busy; the last of them started {drain_s:,.0f} s after the last submission"
+            f"unstable: the jobs would keep {demand:,.1f} of {total:,.0f}"
+            f" {'GPUs' if outcome.jobs.uses_gpus else 'CPUs'} busy; the last of them started"
+            f" {drain_s:,.0f} s after the last submission"
         )
     return True, ""

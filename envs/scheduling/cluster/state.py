@@ -31,12 +31,12 @@ SYSTEM = record(
     i8: total_milli_cpus total_milli_gpus refuse
     i8: next_job waiting_count running_count free_piece plan_size over logged preemptions migrations decisions refused
     i8: profile_size
-    f8: now_s level_s restart_s migrate_s balance next_balance_at every_s used_milli_s used_until_s milli_gpus milli_cpus
-    f8: most_milli_cpu most_memory_mib
+    f8: now_s level_s restart_s migrate_s balance next_balance_at every_s used_milli_s used_until_s milli_gpus
+    f8: milli_cpus most_milli_cpu most_memory_mib
     """
 )
-#: a job: ``gpus`` GPUs with ``milli`` of each, ``cpu`` (thousandths) and memory on each node that it uses; ``left_s`` is
-#: of its run time, ``served_s`` in GPU-seconds
+#: a job: ``gpus`` GPUs with ``milli`` of each, ``cpu`` (thousandths) and memory on each node that it uses; ``left_s``
+#: is of its run time, ``served_s`` in GPU-seconds
 JOB = record(
     """
     f8: submit_s run_s estimate_s started_at first_start_at end_at done_at left_s served_s
@@ -65,7 +65,8 @@ class Systems(Batch):
     rows, shared = tuple(_ROWS.split()), tuple(_SHARED.split())
 
     def __init__(
-        self, jobs: NDArray[Any], cpu: NDArray[Any], memory: NDArray[Any], gpus: NDArray[Any], kinds: NDArray[Any], log: int
+        self, jobs: NDArray[Any], cpu: NDArray[Any], memory: NDArray[Any], gpus: NDArray[Any], kinds: NDArray[Any],
+        log: int,
     ) -> None:  # fmt: skip
         n, count = jobs.shape
         nodes, most = len(cpu), int(gpus.max(initial=0))

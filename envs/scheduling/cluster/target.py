@@ -1,4 +1,4 @@
-"""The target ``cluster``: how a cluster's jobs are ordered, backfilled, placed and moved; or how long functions are kept."""
+"""The target ``cluster``: how jobs are ordered, backfilled, placed and moved; or how long functions are kept."""
 
 from __future__ import annotations
 
@@ -117,8 +117,8 @@ class ClusterTarget(BaseTarget):
         if not o.finished or m["wait_s"]["mean"] is None:
             return Measurement(status="failed", reason=words or "no job could run")
         values = {
-            "slowdown": m["bounded_slowdown"]["mean"], "wait": m["wait_s"]["mean"], "response_p99": m["response_s"]["p99"],
-            "utilisation": m["utilisation"], "fairness": m["fairness"],
+            "slowdown": m["bounded_slowdown"]["mean"], "wait": m["wait_s"]["mean"],
+            "response_p99": m["response_s"]["p99"], "utilisation": m["utilisation"], "fairness": m["fairness"],
         }  # fmt: skip
         more = {k: m[k] for k in ("preemptions", "migrations", "makespan_s")}
         return Measurement(values=values, seconds=o.seconds, traces={"stable": stable, **more})
@@ -128,14 +128,19 @@ def _space() -> Space:
     return Space(
         [
             Choice(name="order", choices=simulate.ORDERS, default="fifo", doc="of the queue"),
-            Choice(name="backfill", choices=simulate.BACKFILLS, default="none", doc="what runs before its turn", when="order != 'las'"),
+            Choice(name="backfill", choices=simulate.BACKFILLS, default="none", when="order != 'las'",
+                   doc="what runs before its turn"),
             Choice(name="placement", choices=simulate.PLACEMENTS, default="first", doc="which node that fits"),
-            Int(name="depth", low=1, high=1000, default=100, log=True, unit="jobs", doc="jobs of the queue that are looked at"),
+            Int(name="depth", low=1, high=1000, default=100, log=True, unit="jobs",
+                doc="jobs of the queue that are looked at"),
             Int(name="levels", low=2, high=6, default=3, doc="queues of least attained service", when="order == 'las'"),
-            Real(name="level_s", low=30.0, high=100_000.0, default=3600.0, log=True, unit="GPU s", doc="service that a job may have in the first queue", when="order == 'las'"),
+            Real(name="level_s", low=30.0, high=100_000.0, default=3600.0, log=True, unit="GPU s",
+                 doc="service that a job may have in the first queue", when="order == 'las'"),
             Choice(name="migration", choices=(False, True), default=False, doc="move jobs for balance"),
-            Real(name="balance", low=0.05, high=0.9, default=0.3, doc="difference of loads above which a job is moved", when="migration == true"),
-            Real(name="every_s", low=60.0, high=7200.0, default=600.0, log=True, unit="s", doc="between looks at the balance", when="migration == true"),
+            Real(name="balance", low=0.05, high=0.9, default=0.3, when="migration == true",
+                 doc="difference of loads above which a job is moved"),
+            Real(name="every_s", low=60.0, high=7200.0, default=600.0, log=True, unit="s", when="migration == true",
+                 doc="between looks at the balance"),
         ]
     )  # fmt: skip
 
@@ -161,8 +166,10 @@ class ServerlessTarget(BaseTarget):
     facts: Mapping[str, Any] = {"simulated": "checked against a closed form; see docs/scheduling.md"}
     space = Space(
         [
-            Choice(name="policy", choices=serverless.POLICIES, default="fixed", doc="how long an instance is kept without work"),
-            Real(name="keep_s", low=1.0, high=14400.0, default=600.0, log=True, unit="s", doc="that time, where the histogram says nothing", when="policy != 'none'"),
+            Choice(name="policy", choices=serverless.POLICIES, default="fixed",
+                   doc="how long an instance is kept without work"),
+            Real(name="keep_s", low=1.0, high=14400.0, default=600.0, log=True, unit="s", when="policy != 'none'",
+                 doc="that time, where the histogram says nothing"),
         ]
     )  # fmt: skip
 

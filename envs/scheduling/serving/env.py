@@ -24,8 +24,8 @@ place  meaning
 13     share of the episode's requests that have come
 ====== ========================================================================================
 
-Reward: requests that ended within both limits since the last decision, less those that ended otherwise; at the end those
-that were never served count among the others.
+Reward: requests that ended within both limits since the last decision, less those that ended otherwise; at the end
+those that were never served count among the others.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ class ServingVectorEnv(BatchEnv):
         scene = self.scene
         start = int(rng.integers(0, len(self.requests) - scene.requests + 1))
         return simulate.systems(
-            [self.requests.first(scene.requests, start)], self.setup, self.knobs, ttft_s=scene.ttft_s, tpot_s=scene.tpot_s,
-            error=scene.error, seed=start,
+            [self.requests.first(scene.requests, start)], self.setup, self.knobs, ttft_s=scene.ttft_s,
+            tpot_s=scene.tpot_s, error=scene.error, seed=start,
         )  # fmt: skip
 
 

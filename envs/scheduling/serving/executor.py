@@ -40,8 +40,8 @@ class LlamaExecutor:
     """
 
     def __init__(
-        self, *, hidden: int = 192, layers: int = 4, heads: int = 6, vocab: int = 2000, slots: int = 16, tokens: int = 1024,
-        device: str = "cpu", seed: int = 0,
+        self, *, hidden: int = 192, layers: int = 4, heads: int = 6, vocab: int = 2000, slots: int = 16,
+        tokens: int = 1024, device: str = "cpu", seed: int = 0,
     ) -> None:  # fmt: skip
         try:
             import torch
@@ -95,7 +95,7 @@ class LlamaExecutor:
         return self.keys[layer_idx, self.rows, :, : self.width], self.values[layer_idx, self.rows, :, : self.width]
 
     def forward(self, slots: Sequence[int], starts: Sequence[int], count: int) -> None:
-        """Compute ``count`` tokens of each slot, which has ``starts`` tokens already; many slots only with one token."""
+        """Compute ``count`` tokens of each slot, which has ``starts`` tokens; many slots only with one token."""
         torch = self.torch
         self.rows = torch.tensor(slots, device=self.device)
         self.starts = torch.tensor(starts, device=self.device)
@@ -145,8 +145,8 @@ def measure(x: LlamaExecutor, rounds: int = 3, seed: int = 0, count: int = 120) 
     """Time ``count`` iterations of random composition, one after the other as in service, ``rounds`` times over.
 
     Returns:
-        Shape (n, 6): sequences decoded, their context, prompts, prompt tokens, tokens that these look back at, seconds (the
-        mean over rounds: latencies add up means).
+        Shape (n, 6): sequences decoded, their context, prompts, prompt tokens, tokens that these look back at, seconds
+        (the mean over rounds: latencies add up means).
     """
     rng = np.random.default_rng(seed)
     batches: list[tuple[list[int], list[tuple[int, int]]]] = []
@@ -185,7 +185,7 @@ def calibrate(rows: NDArray[np.float64]) -> Engine:
     # squares of relative errors lean to the low side where times scatter; the sum of all times shall be right
     fixed, each, looked, prompt, pair, part, mixed = found * float(seconds.sum() / (parts @ found).sum())
     return Engine(
-        ranks=1.0, fixed_s=float(fixed), weights_s=0.0, experts_s=0.0, chance=1.0, token_s=0.0, rank_token_s=0.0, reduce_s=0.0,
-        cache_s=float(looked), sequence_s=float(each), prefill_s=float(prompt), prefill_pair_s=float(pair),
-        admit_s=0.0, part_s=float(part), both_s=float(mixed), most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
+        ranks=1.0, fixed_s=float(fixed), weights_s=0.0, experts_s=0.0, chance=1.0, token_s=0.0, rank_token_s=0.0,
+        reduce_s=0.0, cache_s=float(looked), sequence_s=float(each), prefill_s=float(prompt),
+        prefill_pair_s=float(pair), admit_s=0.0, part_s=float(part), both_s=float(mixed), most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
     )  # fmt: skip

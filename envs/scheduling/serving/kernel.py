@@ -820,8 +820,8 @@ def route(system, number):
         ):
             return best
         return _least(system, 0, stop)
-    # two hashes of the prompt's beginning, or of the request itself where that is short; the better of the two by what is
-    # left to compute
+    # two hashes of the prompt's beginning, or of the request itself where that is short; the better of the two by what
+    # is left to compute
     start = _prompt_chunk(system, request, system.hash_chunks - 1) if chunk_count >= system.hash_chunks else number
     one, two = _mix(start) % stop, _mix(start + 0x9E3779B9) % stop
     if how == state.ONE_HASH:

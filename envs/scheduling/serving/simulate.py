@@ -101,14 +101,15 @@ def setup(service: Service, plan: ServePlan, knobs: policies.Knobs) -> Setup:
             need = first.bytes_per_gpu / 1e9
             raise ConfigError(
                 f"{service.model.name} does not fit: {what} needs {need:.1f} GB a GPU for weights, and"
-                f" {nodes.memory_gb * knobs.kv_share - RESERVED_GB:.1f} GB are free; take more GPUs for each (--tp), fewer bits"
-                " (--precision), or a larger kv_share"
+                f" {nodes.memory_gb * knobs.kv_share - RESERVED_GB:.1f} GB are free; take more GPUs for each (--tp),"
+                " fewer bits (--precision), or a larger kv_share"
             )
     block = first.cache_bytes * knobs.block
     return Setup(
         engine=first, replicas=plan.engines.count, blocks=blocks, prefill=second,
         prefillers=plan.prefill.count if plan.prefill else 0, prefill_blocks=other,
-        swap_block_s=block / (nodes.host_gb_s * 1e9 * HOST_SHARE), move_block_s=block / (nodes.fabric_gb_s * 1e9 * FABRIC_SHARE),
+        swap_block_s=block / (nodes.host_gb_s * 1e9 * HOST_SHARE),
+        move_block_s=block / (nodes.fabric_gb_s * 1e9 * FABRIC_SHARE),
         gpus=plan.gpus, dollars_hour=plan.gpus * nodes.dollars_hour, words=f"{service.model.name} on {plan.short}",
     )  # fmt: skip
 
@@ -186,8 +187,9 @@ def systems(
         max(int(getattr(load, name).max()) for load in loads) + 1 for name in ("user", "question", "category")
     )
     batch = state.Systems(
-        len(loads), requests=count, replicas=replicas, most_running=min(knobs.max_seqs, count), block_tokens=knobs.block,
-        chunks=distinct, places=4 * min(distinct, most_blocks // chunk_blocks + 1) + 64 if distinct else 0, users=users,
+        len(loads), requests=count, replicas=replicas, most_running=min(knobs.max_seqs, count),
+        block_tokens=knobs.block, chunks=distinct,
+        places=4 * min(distinct, most_blocks // chunk_blocks + 1) + 64 if distinct else 0, users=users,
         questions=questions, categories=categories, log=log, prompt_chunks=prompt_chunks,
     )  # fmt: skip
     step_s = float(decode_s(system.engine, TYPICAL_BATCH, 1000.0)) / TYPICAL_BATCH
@@ -260,8 +262,8 @@ class Outcome:
 
 
 def simulate(
-    requests: Requests, system: Setup, knobs: policies.Knobs, *, ttft_s: float = 2.0, tpot_s: float = 0.1, error: float = 0.0,
-    seed: int = 0, log: int = 0, clients: int = 0, most_waiting: int = MOST_WAITING,
+    requests: Requests, system: Setup, knobs: policies.Knobs, *, ttft_s: float = 2.0, tpot_s: float = 0.1,
+    error: float = 0.0, seed: int = 0, log: int = 0, clients: int = 0, most_waiting: int = MOST_WAITING,
 ) -> Outcome:  # fmt: skip
     """Serve requests until none is left; see ``systems`` for the arguments.
 
@@ -279,7 +281,7 @@ def simulate(
 
 
 def _counted(counts: NDArray[np.int64]) -> dict[str, float | None]:
-    """Spread of times between tokens, from their counts by length; each is the middle of its bin (3 % to either side)."""
+    """Spread of times between tokens, from their counts by length; each is the middle of its bin, to 3 %."""
     total = int(counts.sum())
     if not total:
         return spread(counts[:0])

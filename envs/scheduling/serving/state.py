@@ -35,16 +35,18 @@ SYSTEM = record(
     f"""
     i8: {_ROWS} prompt_chunks
     i8: replica_count prefiller_count request_count batching order admission routing swap swap_async swap_group_blocks
-    i8: caching most_running most_tokens chunk_tokens most_output_tokens quantum_tokens guesses block_tokens chunk_blocks
-    i8: hash_chunks most_answers question_count log_size closed
-    i8: next_request unfinished over turn move_count preemptions logged answered stale answer_count released good rewarded
+    i8: caching most_running most_tokens chunk_tokens most_output_tokens quantum_tokens guesses block_tokens
+    i8: chunk_blocks hash_chunks most_answers question_count log_size closed
+    i8: next_request unfinished over turn move_count preemptions logged answered stale answer_count released good
+    i8: rewarded
     f8: now_s ttft_limit_s tpot_limit_s usable_share swap_operation_s swap_block_s move_s move_block_s tokens_per_step
     f8: draft_share lookup_s
     """
 )
 _REPLICA_ROWS = "running waiting phases chunks lru history curve"
-#: a replica: addresses, what it holds (blocks free, idle in chunks that nobody holds, all of them), the iteration at hand,
-#: sums over time (``used_s`` and ``batched_s`` are shares of the cache and sequences, by the seconds that they lasted)
+#: a replica: addresses, what it holds (blocks free, idle in chunks that nobody holds, all of them), the iteration at
+#: hand, sums over time (``used_s`` and ``batched_s`` are shares of the cache and sequences, by the seconds that they
+#: lasted)
 REPLICA = record(
     f"""
     i8: {_REPLICA_ROWS} lru_size index
@@ -54,8 +56,8 @@ REPLICA = record(
     f8: ready_at pairs admitted_count part_count guessed busy_s used_s batched_s token_at gap_from_s gap_to_s
     """
 )
-#: a request: what it is, where it stands, and when; ``started``, ``first_at`` and ``done_at`` are in seconds, ``prompt``,
-#: ``output``, ``predicted`` and ``generated`` in tokens
+#: a request: what it is, where it stands, and when; ``started``, ``first_at`` and ``done_at`` are in seconds,
+#: ``prompt``, ``output``, ``predicted`` and ``generated`` in tokens
 REQUEST = record(
     """
     f8: arrival_s work_s first_work_s ready_at started first_at done_at stopped_at stall_s

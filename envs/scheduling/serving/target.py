@@ -31,7 +31,9 @@ OPTIONS = {
     "cluster": "such as h100:8",
     "ttft": "limit on the time to the first token, s (2)",
     "tpot": "limit on the time of each further token, s (0.1)",
-    "speed": f"arrivals so many times as dense; default: so that {100 * GOOD_AT_DEFAULT:.0f} % are good with the default",
+    "speed": (
+        f"arrivals so many times as dense; default: so that {100 * GOOD_AT_DEFAULT:.0f} % are good with the default"
+    ),
     "requests": "first requests of the trace that are served (4000)",
     "trace": "a file of your own, as the workload 'trace'",
     "error": "standard deviation of the log of predicted over true output lengths (0.3)",
@@ -61,12 +63,14 @@ class ServingTarget(BaseTarget):
         self.metrics = (
             Metric(
                 name="goodput", direction="max", unit="requests/s",
-                doc=f"requests a second with the first token within {self.ttft_s:g} s and further ones within {self.tpot_s:g} s",
+                doc=f"requests a second with the first token within {self.ttft_s:g} s and further ones within"
+                f" {self.tpot_s:g} s",
             ),
             Metric(name="ttft_p99", direction="min", unit="s", doc="99th percentile of the time to the first token"),
             Metric(name="tpot_p99", direction="min", unit="s", doc="99th percentile of the time of a further token"),
             Metric(name="throughput", direction="max", unit="tokens/s", doc="output tokens a second"),
-            Metric(name="fairness", direction="max", doc="how evenly users are served: Jain's index of their parts of an equal share"),
+            Metric(name="fairness", direction="max",
+                   doc="how evenly users are served: Jain's index of their parts of an equal share"),
         )  # fmt: skip
         found = {"trace": f"the file {trace}"} if trace else {}
         found |= {n: f"{words}; needs the project's data directory" for n, (_, words) in REAL.items()}
@@ -87,8 +91,8 @@ class ServingTarget(BaseTarget):
         first = Part(count=prefill // tp, tp=tp) if prefill else None
         tokens = config["chunk"] if config["batching"] == "chunked" else config["max_tokens"]
         return ServePlan(
-            engines=Part(count=(self.service.nodes.gpus - prefill) // tp, tp=tp), prefill=first, max_batch=int(config["max_seqs"]),
-            max_tokens=int(tokens), kv_share=round(float(config["kv_share"]), 3),
+            engines=Part(count=(self.service.nodes.gpus - prefill) // tp, tp=tp), prefill=first,
+            max_batch=int(config["max_seqs"]), max_tokens=int(tokens), kv_share=round(float(config["kv_share"]), 3),
         )  # fmt: skip
 
     def knobs(self, config: Config) -> policies.Knobs:
@@ -99,8 +103,8 @@ class ServingTarget(BaseTarget):
     def _run(self, config: Config, requests: Requests) -> simulate.Outcome:
         knobs = self.knobs(config)
         return simulate.simulate(
-            requests, simulate.setup(self.service, self.plan(config), knobs), knobs, ttft_s=self.ttft_s, tpot_s=self.tpot_s,
-            error=float(self.numbers["error"]), most_waiting=MOST_WAITING,
+            requests, simulate.setup(self.service, self.plan(config), knobs), knobs, ttft_s=self.ttft_s,
+            tpot_s=self.tpot_s, error=float(self.numbers["error"]), most_waiting=MOST_WAITING,
         )  # fmt: skip
 
     def load(self, workload: str) -> tuple[Requests, float]:
@@ -191,7 +195,8 @@ def space_of(service: Service) -> Space:
     shares = tuple(g for g in (0, 1, 2, 4, 6, 8, 12, 16) if g < n.gpus)
     start = simulate.default_plan(service).engines.tp
     rule = Constraint(
-        words="prefill_gpus and the other GPUs are multiples of tp that leave at least one engine", names=("tp", "prefill_gpus"),
+        words="prefill_gpus and the other GPUs are multiples of tp that leave at least one engine",
+        names=("tp", "prefill_gpus"),
         holds=lambda s: int(s["prefill_gpus"]) % int(s["tp"]) == 0 and n.gpus - int(s["prefill_gpus"]) >= int(s["tp"]),
     )  # fmt: skip
     return Space(
@@ -199,13 +204,19 @@ def space_of(service: Service) -> Space:
             choice("tp", tuple(fits), start, "GPUs of an engine; the rest are replicas", ordered=True),
             choice("prefill_gpus", shares, 0, "GPUs of workers that only prefill; 0: none", ordered=True),
             choice("batching", ("prefill-first", "mixed", "chunked"), "prefill-first", "what prompts do to decoding"),
-            Int(name="chunk", low=64, high=8192, default=512, log=True, unit="tokens", doc="of an iteration, decoded ones included", when="batching == 'chunked'"),
-            Int(name="max_tokens", low=512, high=32768, default=8192, log=True, unit="tokens", doc="of whole prompts in an iteration", when="batching != 'chunked'"),
-            Int(name="max_seqs", low=8, high=1024, default=256, log=True, unit="sequences", doc="that run on a replica at most"),
+            Int(name="chunk", low=64, high=8192, default=512, log=True, unit="tokens", when="batching == 'chunked'",
+                doc="of an iteration, decoded ones included"),
+            Int(name="max_tokens", low=512, high=32768, default=8192, log=True, unit="tokens",
+                doc="of whole prompts in an iteration", when="batching != 'chunked'"),
+            Int(name="max_seqs", low=8, high=1024, default=256, log=True, unit="sequences",
+                doc="that run on a replica at most"),
             choice("order", policies.ORDER[:4], "fcfs", "which waiting request comes first"),
-            Int(name="quantum", low=0, high=16384, default=0, special={0: "no preemption for the order's sake"}, unit="tokens", doc="that a running request may be ahead before it is preempted", when="order == 'fair'"),
+            Int(name="quantum", low=0, high=16384, default=0, special={0: "no preemption for the order's sake"},
+                unit="tokens", when="order == 'fair'",
+                doc="that a running request may be ahead before it is preempted"),
             choice("admission", policies.ADMISSION, "aggressive", "blocks that must be free before a request runs"),
-            Real(name="reserve", low=0.0, high=0.3, default=0.05, doc="share of the cache that past-future admission leaves free at the fullest moment ahead", when="admission == 'past-future'"),
+            Real(name="reserve", low=0.0, high=0.3, default=0.05, when="admission == 'past-future'",
+                 doc="share of the cache that past-future admission leaves free at the fullest moment ahead"),
             choice("preemption", policies.PREEMPTION, "recompute", "what happens to a sequence whose blocks are taken"),
             choice("caching", (False, True), False, "keep and share prefixes"),
             choice("routing", policies.ROUTING, "least-loaded", "which replica a request goes to"),

@@ -6,7 +6,8 @@ of them; one more than it has in any case). Tasks start up to that limit; then t
 
 Action: a number below 64, ``4 * candidate + limit``; masks leave out places without a stage.
 
-Observation, float32 in [0, 1]; x/(x+h) stands for a number without bound, h in brackets. For each of sixteen candidates:
+Observation, float32 in [0, 1]; x/(x+h) stands for a number without bound, h in brackets. For each of sixteen
+candidates:
 
 ===== =====================================================================================
 place meaning
@@ -23,8 +24,8 @@ place meaning
 
 Then the free share of the cores, unfinished jobs (10), runnable stages (10), and the share of the jobs that have come.
 
-Reward: minus the job-seconds that pass until the next decision, in minutes; so a return is minus the sum of the response
-times.
+Reward: minus the job-seconds that pass until the next decision, in minutes; so a return is minus the sum of the
+response times.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The target ``spark-local``: a real Spark in local mode on loopback, with queries of several users at once.
 
-Each user is a thread with a pool of its own (where pools are on); a user's queries follow each other. Starting Spark and
-a first run that warms up are not measured. Results are checked against arithmetic: a setting that computes something
-else fails.
+Each user is a thread with a pool of its own (where pools are on); a user's queries follow each other. Starting Spark
+and a first run that warms up are not measured. Results are checked against arithmetic: a setting that computes
+something else fails.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Sessions of a real Spark in local mode on loopback: its settings that are tuned, and queries that check themselves."""
+"""Sessions of a real Spark in local mode on loopback: settings that are tuned, and queries that check themselves."""
 
 from __future__ import annotations
 
@@ -15,37 +15,24 @@ from tunewright.space.parameters import Choice, Int, Real
 
 SPACE = Space(
     [
-        Choice(
-            name="scheduler_mode", choices=("FIFO", "FAIR"), default="FIFO", doc="which job's tasks get the next free core"
-        ),
-        Choice(
-            name="pools", choices=(False, True), default=False, doc="a pool for each user",
-            when="scheduler_mode == 'FAIR'",
-        ),
-        Int(
-            name="shuffle_partitions", low=1, high=400, default=200, log=True, unit="partitions",
-            doc="of joins and aggregations",
-        ),
-        Choice(
-            name="adaptive", choices=(False, True), default=True,
-            doc="plan anew while a query runs, and join small partitions",
-        ),
-        Choice(
-            name="coalesce", choices=(False, True), default=True, doc="join small partitions after a shuffle",
-            when="adaptive == true",
-        ),
-        Int(
-            name="broadcast_mb", low=0, high=64, default=10, special={0: "never"}, unit="MB",
-            doc="tables up to this size are sent to every task instead of shuffled",
-        ),
+        Choice(name="scheduler_mode", choices=("FIFO", "FAIR"), default="FIFO",
+               doc="which job's tasks get the next free core"),
+        Choice(name="pools", choices=(False, True), default=False,
+               doc="a pool for each user", when="scheduler_mode == 'FAIR'"),
+        Int(name="shuffle_partitions", low=1, high=400, default=200, log=True, unit="partitions",
+            doc="of joins and aggregations"),
+        Choice(name="adaptive", choices=(False, True), default=True,
+               doc="plan anew while a query runs, and join small partitions"),
+        Choice(name="coalesce", choices=(False, True), default=True,
+               doc="join small partitions after a shuffle", when="adaptive == true"),
+        Int(name="broadcast_mb", low=0, high=64, default=10, special={0: "never"}, unit="MB",
+            doc="tables up to this size are sent to every task instead of shuffled"),
         Real(name="memory_fraction", low=0.3, high=0.9, default=0.6, doc="of the heap for running and caching"),
         Real(name="storage_fraction", low=0.1, high=0.9, default=0.5, doc="of that, kept for caching"),
         Choice(name="codec", choices=("lz4", "snappy", "zstd"), default="lz4", doc="compression of shuffled data"),
         Choice(name="shuffle_compress", choices=(False, True), default=True, doc="compress what is shuffled"),
-        Int(
-            name="max_partition_mb", low=1, high=256, default=128, log=True, unit="MB",
-            doc="bytes of a file that one task reads at most",
-        ),
+        Int(name="max_partition_mb", low=1, high=256, default=128, log=True, unit="MB",
+            doc="bytes of a file that one task reads at most"),
     ]
 )  # fmt: skip
 

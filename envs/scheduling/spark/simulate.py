@@ -43,8 +43,8 @@ class Options:
     Attributes:
         policy: one of ``POLICIES``.
         partition_s: stages are cut into tasks of about so long; 0: as they are.
-        estimates: of jobs' work: perfect, noisy, or learned: the tasks that a job has, by the mean time of tasks of jobs
-            of its class that have ended.
+        estimates: of jobs' work: perfect, noisy, or learned: the tasks that a job has, by the mean time of tasks of
+            jobs of its class that have ended.
         noise: standard deviation of the log of expected over true work.
         overhead_s: of starting a task.
         weights: of users; 1 where not given.
@@ -172,7 +172,9 @@ def _tables(jobs: Sequence[Job], kinds: dict[str, int]) -> tuple[NDArray[Any], .
             stages.append((task_s, path_s, number, stage.count, *edges, place))
             children += waiting
     return (
-        _records(state.JOB, "arrival_s work_s expected left_s user kind first_stage stage_count stages_left task_count", rows),
+        _records(
+            state.JOB, "arrival_s work_s expected left_s user kind first_stage stage_count stages_left task_count", rows
+        ),
         _records(
             state.STAGE,
             "task_s path_s job task_count parent_count parents_left first_child child_count first_duration", stages,
@@ -256,7 +258,7 @@ def stability(outcome: Outcome) -> tuple[bool, str]:
     half = len(jobs) // 2
     if half >= 50 and drain_s > 0.15 * span_s and np.median(response_s[half:]) > 2 * np.median(response_s[:half]):
         return False, (
-            f"unstable: what was left took {drain_s:,.0f} s after {span_s:,.0f} s of arrivals, and response times grow to"
-            f" the end; lower the load by about {100 * (1 - span_s / (span_s + drain_s)):.0f} %, or add cores"
+            f"unstable: what was left took {drain_s:,.0f} s after {span_s:,.0f} s of arrivals, and response times grow"
+            f" to the end; lower the load by about {100 * (1 - span_s / (span_s + drain_s)):.0f} %, or add cores"
         )
     return True, ""

@@ -29,8 +29,8 @@ JOB = record(
     i8: user kind first_stage stage_count stages_left running_tasks task_count
     """
 )
-#: a stage: tasks of its own durations, or all of ``task_s`` where ``first_duration`` is -1; ``path_s`` is its longest way
-#: to the job's end
+#: a stage: tasks of its own durations, or all of ``task_s`` where ``first_duration`` is -1; ``path_s`` is its longest
+#: way to the job's end
 STAGE = record(
     """
     f8: task_s path_s started_at

@@ -16,7 +16,10 @@ from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_o
 WORKLOADS = {
     "mixed": ("20 users, a fifth of them with large jobs", {}),
     "busy": ("the same at 90 % load", {"load": 0.9}),
-    "uneven": ("one heavy user of ten, jobs forty times as large, uneven tasks", {"users": 10, "heavy_users": 0.1, "heavy_factor": 40, "skew": 1.0}),
+    "uneven": (
+        "one heavy user of ten, jobs forty times as large, uneven tasks",
+        {"users": 10, "heavy_users": 0.1, "heavy_factor": 40, "skew": 1.0},
+    ),
     "short": ("many small jobs of short tasks", {"work": 15, "task_s": 0.3, "heavy_factor": 5}),
 }  # fmt: skip
 OPTIONS = {
@@ -56,11 +59,13 @@ class SparkTarget(BaseTarget):
     workloads: Mapping[str, str] = {n: words for n, (words, _) in WORKLOADS.items()}
     space = Space(
         [
-            Choice(name="policy", choices=tuple(simulate.POLICIES), default="fifo", doc="which stage gets the next free core"),
-            Choice(name="partition", choices=(False, True), default=False, doc="cut stages into tasks of about partition_s"),
+            Choice(name="policy", choices=tuple(simulate.POLICIES), default="fifo",
+                   doc="which stage gets the next free core"),
+            Choice(name="partition", choices=(False, True), default=False,
+                   doc="cut stages into tasks of about partition_s"),
             Real(
-                name="partition_s", low=0.1, high=20.0, default=1.0, log=True, unit="s", doc="time of a task when stages are cut",
-                when="partition == true",
+                name="partition_s", low=0.1, high=20.0, default=1.0, log=True, unit="s",
+                doc="time of a task when stages are cut", when="partition == true",
             ),
             Choice(name="estimates", choices=("learned", "noisy"), default="learned", doc="how jobs' work is expected"),
         ]
