@@ -57,7 +57,7 @@ def pods(path):
     taken = {"gpus": "num_gpu", "milli": "gpu_milli", "cpu": "cpu_milli", "memory": "memory_mib"}
     columns = {n: np.array([int(r[c] or 0) for r in rows]) for n, c in taken.items()}
     columns["milli"][columns["gpus"] == 0] = 0
-    columns["milli"][columns["gpus"] > 1] = M.S.WHOLE
+    columns["milli"][columns["gpus"] > 1] = M.state.WHOLE
     return columns
 
 
@@ -71,7 +71,7 @@ def filled(jobs, where, placement, seed):
     rows |= {n: column[pick] for n, column in jobs.items()}
     o = M.simulate(J.jobs_of("openb", rows), where, M.Policy(placement=placement, refuse=True))
     found = o.systems.jobs[0]
-    runs = found["phase"] == M.S.DONE
+    runs = found["phase"] == M.state.DONE
     return float((found["gpus"] * found["milli"])[runs].sum()) / 1000, int(runs.sum())
 
 

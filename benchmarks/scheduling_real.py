@@ -22,7 +22,7 @@ from tunewright.envs.scheduling.serving import reference as R
 from tunewright.envs.scheduling.serving import simulate as M
 from tunewright.envs.scheduling.serving import synthetic
 from tunewright.envs.scheduling.spark import jobs as J
-from tunewright.envs.scheduling.spark import local
+from tunewright.envs.scheduling.spark.session import session
 from tunewright.envs.scheduling.spark import simulate as K
 
 # (user, arrival s, tasks, seconds of a task): one heavy user, three light ones
@@ -46,7 +46,7 @@ def sleeping(seconds):
 def run_spark(mode, jobs):
     """Response times of jobs, each started at its time by a thread of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        spark = local.session(CORES, Path(folder), {"spark.scheduler.mode": mode})
+        spark = session(CORES, Path(folder), {"spark.scheduler.mode": mode})
         context = spark.sparkContext
         for _ in range(3):
             context.parallelize(range(4), 4).mapPartitions(sleeping(0.01)).count()

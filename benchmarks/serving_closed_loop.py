@@ -18,7 +18,7 @@ from tunewright.envs.parallelism import steptime as S
 from tunewright.envs.parallelism.measured import spearman
 from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import simulate as M
-from tunewright.envs.scheduling.serving.trace import requests_of
+from tunewright.envs.scheduling.serving.requests import requests_of
 
 ROUNDS = 4  # requests of each client
 JITTER = 0.2  # lengths are even within this share, so that clients do not stay in step
@@ -52,7 +52,7 @@ def simulated(case, corrected):
     asks = o.systems.requests[0]
     step = float(S.decode_s(e, clients, case.isl + 0.5 * case.osl))
     tpot = (asks["done_at"] - asks["first_at"]) / (asks["output"] - 1)
-    return float((asks["first_at"] - asks["arrival"]).mean()), stack.first_s, step, float(tpot.mean())
+    return float((asks["first_at"] - asks["arrival_s"]).mean()), stack.first_s, step, float(tpot.mean())
 
 
 def main() -> None:

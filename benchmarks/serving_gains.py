@@ -68,7 +68,7 @@ def tbt_capacity(x, plan, policy, requests, tbt_s, delay_s=2.0, **kwargs):
     def holds(speed):
         found, o = serve(x, plan, policy, requests, speed, **kwargs)
         asks = o.systems.requests[0]
-        late = asks["started"] - asks["arrival"]
+        late = asks["started"] - asks["arrival_s"]
         waits = sorted(late[asks["started"] >= 0])
         return (
             not o.given_up and found["tbt_s"]["p99"] is not None and found["tbt_s"]["p99"] <= tbt_s
@@ -162,7 +162,7 @@ def _past_future(policy):
     for clients in CLIENTS:
         o = M.simulate(requests, M.setup(x, plan_of(x, 1), knobs), knobs, clients=clients)
         asks = o.systems.requests[0]
-        good = (asks["first_at"] - asks["arrival"] <= 10.0) & (asks["stall"] <= 1.5)
+        good = (asks["first_at"] - asks["arrival_s"] <= 10.0) & (asks["stall_s"] <= 1.5)
         found.append(float(good.sum() / asks["done_at"].max()))
         preempted.append(int(asks["preempted"].sum()))
     return found, preempted

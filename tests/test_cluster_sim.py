@@ -34,7 +34,7 @@ def test_compiled_and_plain_simulator_agree(
     rows = M.simulate(jobs, where, policy).systems.jobs[0]
     items = R.Reference(jobs, where, policy, R.invariants).run()
     np.testing.assert_allclose(rows["done_at"], [j.done_at for j in items], rtol=1e-9)
-    np.testing.assert_allclose(rows["first_start"], [j.first_start for j in items], rtol=1e-9)
+    np.testing.assert_allclose(rows["first_start_at"], [j.first_start for j in items], rtol=1e-9)
     assert rows["preempted"].tolist() == [j.preempted for j in items]
 
 
@@ -49,7 +49,7 @@ def test_a_pool_agrees_with_m_m_c(servers, rate):
     n = 60_000
     jobs = pool_jobs(n, rate, np.maximum(np.random.default_rng(2).exponential(1.0, n), 1e-3))
     rows = M.simulate(jobs, J.nodes(f"cpu:{servers}")).systems.jobs[0]
-    wait = rows["first_start"] - rows["submit"]
+    wait = rows["first_start_at"] - rows["submit_s"]
     share = rate / servers
     tail = rate**servers / math.factorial(servers) / (1 - share)
     wanted = tail / (sum(rate**k / math.factorial(k) for k in range(servers)) + tail) / (servers - rate)
@@ -59,7 +59,7 @@ def test_a_pool_agrees_with_m_m_c(servers, rate):
 
 def test_constant_jobs_agree_with_m_d_1():
     rows = M.simulate(pool_jobs(60_000, 0.7, 1.0), J.nodes("cpu:1")).systems.jobs[0]
-    assert (rows["first_start"] - rows["submit"]).mean() == pytest.approx(0.7 / (2 * 0.3), rel=0.04)
+    assert (rows["first_start_at"] - rows["submit_s"]).mean() == pytest.approx(0.7 / (2 * 0.3), rel=0.04)
 
 
 def test_refusing_agrees_with_erlang_b():
@@ -74,7 +74,7 @@ def by_hand(rows, nodes="cpu:4", **policy):
     """Start times of jobs given as (submit, run, estimate, CPUs)."""
     submit, run, estimate, cpus = (np.array(c, float) for c in zip(*rows, strict=True))
     jobs = J.jobs_of("hand", {"submit_s": submit, "run_s": run, "estimate_s": estimate, "cpu": cpus * 1000})
-    return M.simulate(jobs, J.nodes(nodes), M.Policy(**policy)).systems.jobs[0]["first_start"].tolist()
+    return M.simulate(jobs, J.nodes(nodes), M.Policy(**policy)).systems.jobs[0]["first_start_at"].tolist()
 
 
 def test_backfill_by_hand():
@@ -101,7 +101,9 @@ def test_shortest_first_and_least_attained_service():
 def test_what_fits_nowhere_is_refused():
     jobs = J.jobs_of("t", {"submit_s": [0, 1], "run_s": [5, 5], "gpus": [64, 1]})
     o = M.simulate(jobs, J.nodes("2x4"))
-    assert o.systems.jobs[0]["phase"].tolist() == [M.S.REJECTED, M.S.DONE] and o.systems.systems[0]["refused"] == 1
+    assert (
+        o.systems.jobs[0]["phase"].tolist() == [M.state.REJECTED, M.state.DONE] and o.systems.systems[0]["refused"] == 1
+    )
 
 
 def test_fragmentation_aware_placement_keeps_whole_gpus():
@@ -119,7 +121,7 @@ def test_fragmentation_aware_placement_keeps_whole_gpus():
 
     def started(placement):
         found = M.simulate(jobs, J.nodes("24x4"), M.Policy(placement=placement)).systems.jobs[0]
-        return int((found["first_start"][n:] <= 1000.0).sum())
+        return int((found["first_start_at"][n:] <= 1000.0).sum())
 
     assert started("fragmentation") > started("worst") and started("fragmentation") >= started("first")
 
@@ -131,8 +133,10 @@ def test_jobs_are_moved_for_balance_and_pay_for_it():
     )
     assert M.metrics(plain)["migrations"] == 0 and M.metrics(moved)["migrations"] > 10
     a, b = (o.systems.jobs[0] for o in (plain, moved))
-    assert (b["done_at"] - b["first_start"] - b["run"]).sum() == pytest.approx(60.0 * M.metrics(moved)["migrations"])
-    assert (a["done_at"] - a["first_start"]).sum() == pytest.approx(a["run"].sum())
+    assert (b["done_at"] - b["first_start_at"] - b["run_s"]).sum() == pytest.approx(
+        60.0 * M.metrics(moved)["migrations"]
+    )
+    assert (a["done_at"] - a["first_start_at"]).sum() == pytest.approx(a["run_s"].sum())
 
 
 def test_an_overloaded_cluster_is_called_unstable():

@@ -214,9 +214,9 @@ def check_simulators():
         from tunewright.envs.scheduling.serving import kernel as v
         from tunewright.envs.scheduling.spark import kernel as k
 
-        v.run_one(made[0].address, 0, system.engine, system.engine, V.MOST_WAITING, 0)
-        c.run_one(made[1].address, 0, C.MOST_WAITING)
-        k.run_one(made[2].address, 0, K.MOST_ALIVE)
+        v.run(made[0].address, 0, system.engine, system.engine, V.MOST_WAITING, 0)
+        c.run(made[1].address, 0, C.MOST_WAITING)
+        k.run(made[2].address, 0, K.MOST_ALIVE)
         assert text(made[0].requests) == text(served.requests)
         assert text(made[1].jobs) == text(ran.jobs)
         assert text(made[2].jobs) == text(done.jobs)

@@ -82,7 +82,7 @@ def test_waiting_and_placing_are_rewarded_by_job_hours():
     env.batch.seeds = [2]
     first, _ = play(env, 0, lambda mask: int(np.flatnonzero(mask)[0]))
     rows = env.batch._systems[0].jobs[0]
-    assert -first == pytest.approx((rows["done_at"] - rows["submit"]).sum() / 3600.0)
+    assert -first == pytest.approx((rows["done_at"] - rows["submit_s"]).sum() / 3600.0)
     lazy, _ = play(env, 0, lambda mask: 16 if mask[16] else int(np.flatnonzero(mask)[0]))
     assert lazy < first, "waiting for no reason costs time"
 
@@ -92,7 +92,7 @@ def test_serving_counts_good_requests():
     total, _ = play(env, 1, lambda mask: 9)  # 512 tokens, first come first served
     asks = env.batch._systems[0].requests[0]
     tpot = (asks["done_at"] - asks["first_at"]) / np.maximum(asks["output"] - 1, 1)
-    good = ((asks["first_at"] - asks["arrival"] <= 1.0) & (tpot <= 0.05)).sum()
+    good = ((asks["first_at"] - asks["arrival_s"] <= 1.0) & (tpot <= 0.05)).sum()
     assert total == 2 * good - len(asks)
     never, _ = play(env, 1, lambda mask: 0)
     assert never < total

@@ -16,6 +16,7 @@ from tunewright.envs.scheduling.serving import policies as P
 from tunewright.envs.scheduling.serving import reference as R
 from tunewright.envs.scheduling.serving import simulate as M
 from tunewright.envs.scheduling.serving import trace as T
+from tunewright.envs.scheduling.serving.requests import requests_of
 from tunewright.errors import ConfigError, UnknownNameError
 
 SERVICE = Service(model=models.load("llama3-8b"), nodes=clusters.load("h100:8").nodes)
@@ -70,9 +71,9 @@ def test_compiled_and_plain_simulator_agree(changes, kind, seed, rate, prompt, r
     np.testing.assert_allclose(asks["done_at"], [a.done_at for a in items], rtol=1e-9)
     assert asks["preempted"].tolist() == [a.preempted for a in items]
     assert asks["hit_tokens"].tolist() == [a.hit for a in items]
-    assert (reps["free"] + reps["idle"] == reps["total"]).all(), "blocks are lost"
-    ended = (asks["phase"] == M.S.DONE) | (asks["phase"] == M.S.REJECTED)
-    assert ended.all() and o.systems.systems[0]["left"] == 0, "a request is lost"
+    assert (reps["free_blocks"] + reps["idle_blocks"] == reps["total_blocks"]).all(), "blocks are lost"
+    ended = (asks["phase"] == M.state.DONE) | (asks["phase"] == M.state.REJECTED)
+    assert ended.all() and o.systems.systems[0]["unfinished"] == 0, "a request is lost"
 
 
 def test_one_step_time_model():
@@ -95,7 +96,7 @@ def test_iterations_of_the_kernel_take_what_the_model_says(model):
 
 def poisson(n, rate, prompt, output, seed=1):
     rng = np.random.default_rng(seed)
-    return T.requests_of(
+    return requests_of(
         "poisson", np.cumsum(rng.exponential(1 / rate, n)), np.broadcast_to(prompt, n), np.broadcast_to(output, n)
     )
 
@@ -244,10 +245,10 @@ def test_an_overloaded_system_is_called_unstable_and_ends():
 
 
 def test_what_never_fits_is_rejected_and_the_rest_served():
-    requests = T.requests_of("two", [0.0, 0.1, 0.2], [100, 10_000, 100], [10, 10, 10])
+    requests = requests_of("two", [0.0, 0.1, 0.2], [100, 10_000, 100], [10, 10, 10])
     knobs = P.policy("vllm")
     o = M.simulate(requests, a_system(knobs, blocks=100), knobs)
-    assert o.systems.requests[0]["phase"].tolist() == [M.S.DONE, M.S.REJECTED, M.S.DONE]
+    assert o.systems.requests[0]["phase"].tolist() == [M.state.DONE, M.state.REJECTED, M.state.DONE]
 
 
 # --- traces and bad input
@@ -309,7 +310,7 @@ def test_real_traces(data):
     azure = T.read(data / "llm/AzureLLMInferenceTrace_conv.csv.gz")
     assert len(azure) == 19_366 and azure.arrival_s[-1] > 3000 and len(azure.chunks) == 0
     kimi = T.read(data / "llm/conversation_trace.jsonl.gz")
-    assert len(kimi) == 12_031 and kimi.chunk_n.max() > 100
+    assert len(kimi) == 12_031 and kimi.chunk_count.max() > 100
     knobs = P.policy("prefix")
     found = M.metrics(M.simulate(kimi.first(1500), a_system(knobs, replicas=8), knobs))
     assert found["prefix_hit_share"] > 0.1

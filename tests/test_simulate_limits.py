@@ -127,12 +127,12 @@ mix = J.generate(4, {"jobs": 40, "users": 4}, 1)
 for value in (np.nan, np.inf, -np.inf, 1e308):
     for policy in ("sjf", "uwfq", "weighted", "critical-path"):
         s = S.systems([mix], 4, S.Options(policy=policy))
-        s.jobs["expected"], s.users["weight"], s.stages["path"] = value, value, value
-        SK.run_one(s.address, 0, 10**6)
+        s.jobs["expected"], s.users["weight"], s.stages["path_s"] = value, value, value
+        SK.run(s.address, 0, 10**6)
         assert s.jobs[0]["stages_left"].sum() == 0, (value, policy)
     s = S.systems([mix], 4, S.Options())
-    s.stages["mean"], s.durations[:] = value, value
-    SK.run_one(s.address, 0, 10**6)
+    s.stages["task_s"], s.durations_s[:] = value, value
+    SK.run(s.address, 0, 10**6)
     work = np.array([j.work for j in mix])
     SK.fluid(np.array([j.arrival_s for j in mix]), np.array([j.user for j in mix]), work, np.full(4, value), 4.0,
              work.copy(), np.zeros(4, np.int64), np.full(len(mix), np.inf))
@@ -144,10 +144,10 @@ for value in (np.nan, np.inf, -np.inf, 1e308):
         knobs = P.policy(policy, max_seqs=32)
         setup = M.setup(service, M.default_plan(service), knobs)
         s = M.systems([requests], setup, knobs)
-        s.replicas["total"] = s.replicas["free"] = 300  # so that requests are preempted
-        s.requests["work"] = s.requests["work_first"] = value
-        s.systems["limit_ttft"] = value
-        K.run_one(s.address, 0, setup.engine, setup.engine, 10**6, 0)
+        s.replicas["total_blocks"] = s.replicas["free_blocks"] = 300  # so that requests are preempted
+        s.requests["work_s"] = s.requests["first_work_s"] = value
+        s.systems["ttft_limit_s"] = value
+        K.run(s.address, 0, setup.engine, setup.engine, 10**6, 0)
         assert np.isfinite(s.requests[0]["done_at"]).all() or (s.requests[0]["phase"] != 0).all(), (value, policy)
 print("serving")
 where = CJ.nodes("2x8")
@@ -155,8 +155,8 @@ jobs = CJ.generate(where, {"jobs": 60, "load": 2}, 1)
 for value in (np.nan, np.inf, -np.inf, 1e308):
     for policy in CM.POLICIES:
         s = CM.systems([jobs], where, CM.policy(policy))
-        s.jobs["estimate"] = value
-        CK.run_one(s.address, 0, 10**6)
+        s.jobs["estimate_s"] = value
+        CK.run(s.address, 0, 10**6)
 print("cluster")
 """
 

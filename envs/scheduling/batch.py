@@ -29,6 +29,7 @@ class BatchEnv(Linked, gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], n
 
     metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
     derived = ("_compiled",)
+    engines: tuple[Any, ...] = ()
 
     def __init__(self, num_envs: int, observations: int, actions: int) -> None:
         if num_envs < 1:
@@ -47,6 +48,7 @@ class BatchEnv(Linked, gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], n
 
     def _link(self) -> None:
         """Set the addresses in the table, which has a copy of each system's record with what has happened since."""
+        self._compiled = self._decide_all()
         for k, system in enumerate(self._systems):
             if system is not None:
                 system.systems[0] = self._table[k]
@@ -58,17 +60,18 @@ class BatchEnv(Linked, gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], n
         """Return the systems (of one) that an episode runs."""
 
     @abstractmethod
-    def _decide(self, address: int, which: Any, waiting: Any, actions: Any, seen: Any, mask: Any, reward: Any) -> None:
-        """Take one decision in each of the marked systems, and fill in what comes of it.
+    def _decide_all(self) -> Any:
+        """Return the compiled function that takes one decision in each of the marked systems.
 
-        Args:
-            address: of the systems.
-            which: bool, (n,).
+        Its arguments are:
+            systems: address.
+            marked: bool, (n,).
             waiting: what the decision is about: -1 at the beginning of an episode, and filled in as -1 at its end.
             actions: int64, (n,).
             seen: float32, (n, observations), filled in.
             mask: bool, (n, actions), filled in: what may be chosen next.
             reward: float64, (n,), filled in.
+            engines: of the class, further arguments.
         """
 
     def reset(
@@ -106,7 +109,8 @@ class BatchEnv(Linked, gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], n
 
     def _go(self, which: npt.NDArray[np.bool_], actions: npt.NDArray[np.int64], seen: Seen) -> npt.NDArray[np.float64]:
         reward = np.zeros(self.num_envs)
-        self._decide(int(self._table.ctypes.data), which, self._waiting, actions, seen, self._mask, reward)
+        address = int(self._table.ctypes.data)
+        self._compiled(address, which, self._waiting, actions, seen, self._mask, reward, *self.engines)
         return reward
 
     def step(

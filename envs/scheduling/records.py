@@ -1,9 +1,12 @@
-"""Records of the kernels, described in lines, and batches of systems that hold the addresses of their arrays."""
+"""Records of the kernels, described in lines, and batches of systems that hold the addresses of their arrays.
+
+Fields carry their units: ``_s`` seconds, ``_at`` a moment in seconds from the start, ``_count`` how many. An array is
+known to a kernel by the field of its own name, which holds the address of the system's row of it.
+"""
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +23,45 @@ def record(words: str) -> np.dtype[Any]:
     return np.dtype(fields)
 
 
-class Batch(Linked):
-    """``n`` systems; ``systems``, (n,), are the records that a kernel works on."""
+INTEGER, NUMBER = record("i8: value"), record("f8: value")
 
+
+def link(records: NDArray[Any], name: str, array: NDArray[Any]) -> None:
+    """Write into a field of each record the address of its part of an array.
+
+    Args:
+        records: of any shape.
+        name: of the field.
+        array: its first axes are those of ``records``.
+    """
+    offsets: Any = 0
+    for size, stride in zip(records.shape, array.strides, strict=False):
+        offsets = np.add.outer(offsets, np.arange(size) * stride)
+    records[name] = array.ctypes.data + offsets
+
+
+class Batch(Linked):
+    """``n`` systems; ``systems``, (n,), are the records that a kernel works on.
+
+    Attributes:
+        rows: fields of the records with the address of a row of the array of that name, which is (n, ...).
+        shared: fields with the address of an array that all systems share.
+    """
+
+    rows: ClassVar[tuple[str, ...]]
+    shared: ClassVar[tuple[str, ...]] = ()
     systems: NDArray[Any]
 
-    @abstractmethod
-    def _parts(self) -> dict[str, NDArray[Any]]:
-        """Return the arrays, (n, ...), of which each system has its row, by the field that holds the row's address."""
-
     def _link(self) -> None:
-        for name, array in self._parts().items():
-            self.systems[name] = array.ctypes.data + np.arange(len(self.systems)) * array.strides[0]
+        for name in self.rows:
+            link(self.systems, name, getattr(self, name))
+        for name in self.shared:
+            self.systems[name] = getattr(self, name).ctypes.data
+
+    def _set(self, **values: Any) -> None:
+        """Set fields of all systems."""
+        for name, value in values.items():
+            self.systems[name] = value
 
     @property
     def address(self) -> int:

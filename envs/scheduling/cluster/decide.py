@@ -4,19 +4,19 @@
 from __future__ import annotations
 
 from tunewright.envs.compiled import jit
+from tunewright.envs.scheduling.cluster import state
 from tunewright.envs.scheduling.cluster.kernel import (
-    _fits_node,
-    _load,
-    _unused,
-    cell,
     find,
-    job,
+    fits_node,
+    job_at,
+    load,
     next_moment,
-    plan,
+    part_at,
     start,
-    system,
-)
-from tunewright.envs.scheduling.cluster.state import WHOLE
+    system_at,
+    unused,
+)  # fmt: skip
+from tunewright.envs.scheduling.kernels import integer_at, over_batch, squash
 
 NODES, FEATURES, WORLD = 16, 4, 9
 SEEN = NODES * FEATURES + WORLD
@@ -25,55 +25,50 @@ HOUR = 3600.0
 
 
 @jit
-def _squash(value, half):
-    return value / (value + half)
-
-
-@jit
-def observe(w, seen, mask):
+def observe(system, seen, mask):
     """Write what an agent sees, and which actions are legal: nodes where the job fits, and waiting."""
     seen[:] = 0.0
     mask[:] = False
-    j = job(w.jobs_at, cell(w.waiting_at, 0).v)
-    for node in range(min(w.nodes, NODES)):
-        bits = _fits_node(w, w.room_at, node, j)
+    job = job_at(system.jobs, integer_at(system.waiting, 0).value)
+    for node in range(min(system.node_count, NODES)):
+        bits = fits_node(system, system.room, node, job)
         at = node * FEATURES
-        seen[at] = 1.0 - _load(w, node)
+        seen[at] = 1.0 - load(system, node)
         free = 0
-        for g in range(w.gpus):
-            free += cell(w.room_at, node * w.stride + 2 + g).v == WHOLE
-        seen[at + 1] = free / max(w.gpus, 1)
+        for gpu in range(system.gpus_per_node):
+            free += integer_at(system.room, node * system.stride + 2 + gpu).value == state.WHOLE
+        seen[at + 1] = free / max(system.gpus_per_node, 1)
         seen[at + 2] = bits != 0
-        seen[at + 3] = _unused(w, w.whole_at, node) > 0
+        seen[at + 3] = unused(system, system.whole, node) > 0
         mask[node] = bits != 0
-    large = j.gpus > w.gpus and find(w, w.room_at, j)
+    large = job.gpus > system.gpus_per_node and find(system, system.room, job)
     if large:
         mask[0] = True  # it goes to several nodes; which, the simulator says
-    mask[NODES] = w.running > 0 or w.next < w.jobs
+    mask[NODES] = system.running_count > 0 or system.next_job < system.job_count
     at = NODES * FEATURES
-    seen[at] = _squash(j.gpus * j.milli / WHOLE, 4.0)
-    seen[at + 1] = j.milli / WHOLE if j.gpus == 1 else 1.0
-    seen[at + 2] = _squash(j.estimate, HOUR)
-    seen[at + 3] = _squash(w.now - j.submit, HOUR)
-    seen[at + 4] = _squash(w.waiting, 10.0)
-    seen[at + 5] = _squash(w.running, 32.0)
-    seen[at + 6] = w.next / w.jobs
+    seen[at] = squash(job.gpus * job.milli / state.WHOLE, 4.0)
+    seen[at + 1] = job.milli / state.WHOLE if job.gpus == 1 else 1.0
+    seen[at + 2] = squash(job.estimate_s, HOUR)
+    seen[at + 3] = squash(system.now_s - job.submit_s, HOUR)
+    seen[at + 4] = squash(system.waiting_count, 10.0)
+    seen[at + 5] = squash(system.running_count, 32.0)
+    seen[at + 6] = system.next_job / system.job_count
     wanted, shortest = 0.0, 1e18
-    for k in range(1, min(w.waiting, 32)):
-        other = job(w.jobs_at, cell(w.waiting_at, k).v)
-        wanted += other.gpus * other.milli / WHOLE
-        shortest = min(shortest, other.estimate)
-    seen[at + 7] = _squash(wanted, 16.0)
-    seen[at + 8] = _squash(shortest, HOUR)
+    for place in range(1, min(system.waiting_count, 32)):
+        other = job_at(system.jobs, integer_at(system.waiting, place).value)
+        wanted += other.gpus * other.milli / state.WHOLE
+        shortest = min(shortest, other.estimate_s)
+    seen[at + 7] = squash(wanted, 16.0)
+    seen[at + 8] = squash(shortest, HOUR)
 
 
 @jit
-def decide(systems, k, begun, action, seen, mask):
-    """Let system ``k`` go on with a choice until the next one is due.
+def decide(systems, index, begun, action, seen, mask):
+    """Let a system go on with a choice until the next one is due.
 
     Args:
         systems: address.
-        k: which.
+        index: of the system.
         begun: -1 at the beginning of an episode.
         action: a node, or ``NODES`` to let something happen first.
         seen, mask: filled in.
@@ -81,39 +76,37 @@ def decide(systems, k, begun, action, seen, mask):
     Returns:
         (0, or -1 when the episode is over; minus the job-hours that passed).
     """
-    w = system(systems, k)
+    system = system_at(systems, index)
     passed = 0.0
     wait = False
     if begun >= 0:
-        j = job(w.jobs_at, cell(w.waiting_at, 0).v)
-        bits = _fits_node(w, w.room_at, action, j) if 0 <= action < min(w.nodes, NODES) else 0
+        job = job_at(system.jobs, integer_at(system.waiting, 0).value)
+        bits = fits_node(system, system.room, action, job) if 0 <= action < min(system.node_count, NODES) else 0
         if bits != 0:
-            p = plan(w.plan_at, 0)
-            p.node, p.mask = action, bits
-            w.plan = 1
-            start(w, 0)
-        elif action < NODES and j.gpus > w.gpus and find(w, w.room_at, j):
-            start(w, 0)
+            part = part_at(system.plan, 0)
+            part.node, part.mask = action, bits
+            system.plan_size = 1
+            start(system, 0)
+        elif action < NODES and job.gpus > system.gpus_per_node and find(system, system.room, job):
+            start(system, 0)
         else:
             wait = True
-    while wait or w.waiting == 0 or not find(w, w.room_at, job(w.jobs_at, cell(w.waiting_at, 0).v)):
+    while (
+        wait
+        or system.waiting_count == 0
+        or not find(system, system.room, job_at(system.jobs, integer_at(system.waiting, 0).value))
+    ):
         wait = False
-        before, here = w.now, w.waiting + w.running
-        if not next_moment(w):
+        before, here = system.now_s, system.waiting_count + system.running_count
+        if not next_moment(system):
             break
-        passed += (w.now - before) * here
-    if w.over == 1:
+        passed += (system.now_s - before) * here
+    if system.over == 1:
         seen[:] = 0.0
         mask[:] = True
-        return -1, -passed / HOUR - 10.0 * w.waiting
-    observe(w, seen, mask)
+        return -1, -passed / HOUR - 10.0 * system.waiting_count
+    observe(system, seen, mask)
     return 0, -passed / HOUR
 
 
-@jit
-def decide_all(systems, which, begun, actions, seen, mask, reward):
-    """``decide`` for the marked systems of a batch; ``begun``, ``seen``, ``mask`` and ``reward`` are filled in, (n, ...)."""
-    for k in range(len(which)):
-        reward[k] = 0.0
-        if which[k]:
-            begun[k], reward[k] = decide(systems, k, begun[k], actions[k], seen[k], mask[k])
+decide_all = over_batch(decide)

@@ -6,10 +6,10 @@ somewhere: on which node it goes, or to wait until something else happens.
 Action: a number below 17: a node, or 16 to wait; masks leave out nodes where the job does not fit. A job larger than a
 node goes to several, which the simulator chooses; any node then means yes.
 
-Observation, float32 in [0, 1]; x/(x+h) stands for a number without bound, h in brackets. For each of sixteen nodes: the free
-share, the wholly free share of its GPUs, whether the job fits, whether there is such a node. Then of the job: GPUs (4),
-part of a GPU, estimate (1 h), time since it was submitted (1 h); waiting jobs (10), running jobs (32), share of the jobs
-that have come; of those that wait behind it: GPUs (16), shortest estimate (1 h).
+Observation, float32 in [0, 1]; x/(x+h) stands for a number without bound, h in brackets. For each of sixteen nodes: the
+free share, the wholly free share of its GPUs, whether the job fits, whether there is such a node. Then of the job:
+GPUs (4), part of a GPU, estimate (1 h), time since it was submitted (1 h); waiting jobs (10), running jobs (32),
+share of the jobs that have come; of those that wait behind it: GPUs (16), shortest estimate (1 h).
 
 Reward: minus the job-hours that pass until the next decision, so a return is minus the sum of the response times; jobs
 that never ran at the end cost ten hours each.
@@ -24,9 +24,8 @@ from typing import Any
 import numpy as np
 
 from tunewright.envs.scheduling.batch import BatchEnv, SingleEnv
-from tunewright.envs.scheduling.cluster import jobs as J
-from tunewright.envs.scheduling.cluster import simulate as M
-from tunewright.envs.scheduling.cluster import state as S
+from tunewright.envs.scheduling.cluster import jobs as cluster_jobs
+from tunewright.envs.scheduling.cluster import simulate, state
 from tunewright.errors import ConfigError
 
 SEEN, ACTIONS, NODES = 73, 17, 16
@@ -46,40 +45,36 @@ class ClusterVectorEnv(BatchEnv):
     """
 
     def __init__(
-        self, num_envs: int = 1, *, nodes: str = "8x4", trace: str = "", jobs: int = 60, mix: Mapping[str, Any] | None = None,
-        pool: int = 64, held_out: bool = False,
+        self, num_envs: int = 1, *, nodes: str = "8x4", trace: str = "", jobs: int = 60,
+        mix: Mapping[str, Any] | None = None, pool: int = 64, held_out: bool = False,
     ) -> None:  # fmt: skip
-        self.nodes = J.nodes(nodes)
+        self.nodes = cluster_jobs.nodes(nodes)
         if len(self.nodes.cpu) > NODES or not self.nodes.gpus.any():
             raise ConfigError(f"the environment has up to {NODES} nodes with GPUs, not {self.nodes.words}")
         self.count, self.mix = jobs, {"load": 1.1, "gpus": 4, "run_cv": 1.5, **(mix or {}), "jobs": jobs}
-        self.trace = J.read(Path(trace)) if trace else None
+        self.trace = cluster_jobs.read(Path(trace)) if trace else None
         if self.trace is not None and len(self.trace) < 2 * jobs:
             raise ConfigError(f"{trace} has {len(self.trace)} jobs, and episodes of {jobs} need at least {2 * jobs}")
         self.seeds = range(1000, 1000 + pool) if held_out else range(pool)
         super().__init__(num_envs, SEEN, ACTIONS)
 
-    def jobs(self, seed: int) -> J.Jobs:
+    def jobs(self, seed: int) -> cluster_jobs.Jobs:
         """Return the jobs of a seed; those of a trace come from its first half, held-out ones from its second."""
         if self.trace is None:
-            return J.generate(self.nodes, self.mix, seed)
+            return cluster_jobs.generate(self.nodes, self.mix, seed)
         half = len(self.trace) // 2
         start = int(np.random.default_rng([seed, 5]).integers(0, half - self.count + 1))
         piece = self.trace.first(self.count, start + (half if seed >= 1000 else 0))
         return piece.faster(float(self.mix["load"]) * float(self.nodes.gpus.sum()) / max(piece.demand(), 1e-9))
 
-    def _link(self) -> None:
-        from tunewright.envs.scheduling.cluster import decide
+    def _decide_all(self) -> Any:
+        from tunewright.envs.scheduling.cluster.decide import decide_all
 
-        super()._link()
-        self._compiled = decide.decide_all
+        return decide_all
 
-    def _piece(self, rng: np.random.Generator) -> S.Systems:
+    def _piece(self, rng: np.random.Generator) -> state.Systems:
         seed = self.seeds[int(rng.integers(len(self.seeds)))]
-        return M.systems([self.jobs(seed)], self.nodes, M.Policy())
-
-    def _decide(self, address: int, which: Any, waiting: Any, actions: Any, seen: Any, mask: Any, reward: Any) -> None:
-        self._compiled(address, which, waiting, actions, seen, mask, reward)
+        return simulate.systems([self.jobs(seed)], self.nodes, simulate.Policy())
 
 
 class ClusterEnv(SingleEnv):

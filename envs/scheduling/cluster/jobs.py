@@ -13,11 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling import limits as L
+from tunewright.envs.scheduling import limits
 from tunewright.envs.scheduling.cluster.state import WHOLE
-from tunewright.envs.scheduling.generated import numbers
-from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
-from tunewright.envs.scheduling.serving.trace import numbered
+from tunewright.envs.scheduling.generated import lognormal, numbers, zipf
+from tunewright.envs.scheduling.traces import numbered
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.knowledge import timestamps
 from tunewright.store.files import check_size, limit_mb, open_lines, parsing, read_head, read_text, reason
@@ -35,7 +34,8 @@ class Jobs:
 
     Attributes:
         source: where they come from.
-        submit_s, run_s, estimate_s: seconds; an estimate is never below the run time, since a job is ended at its limit.
+        submit_s, run_s, estimate_s: seconds; an estimate is never below the run time, since a job is ended at its
+            limit.
         gpus, milli: GPUs, and thousandths of each (1000 but for jobs that take part of one GPU).
         cpu, memory: of each node that it uses: thousandths of CPUs, MiB.
         user: number of the user.
@@ -76,7 +76,7 @@ class Jobs:
         return replace(self, submit_s=self.submit_s / factor)
 
     def demand(self) -> float:
-        """Mean GPUs (CPUs where no job wants a GPU) that the jobs would keep busy between the first and last submission."""
+        """Mean GPUs (CPUs where no job wants a GPU) kept busy between the first and the last submission."""
         span = max(float(self.submit_s[-1] - self.submit_s[0]), 1e-9)
         size = self.gpus * self.milli if self.uses_gpus else self.cpu
         return float((self.run_s * size).sum() / WHOLE / span)
@@ -97,10 +97,11 @@ def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -
     if not len(submit):
         raise ConfigError(f"{source}: no jobs in it")
     for name, values in (("submission", submit), ("run time", run)):
-        bad = np.flatnonzero(~(np.abs(values) <= L.MOST_TIME_S) | ((values < 0) if name == "run time" else False))
+        bad = np.flatnonzero(~(np.abs(values) <= limits.MOST_TIME_S) | ((values < 0) if name == "run time" else False))
         if len(bad):
             raise ConfigError(
-                f"{source}, job {bad[0] + 1}: the {name} {values[bad[0]]} is no time up to {L.MOST_TIME_S:g} s ({len(bad)} such jobs)"
+                f"{source}, job {bad[0] + 1}: the {name} {values[bad[0]]} is no time up to"
+                f" {limits.MOST_TIME_S:g} s ({len(bad)} such jobs)"
             )
     n = len(submit)
     order = np.argsort(submit, kind="stable")
@@ -108,10 +109,10 @@ def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -
     whole: dict[str, Any] = {}
     for name, default in (("gpus", 0), ("milli", WHOLE), ("cpu", 0), ("memory", 0)):
         values = np.asarray(rows[name], float) if name in rows else np.full(n, float(default))
-        bad = np.flatnonzero(~((values >= 0) & (values <= L.MOST_UNITS)))
+        bad = np.flatnonzero(~((values >= 0) & (values <= limits.MOST_UNITS)))
         if len(bad):
             raise ConfigError(
-                f"{source}, job {bad[0] + 1}: {name} must be from 0 to {L.MOST_UNITS:g}, not {values[bad[0]]}"
+                f"{source}, job {bad[0] + 1}: {name} must be from 0 to {limits.MOST_UNITS:g}, not {values[bad[0]]}"
             )
         whole[name] = values[order].astype(np.int64)
     whole["milli"] = np.where((whole["gpus"] == 1) & (whole["milli"] > 0), np.minimum(whole["milli"], WHOLE), WHOLE)
@@ -119,7 +120,7 @@ def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -
     run = np.maximum(run, 1e-3)
     estimate = np.asarray(rows["estimate_s"], float) if "estimate_s" in rows else run
     estimate = np.maximum(
-        np.where(np.isfinite(estimate) & (estimate > 0), np.minimum(estimate, L.MOST_TIME_S), run), run
+        np.where(np.isfinite(estimate) & (estimate > 0), np.minimum(estimate, limits.MOST_TIME_S), run), run
     )
     if late:
         notes = (*notes, f"{late} jobs come before the one above them; sorted by submission")
@@ -157,8 +158,8 @@ def _bounded(path: Path, jobs: int) -> None:
 def _swf(path: Path, lines: Iterable[str]) -> Jobs:
     """Read the Standard Workload Format (Chapin et al., 1999): 18 fields a line.
 
-    A job that was checkpointed has a line for each of its parts (status 2, 3, 4) below the line that sums them up, if there
-    is one; it is one job. Jobs that were cancelled before they ran, and those without a run time, are left out.
+    A job that was checkpointed has a line for each of its parts (status 2, 3, 4) below the line that sums them up, if
+    there is one; it is one job. Jobs that were cancelled before they ran, and those without a run time, are left out.
     """
     jobs: list[_SwfLine] = []
     parts: dict[float, list[_SwfLine]] = {}
@@ -171,9 +172,9 @@ def _swf(path: Path, lines: Iterable[str]) -> Jobs:
             if len(values) < 12:
                 raise ValueError(f"{len(values)} fields instead of 18")
             for place in (1, 3):
-                L.time(values[place])
+                limits.time(values[place])
             for place in (4, 7):
-                L.units(values[place] * WHOLE, -WHOLE)
+                limits.units(values[place] * WHOLE, -WHOLE)
         except ValueError as error:
             raise ConfigError(f"{path}, line {number}: not in the Standard Workload Format: {error}") from None
         job = _SwfLine(*values[:5], *values[7:9], *values[10:12])
@@ -203,8 +204,9 @@ def _swf(path: Path, lines: Iterable[str]) -> Jobs:
     return jobs_of(
         path.name,
         {
-            "submit_s": [job.submit for job in ran], "run_s": [job.run for job in ran], "user": [job.user for job in ran],
-            "estimate_s": [job.estimate for job in ran], "cpu": [job.processors * WHOLE for job in ran],
+            "submit_s": [job.submit for job in ran], "run_s": [job.run for job in ran],
+            "user": [job.user for job in ran], "estimate_s": [job.estimate for job in ran],
+            "cpu": [job.processors * WHOLE for job in ran],
         },
         tuple(notes),
     )  # fmt: skip
@@ -270,10 +272,10 @@ def _table(path: Path, lines: Iterable[str]) -> Jobs:
                     found[name] = float(row[has[name]] or 0)
             if has["cpus"]:
                 found["cpu"] = float(row[has["cpus"]] or 0) * WHOLE
-            L.time(when)
-            L.time(found["run_s"], least=-L.MOST_TIME_S if not has["run_s"] else 0.0)
+            limits.time(when)
+            limits.time(found["run_s"], least=-limits.MOST_TIME_S if not has["run_s"] else 0.0)
             for name in ("gpus", "milli", "cpu", "memory"):
-                L.units(found.get(name, 0.0))
+                limits.units(found.get(name, 0.0))
         except (ValueError, TypeError, OverflowError, KeyError) as error:
             raise ConfigError(f"{path}, line {table.line_num}: {reason(error)}") from None
         for name, value in found.items():
@@ -297,7 +299,8 @@ def _parquet(path: Path) -> Jobs:
         names = {r[0] for r in database.execute("SELECT name FROM parquet_schema(?)", file).fetchall()}
         if not {"submission_time", "duration", "cpu_count"} <= names:
             raise ConfigError(
-                f"{path} needs the columns submission_time, duration (ms) and cpu_count; it has {', '.join(sorted(names))}"
+                f"{path} needs the columns submission_time, duration (ms) and cpu_count; it has"
+                f" {', '.join(sorted(names))}"
             )
         count = database.execute("SELECT sum(num_rows) FROM parquet_file_metadata(?)", file).fetchone()
         _bounded_rows(path, int(count[0] or 0) if count else 0)
@@ -345,8 +348,8 @@ def nodes(text: str, jobs: Jobs | None = None, load: float = 0.9) -> Nodes:
     """Return nodes by description.
 
     Args:
-        text: ``16x8`` (16 nodes of 8 GPUs), ``cpu:1024`` (a pool of CPUs), a CSV with columns cpu_milli, memory_mib and gpu,
-            or ``auto``: as many as the jobs keep busy at a load, with 8 GPUs a node or as a pool of CPUs.
+        text: ``16x8`` (16 nodes of 8 GPUs), ``cpu:1024`` (a pool of CPUs), a CSV with columns cpu_milli, memory_mib and
+            gpu, or ``auto``: as many as the jobs keep busy at a load, with 8 GPUs a node or as a pool of CPUs.
         jobs: for ``auto``.
         load: for ``auto``.
 
@@ -412,7 +415,7 @@ def generate(where: Nodes, options: Mapping[str, Any] | None = None, seed: int =
         ConfigError: a value is out of range.
     """
     p = numbers(
-        "the jobs", DEFAULTS, options or {}, positive=[n for n in DEFAULTS if n not in ("share", "run_cv", "user_skew")],
+        "the jobs", DEFAULTS, options or {}, positive=DEFAULTS.keys() - {"share", "run_cv", "user_skew"},
         whole=("jobs", "users", "gpus"),
     )  # fmt: skip
     if p["over"] < 1 or p["share"] > 1:
@@ -430,7 +433,8 @@ def generate(where: Nodes, options: Mapping[str, Any] | None = None, seed: int =
     submit = np.cumsum(np.maximum(rng.gamma(shape, 1.0 / shape, n), 1e-100))  # a wild cv gives nothing but zeros
     submit *= work / (p["load"] * total) / submit[-1]
     rows = {
-        "submit_s": submit, "run_s": run, "estimate_s": run * (1.0 + rng.exponential(p["over"] - 1.0, n) if p["over"] > 1 else 1.0),
+        "submit_s": submit, "run_s": run,
+        "estimate_s": run * (1.0 + rng.exponential(p["over"] - 1.0, n) if p["over"] > 1 else 1.0),
         "user": zipf(rng, int(p["users"]), p["user_skew"], n),
     }  # fmt: skip
     rows |= {"cpu": size * WHOLE} if pooled else {"gpus": size, "milli": milli}

@@ -1,330 +1,337 @@
 """The cluster simulator, compiled: jobs on nodes with GPUs or CPUs, ordered, backfilled, placed, preempted and moved.
 
-``w`` is a system, ``j`` a job. ``reference`` says the same in plain Python, and tests hold the two together: change both.
+``reference`` says the same in plain Python, and tests hold the two together: change both.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
 from __future__ import annotations
 
-import math
-
 from tunewright.envs.compiled import jit, record_at
-from tunewright.envs.scheduling.cluster.state import (
-    BEST,
-    BEST_ALL,
-    BIG,
-    CELL,
-    CONSERVATIVE,
-    DONE,
-    EASY,
-    ENTRY,
-    FIRST,
-    JOB,
-    KIND,
-    LAS,
-    PIECE,
-    PLAN,
-    REJECTED,
-    RUNNING,
-    SJF,
-    STEP,
-    SYSTEM,
-    WAITING,
-    WHOLE,
-    WORST,
-)
+from tunewright.envs.scheduling.cluster import state
+from tunewright.envs.scheduling.kernels import INF, integer_at
 
-system, job, piece, plan = record_at(SYSTEM), record_at(JOB), record_at(PIECE), record_at(PLAN)
-cell, step, kind_at, entry = record_at(CELL), record_at(STEP), record_at(KIND), record_at(ENTRY)
-INF = math.inf
+system_at, job_at, piece_at = record_at(state.SYSTEM), record_at(state.JOB), record_at(state.PIECE)
+part_at, step_at = record_at(state.PLAN), record_at(state.STEP)
+kind_at, entry_at = record_at(state.KIND), record_at(state.ENTRY)
 
 
 # --- room on the nodes
 
 
 @jit
-def _free(w, room, node, g):
-    return cell(room, node * w.stride + 2 + g).v
+def _free(system, room, node, gpu):
+    return integer_at(room, node * system.stride + 2 + gpu).value
 
 
 @jit
-def _mask(w, room, node, gpus, milli):
+def _mask(system, room, node, gpus, milli):
     """Bits of the GPUs of a node that a request would get; 0 if it does not fit (or needs none).
 
     A part of a GPU goes to the fullest one that has room; whole GPUs are free ones, the first of them.
     """
-    if milli < WHOLE:
-        best, least = -1, BIG
-        for g in range(w.gpus):
-            free = _free(w, room, node, g)
+    if milli < state.WHOLE:
+        best, least = -1, state.BIG
+        for gpu in range(system.gpus_per_node):
+            free = _free(system, room, node, gpu)
             if free >= milli and free < least:
-                best, least = g, free
+                best, least = gpu, free
         return 0 if best < 0 else 1 << best
-    mask, n = 0, 0
-    for g in range(w.gpus):
-        if n < gpus and _free(w, room, node, g) == WHOLE:
-            mask |= 1 << g
-            n += 1
-    return mask if n == gpus else 0
+    mask, count = 0, 0
+    for gpu in range(system.gpus_per_node):
+        if count < gpus and _free(system, room, node, gpu) == state.WHOLE:
+            mask |= 1 << gpu
+            count += 1
+    return mask if count == gpus else 0
 
 
 @jit
-def _fits_node(w, room, node, j):
+def fits_node(system, room, node, job):
     """Bits of the GPUs that a job would get on a node, -1 if it needs none and fits, 0 if it does not fit."""
-    if cell(room, node * w.stride).v < j.cpu or cell(room, node * w.stride + 1).v < j.memory:
+    if (
+        integer_at(room, node * system.stride).value < job.cpu
+        or integer_at(room, node * system.stride + 1).value < job.memory_mib
+    ):
         return 0
-    return -1 if j.gpus == 0 else _mask(w, room, node, j.gpus, j.milli)
+    return -1 if job.gpus == 0 else _mask(system, room, node, job.gpus, job.milli)
 
 
 @jit
-def _unused(w, room, node):
+def unused(system, room, node):
     """Free part of a node: thousandths of GPUs, or of CPUs where it has none."""
-    if w.gpus == 0:
-        return cell(room, node * w.stride).v
+    if system.gpus_per_node == 0:
+        return integer_at(room, node * system.stride).value
     total = 0
-    for g in range(w.gpus):
-        total += _free(w, room, node, g)
+    for gpu in range(system.gpus_per_node):
+        total += _free(system, room, node, gpu)
     return total
 
 
 @jit
-def _left(w, room, node):
+def _left(system, room, node):
     """Free part of a node over all resources, each as a share of the largest node's."""
-    left = cell(room, node * w.stride).v / w.most_cpu + cell(room, node * w.stride + 1).v / w.most_memory
-    return left + _unused(w, room, node) / (WHOLE * w.gpus) if w.gpus > 0 else left
+    left = (
+        integer_at(room, node * system.stride).value / system.most_milli_cpu
+        + integer_at(room, node * system.stride + 1).value / system.most_memory_mib
+    )
+    return (
+        left + unused(system, room, node) / (state.WHOLE * system.gpus_per_node) if system.gpus_per_node > 0 else left
+    )
 
 
 @jit
-def _broken(w, room, node, cpu, memory):
+def _broken(system, room, node, cpu, memory):
     """Expected thousandths of a node's free GPUs that the kinds of jobs cannot use (FGD, Weng et al., ATC 2023).
 
     Args:
         cpu, memory: that are taken off the node's free ones first.
     """
     lost = 0.0
-    left_cpu, left_memory = cell(room, node * w.stride).v - cpu, cell(room, node * w.stride + 1).v - memory
-    total = _unused(w, room, node)
-    for m in range(w.kinds):
-        t = kind_at(w.kinds_at, m)
-        if t.gpus == 0 or left_cpu < t.cpu or left_memory < t.memory or _mask(w, room, node, t.gpus, t.milli) == 0:
-            lost += t.share * total
+    left_cpu, left_memory = (
+        integer_at(room, node * system.stride).value - cpu,
+        integer_at(room, node * system.stride + 1).value - memory,
+    )
+    total = unused(system, room, node)
+    for nth in range(system.kind_count):
+        kind = kind_at(system.kinds, nth)
+        if (
+            kind.gpus == 0
+            or left_cpu < kind.cpu
+            or left_memory < kind.memory_mib
+            or _mask(system, room, node, kind.gpus, kind.milli) == 0
+        ):
+            lost += kind.share * total
         else:
-            for g in range(w.gpus):
-                free = _free(w, room, node, g)
-                if free < min(t.milli, WHOLE) or (t.milli == WHOLE and free < WHOLE):
-                    lost += t.share * free
+            for gpu in range(system.gpus_per_node):
+                free = _free(system, room, node, gpu)
+                if free < min(kind.milli, state.WHOLE) or (kind.milli == state.WHOLE and free < state.WHOLE):
+                    lost += kind.share * free
     return lost
 
 
 @jit
-def _gradient(w, room, node, j, mask):
+def _gradient(system, room, node, job, mask):
     """How much more of a node is broken after a job is placed there."""
-    before = _broken(w, room, node, 0, 0)
-    _put(w, room, node, j, mask, -1)
-    after = _broken(w, room, node, 0, 0)
-    _put(w, room, node, j, mask, 1)
+    before = _broken(system, room, node, 0, 0)
+    _put(system, room, node, job, mask, -1)
+    after = _broken(system, room, node, 0, 0)
+    _put(system, room, node, job, mask, 1)
     return after - before
 
 
 @jit
-def _put(w, room, node, j, mask, sign):
+def _put(system, room, node, job, mask, sign):
     """Give back (1) or take (-1) a job's part of a node."""
-    cell(room, node * w.stride).v += sign * j.cpu
-    cell(room, node * w.stride + 1).v += sign * j.memory
+    integer_at(room, node * system.stride).value += sign * job.cpu
+    integer_at(room, node * system.stride + 1).value += sign * job.memory_mib
     if mask > 0:
-        for g in range(w.gpus):
-            if mask >> g & 1:
-                cell(room, node * w.stride + 2 + g).v += sign * j.milli
+        for gpu in range(system.gpus_per_node):
+            if mask >> gpu & 1:
+                integer_at(room, node * system.stride + 2 + gpu).value += sign * job.milli
 
 
 @jit
-def find(w, room, j):
+def find(system, room, job):
     """Write into the plan where a job would go; False if it does not fit.
 
     A job that fits into a node stays in one; a larger one takes whole free GPUs wherever they are, fullest nodes first.
     """
-    w.plan = 0
+    system.plan_size = 0
     best, score, bits = -1, INF, 0
-    for node in range(w.nodes):
-        mask = _fits_node(w, room, node, j)
+    for node in range(system.node_count):
+        mask = fits_node(system, room, node, job)
         if mask == 0:
             continue
-        if w.placement == FIRST:
+        if system.placement == state.FIRST:
             value = 0.0
-        elif w.placement == BEST:
-            value = float(_unused(w, room, node))
-        elif w.placement == BEST_ALL:
-            value = _left(w, room, node)
-        elif w.placement == WORST:
-            value = -float(_unused(w, room, node))
+        elif system.placement == state.BEST:
+            value = float(unused(system, room, node))
+        elif system.placement == state.BEST_ALL:
+            value = _left(system, room, node)
+        elif system.placement == state.WORST:
+            value = -float(unused(system, room, node))
         else:
-            value = _gradient(w, room, node, j, mask)
+            value = _gradient(system, room, node, job, mask)
         if best < 0 or value < score:
             best, score, bits = node, value, mask
-            if w.placement == FIRST:
+            if system.placement == state.FIRST:
                 break
     if best >= 0:
-        p = plan(w.plan_at, 0)
-        p.node, p.mask = best, bits
-        w.plan = 1
+        part = part_at(system.plan, 0)
+        part.node, part.mask = best, bits
+        system.plan_size = 1
         return True
-    if j.gpus <= w.gpus or j.milli < WHOLE:
+    if job.gpus <= system.gpus_per_node or job.milli < state.WHOLE:
         return False
-    left = j.gpus
-    for wanted in range(w.gpus, 0, -1):  # nodes with most whole free GPUs first
-        for node in range(w.nodes):
+    left = job.gpus
+    for wanted in range(system.gpus_per_node, 0, -1):  # nodes with most whole free GPUs first
+        for node in range(system.node_count):
             if left == 0:
                 break
-            mask, n = 0, 0
-            for g in range(w.gpus):
-                if _free(w, room, node, g) == WHOLE:
-                    n += 1
-            if n != wanted or cell(room, node * w.stride).v < j.cpu or cell(room, node * w.stride + 1).v < j.memory:
+            mask, count = 0, 0
+            for gpu in range(system.gpus_per_node):
+                if _free(system, room, node, gpu) == state.WHOLE:
+                    count += 1
+            if (
+                count != wanted
+                or integer_at(room, node * system.stride).value < job.cpu
+                or integer_at(room, node * system.stride + 1).value < job.memory_mib
+            ):
                 continue
             taken = 0
-            for g in range(w.gpus):
-                if taken < left and _free(w, room, node, g) == WHOLE:
-                    mask |= 1 << g
+            for gpu in range(system.gpus_per_node):
+                if taken < left and _free(system, room, node, gpu) == state.WHOLE:
+                    mask |= 1 << gpu
                     taken += 1
-            p = plan(w.plan_at, w.plan)
-            p.node, p.mask = node, mask
-            w.plan += 1
+            part = part_at(system.plan, system.plan_size)
+            part.node, part.mask = node, mask
+            system.plan_size += 1
             left -= taken
     return left == 0
 
 
 @jit
-def _take_plan(w, room, j, sign):
-    for k in range(w.plan):
-        p = plan(w.plan_at, k)
-        _put(w, room, p.node, j, p.mask, sign)
+def _take_plan(system, room, job, sign):
+    for nth in range(system.plan_size):
+        part = part_at(system.plan, nth)
+        _put(system, room, part.node, job, part.mask, sign)
 
 
 @jit
-def _plan_fits(w, room, j):
+def _plan_fits(system, room, job):
     """Whether the plan's very places are free in another room."""
-    for k in range(w.plan):
-        p = plan(w.plan_at, k)
-        if cell(room, p.node * w.stride).v < j.cpu or cell(room, p.node * w.stride + 1).v < j.memory:
+    for nth in range(system.plan_size):
+        part = part_at(system.plan, nth)
+        if (
+            integer_at(room, part.node * system.stride).value < job.cpu
+            or integer_at(room, part.node * system.stride + 1).value < job.memory_mib
+        ):
             return False
-        if p.mask > 0:
-            for g in range(w.gpus):
-                if p.mask >> g & 1 and _free(w, room, p.node, g) < j.milli:
+        if part.mask > 0:
+            for gpu in range(system.gpus_per_node):
+                if part.mask >> gpu & 1 and _free(system, room, part.node, gpu) < job.milli:
                     return False
     return True
 
 
 @jit
-def _give_back(w, room, j):
-    at = j.piece
+def _give_back(system, room, job):
+    at = job.first_piece
     while at >= 0:
-        p = piece(w.pieces_at, at)
-        _put(w, room, p.node, j, p.mask, 1)
-        at = p.next
+        piece = piece_at(system.pieces, at)
+        _put(system, room, piece.node, job, piece.mask, 1)
+        at = piece.next
 
 
 # --- starting and ending
 
 
 @jit
-def _note(w):
+def _note(system):
     """Add up what was in use since the last change."""
-    w.used += (w.now - w.used_at) * (w.gpu_seconds if w.gpu_total > 0 else w.cpu_seconds)
-    w.used_at = w.now
+    system.used_milli_s += (system.now_s - system.used_until_s) * (
+        system.milli_gpus if system.total_milli_gpus > 0 else system.milli_cpus
+    )
+    system.used_until_s = system.now_s
 
 
 @jit
-def units(w, j):
+def units(system, job):
     """What a job takes of the cluster: thousandths of GPUs, or of CPUs where there are none."""
-    return j.gpus * j.milli if w.gpu_total > 0 else j.cpu
+    return job.gpus * job.milli if system.total_milli_gpus > 0 else job.cpu
 
 
 @jit
-def start(w, at):
+def start(system, at):
     """Start the waiting job at a place of the queue where the plan says."""
-    i = cell(w.waiting_at, at).v
-    j = job(w.jobs_at, i)
-    _note(w)
-    _take_plan(w, w.room_at, j, -1)
-    j.piece = -1
-    for k in range(w.plan):
-        p, free = plan(w.plan_at, k), w.free_piece
-        into = piece(w.pieces_at, free)
-        w.free_piece = into.next
-        into.node, into.mask, into.next = p.node, p.mask, j.piece
-        j.piece = free
-    w.waiting -= 1
-    for k in range(at, w.waiting):
-        cell(w.waiting_at, k).v = cell(w.waiting_at, k + 1).v
-    j.phase = RUNNING
-    j.started = w.now
-    if j.first_start == INF:
-        j.first_start = w.now
-    extra = w.restart_s if j.preempted > 0 and j.left < j.run else 0.0
-    j.end = w.now + extra + j.left
-    w.gpu_seconds += j.gpus * j.milli
-    w.cpu_seconds += j.cpu
+    number = integer_at(system.waiting, at).value
+    job = job_at(system.jobs, number)
+    _note(system)
+    _take_plan(system, system.room, job, -1)
+    job.first_piece = -1
+    for place in range(system.plan_size):
+        part, free = part_at(system.plan, place), system.free_piece
+        into = piece_at(system.pieces, free)
+        system.free_piece = into.next
+        into.node, into.mask, into.next = part.node, part.mask, job.first_piece
+        job.first_piece = free
+    system.waiting_count -= 1
+    for place in range(at, system.waiting_count):
+        integer_at(system.waiting, place).value = integer_at(system.waiting, place + 1).value
+    job.phase = state.RUNNING
+    job.started_at = system.now_s
+    if job.first_start_at == INF:
+        job.first_start_at = system.now_s
+    extra = system.restart_s if job.preempted > 0 and job.left_s < job.run_s else 0.0
+    job.end_at = system.now_s + extra + job.left_s
+    system.milli_gpus += job.gpus * job.milli
+    system.milli_cpus += job.cpu
     # the running jobs are kept by when they are expected to end
-    k = w.running
-    mine = _expected_end(j)
-    while k > 0 and _expected_end(job(w.jobs_at, cell(w.running_at, k - 1).v)) > mine:
-        cell(w.running_at, k).v = cell(w.running_at, k - 1).v
-        k -= 1
-    cell(w.running_at, k).v = i
-    w.running += 1
-    w.decisions += 1
+    place = system.running_count
+    expected_end = _expected_end(job)
+    while place > 0 and _expected_end(job_at(system.jobs, integer_at(system.running, place - 1).value)) > expected_end:
+        integer_at(system.running, place).value = integer_at(system.running, place - 1).value
+        place -= 1
+    integer_at(system.running, place).value = number
+    system.running_count += 1
+    system.decisions += 1
 
 
 @jit
-def _expected_end(j):
-    return j.end + (j.estimate - j.run)
+def _expected_end(job):
+    return job.end_at + (job.estimate_s - job.run_s)
 
 
 @jit
-def _stop(w, at):
+def _stop(system, at):
     """Take the running job at a place off its nodes."""
-    i = cell(w.running_at, at).v
-    j = job(w.jobs_at, i)
-    _note(w)
-    if w.logged < w.log_size:
-        e = entry(w.log_at, w.logged)
-        p = piece(w.pieces_at, j.piece)
-        e.start, e.end, e.job, e.node, e.mask = j.started, w.now, i, p.node, p.mask
-        w.logged += 1
-    _give_back(w, w.room_at, j)
-    while j.piece >= 0:
-        p = piece(w.pieces_at, j.piece)
-        following = p.next
-        p.next = w.free_piece
-        w.free_piece = j.piece
-        j.piece = following
-    w.gpu_seconds -= j.gpus * j.milli
-    w.cpu_seconds -= j.cpu
-    w.running -= 1
-    for k in range(at, w.running):
-        cell(w.running_at, k).v = cell(w.running_at, k + 1).v
+    number = integer_at(system.running, at).value
+    job = job_at(system.jobs, number)
+    _note(system)
+    if system.logged < system.log_size:
+        entry = entry_at(system.log, system.logged)
+        piece = piece_at(system.pieces, job.first_piece)
+        entry.start, entry.end, entry.job, entry.node, entry.mask = (
+            job.started_at,
+            system.now_s,
+            number,
+            piece.node,
+            piece.mask,
+        )
+        system.logged += 1
+    _give_back(system, system.room, job)
+    while job.first_piece >= 0:
+        piece = piece_at(system.pieces, job.first_piece)
+        following = piece.next
+        piece.next = system.free_piece
+        system.free_piece = job.first_piece
+        job.first_piece = following
+    system.milli_gpus -= job.gpus * job.milli
+    system.milli_cpus -= job.cpu
+    system.running_count -= 1
+    for place in range(at, system.running_count):
+        integer_at(system.running, place).value = integer_at(system.running, place + 1).value
 
 
 @jit
-def _enqueue(w, i):
+def _enqueue(system, number):
     """Put a job into the queue, which is kept in order."""
-    j = job(w.jobs_at, i)
-    j.phase = WAITING
-    k = w.waiting
-    while k > 0 and _earlier(w, i, cell(w.waiting_at, k - 1).v):
-        cell(w.waiting_at, k).v = cell(w.waiting_at, k - 1).v
-        k -= 1
-    cell(w.waiting_at, k).v = i
-    w.waiting += 1
+    job = job_at(system.jobs, number)
+    job.phase = state.WAITING
+    place = system.waiting_count
+    while place > 0 and _earlier(system, number, integer_at(system.waiting, place - 1).value):
+        integer_at(system.waiting, place).value = integer_at(system.waiting, place - 1).value
+        place -= 1
+    integer_at(system.waiting, place).value = number
+    system.waiting_count += 1
 
 
 @jit
-def _earlier(w, one, two):
-    a, b = job(w.jobs_at, one), job(w.jobs_at, two)
-    if w.order == SJF and a.estimate != b.estimate:
-        return a.estimate < b.estimate
-    if w.order == LAS and a.level != b.level:
-        return a.level < b.level
+def _earlier(system, one, two):
+    first, second = job_at(system.jobs, one), job_at(system.jobs, two)
+    if system.order == state.SJF and first.estimate_s != second.estimate_s:
+        return first.estimate_s < second.estimate_s
+    if system.order == state.LAS and first.level != second.level:
+        return first.level < second.level
     return one < two
 
 
@@ -332,251 +339,261 @@ def _earlier(w, one, two):
 
 
 @jit
-def _copy_room(w):
-    for k in range(w.nodes * w.stride):
-        cell(w.shadow_at, k).v = cell(w.room_at, k).v
+def _copy_room(system):
+    for nth in range(system.node_count * system.stride):
+        integer_at(system.shadow, nth).value = integer_at(system.room, nth).value
 
 
 @jit
-def _easy(w):
+def _easy(system):
     """EASY backfill: what fits now and does not delay the first job of the queue may run (Lifka 1995)."""
-    head = job(w.jobs_at, cell(w.waiting_at, 0).v)
-    _copy_room(w)
+    head = job_at(system.jobs, integer_at(system.waiting, 0).value)
+    _copy_room(system)
     shadow = INF
-    for k in range(w.running):
-        j = job(w.jobs_at, cell(w.running_at, k).v)
-        _give_back(w, w.shadow_at, j)
-        last = k + 1 == w.running or _expected_end(job(w.jobs_at, cell(w.running_at, k + 1).v)) > _expected_end(j)
-        if last and find(w, w.shadow_at, head):
-            shadow = _expected_end(j)
+    for place in range(system.running_count):
+        job = job_at(system.jobs, integer_at(system.running, place).value)
+        _give_back(system, system.shadow, job)
+        last = place + 1 == system.running_count or _expected_end(
+            job_at(system.jobs, integer_at(system.running, place + 1).value)
+        ) > _expected_end(job)
+        if last and find(system, system.shadow, head):
+            shadow = _expected_end(job)
             break
     if shadow == INF:
         return
-    _take_plan(w, w.shadow_at, head, -1)
+    _take_plan(system, system.shadow, head, -1)
     at, looked = 1, 0
-    while at < w.waiting and looked < w.depth:
+    while at < system.waiting_count and looked < system.depth:
         looked += 1
-        j = job(w.jobs_at, cell(w.waiting_at, at).v)
-        if find(w, w.room_at, j):
-            short = w.now + j.estimate <= shadow
-            if short or _plan_fits(w, w.shadow_at, j):
+        job = job_at(system.jobs, integer_at(system.waiting, at).value)
+        if find(system, system.room, job):
+            short = system.now_s + job.estimate_s <= shadow
+            if short or _plan_fits(system, system.shadow, job):
                 if not short:
-                    _take_plan(w, w.shadow_at, j, -1)
-                start(w, at)
+                    _take_plan(system, system.shadow, job, -1)
+                start(system, at)
                 continue
         at += 1
 
 
 @jit
-def _conservative(w):
+def _conservative(system):
     """Conservative backfill: every job of the queue gets the earliest time that delays none before it.
 
-    Times are found on what is free of the whole cluster; whether a job fits on the nodes is seen when its time has come.
+    Times are found on what is free of the whole cluster; whether a job fits on the nodes is seen at its time.
     """
-    total = w.gpu_total if w.gpu_total > 0 else w.cpu_total
+    total = system.total_milli_gpus if system.total_milli_gpus > 0 else system.total_milli_cpus
     busy = 0
-    for k in range(w.running):
-        busy += units(w, job(w.jobs_at, cell(w.running_at, k).v))
-    s = step(w.profile_at, 0)
-    s.time, s.units = w.now, total - busy
-    w.profile = 1
-    for k in range(w.running):
-        j = job(w.jobs_at, cell(w.running_at, k).v)
-        before = step(w.profile_at, w.profile - 1).units
-        s = step(w.profile_at, w.profile)
-        s.time, s.units = max(_expected_end(j), w.now), before + units(w, j)
-        w.profile += 1
+    for place in range(system.running_count):
+        busy += units(system, job_at(system.jobs, integer_at(system.running, place).value))
+    step = step_at(system.profile, 0)
+    step.time_s, step.units = system.now_s, total - busy
+    system.profile_size = 1
+    for place in range(system.running_count):
+        job = job_at(system.jobs, integer_at(system.running, place).value)
+        before = step_at(system.profile, system.profile_size - 1).units
+        step = step_at(system.profile, system.profile_size)
+        step.time_s, step.units = max(_expected_end(job), system.now_s), before + units(system, job)
+        system.profile_size += 1
     at, looked = 0, 0
-    while at < w.waiting and looked < w.depth:
+    while at < system.waiting_count and looked < system.depth:
         looked += 1
-        j = job(w.jobs_at, cell(w.waiting_at, at).v)
-        need = units(w, j)
+        job = job_at(system.jobs, integer_at(system.waiting, at).value)
+        need = units(system, job)
         first = 0
-        while first < w.profile:  # from the step ``first`` on there must be room for the whole estimate
-            stop = step(w.profile_at, first).time + j.estimate
-            k = first
-            while k < w.profile and step(w.profile_at, k).time < stop and step(w.profile_at, k).units >= need:
-                k += 1
-            if k == w.profile or step(w.profile_at, k).time >= stop:
+        while first < system.profile_size:  # from the step ``first`` on there must be room for the whole estimate
+            stop = step_at(system.profile, first).time_s + job.estimate_s
+            place = first
+            while (
+                place < system.profile_size
+                and step_at(system.profile, place).time_s < stop
+                and step_at(system.profile, place).units >= need
+            ):
+                place += 1
+            if place == system.profile_size or step_at(system.profile, place).time_s >= stop:
                 break
-            first = k + 1
-        if first == w.profile:
+            first = place + 1
+        if first == system.profile_size:
             at += 1
             continue
-        when = step(w.profile_at, first).time
-        _reserve(w, when, when + j.estimate, need)
-        if when <= w.now and find(w, w.room_at, j):
-            start(w, at)
+        when = step_at(system.profile, first).time_s
+        _reserve(system, when, when + job.estimate_s, need)
+        if when <= system.now_s and find(system, system.room, job):
+            start(system, at)
         else:
             at += 1
 
 
 @jit
-def _reserve(w, start_s, end_s, need):
+def _reserve(system, start_s, end_s, need):
     """Take units off the profile between two times."""
-    k = _cut(w, start_s)
-    stop = _cut(w, end_s)
-    while k < stop:
-        step(w.profile_at, k).units -= need
-        k += 1
+    place = _cut(system, start_s)
+    stop = _cut(system, end_s)
+    while place < stop:
+        step_at(system.profile, place).units -= need
+        place += 1
 
 
 @jit
-def _cut(w, when):
+def _cut(system, when):
     """Place of the profile's step that begins at a time; one is put in if there is none."""
-    k = 0
-    while k < w.profile and step(w.profile_at, k).time < when:
-        k += 1
-    if k < w.profile and step(w.profile_at, k).time == when:
-        return k
-    for m in range(w.profile, k, -1):
-        a, b = step(w.profile_at, m), step(w.profile_at, m - 1)
-        a.time, a.units = b.time, b.units
-    a = step(w.profile_at, k)
-    a.time, a.units = when, step(w.profile_at, max(k - 1, 0)).units
-    w.profile += 1
-    return k
+    place = 0
+    while place < system.profile_size and step_at(system.profile, place).time_s < when:
+        place += 1
+    if place < system.profile_size and step_at(system.profile, place).time_s == when:
+        return place
+    for nth in range(system.profile_size, place, -1):
+        step, earlier = step_at(system.profile, nth), step_at(system.profile, nth - 1)
+        step.time_s, step.units = earlier.time_s, earlier.units
+    step = step_at(system.profile, place)
+    step.time_s, step.units = when, step_at(system.profile, max(place - 1, 0)).units
+    system.profile_size += 1
+    return place
 
 
 # --- least attained service, and moving jobs for balance
 
 
 @jit
-def _level(w, served):
+def _level(system, served):
     """Queue of a job that has had so many GPU-seconds; each next one holds ten times as many."""
-    level, bound = 0, w.level_s
-    while level < w.levels - 1 and served >= bound:
+    level, bound = 0, system.level_s
+    while level < system.level_count - 1 and served >= bound:
         level += 1
         bound *= 10.0
     return level
 
 
 @jit
-def _rate(w, j):
-    return max(j.gpus * j.milli / WHOLE, 1.0) if w.gpu_total > 0 else max(j.cpu / WHOLE, 1.0)
+def _rate(system, job):
+    return (
+        max(job.gpus * job.milli / state.WHOLE, 1.0) if system.total_milli_gpus > 0 else max(job.cpu / state.WHOLE, 1.0)
+    )
 
 
 @jit
-def _las(w):
+def _las(system):
     """Preempt running jobs of lower queues where one of a higher queue waits and would not fit otherwise (Tiresias)."""
     at, looked = 0, 0
-    while at < w.waiting and looked < w.depth:
-        i = cell(w.waiting_at, at).v
-        j = job(w.jobs_at, i)
-        if find(w, w.room_at, j):
-            start(w, at)
+    while at < system.waiting_count and looked < system.depth:
+        number = integer_at(system.waiting, at).value
+        job = job_at(system.jobs, number)
+        if find(system, system.room, job):
+            start(system, at)
             continue
-        _copy_room(w)
+        _copy_room(system)
         # give back the lowest first, the latest first among these, until it fits; then preempt just these
         gone, enough = 0, False
-        for level in range(w.levels - 1, j.level, -1):
-            for k in range(w.running - 1, -1, -1):
-                other = job(w.jobs_at, cell(w.running_at, k).v)
+        for level in range(system.level_count - 1, job.level, -1):
+            for place in range(system.running_count - 1, -1, -1):
+                other = job_at(system.jobs, integer_at(system.running, place).value)
                 if other.level != level:
                     continue
-                _give_back(w, w.shadow_at, other)
+                _give_back(system, system.shadow, other)
                 other.moved = 1
                 gone += 1
-                if find(w, w.shadow_at, j):
+                if find(system, system.shadow, job):
                     enough = True
                     break
             if enough:
                 break
         back = 0
-        for k in range(w.running - 1, -1, -1):
-            which = cell(w.running_at, k).v
-            other = job(w.jobs_at, which)
+        for place in range(system.running_count - 1, -1, -1):
+            which = integer_at(system.running, place).value
+            other = job_at(system.jobs, which)
             if other.moved == 1:
                 other.moved = 0
                 if enough:
-                    _preempt(w, k)
-                    _enqueue(w, which)
+                    _preempt(system, place)
+                    _enqueue(system, which)
                     back += 1
         if enough:
             # those that came back stand behind it: they are in lower queues
-            if find(w, w.room_at, j):
-                start(w, at)
+            if find(system, system.room, job):
+                start(system, at)
                 continue
         at += 1
         looked += 1
 
 
 @jit
-def _preempt(w, at):
+def _preempt(system, at):
     """Take a running job off; what it had computed is kept."""
-    j = job(w.jobs_at, cell(w.running_at, at).v)
-    j.left = min(j.end - w.now, j.run)
-    _stop(w, at)
-    j.served += (w.now - j.started) * _rate(w, j)
-    j.preempted += 1
-    w.preemptions += 1
+    job = job_at(system.jobs, integer_at(system.running, at).value)
+    job.left_s = min(job.end_at - system.now_s, job.run_s)
+    _stop(system, at)
+    job.served_s += (system.now_s - job.started_at) * _rate(system, job)
+    job.preempted += 1
+    system.preemptions += 1
 
 
 @jit
-def _promote(w):
+def _promote(system):
     """Move running jobs to the queue that their service so far puts them in."""
-    for k in range(w.running):
-        j = job(w.jobs_at, cell(w.running_at, k).v)
-        late = 1e-6 + 1e-15 * w.now * _rate(
-            w, j
+    for place in range(system.running_count):
+        job = job_at(system.jobs, integer_at(system.running, place).value)
+        late = 1e-6 + 1e-15 * system.now_s * _rate(
+            system, job
         )  # what rounding of the clock may lack; without it time would stand still
-        j.level = _level(w, j.served + (w.now - j.started) * _rate(w, j) + late)
+        job.level = _level(system, job.served_s + (system.now_s - job.started_at) * _rate(system, job) + late)
 
 
 @jit
-def _next_level(w):
+def _next_level(system):
     """When the next running job falls into a lower queue."""
     soonest = INF
-    if w.order != LAS:
+    if system.order != state.LAS:
         return soonest
-    for k in range(w.running):
-        j = job(w.jobs_at, cell(w.running_at, k).v)
-        if j.level < w.levels - 1:
-            bound = w.level_s * 10.0**j.level
-            soonest = min(soonest, j.started + max(bound - j.served, 0.0) / _rate(w, j))
+    for place in range(system.running_count):
+        job = job_at(system.jobs, integer_at(system.running, place).value)
+        if job.level < system.level_count - 1:
+            bound = system.level_s * 10.0**job.level
+            soonest = min(soonest, job.started_at + max(bound - job.served_s, 0.0) / _rate(system, job))
     return soonest
 
 
 @jit
-def _load(w, node):
+def load(system, node):
     """Used share of a node."""
-    whole = _unused(w, w.whole_at, node)
-    return 0.0 if whole == 0 else 1.0 - _unused(w, w.room_at, node) / whole
+    whole = unused(system, system.whole, node)
+    return 0.0 if whole == 0 else 1.0 - unused(system, system.room, node) / whole
 
 
 @jit
-def _rebalance(w):
-    """Move one job of the fullest node to the emptiest where that brings their loads together; it pauses for a while."""
+def _rebalance(system):
+    """Move one job of the fullest node to the emptiest where that evens their loads; it pauses for a while."""
     full, empty = 0, 0
-    for node in range(1, w.nodes):
-        if _load(w, node) > _load(w, full):
+    for node in range(1, system.node_count):
+        if load(system, node) > load(system, full):
             full = node
-        if _load(w, node) < _load(w, empty):
+        if load(system, node) < load(system, empty):
             empty = node
-    gap = _load(w, full) - _load(w, empty)
-    if gap <= w.balance:
+    gap = load(system, full) - load(system, empty)
+    if gap <= system.balance:
         return
-    for k in range(w.running):
-        i = cell(w.running_at, k).v
-        j = job(w.jobs_at, i)
-        p = piece(w.pieces_at, j.piece)
-        if p.next >= 0 or p.node != full or j.end - w.now <= 2.0 * w.migrate_s:
+    for place in range(system.running_count):
+        number = integer_at(system.running, place).value
+        job = job_at(system.jobs, number)
+        piece = piece_at(system.pieces, job.first_piece)
+        if piece.next >= 0 or piece.node != full or job.end_at - system.now_s <= 2.0 * system.migrate_s:
             continue
-        mask = _fits_node(w, w.room_at, empty, j)
-        part = units(w, j) / max(_unused(w, w.whole_at, empty), 1)
+        mask = fits_node(system, system.room, empty, job)
+        part = units(system, job) / max(unused(system, system.whole, empty), 1)
         if mask == 0 or part >= gap:
             continue
-        _put(w, w.room_at, full, j, p.mask, 1)
-        _put(w, w.room_at, empty, j, mask, -1)
-        p.node, p.mask = empty, mask
-        j.end += w.migrate_s
-        j.moved = 0
-        w.migrations += 1
+        _put(system, system.room, full, job, piece.mask, 1)
+        _put(system, system.room, empty, job, mask, -1)
+        piece.node, piece.mask = empty, mask
+        job.end_at += system.migrate_s
+        job.moved = 0
+        system.migrations += 1
         # it ends later now, so its place among the running ones may change
-        while k + 1 < w.running and _expected_end(job(w.jobs_at, cell(w.running_at, k + 1).v)) < _expected_end(j):
-            cell(w.running_at, k).v = cell(w.running_at, k + 1).v
-            cell(w.running_at, k + 1).v = i
-            k += 1
+        while place + 1 < system.running_count and _expected_end(
+            job_at(system.jobs, integer_at(system.running, place + 1).value)
+        ) < _expected_end(job):
+            integer_at(system.running, place).value = integer_at(system.running, place + 1).value
+            integer_at(system.running, place + 1).value = number
+            place += 1
         return
 
 
@@ -584,84 +601,81 @@ def _rebalance(w):
 
 
 @jit
-def schedule(w):
+def schedule(system):
     """Start what may start now."""
-    if w.refuse == 1:
-        while w.waiting > 0:
-            j = job(w.jobs_at, cell(w.waiting_at, 0).v)
-            if find(w, w.room_at, j):
-                start(w, 0)
+    if system.refuse == 1:
+        while system.waiting_count > 0:
+            job = job_at(system.jobs, integer_at(system.waiting, 0).value)
+            if find(system, system.room, job):
+                start(system, 0)
                 continue
-            j.phase = REJECTED
-            w.refused += 1
-            w.waiting -= 1
-            for k in range(w.waiting):
-                cell(w.waiting_at, k).v = cell(w.waiting_at, k + 1).v
+            job.phase = state.REJECTED
+            system.refused += 1
+            system.waiting_count -= 1
+            for place in range(system.waiting_count):
+                integer_at(system.waiting, place).value = integer_at(system.waiting, place + 1).value
         return
-    if w.order == LAS:
-        _promote(w)
-        _las(w)
+    if system.order == state.LAS:
+        _promote(system)
+        _las(system)
         return
-    if w.backfill == CONSERVATIVE:
-        if w.waiting > 0:
-            _conservative(w)
+    if system.backfill == state.CONSERVATIVE:
+        if system.waiting_count > 0:
+            _conservative(system)
         return
-    while w.waiting > 0 and find(w, w.room_at, job(w.jobs_at, cell(w.waiting_at, 0).v)):
-        start(w, 0)
-    if w.backfill == EASY and w.waiting > 1 and w.running > 0:
-        _easy(w)
+    while system.waiting_count > 0 and find(
+        system, system.room, job_at(system.jobs, integer_at(system.waiting, 0).value)
+    ):
+        start(system, 0)
+    if system.backfill == state.EASY and system.waiting_count > 1 and system.running_count > 0:
+        _easy(system)
 
 
 @jit
-def next_moment(w):
+def next_moment(system):
     """Move to the next moment at which something happens, and take it all in; False when nothing is left."""
-    coming = job(w.jobs_at, w.next).submit if w.next < w.jobs else INF
+    coming = job_at(system.jobs, system.next_job).submit_s if system.next_job < system.job_count else INF
     ending = INF
-    for k in range(w.running):
-        ending = min(ending, job(w.jobs_at, cell(w.running_at, k).v).end)
+    for place in range(system.running_count):
+        ending = min(ending, job_at(system.jobs, integer_at(system.running, place).value).end_at)
     when = min(coming, ending)
     if not when < INF:  # nothing is left, or a time is no number
-        w.over = 1
+        system.over = 1
         return False
-    when = min(when, _next_level(w))
-    if w.every_s > 0.0 and w.running > 0:
-        when = min(when, max(w.next_balance, w.now))
-    w.now = max(when, w.now)
-    k = 0
-    while k < w.running:
-        j = job(w.jobs_at, cell(w.running_at, k).v)
-        if j.end <= w.now:
-            _stop(w, k)
-            j.phase = DONE
-            j.done_at = w.now
-            j.left = 0.0
+    when = min(when, _next_level(system))
+    if system.every_s > 0.0 and system.running_count > 0:
+        when = min(when, max(system.next_balance_at, system.now_s))
+    system.now_s = max(when, system.now_s)
+    place = 0
+    while place < system.running_count:
+        job = job_at(system.jobs, integer_at(system.running, place).value)
+        if job.end_at <= system.now_s:
+            _stop(system, place)
+            job.phase = state.DONE
+            job.done_at = system.now_s
+            job.left_s = 0.0
         else:
-            k += 1
-    while w.next < w.jobs and job(w.jobs_at, w.next).submit <= w.now:
-        w.next += 1
-        j = job(w.jobs_at, w.next - 1)
-        if find(w, w.whole_at, j):
-            _enqueue(w, w.next - 1)
+            place += 1
+    while system.next_job < system.job_count and job_at(system.jobs, system.next_job).submit_s <= system.now_s:
+        system.next_job += 1
+        job = job_at(system.jobs, system.next_job - 1)
+        if find(system, system.whole, job):
+            _enqueue(system, system.next_job - 1)
         else:
-            j.phase = REJECTED
-            w.refused += 1
-    if w.every_s > 0.0 and w.now >= w.next_balance:
-        _rebalance(w)
-        w.next_balance = w.now + w.every_s
+            job.phase = state.REJECTED
+            system.refused += 1
+    if system.every_s > 0.0 and system.now_s >= system.next_balance_at:
+        _rebalance(system)
+        system.next_balance_at = system.now_s + system.every_s
     return True
 
 
 @jit
-def run(w, most_waiting):
-    """Run a system to its end, or until more jobs wait than allowed; returns whether it came to its end."""
-    while next_moment(w):
-        if w.waiting > most_waiting:
+def run(systems, index, most_waiting):
+    """Run system ``index`` at an address until more jobs wait than allowed; returns whether it came to its end."""
+    system = system_at(systems, index)
+    while next_moment(system):
+        if system.waiting_count > most_waiting:
             return False
-        schedule(w)
+        schedule(system)
     return True
-
-
-@jit
-def run_one(systems, k, most_waiting):
-    """``run`` for system ``k`` at address ``systems``."""
-    return run(system(systems, k), most_waiting)

@@ -81,8 +81,8 @@ class Reference:
         self.p, self.each = policy, each
         self.items = [
             Item(
-                k, float(jobs.submit_s[k]), float(jobs.run_s[k]), float(jobs.estimate_s[k]), int(jobs.gpus[k]), int(jobs.milli[k]),
-                int(jobs.cpu[k]), int(jobs.memory[k]), float(jobs.run_s[k]),
+                k, float(jobs.submit_s[k]), float(jobs.run_s[k]), float(jobs.estimate_s[k]), int(jobs.gpus[k]),
+                int(jobs.milli[k]), int(jobs.cpu[k]), int(jobs.memory[k]), float(jobs.run_s[k]),
             )
             for k in range(len(jobs))
         ]  # fmt: skip

@@ -3,9 +3,9 @@
 An instance serves one invocation at a time; an invocation without a warm instance waits for a new one. Policies:
 
 - ``none``: an instance goes when it is done. ``fixed``: after ``keep_s`` without work.
-- ``histogram``: after Shahrad et al. (Serverless in the Wild, ATC 2020): a histogram of each function's idle times in minutes;
-  an instance is taken away at once, brought back before the 5th percentile, and kept to the 99th. Where the histogram says
-  little (few idle times, many outside it, or no peak) it is ``fixed``.
+- ``histogram``: after Shahrad et al. (Serverless in the Wild, ATC 2020): a histogram of each function's idle times in
+  minutes; an instance is taken away at once, brought back before the 5th percentile, and kept to the 99th. Where the
+  histogram says little (few idle times, many outside it, or no peak) it is ``fixed``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling import limits as L
-from tunewright.envs.scheduling.generated import numbers
-from tunewright.envs.scheduling.serving.synthetic import lognormal
-from tunewright.envs.scheduling.serving.trace import numbered
+from tunewright.envs.scheduling import limits
+from tunewright.envs.scheduling.generated import lognormal, numbers
+from tunewright.envs.scheduling.traces import numbered
 from tunewright.errors import ConfigError, unknown
 from tunewright.store.files import check_size, open_lines, parsing
 
@@ -46,8 +45,9 @@ DEFAULTS: dict[str, float] = {
     "run_spread": 1.5,
     "memory_mb": 170.0,  # median (Shahrad et al.)
     "memory_spread": 0.6,
-    # starts of instances (Joosen et al., Serverless Cold Starts and Where to Find Them, EuroSys 2025: log-normal over Huawei's
-    # starts with mean 3.24 s and standard deviation 7.10 s, so this median and spread; quoted from memory, not checked)
+    # starts of instances (Joosen et al., Serverless Cold Starts and Where to Find Them, EuroSys 2025: log-normal over
+    # Huawei's starts with mean 3.24 s and standard deviation 7.10 s, so this median and spread; quoted from memory, not
+    # checked)
     "cold_s": 1.35,
     "cold_spread": 1.33,
 }
@@ -80,7 +80,8 @@ def generate(options: Mapping[str, Any] | None = None, seed: int = 0) -> Invocat
         ConfigError: a value is out of range.
     """
     p = numbers(
-        "the functions", DEFAULTS, options or {}, positive=("functions", "hours", "rate", "run_s", "memory_mb", "cold_s"), whole=("functions",)
+        "the functions", DEFAULTS, options or {}, whole=("functions",),
+        positive=("functions", "hours", "rate", "run_s", "memory_mb", "cold_s"),
     )  # fmt: skip
     calls = p["functions"] * p["hours"] * 3600.0 * max(p["rate"], 1.0 / 60.0)
     check_size(f"{p['functions']:g} functions over {p['hours']:g} hours", calls, _CALL_BYTES)
@@ -122,9 +123,10 @@ def read(path: Path, cold_s: float = 1.35, memory_mb: float = 170.0) -> Invocati
             if not place.line & 0x3FF:
                 check_size(f"{path}: {place.line:,} invocations and more", place.line, _ROW_BYTES, "give a shorter one")
             rows.append((r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])))
-            if not (abs(rows[-1][1]) <= L.MOST_TIME_S and 0 <= rows[-1][2] <= L.MOST_TIME_S):
+            if not (abs(rows[-1][1]) <= limits.MOST_TIME_S and 0 <= rows[-1][2] <= limits.MOST_TIME_S):
                 raise ConfigError(
-                    f"{path}, line {place.line}: an end must lie within {L.MOST_TIME_S:g} s of 0, and a duration between 0 and that"
+                    f"{path}, line {place.line}: an end must lie within {limits.MOST_TIME_S:g} s of 0, and a duration"
+                    " between 0 and that"
                 )
     if not rows:
         raise ConfigError(f"{path} has no invocations")
@@ -225,8 +227,8 @@ def simulate(x: Invocations, policy: str = "fixed", keep_s: float = 600.0) -> di
         keep_s: how long an instance is kept without work, for ``fixed`` and where the histogram says little.
 
     Returns:
-        cold_share, wait_s (mean, p99 of the wait for an instance), idle_gb_s (memory of instances without work), per_function
-        (median and 75th percentile of the functions' cold shares), seconds.
+        cold_share, wait_s (mean, p99 of the wait for an instance), idle_gb_s (memory of instances without work),
+        per_function (median and 75th percentile of the functions' cold shares), seconds.
 
     Raises:
         UnknownNameError: there is no such policy.
@@ -234,7 +236,7 @@ def simulate(x: Invocations, policy: str = "fixed", keep_s: float = 600.0) -> di
     """
     if policy not in POLICIES:
         raise unknown("keep-alive policy", policy, POLICIES)
-    L.check(keep=keep_s)
+    limits.check(keep=keep_s)
     start = time.perf_counter()
     n = len(x.memory_mb)
     edges = np.searchsorted(x.function, np.arange(n + 1))

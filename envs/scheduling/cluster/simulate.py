@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling import limits as L
-from tunewright.envs.scheduling.cluster import state as S
+from tunewright.envs.scheduling import limits
+from tunewright.envs.scheduling.cluster import state
 from tunewright.envs.scheduling.cluster.jobs import Jobs, Nodes
-from tunewright.envs.scheduling.serving.simulate import jain
+from tunewright.envs.scheduling.outcomes import jain, spread
 from tunewright.errors import ConfigError, unknown
 
 ORDERS = ("fifo", "sjf", "las")
@@ -33,11 +33,12 @@ class Policy:
     Attributes:
         order: ``fifo``, ``sjf`` (shortest estimate first), or ``las`` (least attained service in queues, preemptive).
         backfill: none, ``easy`` (nothing may delay the first of the queue) or ``conservative`` (nothing may delay any).
-        placement: ``first`` node that fits, ``best`` (fewest free GPUs, or CPUs where there are none), ``best-all`` (least
-            free over CPU, memory and GPUs), ``worst`` (most free GPUs), or ``fragmentation`` (the least growth of what the
-            usual jobs cannot use).
+        placement: ``first`` node that fits, ``best`` (fewest free GPUs, or CPUs where there are none), ``best-all``
+            (least free over CPU, memory and GPUs), ``worst`` (most free GPUs), or ``fragmentation`` (the least growth
+            of what the usual jobs cannot use).
         depth: jobs of the queue that are looked at.
-        levels, level_s: queues of ``las``, and GPU-seconds that a job may have in the first; ten times as many in the next.
+        levels, level_s: queues of ``las``, and GPU-seconds that a job may have in the first; ten times as many in the
+            next.
         restart_s: cost of going on after a preemption.
         balance: difference of loads between two nodes above which a job is moved; 0 or ``every_s`` 0: never.
         every_s: time between looks at the balance.
@@ -90,67 +91,58 @@ def policy(name: str, **changes: Any) -> Policy:
     for key in changes:
         if key not in known:
             raise unknown("setting of a cluster policy", key, known)
-    found = Policy(**{**POLICIES[name][1], **changes})
-    check(found)
-    return found
+    chosen = Policy(**{**POLICIES[name][1], **changes})
+    check(chosen)
+    return chosen
 
 
-def check(p: Policy) -> None:
+def check(policy: Policy) -> None:
     """Raise ConfigError where a setting is out of range."""
-    for name, value, legal in (
-        ("order", p.order, ORDERS),
-        ("backfill", p.backfill, BACKFILLS),
-        ("placement", p.placement, PLACEMENTS),
-    ):
-        if value not in legal:
-            raise unknown(name, value, legal)
-    if not 1 <= p.levels <= 8:
-        raise ConfigError(f"levels must be 1 to 8, not {p.levels}")
-    L.check(
-        depth=p.depth, level_s=p.level_s, restart_s=p.restart_s, balance=p.balance, every_s=p.every_s, migrate_s=p.migrate_s
-    )  # fmt: skip
-    if p.order == "las" and (p.backfill != "none" or p.refuse):
+    for name, legal in (("order", ORDERS), ("backfill", BACKFILLS), ("placement", PLACEMENTS)):
+        if getattr(policy, name) not in legal:
+            raise unknown(name, getattr(policy, name), legal)
+    if not 1 <= policy.levels <= 8:
+        raise ConfigError(f"levels must be 1 to 8, not {policy.levels}")
+    numeric = ("depth", "level_s", "restart_s", "balance", "every_s", "migrate_s")
+    limits.check(**{name: getattr(policy, name) for name in numeric})
+    if policy.order == "las" and (policy.backfill != "none" or policy.refuse):
         raise ConfigError("las preempts instead of backfilling or refusing; take backfill none and refuse off")
 
 
 def kinds_of(jobs: Jobs) -> NDArray[Any]:
     """Return the most frequent kinds of jobs and how often they come, (kinds,) of ``state.KIND``."""
     seen = Counter(zip(jobs.gpus.tolist(), jobs.milli.tolist(), jobs.cpu.tolist(), jobs.memory.tolist(), strict=True))
-    top = [(k, c) for k, c in seen.most_common(4 * KINDS) if k[0] > 0][:KINDS]
-    found = np.zeros(len(top), S.KIND)
-    total = sum(c for _, c in top) or 1
-    for i, ((gpus, milli, cpu, memory), count) in enumerate(top):
-        found[i] = (count / total, gpus, milli, cpu, memory)
-    return found
+    top = [(kind, count) for kind, count in seen.most_common(4 * KINDS) if kind[0] > 0][:KINDS]
+    total = sum(count for _, count in top) or 1
+    return np.array([(count / total, *kind) for kind, count in top], state.KIND)
 
 
-def systems(loads: Sequence[Jobs], where: Nodes, p: Policy, log: int = 0) -> S.Systems:
+def systems(loads: Sequence[Jobs], nodes: Nodes, policy: Policy, log: int = 0) -> state.Systems:
     """Return clusters that have not begun, one for each list of jobs; the lists are equally long."""
-    check(p)
-    n, count = len(loads), len(loads[0])
-    rows = np.zeros((n, count), S.JOB)
-    for k, jobs in enumerate(loads):
-        for name in ("submit", "run", "estimate"):
-            rows[name][k] = getattr(jobs, f"{name}_s")
-        for name in ("gpus", "milli", "cpu", "memory", "user"):
-            rows[name][k] = getattr(jobs, name)
-    rows["left"] = rows["run"]
-    looks = float((rows["submit"] + rows["run"]).max()) / p.every_s if p.every_s else 0.0
+    check(policy)
+    rows = np.zeros((len(loads), len(loads[0])), state.JOB)
+    for row, jobs in zip(rows, loads, strict=True):
+        for name in ("submit_s", "run_s", "estimate_s", "gpus", "milli", "cpu", "user"):
+            row[name] = getattr(jobs, name)
+        row["memory_mib"] = jobs.memory
+    rows["left_s"] = rows["run_s"]
+    looks = float((rows["submit_s"] + rows["run_s"]).max()) / policy.every_s if policy.every_s else 0.0
     if looks > MOST_LOOKS:
         raise ConfigError(
-            f"every_s {p.every_s:g} would look {looks:.3g} times at the balance; take a longer one, for at most {MOST_LOOKS:g}"
+            f"every_s {policy.every_s:g} would look {looks:.3g} times at the balance; take a longer one, for at most"
+            f" {MOST_LOOKS:g}"
         )
-    kinds = kinds_of(loads[0]) if p.placement == "fragmentation" else np.zeros(0, S.KIND)
-    made = S.Systems(rows, where.cpu, where.memory, where.gpus, kinds, log)
-    values = {
-        "order": ORDERS.index(p.order), "backfill": BACKFILLS.index(p.backfill), "placement": PLACEMENTS.index(p.placement),
-        "depth": p.depth, "levels": p.levels, "level_s": p.level_s, "restart_s": p.restart_s, "migrate_s": p.migrate_s,
-        "balance": p.balance, "refuse": p.refuse, "every_s": p.every_s if len(where.cpu) > 1 and p.balance > 0 else 0.0, "next_balance": p.every_s,
-        "most_cpu": max(where.cpu.max(initial=0), 1), "most_memory": max(where.memory.max(initial=0), 1),
-    }  # fmt: skip
-    for name, value in values.items():
-        made.systems[name] = value
-    return made
+    kinds = kinds_of(loads[0]) if policy.placement == "fragmentation" else np.zeros(0, state.KIND)
+    batch = state.Systems(rows, nodes.cpu, nodes.memory, nodes.gpus, kinds, log)
+    batch._set(
+        order=ORDERS.index(policy.order), backfill=BACKFILLS.index(policy.backfill),
+        placement=PLACEMENTS.index(policy.placement), depth=policy.depth, level_count=policy.levels,
+        level_s=policy.level_s, restart_s=policy.restart_s, migrate_s=policy.migrate_s, balance=policy.balance,
+        refuse=policy.refuse, every_s=policy.every_s if len(nodes.cpu) > 1 and policy.balance > 0 else 0.0,
+        next_balance_at=policy.every_s, most_milli_cpu=max(nodes.cpu.max(initial=0), 1),
+        most_memory_mib=max(nodes.memory.max(initial=0), 1),
+    )  # fmt: skip
+    return batch
 
 
 @dataclass
@@ -167,73 +159,67 @@ class Outcome:
     jobs: Jobs
     nodes: Nodes
     policy: Policy
-    systems: S.Systems
+    systems: state.Systems
     seconds: float
     finished: bool
 
 
 def simulate(
-    jobs: Jobs, where: Nodes, p: Policy | None = None, *, log: int = 0, most_waiting: int = MOST_WAITING
+    jobs: Jobs, nodes: Nodes, policy: Policy | None = None, *, log: int = 0, most_waiting: int = MOST_WAITING
 ) -> Outcome:
     """Run jobs on nodes; see ``systems``."""
     from tunewright.envs.scheduling.cluster import kernel
 
-    chosen = p or Policy()
-    made = systems([jobs], where, chosen, log)
+    chosen = policy or Policy()
+    batch = systems([jobs], nodes, chosen, log)
     start = time.perf_counter()
-    finished = bool(kernel.run_one(made.address, 0, most_waiting))
-    return Outcome(jobs, where, chosen, made, time.perf_counter() - start, finished)
+    finished = bool(kernel.run(batch.address, 0, most_waiting))
+    return Outcome(jobs, nodes, chosen, batch, time.perf_counter() - start, finished)
 
 
-def metrics(o: Outcome) -> dict[str, Any]:
+def metrics(outcome: Outcome) -> dict[str, Any]:
     """Return the metrics of an outcome.
 
-    Waiting is until a job first starts. Bounded slowdown is response over run time, with at least ten seconds of the latter.
-    Fairness is Jain's index of the users' mean bounded slowdowns. Utilisation is until the last job ends.
+    Waiting is until a job first starts. Bounded slowdown is response over run time, with at least ten seconds of the
+    latter. Fairness is Jain's index of the users' mean bounded slowdowns. Utilisation is until the last job ends.
     """
-    rows, w = o.systems.jobs[0], o.systems.systems[0]
-    done = rows["phase"] == S.DONE
-    first = np.where(done, rows["first_start"], rows["submit"])
-    wait, response = first - rows["submit"], np.where(done, rows["done_at"], rows["submit"]) - rows["submit"]
-    slow = np.maximum(response / np.maximum(rows["run"], BOUND_S), 1.0)
-
-    def spread(x: Any) -> dict[str, float | None]:
-        if not len(x):
-            return {"mean": None, "p50": None, "p90": None, "p99": None}
-        p50, p90, p99 = np.percentile(x, [50, 90, 99])
-        return {"mean": float(x.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99)}
-
+    rows, system = outcome.systems.jobs[0], outcome.systems.systems[0]
+    done = rows["phase"] == state.DONE
+    wait_s, response_s = (
+        np.where(done, rows[name], rows["submit_s"]) - rows["submit_s"] for name in ("first_start_at", "done_at")
+    )
+    slowdown = np.maximum(response_s / np.maximum(rows["run_s"], BOUND_S), 1.0)
     users, number = np.unique(rows["user"][done], return_inverse=True)
-    per_user = np.bincount(number, slow[done], len(users)) / np.maximum(np.bincount(number, minlength=len(users)), 1)
-    total = float(w["gpu_total"] or w["cpu_total"])
-    end = float(np.where(done, rows["done_at"], 0.0).max(initial=1e-9))
+    per_user = np.bincount(number, slowdown[done], len(users)) / np.maximum(
+        np.bincount(number, minlength=len(users)), 1
+    )
+    total_milli = float(system["total_milli_gpus"] or system["total_milli_cpus"])
+    end_s = float(np.where(done, rows["done_at"], 0.0).max(initial=1e-9))
     return {
-        "wait_s": spread(wait[done]), "response_s": spread(response[done]), "bounded_slowdown": spread(slow[done]),
-        "fairness": jain(per_user), "utilisation": float(w["used"]) / (total * end), "makespan_s": end,
-        "preemptions": int(w["preemptions"]), "migrations": int(w["migrations"]),
+        "wait_s": spread(wait_s[done]), "response_s": spread(response_s[done]),
+        "bounded_slowdown": spread(slowdown[done]), "fairness": jain(per_user),
+        "utilisation": float(system["used_milli_s"]) / (total_milli * end_s),
+        "makespan_s": end_s, "preemptions": int(system["preemptions"]), "migrations": int(system["migrations"]),
     }  # fmt: skip
 
 
-def stability(o: Outcome) -> tuple[bool, str]:
+def stability(outcome: Outcome) -> tuple[bool, str]:
     """Say whether the cluster keeps up with its jobs."""
-    if not o.finished:
-        return (
-            False,
-            f"given up with {int(o.systems.systems[0]['waiting']):,} jobs waiting: more work comes than the cluster does",
-        )
-    rows = o.systems.jobs[0]
-    done = rows["phase"] == S.DONE
+    if not outcome.finished:
+        waiting = int(outcome.systems.systems[0]["waiting_count"])
+        return False, f"given up with {waiting:,} jobs waiting: more work comes than the cluster does"
+    rows, nodes = outcome.systems.jobs[0], outcome.nodes
+    done = rows["phase"] == state.DONE
     if not done.any():
         return True, ""
-    last = float(rows["submit"][-1])
-    wait = (rows["first_start"] - rows["submit"])[done]
-    demand, total = o.jobs.demand(), float(o.nodes.gpus.sum() or o.nodes.cpu.sum() / S.WHOLE)
-    half = len(wait) // 2
-    longest = float(rows["run"][done].max())
-    drain = float(rows["first_start"][done].max()) - last
-    if half >= 50 and demand > total and drain > 0.1 * last and drain > 0.2 * longest:
+    last_s = float(rows["submit_s"][-1])
+    demand, total = outcome.jobs.demand(), float(nodes.gpus.sum() or nodes.cpu.sum() / state.WHOLE)
+    longest_s = float(rows["run_s"][done].max())
+    drain_s = float(rows["first_start_at"][done].max()) - last_s
+    if done.sum() // 2 >= 50 and demand > total and drain_s > 0.1 * last_s and drain_s > 0.2 * longest_s:
         return False, (
-            f"unstable: the jobs would keep {demand:,.1f} of {total:,.0f} {'GPUs' if o.jobs.uses_gpus else 'CPUs'} busy;"
-            f" the last of them started {drain:,.0f} s after the last submission"
+            f"unstable: the jobs would keep {demand:,.1f} of {total:,.0f}"
+            f" {'GPUs' if outcome.jobs.uses_gpus else 'CPUs'} busy; the last of them started"
+            f" {drain_s:,.0f} s after the last submission"
         )
     return True, ""

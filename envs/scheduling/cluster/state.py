@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling.records import Batch, record
+from tunewright.envs.scheduling.records import INTEGER, Batch, record
 
 WHOLE = 1000  # thousandths of a GPU
 BIG = 2**62
@@ -20,29 +20,35 @@ FIRST, BEST, WORST, FRAGMENTATION, BEST_ALL = range(5)
 # where a job stands
 COMING, WAITING, RUNNING, DONE, REJECTED = range(5)
 
-#: ``room`` is what is free on the nodes: for each CPU (thousandths), memory (MiB), then thousandths of each GPU
+_ROWS = "jobs room shadow waiting running pieces plan profile log"
+_SHARED = "kinds whole"
+#: ``room`` is what is free on the nodes: for each CPU (thousandths), memory (MiB), then thousandths of each GPU;
+#: ``shadow`` is room to try things in, ``whole`` that of an empty cluster
 SYSTEM = record(
-    """
-    i8: jobs_at room_at shadow_at waiting_at running_at pieces_at plan_at profile_at kinds_at whole_at log_at
-    i8: jobs nodes gpus stride order backfill placement depth levels kinds log_size cpu_total gpu_total refuse
-    i8: next waiting running free_piece plan over logged preemptions migrations decisions refused profile
-    f8: now level_s restart_s migrate_s balance next_balance every_s used used_at gpu_seconds cpu_seconds most_cpu most_memory
+    f"""
+    i8: {_ROWS} {_SHARED}
+    i8: job_count node_count gpus_per_node stride order backfill placement depth level_count kind_count log_size
+    i8: total_milli_cpus total_milli_gpus refuse
+    i8: next_job waiting_count running_count free_piece plan_size over logged preemptions migrations decisions refused
+    i8: profile_size
+    f8: now_s level_s restart_s migrate_s balance next_balance_at every_s used_milli_s used_until_s milli_gpus
+    f8: milli_cpus most_milli_cpu most_memory_mib
     """
 )
-#: a job: ``gpus`` GPUs with ``milli`` of each, CPU and memory on each node that it uses; ``left`` is of its run time
+#: a job: ``gpus`` GPUs with ``milli`` of each, ``cpu`` (thousandths) and memory on each node that it uses; ``left_s``
+#: is of its run time, ``served_s`` in GPU-seconds
 JOB = record(
     """
-    f8: submit run estimate started first_start end done_at left served
-    i8: gpus milli cpu memory user phase piece level moved preempted kind
+    f8: submit_s run_s estimate_s started_at first_start_at end_at done_at left_s served_s
+    i8: gpus milli cpu memory_mib user phase first_piece level moved preempted
     """
 )
 PIECE = record("i8: node mask next")
 PLAN = record("i8: node mask")
-STEP = record("f8: time\ni8: units")
+STEP = record("f8: time_s\ni8: units")
 #: a kind of job and how often it comes, for fragmentation
-KIND = record("f8: share\ni8: gpus milli cpu memory")
+KIND = record("f8: share\ni8: gpus milli cpu memory_mib")
 ENTRY = record("f8: start end\ni8: job node mask")
-CELL = np.dtype([("v", "i8")])
 
 
 class Systems(Batch):
@@ -56,47 +62,31 @@ class Systems(Batch):
         log: runs to keep.
     """
 
+    rows, shared = tuple(_ROWS.split()), tuple(_SHARED.split())
+
     def __init__(
-        self,
-        jobs: NDArray[Any],
-        cpu: NDArray[Any],
-        memory: NDArray[Any],
-        gpus: NDArray[Any],
-        kinds: NDArray[Any],
+        self, jobs: NDArray[Any], cpu: NDArray[Any], memory: NDArray[Any], gpus: NDArray[Any], kinds: NDArray[Any],
         log: int,
-    ) -> None:
+    ) -> None:  # fmt: skip
         n, count = jobs.shape
         nodes, most = len(cpu), int(gpus.max(initial=0))
-        stride = 2 + most
-        room = np.zeros((n, nodes, stride), CELL)
-        room["v"][:, :, 0], room["v"][:, :, 1] = cpu, memory
-        for g in range(most):
-            room["v"][:, :, 2 + g] = np.where(gpus > g, WHOLE, 0)
-        self.jobs, self.room, self.log = jobs, room, np.zeros((n, max(log, 1)), ENTRY)
-        self._whole, self._shadow = room[0].copy(), room.copy()
-        self._kinds = kinds if len(kinds) else np.zeros(1, KIND)
+        self.jobs, self.log = jobs, np.zeros((n, max(log, 1)), ENTRY)
+        self.room = np.zeros((n, nodes, 2 + most), INTEGER)
+        free = self.room["value"]
+        free[:, :, 0], free[:, :, 1] = cpu, memory
+        free[:, :, 2:] = np.where(gpus[:, None] > np.arange(most), WHOLE, 0)
+        self.whole, self.shadow = self.room[0].copy(), self.room.copy()
+        self.kinds = kinds if len(kinds) else np.zeros(1, KIND)
         pieces = count + int(gpus.sum()) + nodes + 8
-        self._pieces = np.zeros((n, pieces), PIECE)
-        self._pieces["next"] = np.arange(1, pieces + 1)
-        self._waiting, self._running = np.zeros((n, count + 1), CELL), np.zeros((n, count + 1), CELL)
-        self._plan, self._profile = np.zeros((n, nodes + 1), PLAN), np.zeros((n, 2 * count + 4), STEP)
+        self.pieces = np.zeros((n, pieces), PIECE)
+        self.pieces["next"] = np.arange(1, pieces + 1)
+        self.waiting, self.running = np.zeros((n, count + 1), INTEGER), np.zeros((n, count + 1), INTEGER)
+        self.plan, self.profile = np.zeros((n, nodes + 1), PLAN), np.zeros((n, 2 * count + 4), STEP)
         self.systems = np.zeros(n, SYSTEM)
         self._link()
-        for name, value in {
-            "jobs": count, "nodes": nodes, "gpus": most, "stride": stride, "kinds": len(kinds), "log_size": log,
-            "cpu_total": int(cpu.sum()), "gpu_total": int(gpus.sum()) * WHOLE,
-        }.items():  # fmt: skip
-            self.systems[name] = value
-        self.jobs["piece"] = -1
-        self.jobs["done_at"], self.jobs["first_start"] = np.inf, np.inf
-
-    def _parts(self) -> dict[str, NDArray[Any]]:
-        return {
-            "jobs_at": self.jobs, "room_at": self.room, "shadow_at": self._shadow, "waiting_at": self._waiting,
-            "running_at": self._running, "pieces_at": self._pieces, "plan_at": self._plan, "profile_at": self._profile,
-            "log_at": self.log,
-        }  # fmt: skip
-
-    def _link(self) -> None:
-        super()._link()
-        self.systems["kinds_at"], self.systems["whole_at"] = self._kinds.ctypes.data, self._whole.ctypes.data
+        self._set(
+            job_count=count, node_count=nodes, gpus_per_node=most, stride=2 + most, kind_count=len(kinds), log_size=log,
+            total_milli_cpus=int(cpu.sum()), total_milli_gpus=int(gpus.sum()) * WHOLE,
+        )  # fmt: skip
+        self.jobs["first_piece"] = -1
+        self.jobs["done_at"] = self.jobs["first_start_at"] = np.inf

@@ -1,4 +1,4 @@
-"""The target ``cluster``: how a cluster's jobs are ordered, backfilled, placed and moved; or how long functions are kept."""
+"""The target ``cluster``: how jobs are ordered, backfilled, placed and moved; or how long functions are kept."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunewright.envs.scheduling.cluster import jobs as J
-from tunewright.envs.scheduling.cluster import serverless as F
-from tunewright.envs.scheduling.cluster import simulate as M
-from tunewright.envs.scheduling.serving.trace import data_folder
+from tunewright.envs.scheduling.cluster import jobs as cluster_jobs
+from tunewright.envs.scheduling.cluster import serverless, simulate
+from tunewright.envs.scheduling.traces import real_file
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config, Space
 from tunewright.space.parameters import Choice, Int, Real
@@ -73,9 +72,9 @@ class ClusterTarget(BaseTarget):
             "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
         }
         self.space = _space()
-        self._loads: dict[str, tuple[J.Jobs, J.Nodes]] = {}
+        self._loads: dict[str, tuple[cluster_jobs.Jobs, cluster_jobs.Nodes]] = {}
 
-    def load(self, workload: str) -> tuple[J.Jobs, J.Nodes]:
+    def load(self, workload: str) -> tuple[cluster_jobs.Jobs, cluster_jobs.Nodes]:
         """Return jobs and nodes of a workload.
 
         Raises:
@@ -85,11 +84,14 @@ class ClusterTarget(BaseTarget):
             count, load = int(self.numbers["jobs"]), float(self.numbers["load"])
             if workload in SYNTHETIC:
                 _, own, mix = SYNTHETIC[workload]
-                where = J.nodes(self.nodes or own)
-                self._loads[workload] = J.generate(where, {"jobs": count, **mix}, int(self.numbers["seed"])), where
+                where = cluster_jobs.nodes(self.nodes or own)
+                self._loads[workload] = (
+                    cluster_jobs.generate(where, {"jobs": count, **mix}, int(self.numbers["seed"])),
+                    where,
+                )
             else:
-                jobs = J.read(self._file(workload)).first(count)
-                self._loads[workload] = jobs, J.nodes(self.nodes or "auto", jobs, load)
+                jobs = cluster_jobs.read(self._file(workload)).first(count)
+                self._loads[workload] = jobs, cluster_jobs.nodes(self.nodes or "auto", jobs, load)
         return self._loads[workload]
 
     def _file(self, workload: str) -> Path:
@@ -97,32 +99,26 @@ class ClusterTarget(BaseTarget):
             return Path(self.trace)
         if workload not in REAL:
             raise unknown("workload", workload, self.workloads)
-        folder = data_folder()
-        if folder is None:
-            raise ConfigError(
-                f"workload {workload} is a real trace that is not part of the package: set TUNEWRIGHT_DATA to a folder with"
-                f" {REAL[workload][0]}, give a file (-O trace=FILE --workload trace), or take a synthetic workload"
-            )
-        return folder / REAL[workload][0]
+        return real_file(workload, REAL)
 
-    def policy(self, config: Config) -> M.Policy:
+    def policy(self, config: Config) -> simulate.Policy:
         """Return the policy of a configuration."""
-        given = {f: config[f] for f in M.Policy.__dataclass_fields__ if f in config}
+        given = {f: config[f] for f in simulate.Policy.__dataclass_fields__ if f in config}
         given["backfill"] = config.get("backfill", "none")
         given["every_s"] = float(config.get("every_s", 0.0)) if config.get("migration") else 0.0
-        return M.policy("fifo", **given)
+        return simulate.policy("fifo", **given)
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Run the jobs."""
         jobs, where = self.load(workload)
-        o = M.simulate(jobs, where, self.policy(config))
-        stable, words = M.stability(o)
-        m = M.metrics(o)
+        o = simulate.simulate(jobs, where, self.policy(config))
+        stable, words = simulate.stability(o)
+        m = simulate.metrics(o)
         if not o.finished or m["wait_s"]["mean"] is None:
             return Measurement(status="failed", reason=words or "no job could run")
         values = {
-            "slowdown": m["bounded_slowdown"]["mean"], "wait": m["wait_s"]["mean"], "response_p99": m["response_s"]["p99"],
-            "utilisation": m["utilisation"], "fairness": m["fairness"],
+            "slowdown": m["bounded_slowdown"]["mean"], "wait": m["wait_s"]["mean"],
+            "response_p99": m["response_s"]["p99"], "utilisation": m["utilisation"], "fairness": m["fairness"],
         }  # fmt: skip
         more = {k: m[k] for k in ("preemptions", "migrations", "makespan_s")}
         return Measurement(values=values, seconds=o.seconds, traces={"stable": stable, **more})
@@ -131,15 +127,20 @@ class ClusterTarget(BaseTarget):
 def _space() -> Space:
     return Space(
         [
-            Choice(name="order", choices=M.ORDERS, default="fifo", doc="of the queue"),
-            Choice(name="backfill", choices=M.BACKFILLS, default="none", doc="what runs before its turn", when="order != 'las'"),
-            Choice(name="placement", choices=M.PLACEMENTS, default="first", doc="which node that fits"),
-            Int(name="depth", low=1, high=1000, default=100, log=True, unit="jobs", doc="jobs of the queue that are looked at"),
+            Choice(name="order", choices=simulate.ORDERS, default="fifo", doc="of the queue"),
+            Choice(name="backfill", choices=simulate.BACKFILLS, default="none", when="order != 'las'",
+                   doc="what runs before its turn"),
+            Choice(name="placement", choices=simulate.PLACEMENTS, default="first", doc="which node that fits"),
+            Int(name="depth", low=1, high=1000, default=100, log=True, unit="jobs",
+                doc="jobs of the queue that are looked at"),
             Int(name="levels", low=2, high=6, default=3, doc="queues of least attained service", when="order == 'las'"),
-            Real(name="level_s", low=30.0, high=100_000.0, default=3600.0, log=True, unit="GPU s", doc="service that a job may have in the first queue", when="order == 'las'"),
+            Real(name="level_s", low=30.0, high=100_000.0, default=3600.0, log=True, unit="GPU s",
+                 doc="service that a job may have in the first queue", when="order == 'las'"),
             Choice(name="migration", choices=(False, True), default=False, doc="move jobs for balance"),
-            Real(name="balance", low=0.05, high=0.9, default=0.3, doc="difference of loads above which a job is moved", when="migration == true"),
-            Real(name="every_s", low=60.0, high=7200.0, default=600.0, log=True, unit="s", doc="between looks at the balance", when="migration == true"),
+            Real(name="balance", low=0.05, high=0.9, default=0.3, when="migration == true",
+                 doc="difference of loads above which a job is moved"),
+            Real(name="every_s", low=60.0, high=7200.0, default=600.0, log=True, unit="s", when="migration == true",
+                 doc="between looks at the balance"),
         ]
     )  # fmt: skip
 
@@ -155,7 +156,7 @@ class ServerlessTarget(BaseTarget):
     isolated = False
     parallel_safe = True
     exact = True
-    options: Mapping[str, str] = {n: f"parameter of the generator ({v:g})" for n, v in F.DEFAULTS.items()}
+    options: Mapping[str, str] = {n: f"parameter of the generator ({v:g})" for n, v in serverless.DEFAULTS.items()}
     metrics = (
         Metric(name="cold_share", direction="min", doc="invocations that wait for a new instance"),
         Metric(name="idle", direction="min", unit="GB s", doc="memory of instances without work, over time"),
@@ -165,17 +166,19 @@ class ServerlessTarget(BaseTarget):
     facts: Mapping[str, Any] = {"simulated": "checked against a closed form; see docs/scheduling.md"}
     space = Space(
         [
-            Choice(name="policy", choices=F.POLICIES, default="fixed", doc="how long an instance is kept without work"),
-            Real(name="keep_s", low=1.0, high=14400.0, default=600.0, log=True, unit="s", doc="that time, where the histogram says nothing", when="policy != 'none'"),
+            Choice(name="policy", choices=serverless.POLICIES, default="fixed",
+                   doc="how long an instance is kept without work"),
+            Real(name="keep_s", low=1.0, high=14400.0, default=600.0, log=True, unit="s", when="policy != 'none'",
+                 doc="that time, where the histogram says nothing"),
         ]
     )  # fmt: skip
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        self.invocations = F.generate(options, seed=1)
+        self.invocations = serverless.generate(options, seed=1)
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Run the functions."""
-        m = F.simulate(self.invocations, str(config["policy"]), float(config.get("keep_s", 0.0)))
+        m = serverless.simulate(self.invocations, str(config["policy"]), float(config.get("keep_s", 0.0)))
         return Measurement(
             values={"cold_share": m["cold_share"], "idle": m["idle_gb_s"], "wait": m["wait_s"]["mean"]},
             seconds=m["seconds"],

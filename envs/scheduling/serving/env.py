@@ -24,8 +24,8 @@ place  meaning
 13     share of the episode's requests that have come
 ====== ========================================================================================
 
-Reward: requests that ended within both limits since the last decision, less those that ended otherwise; at the end those
-that were never served count among the others.
+Reward: requests that ended within both limits since the last decision, less those that ended otherwise; at the end
+those that were never served count among the others.
 """
 
 from __future__ import annotations
@@ -38,14 +38,11 @@ import numpy as np
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism.serving import Service
 from tunewright.envs.scheduling.batch import BatchEnv, SingleEnv
-from tunewright.envs.scheduling.serving import policies as P
-from tunewright.envs.scheduling.serving import simulate as M
-from tunewright.envs.scheduling.serving import state as S
-from tunewright.envs.scheduling.serving.trace import Requests, load
+from tunewright.envs.scheduling.serving import policies, simulate, state
+from tunewright.envs.scheduling.serving.requests import Requests
+from tunewright.envs.scheduling.serving.trace import load
 from tunewright.errors import ConfigError
 
-BUDGETS = np.array([0, 128, 256, 512, 1024, 2048])
-ORDERS = np.array([S.FCFS, S.SJF, S.SLO])
 SEEN = 14
 
 
@@ -78,20 +75,20 @@ class Scene:
     error: float = 0.3
     data_seed: int = 1
 
-    def open(self) -> tuple[Requests, M.Setup, P.Knobs]:
+    def open(self) -> tuple[Requests, simulate.Setup, policies.Knobs]:
         """Return requests, system and knobs.
 
         Raises:
             ConfigError: something does not fit.
         """
-        knobs = P.policy(self.policy)
+        knobs = policies.policy(self.policy)
         if knobs.batching != "chunked":
             raise ConfigError(f"the environment needs a policy with chunked prompts, not {self.policy!r}")
         service = Service(model=models.load(self.model), nodes=clusters.load(self.cluster).nodes)
         requests = load(self.trace, self.options, self.data_seed).faster(self.speed)
         if len(requests) < self.requests:
             raise ConfigError(f"{self.trace} has {len(requests)} requests, and an episode needs {self.requests}")
-        return requests, M.setup(service, M.default_plan(service, tp=self.tp), knobs), knobs
+        return requests, simulate.setup(service, simulate.default_plan(service, tp=self.tp), knobs), knobs
 
 
 class ServingVectorEnv(BatchEnv):
@@ -105,26 +102,21 @@ class ServingVectorEnv(BatchEnv):
     def __init__(self, num_envs: int = 1, **scene: Any) -> None:
         self.scene = Scene(**scene)
         self.requests, self.setup, self.knobs = self.scene.open()
-        super().__init__(num_envs, SEEN, len(BUDGETS) * len(ORDERS))
+        self.engines = (self.setup.engine, self.setup.prefill or self.setup.engine)
+        super().__init__(num_envs, SEEN, len(state.BUDGETS) * len(state.ORDERS))
 
-    def _link(self) -> None:
-        from tunewright.envs.scheduling.serving import decide
+    def _decide_all(self) -> Any:
+        from tunewright.envs.scheduling.serving.decide import decide_all
 
-        super()._link()
-        self._compiled = decide.decide_all
+        return decide_all
 
-    def _piece(self, rng: np.random.Generator) -> S.Systems:
+    def _piece(self, rng: np.random.Generator) -> state.Systems:
         scene = self.scene
         start = int(rng.integers(0, len(self.requests) - scene.requests + 1))
-        return M.systems(
-            [self.requests.first(scene.requests, start)], self.setup, self.knobs, ttft_s=scene.ttft_s, tpot_s=scene.tpot_s,
-            error=scene.error, seed=start,
+        return simulate.systems(
+            [self.requests.first(scene.requests, start)], self.setup, self.knobs, ttft_s=scene.ttft_s,
+            tpot_s=scene.tpot_s, error=scene.error, seed=start,
         )  # fmt: skip
-
-    def _decide(self, address: int, which: Any, waiting: Any, actions: Any, seen: Any, mask: Any, reward: Any) -> None:
-        chunks, orders = BUDGETS[actions % len(BUDGETS)], ORDERS[actions // len(BUDGETS)]
-        e = self.setup.engine
-        self._compiled(address, which, waiting, chunks, orders, e, self.setup.prefill or e, seen, reward)
 
 
 class ServingEnv(SingleEnv):

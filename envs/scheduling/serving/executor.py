@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.envs.parallelism.steptime import Engine
-from tunewright.envs.scheduling.serving.reference import Item, Plan, Replica
+from tunewright.envs.scheduling.serving.reference_parts import Plan, Replica, Request
 from tunewright.envs.scheduling.serving.simulate import Setup
 from tunewright.errors import ConfigError, missing_extra
 
@@ -40,8 +40,8 @@ class LlamaExecutor:
     """
 
     def __init__(
-        self, *, hidden: int = 192, layers: int = 4, heads: int = 6, vocab: int = 2000, slots: int = 16, tokens: int = 1024,
-        device: str = "cpu", seed: int = 0,
+        self, *, hidden: int = 192, layers: int = 4, heads: int = 6, vocab: int = 2000, slots: int = 16,
+        tokens: int = 1024, device: str = "cpu", seed: int = 0,
     ) -> None:  # fmt: skip
         try:
             import torch
@@ -65,7 +65,7 @@ class LlamaExecutor:
         size = (layers, slots, heads, tokens, hidden // heads)
         self.keys, self.values = torch.zeros(size, device=device), torch.zeros(size, device=device)
         self.free = list(range(slots))
-        self.held: dict[int, int] = {}
+        self.slot_of: dict[int, int] = {}  # by number of the request
         self.rows: Any = None
         self.starts: Any = None
         self.width = 0
@@ -95,7 +95,7 @@ class LlamaExecutor:
         return self.keys[layer_idx, self.rows, :, : self.width], self.values[layer_idx, self.rows, :, : self.width]
 
     def forward(self, slots: Sequence[int], starts: Sequence[int], count: int) -> None:
-        """Compute ``count`` tokens of each slot, which has ``starts`` tokens already; many slots only with one token."""
+        """Compute ``count`` tokens of each slot, which has ``starts`` tokens; many slots only with one token."""
         torch = self.torch
         self.rows = torch.tensor(slots, device=self.device)
         self.starts = torch.tensor(starts, device=self.device)
@@ -116,21 +116,22 @@ class LlamaExecutor:
 
     # what the scheduler asks
 
-    def _slot(self, a: Item) -> int:
-        if a.number not in self.held:
-            self.held[a.number] = self.free.pop()
-        return self.held[a.number]
+    def _slot(self, request: Request) -> int:
+        if request.number not in self.slot_of:
+            self.slot_of[request.number] = self.free.pop()
+        return self.slot_of[request.number]
 
-    def step_s(self, q: Replica, plan: Plan) -> float:
+    def step_s(self, replica: Replica, plan: Plan) -> float:
         """Compute an iteration; returns its wall time, s. The time of ``StepTime`` for the plain scheduler."""
-        running = {a.number for a in q.running}
-        for number in [n for n in self.held if n not in running]:
-            self.free.append(self.held.pop(number))
+        running = {request.number for request in replica.running}
+        for number in [n for n in self.slot_of if n not in running]:
+            self.free.append(self.slot_of.pop(number))
         begin = time.perf_counter()
         if plan.decodes:
-            self.forward([self._slot(a) for a in plan.decodes], [a.context for a in plan.decodes], 1)
-        for a, n in plan.prompts:
-            self.forward([self._slot(a)], [a.done], n)
+            slots, starts = zip(*((self._slot(request), request.context) for request in plan.decodes), strict=True)
+            self.forward(slots, starts, 1)
+        for request, tokens in plan.prompts:
+            self.forward([self._slot(request)], [request.done], tokens)
         return time.perf_counter() - begin
 
     def setup(self, engine: Engine) -> Setup:
@@ -144,8 +145,8 @@ def measure(x: LlamaExecutor, rounds: int = 3, seed: int = 0, count: int = 120) 
     """Time ``count`` iterations of random composition, one after the other as in service, ``rounds`` times over.
 
     Returns:
-        Shape (n, 6): sequences decoded, their context, prompts, prompt tokens, tokens that these look back at, seconds (the
-        mean over rounds: latencies add up means).
+        Shape (n, 6): sequences decoded, their context, prompts, prompt tokens, tokens that these look back at, seconds
+        (the mean over rounds: latencies add up means).
     """
     rng = np.random.default_rng(seed)
     batches: list[tuple[list[int], list[tuple[int, int]]]] = []
@@ -184,7 +185,7 @@ def calibrate(rows: NDArray[np.float64]) -> Engine:
     # squares of relative errors lean to the low side where times scatter; the sum of all times shall be right
     fixed, each, looked, prompt, pair, part, mixed = found * float(seconds.sum() / (parts @ found).sum())
     return Engine(
-        ranks=1.0, fixed_s=float(fixed), weights_s=0.0, experts_s=0.0, chance=1.0, token_s=0.0, rank_token_s=0.0, reduce_s=0.0,
-        cache_s=float(looked), sequence_s=float(each), prefill_s=float(prompt), prefill_pair_s=float(pair),
-        admit_s=0.0, part_s=float(part), both_s=float(mixed), most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
+        ranks=1.0, fixed_s=float(fixed), weights_s=0.0, experts_s=0.0, chance=1.0, token_s=0.0, rank_token_s=0.0,
+        reduce_s=0.0, cache_s=float(looked), sequence_s=float(each), prefill_s=float(prompt),
+        prefill_pair_s=float(pair), admit_s=0.0, part_s=float(part), both_s=float(mixed), most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """The serving simulator, compiled: replicas that batch iteration by iteration, with a paged key-value cache.
 
-State is in the records of ``state``: ``w`` is a system, ``q`` a replica, ``a`` a request. ``reference`` says the same in
-plain Python, and tests hold the two together request by request: change both.
+State is in the records of ``state``; a request is known by its ``number``, and by its ``place`` in a list of a replica.
+``reference`` says the same in plain Python, and tests hold the two together request by request: change both.
 
 All sequences of a replica that decode advance together, so a replica counts tokens on one clock: a sequence that
 joined at clock c with n tokens to go ends at c + n, and an iteration in which nobody joins or leaves costs the same
@@ -17,53 +17,12 @@ import types
 
 from tunewright.envs.compiled import inlined, jit, record_at
 from tunewright.envs.parallelism import steptime
-from tunewright.envs.scheduling.serving.state import (
-    AFFINITY_TOKENS,
-    AGGRESSIVE,
-    ANSWER,
-    BIG,
-    CELL,
-    CHUNK,
-    CHUNKED,
-    CONSERVATIVE,
-    DECODE_WEIGHT,
-    DECODING,
-    DONE,
-    ENTRY,
-    FAIR,
-    FCFS,
-    GAP_BINS,
-    GAP_LEAST_S,
-    GAP_STEP,
-    GOLDEN,
-    GROUP,
-    HISTORY_BINS,
-    HISTORY_LEAST,
-    HISTORY_MOST,
-    HISTORY_STEP,
-    LEAST_LOADED,
-    MIXED,
-    MOVING,
-    ONE_HASH,
-    PAIR,
-    PAST_FUTURE,
-    PREFILL_FIRST,
-    PREFILLING,
-    PREFIX,
-    QUEUE,
-    REAL,
-    REJECTED,
-    REPLICA,
-    REQUEST,
-    ROUND_ROBIN,
-    SJF,
-    STATIC,
-    SYSTEM,
-)
+from tunewright.envs.scheduling.kernels import INF, integer_at, number_at
+from tunewright.envs.scheduling.serving import state
 
-system, replica, ask = record_at(SYSTEM), record_at(REPLICA), record_at(REQUEST)
-cell, real, chunk, pair, answer, entry = (record_at(t) for t in (CELL, REAL, CHUNK, PAIR, ANSWER, ENTRY))
-INF = math.inf
+system_at, replica_at, request_at = record_at(state.SYSTEM), record_at(state.REPLICA), record_at(state.REQUEST)
+chunk_at, pair_at = record_at(state.CHUNK), record_at(state.PAIR)
+answer_at, entry_at = record_at(state.ANSWER), record_at(state.ENTRY)
 
 
 @inlined
@@ -83,439 +42,458 @@ def blocks_of(tokens, size):
 
 
 @jit
-def _key(w, i, now):
+def _key(system, number, now):
     """Place of a request in the order of its replica; the smallest is first. Ties go to the earlier request."""
-    a = ask(w.asks, i)
-    order = w.order
-    if order == FCFS:
-        return float(i)
-    if order == SJF:
-        return a.work
-    if order == GROUP:
-        return float(a.rank)
-    if order == FAIR:
-        return real(w.served_at, a.user).v
+    request = request_at(system.requests, number)
+    order = system.order
+    if order == state.FCFS:
+        return float(number)
+    if order == state.SJF:
+        return request.work_s
+    if order == state.GROUP:
+        return float(request.rank)
+    if order == state.FAIR:
+        return number_at(system.served, request.user).value
     # by service time where the limits can still be met, sooner where time is short; what cannot be met comes last
-    slack = w.limit_ttft - (now - a.arrival) - a.work_first
-    if a.generated > 0:
-        return a.work * 0.1
+    slack = system.ttft_limit_s - (now - request.arrival_s) - request.first_work_s
+    if request.generated > 0:
+        return request.work_s * 0.1
     if slack < 0.0:
-        return 1e9 + a.arrival
-    return a.work * min(max(slack / w.limit_ttft, 0.1), 1.0)
+        return 1e9 + request.arrival_s
+    return request.work_s * min(max(slack / system.ttft_limit_s, 0.1), 1.0)
 
 
 @jit
-def _charge(w, i, tokens, weight):
+def _charge(system, number, tokens, weight):
     """Put tokens on a user's virtual counter."""
-    real(w.served_at, ask(w.asks, i).user).v += tokens * weight
+    number_at(system.served, request_at(system.requests, number).user).value += tokens * weight
 
 
 @jit
-def _settle(w, q):
+def _settle(system, replica):
     """Charge the users of a replica's running sequences for what was generated since they were last charged."""
-    for j in range(q.running):
-        i = cell(q.running_at, j).v
-        a = ask(w.asks, i)
-        if a.phase == DECODING:
-            made = _made(w, q, i)
-            if made > a.charged:
-                _charge(w, i, float(made - a.charged), DECODE_WEIGHT)
-                a.charged = made
+    for place in range(replica.running_count):
+        number = integer_at(replica.running, place).value
+        request = request_at(system.requests, number)
+        if request.phase == state.DECODING:
+            generated = _generated(system, replica, number)
+            if generated > request.charged_tokens:
+                _charge(system, number, float(generated - request.charged_tokens), state.DECODE_WEIGHT)
+                request.charged_tokens = generated
 
 
 @jit
-def _settle_all(w):
+def _settle_all(system):
     """``_settle`` for all replicas."""
-    for r in range(w.replicas):
-        _settle(w, replica(w.reps, r))
+    for index in range(system.replica_count):
+        _settle(system, replica_at(system.replicas, index))
 
 
 @jit
-def _release(w, q, ident):
+def _release(system, replica, chunk_number):
     """One request less holds a chunk of a prompt; the last one leaves it to be evicted."""
-    chunk(q.chunks_at, ident).refs -= 1
-    if chunk(q.chunks_at, ident).refs == 0:
-        if q.tail - q.head >= q.lru_size:
-            _pack(w, q)
-        chunk(q.chunks_at, ident).stamp = q.tail
-        cell(q.lru_at, q.tail % q.lru_size).v = ident
-        q.tail += 1
-        q.idle += w.chunk_blocks
+    chunk_at(replica.chunks, chunk_number).holders -= 1
+    if chunk_at(replica.chunks, chunk_number).holders == 0:
+        if replica.lru_tail - replica.lru_head >= replica.lru_size:
+            _pack(system, replica)
+        chunk_at(replica.chunks, chunk_number).lru_stamp = replica.lru_tail
+        integer_at(replica.lru, replica.lru_tail % replica.lru_size).value = chunk_number
+        replica.lru_tail += 1
+        replica.idle_blocks += system.chunk_blocks
 
 
 @jit
-def _pack(w, q):
+def _pack(system, replica):
     """Close the gaps in the queue of chunks that nobody holds."""
-    size = q.lru_size
-    free = q.head
-    for at in range(q.head, q.tail):
-        ident = cell(q.lru_at, at % size).v
-        if chunk(q.chunks_at, ident).refs == 0 and chunk(q.chunks_at, ident).stamp == at:
-            cell(q.lru_at, free % size).v = ident
-            chunk(q.chunks_at, ident).stamp = free
-            free += 1
-    q.tail = free
+    size = replica.lru_size
+    new = replica.lru_head
+    for old in range(replica.lru_head, replica.lru_tail):
+        chunk_number = integer_at(replica.lru, old % size).value
+        if (
+            chunk_at(replica.chunks, chunk_number).holders == 0
+            and chunk_at(replica.chunks, chunk_number).lru_stamp == old
+        ):
+            integer_at(replica.lru, new % size).value = chunk_number
+            chunk_at(replica.chunks, chunk_number).lru_stamp = new
+            new += 1
+    replica.lru_tail = new
 
 
 @jit
-def _take(w, q, blocks):
+def _prompt_chunk(system, request, nth):
+    return integer_at(system.prompt_chunks, request.first_chunk + nth).value
+
+
+@jit
+def _take(system, replica, blocks):
     """Take blocks, from what nobody holds if need be; False, and nothing is done, where they are not there."""
-    if blocks > q.free + q.idle:
+    if blocks > replica.free_blocks + replica.idle_blocks:
         return False
-    while q.free < blocks:
-        at = q.head
-        q.head += 1
-        ident = cell(q.lru_at, at % q.lru_size).v
-        if chunk(q.chunks_at, ident).refs == 0 and chunk(q.chunks_at, ident).stamp == at:
-            chunk(q.chunks_at, ident).refs = -1
-            q.idle -= w.chunk_blocks
-            q.free += w.chunk_blocks
-    q.free -= blocks
-    used = q.total - q.free - q.idle
-    q.peak = max(q.peak, used)
+    while replica.free_blocks < blocks:
+        at = replica.lru_head
+        replica.lru_head += 1
+        chunk_number = integer_at(replica.lru, at % replica.lru_size).value
+        if (
+            chunk_at(replica.chunks, chunk_number).holders == 0
+            and chunk_at(replica.chunks, chunk_number).lru_stamp == at
+        ):
+            chunk_at(replica.chunks, chunk_number).holders = -1
+            replica.idle_blocks -= system.chunk_blocks
+            replica.free_blocks += system.chunk_blocks
+    replica.free_blocks -= blocks
+    used = replica.total_blocks - replica.free_blocks - replica.idle_blocks
+    replica.peak_blocks = max(replica.peak_blocks, used)
     return True
 
 
 @jit
-def _hits(w, q, i):
+def _hits(system, replica, number):
     """Chunks at the start of a prompt that the replica has."""
-    a = ask(w.asks, i)
-    if w.caching == 0:
+    request = request_at(system.requests, number)
+    if system.caching == 0:
         return 0
-    n = 0
-    while n < a.chunk_n and chunk(q.chunks_at, cell(w.chunks_at, a.chunk_at + n).v).refs >= 0:
-        n += 1
-    return n
+    count = 0
+    while count < request.chunk_count and chunk_at(replica.chunks, _prompt_chunk(system, request, count)).holders >= 0:
+        count += 1
+    return count
 
 
 @jit
-def _grow(w, q, i, sign):
+def _grow(system, replica, number, sign):
     """Count a decoding sequence into (or out of) the phases and the contexts of its replica."""
-    a = ask(w.asks, i)
-    size = w.block
-    context = a.target + (q.clock - a.joined)
-    q.decodes += sign
-    q.context += sign * context
-    if w.admission != CONSERVATIVE:
-        cell(q.phases_at, (context - q.clock) % size).v += sign
+    request = request_at(system.requests, number)
+    size = system.block_tokens
+    context = request.target_tokens + (replica.clock - request.joined_clock)
+    replica.decoding_count += sign
+    replica.context_tokens += sign * context
+    if system.admission != state.CONSERVATIVE:
+        integer_at(replica.phases, (context - replica.clock) % size).value += sign
 
 
 @jit
-def _join(w, q, i):
+def _join(system, replica, number):
     """Let a sequence whose prompt is computed decode from the next iteration on."""
-    a = ask(w.asks, i)
-    a.phase = DECODING
-    if a.stopped_at >= 0.0:  # it was preempted
-        a.stall = max(a.stall, w.now - a.stopped_at)
-        a.stopped_at = -1.0
-    a.joined = q.clock
-    a.end = q.clock + a.output - a.generated
-    q.next_end = min(q.next_end, a.end)
-    _grow(w, q, i, 1)
+    request = request_at(system.requests, number)
+    request.phase = state.DECODING
+    if request.stopped_at >= 0.0:  # it was preempted
+        request.stall_s = max(request.stall_s, system.now_s - request.stopped_at)
+        request.stopped_at = -1.0
+    request.joined_clock = replica.clock
+    request.end_clock = replica.clock + request.output - request.generated
+    replica.next_end = min(replica.next_end, request.end_clock)
+    _grow(system, replica, number, 1)
 
 
 @jit
-def _held(w, q, i):
+def _own_blocks(system, replica, number):
     """Blocks that a request holds for itself, apart from shared chunks."""
-    a = ask(w.asks, i)
-    if w.admission == CONSERVATIVE:
-        return a.blocks
-    size = w.block
-    context = a.target
-    if a.phase == DECODING:
-        context += q.clock - a.joined + q.secured
-    return blocks_of(context, size) - a.shared * w.chunk_blocks
+    request = request_at(system.requests, number)
+    if system.admission == state.CONSERVATIVE:
+        return request.own_blocks
+    size = system.block_tokens
+    context = request.target_tokens
+    if request.phase == state.DECODING:
+        context += replica.clock - request.joined_clock + replica.secured_steps
+    return blocks_of(context, size) - request.shared_chunks * system.chunk_blocks
 
 
 @jit
-def _leave(w, q, j):
+def _leave(system, replica, place):
     """Take the j-th running request out of its replica, with all that it holds; the others keep their order."""
-    i = cell(q.running_at, j).v
-    a = ask(w.asks, i)
-    q.free += _held(w, q, i)
-    if a.phase == DECODING:
-        _grow(w, q, i, -1)
-    for c in range(a.shared):
-        _release(w, q, cell(w.chunks_at, a.chunk_at + c).v)
-    a.shared = 0
-    q.running -= 1
-    for at in range(j, q.running):
-        cell(q.running_at, at).v = cell(q.running_at, at + 1).v
-    q.blocked = 0
+    number = integer_at(replica.running, place).value
+    request = request_at(system.requests, number)
+    replica.free_blocks += _own_blocks(system, replica, number)
+    if request.phase == state.DECODING:
+        _grow(system, replica, number, -1)
+    for nth in range(request.shared_chunks):
+        _release(system, replica, _prompt_chunk(system, request, nth))
+    request.shared_chunks = 0
+    replica.running_count -= 1
+    for at in range(place, replica.running_count):
+        integer_at(replica.running, at).value = integer_at(replica.running, at + 1).value
+    replica.blocked = 0
 
 
 @jit
-def _next_end(w, q):
-    found = BIG
-    for j in range(q.running):
-        i = cell(q.running_at, j).v
-        a = ask(w.asks, i)
-        if a.phase == DECODING:
-            found = min(found, a.end)
-    q.next_end = found
+def _next_end(system, replica):
+    soonest = state.BIG
+    for place in range(replica.running_count):
+        number = integer_at(replica.running, place).value
+        request = request_at(system.requests, number)
+        if request.phase == state.DECODING:
+            soonest = min(soonest, request.end_clock)
+    replica.next_end = soonest
 
 
 @jit
-def _next_of_client(w, now):
+def _next_of_client(system, now):
     """In a closed loop, a client sends its next request when it has the answer to the last."""
-    if w.closed == 1 and w.released < w.requests:
-        ask(w.asks, w.released).arrival = now
-        w.released += 1
+    if system.closed == 1 and system.released < system.request_count:
+        request_at(system.requests, system.released).arrival_s = now
+        system.released += 1
 
 
 @jit
-def _finish(w, q, j, now):
+def _finish(system, replica, place, now):
     """The j-th running request has all its tokens."""
-    i = cell(q.running_at, j).v
-    a = ask(w.asks, i)
-    if a.output > a.charged:
-        _charge(w, i, float(a.output - a.charged), DECODE_WEIGHT)
-        a.charged = a.output
-    _leave(w, q, j)
-    a.phase = DONE
-    a.generated = a.output
-    a.done_at = now
-    q.load -= a.predicted
-    w.left -= 1
-    tpot = (now - a.first_at) / max(a.output - 1, 1)
-    w.good += a.first_at - a.arrival <= w.limit_ttft and tpot <= w.limit_tpot
-    _next_of_client(w, now)
-    cell(q.history_at, min(a.output // HISTORY_STEP, HISTORY_BINS - 1)).v += 1
-    q.learned += 1
+    number = integer_at(replica.running, place).value
+    request = request_at(system.requests, number)
+    if request.output > request.charged_tokens:
+        _charge(system, number, float(request.output - request.charged_tokens), state.DECODE_WEIGHT)
+        request.charged_tokens = request.output
+    _leave(system, replica, place)
+    request.phase = state.DONE
+    request.generated = request.output
+    request.done_at = now
+    replica.load_tokens -= request.predicted
+    system.unfinished -= 1
+    tpot = (now - request.first_at) / max(request.output - 1, 1)
+    system.good += request.first_at - request.arrival_s <= system.ttft_limit_s and tpot <= system.tpot_limit_s
+    _next_of_client(system, now)
+    integer_at(replica.history, min(request.output // state.HISTORY_STEP, state.HISTORY_BINS - 1)).value += 1
+    replica.learned_count += 1
 
 
 @jit
-def _queue(w, q, i):
-    a = ask(w.asks, i)
-    cell(q.waiting_at, q.queued).v = i
-    q.queued += 1
-    a.phase = QUEUE
-    a.replica = q.index
-    q.blocked = 0
+def _queue(system, replica, number):
+    request = request_at(system.requests, number)
+    integer_at(replica.waiting, replica.waiting_count).value = number
+    replica.waiting_count += 1
+    request.phase = state.QUEUE
+    request.replica = replica.index
+    replica.blocked = 0
 
 
 @jit
-def _preempt(w, q, j, now):
+def _preempt(system, replica, place, now):
     """Take a running request's blocks away; it queues again. Returns the seconds that the replica stands still."""
-    i = cell(q.running_at, j).v
-    a = ask(w.asks, i)
-    _settle(w, q)
+    number = integer_at(replica.running, place).value
+    request = request_at(system.requests, number)
+    _settle(system, replica)
     wait = 0.0
-    before = q.next_end
-    made = a.generated
-    if a.phase == DECODING:
-        made = a.output - (a.end - q.clock)
-    held = _held(w, q, i) + a.shared * w.chunk_blocks
-    swapped = w.swap == 1 and a.phase == DECODING
-    if a.stopped_at < 0.0:
-        a.stopped_at = now
+    before = replica.next_end
+    generated = request.generated
+    if request.phase == state.DECODING:
+        generated = request.output - (request.end_clock - replica.clock)
+    blocks = _own_blocks(system, replica, number) + request.shared_chunks * system.chunk_blocks
+    swapped = system.swap == 1 and request.phase == state.DECODING
+    if request.stopped_at < 0.0:
+        request.stopped_at = now
     if swapped:
-        wait = _swap_s(w, held)
-        a.ready_at = now + wait
-    finished = a.end
-    _leave(w, q, j)
-    a.generated = made
-    a.done = 0
-    a.now_tokens = 0
-    a.target = a.prompt + max(made - 1, 0) if swapped else a.prompt + made
-    a.kept = 1 if swapped else 0
-    a.preempted += 1
-    w.preemptions += 1
-    _queue(w, q, i)
+        wait = _swap_s(system, blocks)
+        request.ready_at = now + wait
+    finished = request.end_clock
+    _leave(system, replica, place)
+    request.generated = generated
+    request.done_tokens = 0
+    request.now_tokens = 0
+    request.target_tokens = request.prompt + max(generated - 1, 0) if swapped else request.prompt + generated
+    request.cache_kept = 1 if swapped else 0
+    request.preempted += 1
+    system.preemptions += 1
+    _queue(system, replica, number)
     if finished == before:
-        _next_end(w, q)
-    return 0.0 if w.swap_async == 1 else wait
+        _next_end(system, replica)
+    return 0.0 if system.swap_async == 1 else wait
 
 
 @jit
-def _swap_s(w, blocks):
+def _swap_s(system, blocks):
     """Time of moving blocks between GPU and host: an operation for each group of blocks, and the bytes."""
-    operations = (blocks + w.swap_group - 1) // w.swap_group
-    return operations * w.swap_operation_s + blocks * w.swap_block_s
+    operations = (blocks + system.swap_group_blocks - 1) // system.swap_group_blocks
+    return operations * system.swap_operation_s + blocks * system.swap_block_s
 
 
 @jit
-def _worst(w, q, now):
+def _worst(system, replica, now):
     """Place in the running list of the decoding request that comes last in the order; -1 if there is none."""
-    found, worst = -1, -INF
-    if w.order == FAIR:
-        _settle_all(w)
-    for j in range(q.running):
-        i = cell(q.running_at, j).v
-        if ask(w.asks, i).phase == DECODING:
-            key = _key(w, i, now)
-            if found < 0 or key >= worst:
-                found, worst = j, key
-    return found
+    worst_place, worst_key = -1, -INF
+    if system.order == state.FAIR:
+        _settle_all(system)
+    for place in range(replica.running_count):
+        number = integer_at(replica.running, place).value
+        if request_at(system.requests, number).phase == state.DECODING:
+            key = _key(system, number, now)
+            if worst_place < 0 or key >= worst_key:
+                worst_place, worst_key = place, key
+    return worst_place
 
 
 @jit
-def _best(w, q, now, kept):
+def _best(system, replica, now, kept):
     """Place in the queue of the request that comes first, of those whose cache is kept (1) or is to be computed (0).
 
     One whose blocks are still being moved has to wait. -1 if there is none.
     """
-    found, best, who = -1, INF, BIG
-    if w.order == FAIR:
-        _settle_all(w)
-    for j in range(q.queued):
-        i = cell(q.waiting_at, j).v
-        a = ask(w.asks, i)
-        if a.kept != kept or (kept == 1 and a.ready_at > now):
+    best_place, best_key, best_number = -1, INF, state.BIG
+    if system.order == state.FAIR:
+        _settle_all(system)
+    for place in range(replica.waiting_count):
+        number = integer_at(replica.waiting, place).value
+        request = request_at(system.requests, number)
+        if request.cache_kept != kept or (kept == 1 and request.ready_at > now):
             continue
-        key = _key(w, i, now)
-        if found < 0 or key < best or (key == best and i < who):
-            found, best, who = j, key, i
-    return found
+        key = _key(system, number, now)
+        if best_place < 0 or key < best_key or (key == best_key and number < best_number):
+            best_place, best_key, best_number = place, key, number
+    return best_place
 
 
 @jit
-def _made(w, q, i):
+def _generated(system, replica, number):
     """Tokens that a running request has given."""
-    a = ask(w.asks, i)
-    return a.output - (a.end - q.clock) if a.phase == DECODING else a.generated
+    request = request_at(system.requests, number)
+    return (
+        request.output - (request.end_clock - replica.clock) if request.phase == state.DECODING else request.generated
+    )
 
 
 @jit
-def _learn(w, q):
+def _learn(system, replica):
     """Write the share of outputs that are longer than each length.
 
     Running requests count as longer than what they have given (Kaplan and Meier's estimate): the first that end are the
     short ones, and to learn from them alone lets far too many in.
     """
-    for b in range(HISTORY_BINS):
-        real(q.curve_at, b).v = 0.0
-    for j in range(q.running):
-        made = _made(w, q, cell(q.running_at, j).v)
-        real(q.curve_at, min(made // HISTORY_STEP, HISTORY_BINS - 1)).v += 1.0
+    for bucket in range(state.HISTORY_BINS):
+        number_at(replica.curve, bucket).value = 0.0
+    for place in range(replica.running_count):
+        generated = _generated(system, replica, integer_at(replica.running, place).value)
+        number_at(replica.curve, min(generated // state.HISTORY_STEP, state.HISTORY_BINS - 1)).value += 1.0
     ended, lasting = 0, 0.0
-    for b in range(HISTORY_BINS - 1, -1, -1):  # of those that came to a bin, the share that went on to the next
-        running = real(q.curve_at, b).v
-        ended += cell(q.history_at, b).v
+    for bucket in range(
+        state.HISTORY_BINS - 1, -1, -1
+    ):  # of those that came to a bin, the share that went on to the next
+        running = number_at(replica.curve, bucket).value
+        ended += integer_at(replica.history, bucket).value
         there = ended + lasting
         lasting += running
-        real(q.curve_at, b).v = (there - cell(q.history_at, b).v) / there if there > 0.0 else 1.0
-    for b in range(1, HISTORY_BINS):
-        real(q.curve_at, b).v *= real(q.curve_at, b - 1).v
+        number_at(replica.curve, bucket).value = (
+            (there - integer_at(replica.history, bucket).value) / there if there > 0.0 else 1.0
+        )
+    for bucket in range(1, state.HISTORY_BINS):
+        number_at(replica.curve, bucket).value *= number_at(replica.curve, bucket - 1).value
 
 
 @jit
-def _longest(w, q, i, made):
+def _longest(system, replica, number, generated):
     """Tokens that a request is expected to have at its end: a draw of its own from the lengths above what it has."""
-    if q.index < w.prefillers:
-        return made + 1  # it goes on elsewhere
-    if q.learned < HISTORY_LEAST:
-        return max(w.most_output, made + 1)
-    low = min(made // HISTORY_STEP, HISTORY_BINS - 1)
-    few = (i * GOLDEN + 0.5) % 1.0 * (real(q.curve_at, low - 1).v if low > 0 else 1.0)
-    high = HISTORY_BINS
+    if replica.index < system.prefiller_count:
+        return generated + 1  # it goes on elsewhere
+    if replica.learned_count < state.HISTORY_LEAST:
+        return max(system.most_output_tokens, generated + 1)
+    low = min(generated // state.HISTORY_STEP, state.HISTORY_BINS - 1)
+    few = (number * state.GOLDEN + 0.5) % 1.0 * (number_at(replica.curve, low - 1).value if low > 0 else 1.0)
+    high = state.HISTORY_BINS
     while low < high:
         middle = (low + high) // 2
-        if real(q.curve_at, middle).v > few:
+        if number_at(replica.curve, middle).value > few:
             low = middle + 1
         else:
             high = middle
-    return max((low + 1) * HISTORY_STEP if low < HISTORY_BINS else w.most_output, made + 1)
+    return max((low + 1) * state.HISTORY_STEP if low < state.HISTORY_BINS else system.most_output_tokens, generated + 1)
 
 
 @jit
-def _future_fits(w, q, i):
+def _future_fits(system, replica, number):
     """Past-Future admission: whether the running requests and this one fit at their fullest moment, a reserve kept.
 
     With the requests by expected tokens to go, most first, memory peaks when one of them ends:
     the largest of (contexts of the first m) + m * (tokens to go of the m-th). Source: Past-Future scheduler (LightLLM,
     arXiv 2507.10150), which draws the lengths anew at every step; here a request keeps its place in the distribution.
     """
-    if q.learned >= q.learn_at:
-        _learn(w, q)
-        q.learn_at = q.learned + min(max(q.learned // 8, HISTORY_LEAST), HISTORY_MOST)
-    n = 0
-    for j in range(q.running + 1):
-        other = cell(q.running_at, j).v if j < q.running else i
-        made = _made(w, q, other)
-        context = ask(w.asks, other).target
-        if ask(w.asks, other).phase == DECODING:
-            context += q.clock - ask(w.asks, other).joined
-        left = _longest(w, q, other, made) - made
-        at = n
-        while at > 0 and pair(w.scratch_at, at - 1).left < left:
-            pair(w.scratch_at, at).left = pair(w.scratch_at, at - 1).left
-            pair(w.scratch_at, at).context = pair(w.scratch_at, at - 1).context
+    if replica.learned_count >= replica.next_learning:
+        _learn(system, replica)
+        replica.next_learning = replica.learned_count + min(
+            max(replica.learned_count // 8, state.HISTORY_LEAST), state.HISTORY_MOST
+        )
+    count = 0
+    for place in range(replica.running_count + 1):
+        other = integer_at(replica.running, place).value if place < replica.running_count else number
+        generated = _generated(system, replica, other)
+        context = request_at(system.requests, other).target_tokens
+        if request_at(system.requests, other).phase == state.DECODING:
+            context += replica.clock - request_at(system.requests, other).joined_clock
+        left = _longest(system, replica, other, generated) - generated
+        at = count
+        while at > 0 and pair_at(system.scratch, at - 1).left_tokens < left:
+            pair_at(system.scratch, at).left_tokens = pair_at(system.scratch, at - 1).left_tokens
+            pair_at(system.scratch, at).context_tokens = pair_at(system.scratch, at - 1).context_tokens
             at -= 1
-        pair(w.scratch_at, at).left = left
-        pair(w.scratch_at, at).context = context
-        n += 1
+        pair_at(system.scratch, at).left_tokens = left
+        pair_at(system.scratch, at).context_tokens = context
+        count += 1
     total, peak = 0, 0
-    for m in range(n):
-        total += pair(w.scratch_at, m).context
-        peak = max(peak, total + (m + 1) * pair(w.scratch_at, m).left)
-    return peak <= w.usable * (q.total * w.block)
+    for nth in range(count):
+        total += pair_at(system.scratch, nth).context_tokens
+        peak = max(peak, total + (nth + 1) * pair_at(system.scratch, nth).left_tokens)
+    return peak <= system.usable_share * (replica.total_blocks * system.block_tokens)
 
 
 @jit
-def _admit(w, q, at, now):
+def _admit(system, replica, at, now):
     """Let the request at a place of the queue run, if its blocks are there; returns whether they are."""
-    i = cell(q.waiting_at, at).v
-    a = ask(w.asks, i)
-    size = w.block
-    hits = 0 if a.kept == 1 else _hits(w, q, i)
-    if w.admission == CONSERVATIVE:
-        tokens = a.prompt + max(w.most_output, a.output)
+    number = integer_at(replica.waiting, at).value
+    request = request_at(system.requests, number)
+    size = system.block_tokens
+    hits = 0 if request.cache_kept == 1 else _hits(system, replica, number)
+    if system.admission == state.CONSERVATIVE:
+        tokens = request.prompt + max(system.most_output_tokens, request.output)
     else:
-        tokens = a.target
-    need = blocks_of(tokens, size) - hits * w.chunk_blocks
+        tokens = request.target_tokens
+    need = blocks_of(tokens, size) - hits * system.chunk_blocks
     idle = 0  # chunks that it shares and nobody else holds cannot be evicted for it
-    for c in range(hits):
-        if chunk(q.chunks_at, cell(w.chunks_at, a.chunk_at + c).v).refs == 0:
-            idle += w.chunk_blocks
-    free = q.free + q.idle - idle
-    if q.running > 0:
-        if w.admission == AGGRESSIVE and free - need < q.watermark:
+    for nth in range(hits):
+        if chunk_at(replica.chunks, _prompt_chunk(system, request, nth)).holders == 0:
+            idle += system.chunk_blocks
+    free = replica.free_blocks + replica.idle_blocks - idle
+    if replica.running_count > 0:
+        if system.admission == state.AGGRESSIVE and free - need < replica.watermark_blocks:
             return False
-        if w.admission == PAST_FUTURE and not _future_fits(w, q, i):
+        if system.admission == state.PAST_FUTURE and not _future_fits(system, replica, number):
             return False
     if need > free:
         return False
-    for c in range(hits):
-        ident = cell(w.chunks_at, a.chunk_at + c).v
-        if chunk(q.chunks_at, ident).refs == 0:
-            q.idle -= w.chunk_blocks
-        chunk(q.chunks_at, ident).refs += 1
-    _take(w, q, need)
-    a.blocks = need
-    a.shared = hits
-    a.hit_tokens = hits * w.chunk_blocks * size
-    q.queued -= 1
-    cell(q.waiting_at, at).v = cell(q.waiting_at, q.queued).v
-    cell(q.running_at, q.running).v = i
-    q.running += 1
-    if a.started < 0.0:
-        a.started = now
-        _charge(w, i, float(a.prompt), 1.0)
-    if a.kept == 1:
-        if q.decodes == 0:
-            q.token_at = now
-        _join(w, q, i)
+    for nth in range(hits):
+        chunk_number = _prompt_chunk(system, request, nth)
+        if chunk_at(replica.chunks, chunk_number).holders == 0:
+            replica.idle_blocks -= system.chunk_blocks
+        chunk_at(replica.chunks, chunk_number).holders += 1
+    _take(system, replica, need)
+    request.own_blocks = need
+    request.shared_chunks = hits
+    request.hit_tokens = hits * system.chunk_blocks * size
+    replica.waiting_count -= 1
+    integer_at(replica.waiting, at).value = integer_at(replica.waiting, replica.waiting_count).value
+    integer_at(replica.running, replica.running_count).value = number
+    replica.running_count += 1
+    if request.started < 0.0:
+        request.started = now
+        _charge(system, number, float(request.prompt), 1.0)
+    if request.cache_kept == 1:
+        if replica.decoding_count == 0:
+            replica.token_at = now
+        _join(system, replica, number)
     else:
-        a.phase = PREFILLING
-        a.done = min(a.hit_tokens, a.target - 1)
+        request.phase = state.PREFILLING
+        request.done_tokens = min(request.hit_tokens, request.target_tokens - 1)
     return True
 
 
 @jit
-def _assign(w, q, i, most):
+def _assign(system, replica, number, most):
     """Give a request's prompt at most so many tokens of this iteration; returns how many."""
-    a = ask(w.asks, i)
-    n = min(a.target - a.done, most)
-    a.now_tokens = n
-    q.tokens += n
-    q.pairs += n * (a.done + 0.5 * n)
-    q.parts += 1.0
-    return n
+    request = request_at(system.requests, number)
+    tokens = min(request.target_tokens - request.done_tokens, most)
+    request.now_tokens = tokens
+    replica.prompt_tokens += tokens
+    replica.pairs += tokens * (request.done_tokens + 0.5 * tokens)
+    replica.part_count += 1.0
+    return tokens
 
 
 @jit
-def _fill(w, q, now, budget, whole, kept):
+def _fill(system, replica, now, budget, whole, kept):
     """Let requests of the queue run, as many as fit, and give them tokens of this iteration.
 
     Args:
@@ -527,128 +505,136 @@ def _fill(w, q, now, budget, whole, kept):
         The seconds that the replica stands still for swapping.
     """
     wait = 0.0
-    given = q.tokens > 0
-    while q.queued > 0 and q.blocked == 0:
-        at = _best(w, q, now, kept)
+    given = replica.prompt_tokens > 0
+    while replica.waiting_count > 0 and replica.blocked == 0:
+        at = _best(system, replica, now, kept)
         if at < 0:
             break
-        i = cell(q.waiting_at, at).v
-        a = ask(w.asks, i)
-        if kept == 0 and (budget <= 0 or (whole and given and a.target > budget)):
+        number = integer_at(replica.waiting, at).value
+        request = request_at(system.requests, number)
+        if kept == 0 and (budget <= 0 or (whole and given and request.target_tokens > budget)):
             break
-        if q.running >= w.most_running or not _admit(w, q, at, now):
-            j = _worst(w, q, now) if w.quantum > 0 else -1
-            margin = float(w.quantum) if w.order == FAIR else 0.0
-            if j >= 0 and _key(w, cell(q.running_at, j).v, now) > _key(w, i, now) + margin:
-                wait += _preempt(w, q, j, now)
+        if replica.running_count >= system.most_running or not _admit(system, replica, at, now):
+            place = _worst(system, replica, now) if system.quantum_tokens > 0 else -1
+            margin = float(system.quantum_tokens) if system.order == state.FAIR else 0.0
+            if (
+                place >= 0
+                and _key(system, integer_at(replica.running, place).value, now) > _key(system, number, now) + margin
+            ):
+                wait += _preempt(system, replica, place, now)
                 continue
-            q.blocked = 1
+            replica.blocked = 1
             break
         if kept == 1:
-            if a.preempted > 0 and w.swap_async == 0:
-                wait += _swap_s(w, a.blocks)
+            if request.preempted > 0 and system.swap_async == 0:
+                wait += _swap_s(system, request.own_blocks)
             continue
-        budget -= _assign(w, q, i, a.target if whole else budget)
+        budget -= _assign(system, replica, number, request.target_tokens if whole else budget)
         given = True
-        q.admitted += 1.0
+        replica.admitted_count += 1.0
     return wait
 
 
 @jit
-def _go_on(w, q, budget):
+def _go_on(system, replica, budget):
     """Give tokens of this iteration to prompts that were begun; returns what is left."""
-    for j in range(q.running):
-        i = cell(q.running_at, j).v
-        if ask(w.asks, i).phase == PREFILLING and budget > 0:
-            budget -= _assign(w, q, i, budget)
+    for place in range(replica.running_count):
+        number = integer_at(replica.running, place).value
+        if request_at(system.requests, number).phase == state.PREFILLING and budget > 0:
+            budget -= _assign(system, replica, number, budget)
     return budget
 
 
 @jit
-def _room(w, q, now, steps):
+def _room(system, replica, now, steps):
     """Take the blocks that decoding so many tokens needs, from the last of the order if need be; returns seconds."""
     wait = 0.0
-    if w.admission == CONSERVATIVE:
-        q.secured = steps
+    if system.admission == state.CONSERVATIVE:
+        replica.secured_steps = steps
         return wait
-    size = w.block
+    size = system.block_tokens
     while True:
         need = 0
-        for d in range(steps):
-            need += cell(q.phases_at, (-(q.clock + d)) % size).v
-        if _take(w, q, need):
-            q.secured = steps
+        for ahead in range(steps):
+            need += integer_at(replica.phases, (-(replica.clock + ahead)) % size).value
+        if _take(system, replica, need):
+            replica.secured_steps = steps
             return wait
-        j = _worst(w, q, now)
-        if j < 0:  # nobody decodes
+        place = _worst(system, replica, now)
+        if place < 0:  # nobody decodes
             return wait
-        wait += _preempt(w, q, j, now)
+        wait += _preempt(system, replica, place, now)
 
 
 @jit
-def _advance(w, q):
+def _advance(system, replica):
     """Tokens that a sequence gets in this iteration: one, or more where some were guessed right."""
-    q.guessed += w.tokens_step
-    steps = int(q.guessed + 1e-9)
-    q.guessed -= steps
+    replica.guessed += system.tokens_per_step
+    steps = int(replica.guessed + 1e-9)
+    replica.guessed -= steps
     return steps
 
 
 @jit
-def schedule(w, q, e, now):
+def schedule(system, replica, engine, now):
     """Compose the next iteration of a replica, and say when it ends; without work it stands still."""
-    q.tokens = 0
-    q.pairs = 0.0
-    q.admitted = 0.0
-    q.parts = 0.0
-    q.secured = 0
-    mode, wait = w.batching, 0.0
-    if mode != STATIC or q.running == 0:
-        wait += _fill(w, q, now, 0, False, 1)
-    if mode == PREFILL_FIRST or (mode == STATIC and q.running == 0):
-        _go_on(w, q, BIG)
-        wait += _fill(w, q, now, w.most_tokens, True, 0)
-        if q.tokens == 0 and q.decodes > 0:
-            wait += _room(w, q, now, _advance(w, q))
+    replica.prompt_tokens = 0
+    replica.pairs = 0.0
+    replica.admitted_count = 0.0
+    replica.part_count = 0.0
+    replica.secured_steps = 0
+    mode, wait = system.batching, 0.0
+    if mode != state.STATIC or replica.running_count == 0:
+        wait += _fill(system, replica, now, 0, False, 1)
+    if mode == state.PREFILL_FIRST or (mode == state.STATIC and replica.running_count == 0):
+        _go_on(system, replica, state.BIG)
+        wait += _fill(system, replica, now, system.most_tokens, True, 0)
+        if replica.prompt_tokens == 0 and replica.decoding_count > 0:
+            wait += _room(system, replica, now, _advance(system, replica))
     else:
-        if q.decodes > 0:
-            wait += _room(w, q, now, _advance(w, q))
-        if mode == MIXED:
-            _go_on(w, q, BIG)
-            wait += _fill(w, q, now, w.most_tokens, True, 0)
-        elif mode == CHUNKED:
-            left = _go_on(w, q, max(w.chunk - q.decodes * (1 + w.guesses), 0))
-            wait += _fill(w, q, now, left, False, 0)
-    steps = q.secured
-    batch, tokens = q.decodes if steps > 0 else 0, q.tokens
+        if replica.decoding_count > 0:
+            wait += _room(system, replica, now, _advance(system, replica))
+        if mode == state.MIXED:
+            _go_on(system, replica, state.BIG)
+            wait += _fill(system, replica, now, system.most_tokens, True, 0)
+        elif mode == state.CHUNKED:
+            left = _go_on(system, replica, max(system.chunk_tokens - replica.decoding_count * (1 + system.guesses), 0))
+            wait += _fill(system, replica, now, left, False, 0)
+    steps = replica.secured_steps
+    batch, tokens = replica.decoding_count if steps > 0 else 0, replica.prompt_tokens
     if batch == 0 and tokens == 0:
-        q.ready = now + wait if wait > 0.0 else INF
-        q.pending = 0
-        if q.queued > 0 and wait == 0.0:  # what is queued is still on its way from the host
-            for j in range(q.queued):
-                q.ready = min(q.ready, max(ask(w.asks, cell(q.waiting_at, j).v).ready_at, now))
+        replica.ready_at = now + wait if wait > 0.0 else INF
+        replica.pending = 0
+        if replica.waiting_count > 0 and wait == 0.0:  # what is queued is still on its way from the host
+            for place in range(replica.waiting_count):
+                replica.ready_at = min(
+                    replica.ready_at,
+                    max(request_at(system.requests, integer_at(replica.waiting, place).value).ready_at, now),
+                )
         return
-    most = 1 + w.guesses
-    took = iteration_s(e, float(batch * most), float(q.context) if batch else 0.0, float(tokens), q.pairs)
-    if w.guesses > 0 and batch > 0:
-        took += w.guesses * w.draft * iteration_s(e, float(batch), 0.0, 0.0, 0.0)
-    took += q.admitted * e.admit_s + q.parts * e.part_s + wait
-    q.steps = steps
-    q.pending = 1
-    q.iterations += 1
-    q.ready = now + took
-    used = q.total - q.free - q.idle
-    q.busy += took
-    q.used += took * used / q.total
-    q.batched += took * batch
-    if w.logged < w.log_size:
-        row = w.logged
-        w.logged += 1
-        line = entry(w.log_at, row)
+    most = 1 + system.guesses
+    took = iteration_s(
+        engine, float(batch * most), float(replica.context_tokens) if batch else 0.0, float(tokens), replica.pairs
+    )
+    if system.guesses > 0 and batch > 0:
+        took += system.guesses * system.draft_share * iteration_s(engine, float(batch), 0.0, 0.0, 0.0)
+    took += replica.admitted_count * engine.admit_s + replica.part_count * engine.part_s + wait
+    replica.steps = steps
+    replica.pending = 1
+    replica.iterations += 1
+    replica.ready_at = now + took
+    used = replica.total_blocks - replica.free_blocks - replica.idle_blocks
+    replica.busy_s += took
+    replica.used_s += took * used / replica.total_blocks
+    replica.batched_s += took * batch
+    if system.logged < system.log_size:
+        row = system.logged
+        system.logged += 1
+        line = entry_at(system.log, row)
         line.start, line.end, line.replica, line.batch, line.tokens, line.used = (
             now,
             now + took,
-            q.index,
+            replica.index,
             batch,
             tokens,
             used,
@@ -656,339 +642,360 @@ def schedule(w, q, e, now):
 
 
 @jit
-def _gap(w, q, now):
+def _gap(system, replica, now):
     """Count the time since the last tokens of the sequences that decode, with the prompts that came between."""
-    gap = max((now - q.token_at) / max(q.steps, 1), GAP_LEAST_S)
-    if gap < q.gap_from or gap >= q.gap_to:  # seldom: iterations are like the last one, and a logarithm is slow
-        place = math.log(gap / GAP_LEAST_S) / math.log(GAP_STEP)
-        q.gap_at = int(place) if place < GAP_BINS - 1 else GAP_BINS - 1  # an infinite one must not become a place
-        q.gap_from = GAP_LEAST_S * GAP_STEP**q.gap_at
-        q.gap_to = q.gap_from * GAP_STEP
-    cell(w.gaps_at, q.gap_at).v += q.decodes * q.steps
-    q.token_at = now
+    gap = max((now - replica.token_at) / max(replica.steps, 1), state.GAP_LEAST_S)
+    if (
+        gap < replica.gap_from_s or gap >= replica.gap_to_s
+    ):  # seldom: iterations are like the last one, and a logarithm is slow
+        place = math.log(gap / state.GAP_LEAST_S) / math.log(state.GAP_STEP)
+        replica.gap_bin = (
+            int(place) if place < state.GAP_BINS - 1 else state.GAP_BINS - 1
+        )  # an infinite one must not become a place
+        replica.gap_from_s = state.GAP_LEAST_S * state.GAP_STEP**replica.gap_bin
+        replica.gap_to_s = replica.gap_from_s * state.GAP_STEP
+    integer_at(system.gaps, replica.gap_bin).value += replica.decoding_count * replica.steps
+    replica.token_at = now
 
 
 @jit
-def complete(w, q, now):
+def complete(system, replica, now):
     """Give the sequences of the iteration that has ended what it computed."""
-    steps, tokens = q.steps, q.tokens
-    q.pending = 0
-    q.secured = 0
+    steps, tokens = replica.steps, replica.prompt_tokens
+    replica.pending = 0
+    replica.secured_steps = 0
     if steps > 0:
-        _gap(w, q, now)
-        q.clock += steps
-        q.context += steps * q.decodes
-        if q.clock >= q.next_end:
-            j = 0
-            while j < q.running:
-                i = cell(q.running_at, j).v
-                a = ask(w.asks, i)
-                if a.phase == DECODING and a.end <= q.clock:
-                    _finish(w, q, j, now)
+        _gap(system, replica, now)
+        replica.clock += steps
+        replica.context_tokens += steps * replica.decoding_count
+        if replica.clock >= replica.next_end:
+            place = 0
+            while place < replica.running_count:
+                number = integer_at(replica.running, place).value
+                request = request_at(system.requests, number)
+                if request.phase == state.DECODING and request.end_clock <= replica.clock:
+                    _finish(system, replica, place, now)
                 else:
-                    j += 1
-            _next_end(w, q)
+                    place += 1
+            _next_end(system, replica)
     if tokens == 0:
         return
-    j = 0
-    while j < q.running:
-        i = cell(q.running_at, j).v
-        a = ask(w.asks, i)
-        n = a.now_tokens
-        if a.phase != PREFILLING or n == 0:
-            j += 1
+    place = 0
+    while place < replica.running_count:
+        number = integer_at(replica.running, place).value
+        request = request_at(system.requests, number)
+        computed = request.now_tokens
+        if request.phase != state.PREFILLING or computed == 0:
+            place += 1
             continue
-        a.now_tokens = 0
-        a.done += n
-        if a.done < a.target:
-            j += 1
+        request.now_tokens = 0
+        request.done_tokens += computed
+        if request.done_tokens < request.target_tokens:
+            place += 1
             continue
-        j += _computed(w, q, j, now)
+        place += _computed(system, replica, place, now)
 
 
 @jit
-def _computed(w, q, j, now):
+def _computed(system, replica, place, now):
     """A prompt is computed and has given a token; returns 0 if the request left the replica, else 1."""
-    i = cell(q.running_at, j).v
-    a = ask(w.asks, i)
-    if w.caching == 1:
-        for c in range(a.shared, a.chunk_n):
-            ident = cell(w.chunks_at, a.chunk_at + c).v
-            if chunk(q.chunks_at, ident).refs < 0:  # its own copy becomes the shared one
-                chunk(q.chunks_at, ident).refs = 1
+    number = integer_at(replica.running, place).value
+    request = request_at(system.requests, number)
+    if system.caching == 1:
+        for nth in range(request.shared_chunks, request.chunk_count):
+            chunk_number = _prompt_chunk(system, request, nth)
+            if chunk_at(replica.chunks, chunk_number).holders < 0:  # its own copy becomes the shared one
+                chunk_at(replica.chunks, chunk_number).holders = 1
             else:
-                if chunk(q.chunks_at, ident).refs == 0:
-                    q.idle -= w.chunk_blocks
-                chunk(q.chunks_at, ident).refs += 1
-                q.free += w.chunk_blocks
-            a.blocks -= w.chunk_blocks
-        a.shared = a.chunk_n
-    a.generated += 1
-    _charge(w, i, float(a.generated - a.charged), DECODE_WEIGHT)
-    a.charged = a.generated
-    if a.generated == 1:
-        a.first_at = now
-        q.load -= a.prompt
-    if a.generated >= a.output:
-        _finish(w, q, j, now)
+                if chunk_at(replica.chunks, chunk_number).holders == 0:
+                    replica.idle_blocks -= system.chunk_blocks
+                chunk_at(replica.chunks, chunk_number).holders += 1
+                replica.free_blocks += system.chunk_blocks
+            request.own_blocks -= system.chunk_blocks
+        request.shared_chunks = request.chunk_count
+    request.generated += 1
+    _charge(system, number, float(request.generated - request.charged_tokens), state.DECODE_WEIGHT)
+    request.charged_tokens = request.generated
+    if request.generated == 1:
+        request.first_at = now
+        replica.load_tokens -= request.prompt
+    if request.generated >= request.output:
+        _finish(system, replica, place, now)
         return 0
-    if q.index < w.prefillers:
-        held = blocks_of(a.target, w.block)
-        _leave(w, q, j)
-        q.load -= a.predicted
-        a.phase = MOVING
-        a.kept = 1
-        a.ready_at = now + w.move_s + held * w.move_block_s
-        _push(w, i)
+    if replica.index < system.prefiller_count:
+        blocks = blocks_of(request.target_tokens, system.block_tokens)
+        _leave(system, replica, place)
+        replica.load_tokens -= request.predicted
+        request.phase = state.MOVING
+        request.cache_kept = 1
+        request.ready_at = now + system.move_s + blocks * system.move_block_s
+        _push(system, number)
         return 0
-    if q.decodes == 0:
-        q.token_at = now
-    _join(w, q, i)
+    if replica.decoding_count == 0:
+        replica.token_at = now
+    _join(system, replica, number)
     return 1
 
 
 @jit
-def _sooner(w, one, two):
+def _sooner(system, one, two):
     """Whether a request arrives at its decoding replica before another."""
-    a, b = ask(w.asks, one), ask(w.asks, two)
-    return a.ready_at < b.ready_at or (a.ready_at == b.ready_at and one < two)
+    first, second = request_at(system.requests, one), request_at(system.requests, two)
+    return first.ready_at < second.ready_at or (first.ready_at == second.ready_at and one < two)
 
 
 @jit
-def _push(w, i):
+def _push(system, number):
     """Put a request on its way to a decoding replica; the heap is by time of arrival there."""
-    at = w.moves
-    w.moves += 1
-    while at > 0 and _sooner(w, i, cell(w.moves_at, (at - 1) // 2).v):
-        cell(w.moves_at, at).v = cell(w.moves_at, (at - 1) // 2).v
+    at = system.move_count
+    system.move_count += 1
+    while at > 0 and _sooner(system, number, integer_at(system.moves, (at - 1) // 2).value):
+        integer_at(system.moves, at).value = integer_at(system.moves, (at - 1) // 2).value
         at = (at - 1) // 2
-    cell(w.moves_at, at).v = i
+    integer_at(system.moves, at).value = number
 
 
 @jit
-def _pop(w):
+def _pop(system):
     """Take the request that arrives first."""
-    first = cell(w.moves_at, 0).v
-    w.moves -= 1
-    n, last, at = w.moves, cell(w.moves_at, w.moves).v, 0
-    while 2 * at + 1 < n:
+    first = integer_at(system.moves, 0).value
+    system.move_count -= 1
+    size, last, at = system.move_count, integer_at(system.moves, system.move_count).value, 0
+    while 2 * at + 1 < size:
         child = 2 * at + 1
-        if child + 1 < n and _sooner(w, cell(w.moves_at, child + 1).v, cell(w.moves_at, child).v):
+        if child + 1 < size and _sooner(
+            system, integer_at(system.moves, child + 1).value, integer_at(system.moves, child).value
+        ):
             child += 1
-        if not _sooner(w, cell(w.moves_at, child).v, last):
+        if not _sooner(system, integer_at(system.moves, child).value, last):
             break
-        cell(w.moves_at, at).v = cell(w.moves_at, child).v
+        integer_at(system.moves, at).value = integer_at(system.moves, child).value
         at = child
-    cell(w.moves_at, at).v = last
+    integer_at(system.moves, at).value = last
     return first
 
 
 @jit
-def _least(w, start, stop):
+def _least(system, start, stop):
     best = start
-    for r in range(start + 1, stop):
-        if replica(w.reps, r).load < replica(w.reps, best).load:
-            best = r
+    for index in range(start + 1, stop):
+        if replica_at(system.replicas, index).load_tokens < replica_at(system.replicas, best).load_tokens:
+            best = index
     return best
 
 
 @jit
-def _mix(x):
+def _mix(bits):
     """Scramble 32 bits (Wang's hash)."""
-    x = (x ^ 61 ^ (x >> 16)) & 0xFFFFFFFF
-    x = (x + (x << 3)) & 0xFFFFFFFF
-    x = x ^ (x >> 4)
-    x = (x * 0x27D4EB2D) & 0xFFFFFFFF
-    return x ^ (x >> 15)
+    bits = (bits ^ 61 ^ (bits >> 16)) & 0xFFFFFFFF
+    bits = (bits + (bits << 3)) & 0xFFFFFFFF
+    bits = bits ^ (bits >> 4)
+    bits = (bits * 0x27D4EB2D) & 0xFFFFFFFF
+    return bits ^ (bits >> 15)
 
 
 @jit
-def route(w, i):
+def route(system, number):
     """Replica of a new request."""
-    a = ask(w.asks, i)
-    stop = w.prefillers if w.prefillers > 0 else w.replicas
-    how = w.routing
-    if how == ROUND_ROBIN:
-        w.turn += 1
-        return (w.turn - 1) % stop
-    if how == LEAST_LOADED or stop == 1:
-        return _least(w, 0, stop)
-    n = a.chunk_n
-    if how == PREFIX:
+    request = request_at(system.requests, number)
+    stop = system.prefiller_count if system.prefiller_count > 0 else system.replica_count
+    how = system.routing
+    if how == state.ROUND_ROBIN:
+        system.turn += 1
+        return (system.turn - 1) % stop
+    if how == state.LEAST_LOADED or stop == 1:
+        return _least(system, 0, stop)
+    chunk_count = request.chunk_count
+    if how == state.PREFIX:
         total, best, most = 0, -1, 0
-        for r in range(stop):
-            q = replica(w.reps, r)
-            total += q.load
-            got = _hits(w, q, i)
+        for index in range(stop):
+            replica = replica_at(system.replicas, index)
+            total += replica.load_tokens
+            got = _hits(system, replica, number)
             if got > most:
-                best, most = r, got
-        if best >= 0 and replica(w.reps, best).load * stop <= 2 * total + stop * AFFINITY_TOKENS:
+                best, most = index, got
+        if (
+            best >= 0
+            and replica_at(system.replicas, best).load_tokens * stop <= 2 * total + stop * state.AFFINITY_TOKENS
+        ):
             return best
-        return _least(w, 0, stop)
-    # two hashes of the prompt's beginning, or of the request itself where that is short; the better of the two by what is
-    # left to compute
-    start = cell(w.chunks_at, a.chunk_at + w.hash_chunks - 1).v if n >= w.hash_chunks else i
+        return _least(system, 0, stop)
+    # two hashes of the prompt's beginning, or of the request itself where that is short; the better of the two by what
+    # is left to compute
+    start = _prompt_chunk(system, request, system.hash_chunks - 1) if chunk_count >= system.hash_chunks else number
     one, two = _mix(start) % stop, _mix(start + 0x9E3779B9) % stop
-    if how == ONE_HASH:
+    if how == state.ONE_HASH:
         return one
-    size = w.chunk_blocks * w.block
-    first, second = replica(w.reps, one), replica(w.reps, two)
-    if first.load - _hits(w, first, i) * size <= second.load - _hits(w, second, i) * size:
+    size = system.chunk_blocks * system.block_tokens
+    first, second = replica_at(system.replicas, one), replica_at(system.replicas, two)
+    if (
+        first.load_tokens - _hits(system, first, number) * size
+        <= second.load_tokens - _hits(system, second, number) * size
+    ):
         return one
     return two
 
 
 @jit
-def arrive(w, i):
+def arrive(system, number):
     """A request comes: it is answered from the answers kept, refused, or queued."""
-    a = ask(w.asks, i)
-    now = a.arrival
-    if w.answers > 0 and _answered(w, i):
-        a.phase = DONE
-        w.left -= 1
-        a.first_at = a.done_at = now + w.lookup_s
-        a.generated = a.output
-        a.replica = -1
-        _next_of_client(w, now)
+    request = request_at(system.requests, number)
+    now = request.arrival_s
+    if system.most_answers > 0 and _answered(system, number):
+        request.phase = state.DONE
+        system.unfinished -= 1
+        request.first_at = request.done_at = now + system.lookup_s
+        request.generated = request.output
+        request.replica = -1
+        _next_of_client(system, now)
         return
-    size = w.block
-    most = a.prompt + (max(w.most_output, a.output) if w.admission == CONSERVATIVE else a.output)
+    size = system.block_tokens
+    most = request.prompt + (
+        max(system.most_output_tokens, request.output) if system.admission == state.CONSERVATIVE else request.output
+    )
     if (
-        blocks_of(most, size) > replica(w.reps, 0).total
-        or blocks_of(most, size) > replica(w.reps, w.replicas - 1).total
+        blocks_of(most, size) > replica_at(system.replicas, 0).total_blocks
+        or blocks_of(most, size) > replica_at(system.replicas, system.replica_count - 1).total_blocks
     ):
-        a.phase = REJECTED
-        w.left -= 1
-        _next_of_client(w, now)
+        request.phase = state.REJECTED
+        system.unfinished -= 1
+        _next_of_client(system, now)
         return
-    q = replica(w.reps, route(w, i))
-    a.target = a.prompt
-    q.load += a.prompt + a.predicted
-    if w.order == FAIR:
-        _lift(w, i)
-    _queue(w, q, i)
-    if q.pending == 0:
-        q.ready = min(q.ready, now)
+    replica = replica_at(system.replicas, route(system, number))
+    request.target_tokens = request.prompt
+    replica.load_tokens += request.prompt + request.predicted
+    if system.order == state.FAIR:
+        _lift(system, number)
+    _queue(system, replica, number)
+    if replica.pending == 0:
+        replica.ready_at = min(replica.ready_at, now)
 
 
 @jit
-def _lift(w, i):
+def _lift(system, number):
     """A user who comes back gets no credit for the time away: the counter is lifted to the least of those here."""
-    mine, least, here = ask(w.asks, i).user, INF, False
-    _settle_all(w)
-    for r in range(w.replicas):
-        q = replica(w.reps, r)
-        for j in range(q.queued + q.running):
-            other = cell(q.waiting_at, j).v if j < q.queued else cell(q.running_at, j - q.queued).v
-            if ask(w.asks, other).user == mine:
+    mine, least, here = request_at(system.requests, number).user, INF, False
+    _settle_all(system)
+    for index in range(system.replica_count):
+        replica = replica_at(system.replicas, index)
+        for place in range(replica.waiting_count + replica.running_count):
+            other = (
+                integer_at(replica.waiting, place).value
+                if place < replica.waiting_count
+                else integer_at(replica.running, place - replica.waiting_count).value
+            )
+            if request_at(system.requests, other).user == mine:
                 here = True
-            least = min(least, real(w.served_at, ask(w.asks, other).user).v)
+            least = min(least, number_at(system.served, request_at(system.requests, other).user).value)
     if not here and least < INF:
-        real(w.served_at, mine).v = max(real(w.served_at, mine).v, least)
+        number_at(system.served, mine).value = max(number_at(system.served, mine).value, least)
 
 
 @jit
-def _answered(w, i):
+def _answered(system, number):
     """Whether an answer to the same question is kept and not too old for its category; keeps this one otherwise."""
-    a = ask(w.asks, i)
-    what = a.question
-    if what < 0:
+    request = request_at(system.requests, number)
+    question = request.question
+    if question < 0:
         return False
-    ttl = real(w.ttl_at, a.category).v
-    at, now = answer(w.answers_at, what).at, a.arrival
+    ttl = number_at(system.ttl_s, request.category).value
+    earlier, now = answer_at(system.kept_answers, question).request, request.arrival_s
     if (
-        at >= 0
-        and ask(w.asks, at).done_at <= now
-        and now - ask(w.asks, at).done_at <= ttl
-        and answer(w.answers_at, what).kept == 1
+        earlier >= 0
+        and request_at(system.requests, earlier).done_at <= now
+        and now - request_at(system.requests, earlier).done_at <= ttl
+        and answer_at(system.kept_answers, question).kept == 1
     ):
-        w.answered += 1
-        w.stale += a.version != ask(w.asks, at).version
+        system.answered += 1
+        system.stale += request.version != request_at(system.requests, earlier).version
         return True
-    if ttl > 0.0 and not (at >= 0 and ask(w.asks, at).done_at > now):
-        if answer(w.answers_at, what).kept == 0:
-            if w.kept >= w.answers:  # the oldest makes room
-                old, when = -1, INF
-                for other in range(w.questions):
-                    entry_ = answer(w.answers_at, other)
-                    if entry_.kept == 1 and (old < 0 or ask(w.asks, entry_.at).arrival < when):
-                        old, when = other, ask(w.asks, entry_.at).arrival
-                answer(w.answers_at, old).kept = 0
-                w.kept -= 1
-            answer(w.answers_at, what).kept = 1
-            w.kept += 1
-        answer(w.answers_at, what).at = i
+    if ttl > 0.0 and not (earlier >= 0 and request_at(system.requests, earlier).done_at > now):
+        if answer_at(system.kept_answers, question).kept == 0:
+            if system.answer_count >= system.most_answers:  # the oldest makes room
+                oldest, oldest_at = -1, INF
+                for other in range(system.question_count):
+                    other_answer = answer_at(system.kept_answers, other)
+                    if other_answer.kept == 1 and (
+                        oldest < 0 or request_at(system.requests, other_answer.request).arrival_s < oldest_at
+                    ):
+                        oldest, oldest_at = other, request_at(system.requests, other_answer.request).arrival_s
+                answer_at(system.kept_answers, oldest).kept = 0
+                system.answer_count -= 1
+            answer_at(system.kept_answers, question).kept = 1
+            system.answer_count += 1
+        answer_at(system.kept_answers, question).request = number
     return False
 
 
 @jit
-def step(w, e, p):
+def step(system, engine, prefill_engine):
     """Let the next event of a system happen; returns the replica that composes an iteration now, or -1.
 
     Args:
-        w: the system.
-        e: engine of the replicas that decode (or do both).
-        p: engine of those that only prefill.
+        system: whose.
+        engine: of the replicas that decode (or do both).
+        prefill_engine: of those that only prefill.
     """
-    r, when = 0, replica(w.reps, 0).ready
-    for other in range(1, w.replicas):
-        if replica(w.reps, other).ready < when:
-            r, when = other, replica(w.reps, other).ready
-    coming = ask(w.asks, w.next).arrival if w.next < w.requests else INF
-    moved = ask(w.asks, cell(w.moves_at, 0).v).ready_at if w.moves > 0 else INF
+    index, when = 0, replica_at(system.replicas, 0).ready_at
+    for other in range(1, system.replica_count):
+        if replica_at(system.replicas, other).ready_at < when:
+            index, when = other, replica_at(system.replicas, other).ready_at
+    coming = (
+        request_at(system.requests, system.next_request).arrival_s
+        if system.next_request < system.request_count
+        else INF
+    )
+    moved = request_at(system.requests, integer_at(system.moves, 0).value).ready_at if system.move_count > 0 else INF
     if moved < INF and moved <= when and moved <= coming:
-        i = _pop(w)
-        a = ask(w.asks, i)
-        q = replica(w.reps, _least(w, w.prefillers, w.replicas))
-        a.target = a.prompt
-        q.load += a.predicted
-        _queue(w, q, i)
-        w.now = moved
-        if q.pending == 0:
-            q.ready = min(q.ready, moved)
+        number = _pop(system)
+        request = request_at(system.requests, number)
+        replica = replica_at(system.replicas, _least(system, system.prefiller_count, system.replica_count))
+        request.target_tokens = request.prompt
+        replica.load_tokens += request.predicted
+        _queue(system, replica, number)
+        system.now_s = moved
+        if replica.pending == 0:
+            replica.ready_at = min(replica.ready_at, moved)
         return -1
     if coming <= when:
         if coming == INF:
-            w.over = 1
+            system.over = 1
             return -1
-        w.next += 1
-        w.now = coming
-        arrive(w, w.next - 1)
+        system.next_request += 1
+        system.now_s = coming
+        arrive(system, system.next_request - 1)
         return -1
-    w.now = when
-    q = replica(w.reps, r)
-    if q.pending == 1:
-        complete(w, q, when)
-    q.ready = INF
-    return r
+    system.now_s = when
+    replica = replica_at(system.replicas, index)
+    if replica.pending == 1:
+        complete(system, replica, when)
+    replica.ready_at = INF
+    return index
 
 
 @jit
-def run(w, e, p, most_queued, until):
+def run(systems, index, engine, prefill_engine, most_waiting, until):
     """Simulate a system until nothing is left to do, too many wait, a decision is to be taken, or time is up.
 
     Args:
-        w, e, p: see ``step``.
-        most_queued: waiting requests at which the system is given up as unstable.
+        systems: address.
+        index: of the system.
+        engine, prefill_engine: see ``step``.
+        most_waiting: waiting requests at which the system is given up as unstable.
         until: 0, or 1 to stop before composing an iteration while requests wait.
 
     Returns:
         -1 when it is over, -2 when it was given up, else the replica that waits for a decision.
     """
-    while w.over == 0:
-        r = step(w, e, p)
-        if r < 0:
+    system = system_at(systems, index)
+    while system.over == 0:
+        ready = step(system, engine, prefill_engine)
+        if ready < 0:
             continue
-        q = replica(w.reps, r)
-        if q.queued > most_queued:
+        replica = replica_at(system.replicas, ready)
+        if replica.waiting_count > most_waiting:
             return -2
-        if until == 1 and q.queued > 0:
-            return r
-        schedule(w, q, p if r < w.prefillers else e, w.now)
+        if until == 1 and replica.waiting_count > 0:
+            return ready
+        schedule(system, replica, prefill_engine if ready < system.prefiller_count else engine, system.now_s)
     return -1
-
-
-@jit
-def run_one(systems, k, e, p, most_queued, until):
-    """``run`` for system ``k`` at address ``systems``."""
-    return run(system(systems, k), e, p, most_queued, until)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from tunewright.envs.scheduling import limits as L
+from tunewright.envs.scheduling import limits
 from tunewright.errors import ConfigError, unknown
 
 BATCHING = ("prefill-first", "mixed", "chunked", "static")
@@ -24,9 +24,9 @@ class Knobs:
         batching: ``prefill-first``: whole prompts in iterations of their own, before decoding; ``mixed``: whole prompts
             beside decoding; ``chunked``: decoding first, then parts of prompts up to ``chunk`` tokens; ``static``: a
             batch runs to its end before the next begins.
-        order: of the queue: ``fcfs``; ``sjf``, shortest expected service; ``slo``, shortest of those that can still meet
-            the limit on the first token; ``fair``, the user with the fewest tokens so far; ``group``, requests that
-            share a prefix together.
+        order: of the queue: ``fcfs``; ``sjf``, shortest expected service; ``slo``, shortest of those that can still
+            meet the limit on the first token; ``fair``, the user with the fewest tokens so far; ``group``, requests
+            that share a prefix together.
         admission: blocks that must be there: ``aggressive``, the prompt's; ``conservative``, the longest output's too;
             ``past-future``, those at the fullest moment, by the lengths of outputs so far.
         preemption: what happens to a sequence whose blocks are taken: computed again, or swapped to the host.
@@ -79,8 +79,14 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
         "vLLM's first default: whole prompts before decoding, first come first served, paged memory (SOSP 2023)",
         {},
     ),
-    "fcfs": ("first come first served with chunked prompts, as engines do by default today", {"batching": "chunked", "chunk": 2048}),
-    "static": ("a batch runs to its end before the next begins (FasterTransformer)", {"batching": "static", "admission": "conservative"}),
+    "fcfs": (
+        "first come first served with chunked prompts, as engines do by default today",
+        {"batching": "chunked", "chunk": 2048},
+    ),
+    "static": (
+        "a batch runs to its end before the next begins (FasterTransformer)",
+        {"batching": "static", "admission": "conservative"},
+    ),
     "orca": (
         "whole prompts beside decoding, memory for the longest output reserved (OSDI 2022)",
         {"batching": "mixed", "admission": "conservative"},
@@ -101,13 +107,19 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "fair": (
         "virtual-token fairness with preemption and cheap context switches, after FastSwitch (arXiv 2411.18424)",
-        {"batching": "chunked", "order": "fair", "quantum": 2048, "preemption": "swap", "swap_group": 32, "swap_async": True},
+        {
+            "batching": "chunked", "order": "fair", "quantum": 2048, "preemption": "swap", "swap_group": 32,
+            "swap_async": True,
+        },
     ),
     "fair-vllm": (
         "the same with vLLM's swapping: block by block, while all wait",
         {"batching": "chunked", "order": "fair", "quantum": 2048, "preemption": "swap"},
     ),
-    "conservative": ("chunked prompts, memory for the longest output reserved", {"batching": "chunked", "admission": "conservative"}),
+    "conservative": (
+        "chunked prompts, memory for the longest output reserved",
+        {"batching": "chunked", "admission": "conservative"},
+    ),
     "past-future": (
         "chunked prompts, admission by the fullest moment ahead (LightLLM, ASPLOS 2025)",
         {"batching": "chunked", "admission": "past-future"},
@@ -116,7 +128,10 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
         "requests that share a prefix are served together, prefixes kept (arXiv 2412.03594)",
         {"batching": "chunked", "chunk": 2048, "order": "group", "caching": True},
     ),
-    "prefix": ("chunked prompts, prefixes kept, routing to them", {"batching": "chunked", "caching": True, "routing": "prefix"}),
+    "prefix": (
+        "chunked prompts, prefixes kept, routing to them",
+        {"batching": "chunked", "caching": True, "routing": "prefix"},
+    ),
     "dualmap": (
         "prefixes kept; the better of two hashes of the prompt's beginning (DualMap, arXiv 2602.06502)",
         {"batching": "chunked", "caching": True, "routing": "two-hashes"},
@@ -156,7 +171,9 @@ def problems(k: Knobs) -> list[str]:
     ):  # fmt: skip
         if value not in legal:
             found.append(f"{name} is one of {', '.join(legal)}, not {value!r}")
-    found += [words for f in fields(k) if f.name in L.RANGES and (words := L.problem(f.name, getattr(k, f.name)))]
+    found += [
+        words for f in fields(k) if f.name in limits.RANGES and (words := limits.problem(f.name, getattr(k, f.name)))
+    ]
     if found:
         return found
     if k.max_seqs > 4096:

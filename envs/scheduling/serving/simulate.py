@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.parallelism.serving import RESERVED_GB, Part, ServePlan, Service
+from tunewright.envs.parallelism.serving import RESERVED_GB, Part, ServePlan, Service, problems
 from tunewright.envs.parallelism.steptime import (
     Engine,
     cache_bytes_of,
@@ -21,11 +21,11 @@ from tunewright.envs.parallelism.steptime import (
     prefill_s,
     shape_of,
     step_factors,
-)
-from tunewright.envs.scheduling import limits as L
-from tunewright.envs.scheduling.serving import policies as P
-from tunewright.envs.scheduling.serving import state as S
-from tunewright.envs.scheduling.serving.trace import CHUNK_TOKENS, Requests
+)  # fmt: skip
+from tunewright.envs.scheduling import limits
+from tunewright.envs.scheduling.outcomes import jain, spread
+from tunewright.envs.scheduling.serving import policies, state
+from tunewright.envs.scheduling.serving.requests import CHUNK_TOKENS, Requests
 from tunewright.errors import ConfigError
 
 HOST_SHARE = 0.7  # of the link to the host that swapping reaches; assumed
@@ -70,48 +70,47 @@ class Setup:
     words: str = ""
 
 
-def setup(service: Service, plan: ServePlan, knobs: P.Knobs) -> Setup:
+def setup(service: Service, plan: ServePlan, knobs: policies.Knobs) -> Setup:
     """Return the system that a serving plan describes.
 
     Raises:
         ConfigError: the plan cannot exist, or the model does not fit.
     """
-    from tunewright.envs.parallelism.serving import problems
-
     wrong = problems(plan, service)
     if plan.engines.pp > 1 or (plan.prefill and plan.prefill.pp > 1):
         wrong.append("pipeline stages are not simulated; take pp 1")
     if wrong:
         raise ConfigError("; ".join(wrong))
-    n = service.nodes
+    nodes = service.nodes
 
-    def made(part: Part) -> tuple[Engine, int]:
-        size, speed, four = precision_of(plan.precision, n.kind)
+    def engine_of(part: Part) -> tuple[Engine, int]:
+        size, speed, four = precision_of(plan.precision, nodes.kind)
         raw = engine(
-            shape_of(service.model), n, service.stack, gpus=part.tp * part.ranks, ranks=float(part.ranks), weight_bytes=size,
-            speed=speed, cache_bytes=cache_bytes_of(plan.precision), four=four,
+            shape_of(service.model), nodes, service.stack, gpus=part.tp * part.ranks, ranks=float(part.ranks),
+            weight_bytes=size, speed=speed, cache_bytes=cache_bytes_of(plan.precision), four=four,
         )  # fmt: skip
-        e = corrected(raw, step_factors(service.backend, service.model.name, n.kind, plan.precision))
-        e = Engine(*(float(v) for v in e))
-        free = n.memory_gb * 1e9 * knobs.kv_share - RESERVED_GB * 1e9 - e.bytes_per_gpu
-        return e, int(max(free, 0.0) / (e.cache_bytes * knobs.block) * part.ranks)
+        factors = step_factors(service.backend, service.model.name, nodes.kind, plan.precision)
+        fitted = Engine(*(float(value) for value in corrected(raw, factors)))
+        free = nodes.memory_gb * 1e9 * knobs.kv_share - RESERVED_GB * 1e9 - fitted.bytes_per_gpu
+        return fitted, int(max(free, 0.0) / (fitted.cache_bytes * knobs.block) * part.ranks)
 
-    first, blocks = made(plan.engines)
-    second, other = made(plan.prefill) if plan.prefill else (None, 0)
+    first, blocks = engine_of(plan.engines)
+    second, other = engine_of(plan.prefill) if plan.prefill else (None, 0)
     for what, count in (("an engine", blocks), *([("a prefill worker", other)] if second else [])):
         if count < 1:
             need = first.bytes_per_gpu / 1e9
             raise ConfigError(
                 f"{service.model.name} does not fit: {what} needs {need:.1f} GB a GPU for weights, and"
-                f" {n.memory_gb * knobs.kv_share - RESERVED_GB:.1f} GB are free; take more GPUs for each (--tp), fewer bits"
-                " (--precision), or a larger kv_share"
+                f" {nodes.memory_gb * knobs.kv_share - RESERVED_GB:.1f} GB are free; take more GPUs for each (--tp),"
+                " fewer bits (--precision), or a larger kv_share"
             )
     block = first.cache_bytes * knobs.block
     return Setup(
         engine=first, replicas=plan.engines.count, blocks=blocks, prefill=second,
         prefillers=plan.prefill.count if plan.prefill else 0, prefill_blocks=other,
-        swap_block_s=block / (n.host_gb_s * 1e9 * HOST_SHARE), move_block_s=block / (n.fabric_gb_s * 1e9 * FABRIC_SHARE),
-        gpus=plan.gpus, dollars_hour=plan.gpus * n.dollars_hour, words=f"{service.model.name} on {plan.short}",
+        swap_block_s=block / (nodes.host_gb_s * 1e9 * HOST_SHARE),
+        move_block_s=block / (nodes.fabric_gb_s * 1e9 * FABRIC_SHARE),
+        gpus=plan.gpus, dollars_hour=plan.gpus * nodes.dollars_hour, words=f"{service.model.name} on {plan.short}",
     )  # fmt: skip
 
 
@@ -121,21 +120,22 @@ def default_plan(service: Service, *, tp: int = 0, precision: str = "bf16", pref
     Raises:
         ConfigError: no degree fits.
     """
-    n = service.nodes
-    size = precision_of(precision, n.kind)[0]
-    legal = [t for t in (1, 2, 4, 8) if service.model.heads % t == 0 and t <= min(n.per_node, n.gpus)]
+    nodes = service.nodes
+    size = precision_of(precision, nodes.kind)[0]
+    legal = [t for t in (1, 2, 4, 8) if service.model.heads % t == 0 and t <= min(nodes.per_node, nodes.gpus)]
     if not tp:
-        room = n.memory_gb * 0.9 - RESERVED_GB
+        room = nodes.memory_gb * 0.9 - RESERVED_GB
         fitting = [t for t in legal if service.model.params * size / 1e9 / t < 0.85 * room]
         if not fitting:
+            most = legal[-1] if legal else 1
             raise ConfigError(
-                f"{service.model.name} in {precision} needs {service.model.params * size / 1e9:.0f} GB, and {legal[-1] if legal else 1}"
-                f" {n.gpu} have {room * (legal[-1] if legal else 1):.0f} GB free; take another cluster or --precision"
+                f"{service.model.name} in {precision} needs {service.model.params * size / 1e9:.0f} GB, and {most}"
+                f" {nodes.gpu} have {room * most:.0f} GB free; take another cluster or --precision"
             )
         tp = fitting[0]
-    left = n.gpus - prefill_gpus
+    left = nodes.gpus - prefill_gpus
     if left < tp or (prefill_gpus and prefill_gpus < tp):
-        raise ConfigError(f"an engine needs {tp} GPUs: {n.gpus} GPUs with {prefill_gpus} for prefills leave none")
+        raise ConfigError(f"an engine needs {tp} GPUs: {nodes.gpus} GPUs with {prefill_gpus} for prefills leave none")
     prefill = Part(count=prefill_gpus // tp, tp=tp) if prefill_gpus else None
     return ServePlan(engines=Part(count=left // tp, tp=tp), prefill=prefill, precision=precision)
 
@@ -155,9 +155,9 @@ def predicted(output: NDArray[np.int64], error: float, seed: int) -> NDArray[np.
 
 
 def systems(
-    loads: list[Requests], system: Setup, knobs: P.Knobs, *, ttft_s: float = 2.0, tpot_s: float = 0.1, error: float = 0.0,
-    seed: int = 0, log: int = 0, clients: int = 0,
-) -> S.Systems:  # fmt: skip
+    loads: list[Requests], system: Setup, knobs: policies.Knobs, *, ttft_s: float = 2.0, tpot_s: float = 0.1,
+    error: float = 0.0, seed: int = 0, log: int = 0, clients: int = 0,
+) -> state.Systems:  # fmt: skip
     """Return systems that have not begun, one for each load; loads have equally many requests.
 
     Args:
@@ -168,75 +168,72 @@ def systems(
         error: of predicted lengths, see ``predicted``.
         seed: of these errors.
         log: iterations to keep for a picture.
-        clients: who send their next request when they have the answer to the last; 0: requests come when the trace says.
+        clients: who send their next request when they have the answer to the last; 0: requests come when the trace
+            says.
     """
-    n, count = len(loads), len(loads[0])
-    L.check(ttft=ttft_s, tpot=tpot_s, error=error)
-    if any(len(x) != count for x in loads):
+    count = len(loads[0])
+    limits.check(ttft=ttft_s, tpot=tpot_s, error=error)
+    if any(len(load) != count for load in loads):
         raise ConfigError("all systems of a batch have equally many requests")
     replicas = system.replicas + system.prefillers
-    offset, pieces, at = 0, [], []
-    for x in loads:
-        at.append(x.chunk_at + offset)
-        pieces.append(x.chunks)
-        offset += len(x.chunks)
-    flat = np.concatenate(pieces) if offset else np.zeros(1, np.int64)
-    distinct = int(flat.max()) + 1 if offset else 0
+    prompt_chunks = np.concatenate([load.chunks for load in loads])
+    if not len(prompt_chunks):
+        prompt_chunks = np.zeros(1, np.int64)
+    offsets = np.cumsum([0, *(len(load.chunks) for load in loads)])
+    distinct = int(prompt_chunks.max()) + 1 if offsets[-1] else 0
     chunk_blocks = CHUNK_TOKENS // knobs.block
     most_blocks = max(system.blocks, system.prefill_blocks)
-    users = max(int(x.user.max()) for x in loads) + 1
-    questions = max(int(x.question.max()) for x in loads) + 1
-    categories = max(int(x.category.max()) for x in loads) + 1
-    most = min(knobs.max_seqs, count)
-    s = S.Systems(
-        n, requests=count, replicas=replicas, most_running=most, block=knobs.block, chunks=distinct,
+    users, questions, categories = (
+        max(int(getattr(load, name).max()) for load in loads) + 1 for name in ("user", "question", "category")
+    )
+    batch = state.Systems(
+        len(loads), requests=count, replicas=replicas, most_running=min(knobs.max_seqs, count),
+        block_tokens=knobs.block, chunks=distinct,
         places=4 * min(distinct, most_blocks // chunk_blocks + 1) + 64 if distinct else 0, users=users,
-        questions=questions, categories=categories, log=log, flat=flat,
+        questions=questions, categories=categories, log=log, prompt_chunks=prompt_chunks,
     )  # fmt: skip
-    step = float(decode_s(system.engine, TYPICAL_BATCH, 1000.0)) / TYPICAL_BATCH
-    asks = s.requests
-    for name in ("prompt", "output", "user", "chunk_n", "question", "category", "version"):
-        asks[name] = [getattr(x, name) for x in loads]
-    asks["arrival"], asks["chunk_at"] = [x.arrival_s for x in loads], at
-    asks["predicted"] = [predicted(x.output, error, seed + k) for k, x in enumerate(loads)]
-    first = prefill_s(system.prefill or system.engine, asks["prompt"].astype(float))
-    asks["work_first"], asks["work"] = first, first + asks["predicted"] * step
-    asks["rank"] = [_groups(x) for x in loads]
+    step_s = float(decode_s(system.engine, TYPICAL_BATCH, 1000.0)) / TYPICAL_BATCH
+    rows = batch.requests
+    for name in ("arrival_s", "prompt", "output", "user", "chunk_count", "question", "category", "version"):
+        rows[name] = [getattr(load, name) for load in loads]
+    rows["first_chunk"] = [load.first_chunk + offset for load, offset in zip(loads, offsets, strict=False)]
+    rows["predicted"] = [predicted(load.output, error, seed + k) for k, load in enumerate(loads)]
+    first_work_s = prefill_s(system.prefill or system.engine, rows["prompt"].astype(float))
+    rows["first_work_s"], rows["work_s"] = first_work_s, first_work_s + rows["predicted"] * step_s
+    rows["rank"] = [_groups(load) for load in loads]
     if clients:
-        asks["arrival"][:, clients:] = np.inf
-    a = knobs.accept
-    values = {
-        "replicas": replicas, "prefillers": system.prefillers, "requests": count, "left": count,
-        "batching": P.BATCHING.index(knobs.batching), "order": P.ORDER.index(knobs.order),
-        "admission": P.ADMISSION.index(knobs.admission), "routing": P.ROUTING.index(knobs.routing),
-        "swap": knobs.preemption == "swap", "swap_async": knobs.swap_async, "swap_group": knobs.swap_group,
-        "caching": knobs.caching and distinct > 0, "most_running": most, "most_tokens": knobs.max_tokens,
-        "chunk": knobs.chunk, "most_output": knobs.max_output, "quantum": knobs.quantum, "guesses": knobs.guesses,
-        "block": knobs.block, "closed": clients > 0, "released": clients, "chunk_blocks": chunk_blocks, "hash_chunks": 2, "answers": knobs.answers,
-        "limit_ttft": ttft_s, "limit_tpot": tpot_s, "usable": 1 - knobs.reserve, "swap_operation_s": SWAP_OPERATION_S,
-        "swap_block_s": system.swap_block_s, "move_s": MOVE_S, "move_block_s": system.move_block_s,
+        rows["arrival_s"][:, clients:] = np.inf
+    batch._set(
+        prefiller_count=system.prefillers, batching=policies.BATCHING.index(knobs.batching),
+        order=policies.ORDER.index(knobs.order), admission=policies.ADMISSION.index(knobs.admission),
+        routing=policies.ROUTING.index(knobs.routing), swap=knobs.preemption == "swap", swap_async=knobs.swap_async,
+        swap_group_blocks=knobs.swap_group, caching=knobs.caching and distinct > 0, most_tokens=knobs.max_tokens,
+        chunk_tokens=knobs.chunk, most_output_tokens=knobs.max_output, quantum_tokens=knobs.quantum,
+        guesses=knobs.guesses, closed=clients > 0, released=clients, chunk_blocks=chunk_blocks, hash_chunks=2,
+        most_answers=knobs.answers, ttft_limit_s=ttft_s, tpot_limit_s=tpot_s, usable_share=1 - knobs.reserve,
+        swap_operation_s=SWAP_OPERATION_S, swap_block_s=system.swap_block_s, move_s=MOVE_S,
+        move_block_s=system.move_block_s, draft_share=knobs.draft, lookup_s=LOOKUP_S,
         # tokens of a step: those that were guessed right in a row, and one more
-        "tokens_step": sum(a**j for j in range(knobs.guesses + 1)), "draft": knobs.draft, "lookup_s": LOOKUP_S,
-    }  # fmt: skip
-    for where, value in values.items():
-        s.systems[where] = value
+        tokens_per_step=sum(knobs.accept**ahead for ahead in range(knobs.guesses + 1)),
+    )  # fmt: skip
     blocks = np.full(replicas, system.blocks)
     blocks[: system.prefillers] = system.prefill_blocks
-    s.replicas["total"] = s.replicas["free"] = blocks
-    s.replicas["watermark"] = np.maximum((blocks * WATERMARK).astype(int), 1)
-    s.ttl[:] = knobs.answer_ttl_s
+    batch.replicas["total_blocks"] = batch.replicas["free_blocks"] = blocks
+    batch.replicas["watermark_blocks"] = np.maximum((blocks * WATERMARK).astype(int), 1)
+    batch.ttl_s[:] = knobs.answer_ttl_s
     if knobs.answer_fresh_s >= 0:
-        s.ttl[:, 0] = knobs.answer_fresh_s
-    return s
+        batch.ttl_s[:, 0] = knobs.answer_fresh_s
+    return batch
 
 
-def _groups(x: Requests) -> NDArray[np.int64]:
+def _groups(requests: Requests) -> NDArray[np.int64]:
     """Rank of each request's group: those that share their first chunk, in the order in which groups appear."""
-    if not len(x.chunks):
-        return np.arange(len(x))
-    first = np.where(x.chunk_n > 0, x.chunks[np.minimum(x.chunk_at, len(x.chunks) - 1)], -1)
+    if not len(requests.chunks):
+        return np.arange(len(requests))
+    place = np.minimum(requests.first_chunk, len(requests.chunks) - 1)
+    first = np.where(requests.chunk_count > 0, requests.chunks[place], -1)
     seen: dict[int, int] = {}
-    return np.array([seen.setdefault(int(c), i) if c >= 0 else i for i, c in enumerate(first)])
+    return np.array([seen.setdefault(int(chunk), i) if chunk >= 0 else i for i, chunk in enumerate(first)])
 
 
 @dataclass
@@ -253,10 +250,10 @@ class Outcome:
         notes: for people.
     """
 
-    systems: S.Systems
+    systems: state.Systems
     requests: Requests
     setup: Setup
-    knobs: P.Knobs
+    knobs: policies.Knobs
     ttft_s: float
     tpot_s: float
     seconds: float
@@ -265,8 +262,8 @@ class Outcome:
 
 
 def simulate(
-    requests: Requests, system: Setup, knobs: P.Knobs, *, ttft_s: float = 2.0, tpot_s: float = 0.1, error: float = 0.0,
-    seed: int = 0, log: int = 0, clients: int = 0, most_waiting: int = MOST_WAITING,
+    requests: Requests, system: Setup, knobs: policies.Knobs, *, ttft_s: float = 2.0, tpot_s: float = 0.1,
+    error: float = 0.0, seed: int = 0, log: int = 0, clients: int = 0, most_waiting: int = MOST_WAITING,
 ) -> Outcome:  # fmt: skip
     """Serve requests until none is left; see ``systems`` for the arguments.
 
@@ -275,84 +272,73 @@ def simulate(
     """
     from tunewright.envs.scheduling.serving import kernel
 
-    s = systems(
+    batch = systems(
         [requests], system, knobs, ttft_s=ttft_s, tpot_s=tpot_s, error=error, seed=seed, log=log, clients=clients
     )
     start = time.perf_counter()
-    ended = kernel.run_one(s.address, 0, system.engine, system.prefill or system.engine, most_waiting, 0)
-    return Outcome(s, requests, system, knobs, ttft_s, tpot_s, time.perf_counter() - start, ended == -2)
-
-
-def _spread(values: NDArray[np.float64]) -> dict[str, float | None]:
-    if not len(values):
-        return {"mean": None, "p50": None, "p90": None, "p99": None}
-    p50, p90, p99 = np.percentile(values, [50, 90, 99])
-    return {"mean": float(values.mean()), "p50": float(p50), "p90": float(p90), "p99": float(p99)}
+    ended = kernel.run(batch.address, 0, system.engine, system.prefill or system.engine, most_waiting, 0)
+    return Outcome(batch, requests, system, knobs, ttft_s, tpot_s, time.perf_counter() - start, ended == -2)
 
 
 def _counted(counts: NDArray[np.int64]) -> dict[str, float | None]:
-    """Spread of times between tokens, from their counts by length; each is the middle of its bin (3 % to either side)."""
+    """Spread of times between tokens, from their counts by length; each is the middle of its bin, to 3 %."""
     total = int(counts.sum())
     if not total:
-        return {"mean": None, "p50": None, "p90": None, "p99": None}
-    middle = S.GAP_LEAST_S * S.GAP_STEP ** (np.arange(S.GAP_BINS) + 0.5)
+        return spread(counts[:0])
+    middle_s = state.GAP_LEAST_S * state.GAP_STEP ** (np.arange(state.GAP_BINS) + 0.5)
     passed = np.cumsum(counts)
-    found = {f"p{q}": float(middle[np.searchsorted(passed, q / 100 * total)]) for q in (50, 90, 99)}
-    return {"mean": float((middle * counts).sum() / total), **found}
+    percentiles = {f"p{p}": float(middle_s[np.searchsorted(passed, p / 100 * total)]) for p in (50, 90, 99)}
+    return {"mean": float((middle_s * counts).sum() / total), **percentiles}
 
 
-def metrics(o: Outcome) -> dict[str, Any]:
+def metrics(outcome: Outcome) -> dict[str, Any]:
     """Return the metrics of an outcome.
 
-    TTFT is from arrival to the first token, TPOT the mean time of each further one of a request, TBT the time between any two
-    tokens of a sequence. A request is good if both are
-    within their limits. Fairness is explained at ``fairness``.
+    TTFT is from arrival to the first token, TPOT the mean time of each further one of a request, TBT the time between
+    any two tokens of a sequence. A request is good if both are within their limits. Fairness is explained at
+    ``fairness``.
     """
-    asks, reps, w = o.systems.requests[0], o.systems.replicas[0], o.systems.systems[0]
-    done = asks["phase"] == S.DONE
-    arrival, output = asks["arrival"], asks["output"]
-    first, last = np.where(done, asks["first_at"], arrival), np.where(done, asks["done_at"], arrival)
-    ttft, tpot = first - arrival, (last - first) / np.maximum(output - 1, 1)
-    answered = done & (asks["replica"] < 0)
+    requests, replicas, system = (
+        records[0] for records in (outcome.systems.requests, outcome.systems.replicas, outcome.systems.systems)
+    )
+    done = requests["phase"] == state.DONE
+    arrival_s, output = requests["arrival_s"], requests["output"]
+    first_s, last_s = (np.where(done, requests[name], arrival_s) for name in ("first_at", "done_at"))
+    ttft_s, tpot_s = first_s - arrival_s, (last_s - first_s) / np.maximum(output - 1, 1)
+    answered = done & (requests["replica"] < 0)
     longer = done & (output > 1)
-    good = done & (ttft <= o.ttft_s) & ((tpot <= o.tpot_s) | (output <= 1))
-    end = float(max(asks["done_at"][done].max(initial=0.0), w["now"]))
-    span = max(end - float(arrival[0]), 1e-9)
+    good = done & (ttft_s <= outcome.ttft_s) & ((tpot_s <= outcome.tpot_s) | (output <= 1))
+    end_s = float(max(requests["done_at"][done].max(initial=0.0), system["now_s"]))
+    span_s = max(end_s - float(arrival_s[0]), 1e-9)
     tokens = float(output[done].sum())
-    work = asks["prompt"][done] + S.DECODE_WEIGHT * output[done]
-    busy = np.maximum(reps["busy"], 1e-12)
-    prompts = float(asks["prompt"][done].sum())
+    work = requests["prompt"][done] + state.DECODE_WEIGHT * output[done]
+    busy_s = np.maximum(replicas["busy_s"], 1e-12)
+    prompts = float(requests["prompt"][done].sum())
     found = {
-        "ttft_s": _spread(ttft[done]),
-        "tpot_s": _spread(tpot[longer]),
-        "tbt_s": _counted(o.systems.gaps[0]["v"]),
-        "response_s": _spread((asks["done_at"] - arrival)[done]),
-        "throughput_tokens_per_s": tokens / span,
-        "throughput_requests_per_s": float(done.sum()) / span,
-        "goodput_requests_per_s": float(good.sum()) / span,
-        "good_share": float(good.sum()) / len(o.requests),
-        "fairness": fairness(asks["user"][done], arrival[done], last[done], work),
-        "dollars_per_million_tokens": o.setup.dollars_hour / 3600 * span / tokens * 1e6 if tokens else None,
-        "kv_use_mean": float((reps["used"] / busy).mean()),
-        "kv_use_peak": float((reps["peak"] / reps["total"]).max()),
-        "busy": float(busy.mean() / span),
-        "batch_mean": float((reps["batched"] / busy).mean()),
-        "iterations": int(reps["iterations"].sum()),
-        "preemptions": int(w["preemptions"]),
-        "longest_stall_s": float(asks["stall"][done].max(initial=0.0)),
-        "prefix_hit_share": float(asks["hit_tokens"][done].sum() / prompts) if prompts else 0.0,
+        "ttft_s": spread(ttft_s[done]),
+        "tpot_s": spread(tpot_s[longer]),
+        "tbt_s": _counted(outcome.systems.gaps[0]["value"]),
+        "response_s": spread((requests["done_at"] - arrival_s)[done]),
+        "throughput_tokens_per_s": tokens / span_s,
+        "throughput_requests_per_s": float(done.sum()) / span_s,
+        "goodput_requests_per_s": float(good.sum()) / span_s,
+        "good_share": float(good.sum()) / len(outcome.requests),
+        "fairness": fairness(requests["user"][done], arrival_s[done], last_s[done], work),
+        "dollars_per_million_tokens": outcome.setup.dollars_hour / 3600 * span_s / tokens * 1e6 if tokens else None,
+        "kv_use_mean": float((replicas["used_s"] / busy_s).mean()),
+        "kv_use_peak": float((replicas["peak_blocks"] / replicas["total_blocks"]).max()),
+        "busy": float(busy_s.mean() / span_s),
+        "batch_mean": float((replicas["batched_s"] / busy_s).mean()),
+        "iterations": int(replicas["iterations"].sum()),
+        "preemptions": int(system["preemptions"]),
+        "longest_stall_s": float(requests["stall_s"][done].max(initial=0.0)),
+        "prefix_hit_share": float(requests["hit_tokens"][done].sum() / prompts) if prompts else 0.0,
     }
-    if o.knobs.answers:
-        asked = max(int((asks["question"] >= 0).sum()), 1)
+    if outcome.knobs.answers:
+        asked = max(int((requests["question"] >= 0).sum()), 1)
         found["answered_share"] = float(answered.sum()) / asked
-        found["stale_share"] = float(w["stale"]) / max(int(w["answered"]), 1)
+        found["stale_share"] = float(system["stale"]) / max(int(system["answered"]), 1)
     return found
-
-
-def jain(values: Any) -> float:
-    """Return Jain's fairness index, 1 for equal values and 1/n where one has all."""
-    x = np.asarray(values, dtype=float)
-    return float(x.sum() ** 2 / (len(x) * (x**2).sum())) if len(x) and (x > 0).any() else 1.0
 
 
 def fairness(user: Any, start: Any, end: Any, work: Any) -> float:
@@ -362,18 +348,19 @@ def fairness(user: Any, start: Any, end: Any, work: Any) -> float:
     Jain's, over the users' parts of their dues, each at most 1.
 
     Args:
-        user, start, end, work: of each request: its user, when it came and ended (s), and its service (weighted tokens).
+        user, start, end, work: of each request: its user, when it came and ended (s), and its service (weighted
+            tokens).
     """
     if not len(user):
         return 1.0
     order = np.lexsort((start, user))
     stays: list[tuple[int, float, float]] = []  # when a user had something unfinished
-    for u, a, b in zip(user[order].tolist(), start[order].tolist(), end[order].tolist(), strict=True):
-        if stays and stays[-1][0] == u and a <= stays[-1][2]:
-            stays[-1] = (u, stays[-1][1], max(stays[-1][2], b))
+    for who, came, went in zip(user[order].tolist(), start[order].tolist(), end[order].tolist(), strict=True):
+        if stays and stays[-1][0] == who and came <= stays[-1][2]:
+            stays[-1] = (who, stays[-1][1], max(stays[-1][2], went))
         else:
-            stays.append((u, a, b))
-    who, begins, ends = (np.array(c) for c in zip(*stays, strict=True))
+            stays.append((who, came, went))
+    owners, begins, ends = (np.array(column) for column in zip(*stays, strict=True))
     times = np.concatenate([begins, ends])
     steps = np.concatenate([np.ones(len(begins)), -np.ones(len(ends))])
     at = np.argsort(times, kind="stable")
@@ -383,33 +370,34 @@ def fairness(user: Any, start: Any, end: Any, work: Any) -> float:
     passed = np.concatenate([[0.0], np.cumsum(np.where(here[:-1] > 0, gaps / np.maximum(here[:-1], 1), 0.0))])
     equal = np.interp(ends, times, passed) - np.interp(begins, times, passed)
     people = np.unique(user)
-    due = np.array([equal[who == u].sum() for u in people]) * float(work.sum()) / max(busy, 1e-12)
-    got = np.array([work[user == u].sum() for u in people])
+    due = np.array([equal[owners == person].sum() for person in people]) * float(work.sum()) / max(busy, 1e-12)
+    got = np.array([work[user == person].sum() for person in people])
     return jain(np.minimum(got / np.maximum(due, 1e-12), 1.0))
 
 
-def stability(o: Outcome) -> tuple[bool, str]:
+def stability(outcome: Outcome) -> tuple[bool, str]:
     """Say whether the system keeps up with its load, and if not, by how much it falls behind."""
-    asks, w = o.systems.requests[0], o.systems.systems[0]
-    served = asks["phase"] == S.DONE
-    waiting = int((~served & (asks["phase"] != S.REJECTED)).sum())
-    if o.given_up:
+    requests, system = outcome.systems.requests[0], outcome.systems.systems[0]
+    served = requests["phase"] == state.DONE
+    waiting = int((~served & (requests["phase"] != state.REJECTED)).sum())
+    if outcome.given_up:
         return False, (
-            f"given up at {w['now']:,.0f} s with more than the allowed requests waiting; {waiting:,} were not served:"
-            " the load is more than the system carries"
+            f"given up at {system['now_s']:,.0f} s with more than the allowed requests waiting; {waiting:,} were not"
+            " served: the load is more than the system carries"
         )
-    last = float(asks["arrival"][-1])
-    drain = float(asks["done_at"][served].max(initial=last)) - last
-    span = max(o.requests.duration_s, 1e-9)
-    late, done = asks["first_at"] - asks["arrival"], served
-    half = len(late) // 2
-    if done[half:].any() and done[:half].any() and len(late) >= 200:
-        early, then = float(np.median(late[:half][done[:half]])), float(np.median(late[half:][done[half:]]))
-        if drain > 0.1 * span and then > 2 * early and then > 2 * o.ttft_s:
+    last_s = float(requests["arrival_s"][-1])
+    drain_s = float(requests["done_at"][served].max(initial=last_s)) - last_s
+    span_s = max(outcome.requests.duration_s, 1e-9)
+    ttft_s = requests["first_at"] - requests["arrival_s"]
+    half = len(ttft_s) // 2
+    if served[half:].any() and served[:half].any() and len(ttft_s) >= 200:
+        early_s, late_s = (float(np.median(ttft_s[part][served[part]])) for part in (slice(half), slice(half, None)))
+        if drain_s > 0.1 * span_s and late_s > 2 * early_s and late_s > 2 * outcome.ttft_s:
             return False, (
-                f"unstable: the queue grows to the end; serving what was left took {drain:,.1f} s after {span:,.1f} s of arrivals,"
-                f" and the median wait for a first token rose from {early:.2f} to {then:.2f} s. Lower the load by about"
-                f" {100 * (1 - span / (span + drain)):.0f} %, or add replicas"
+                f"unstable: the queue grows to the end; serving what was left took {drain_s:,.1f} s after"
+                f" {span_s:,.1f} s of arrivals, and the median wait for a first token rose from {early_s:.2f} to"
+                f" {late_s:.2f} s. Lower the load by about {100 * (1 - span_s / (span_s + drain_s)):.0f} %, or add"
+                " replicas"
             )
     return True, ""
 

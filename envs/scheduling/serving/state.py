@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling.records import Batch, record
+from tunewright.envs.scheduling.records import INTEGER, NUMBER, Batch, link, record
 
 BIG = 2**62
 HISTORY_BINS, HISTORY_STEP = 512, 16  # of finished outputs' lengths, in tokens
@@ -26,40 +26,49 @@ FCFS, SJF, SLO, FAIR, GROUP = range(5)
 AGGRESSIVE, CONSERVATIVE, PAST_FUTURE = range(3)
 # routing
 ROUND_ROBIN, LEAST_LOADED, PREFIX, TWO_HASHES, ONE_HASH = range(5)
+# what an agent chooses from: tokens of an iteration, and the order of the queue
+BUDGETS, ORDERS = (0, 128, 256, 512, 1024, 2048), (FCFS, SJF, SLO)
 
-
+_ROWS = "replicas requests moves scratch served log ttl_s kept_answers gaps"
 #: a system: addresses of its arrays, its knobs, and what has happened
 SYSTEM = record(
-    """
-    i8: reps asks moves_at scratch_at served_at log_at chunks_at ttl_at answers_at gaps_at
-    i8: replicas prefillers requests batching order admission routing swap swap_async swap_group caching most_running
-    i8: most_tokens chunk most_output quantum guesses block chunk_blocks hash_chunks answers questions log_size closed
-    i8: next left over turn moves preemptions logged answered stale kept released good seen
-    f8: now limit_ttft limit_tpot usable swap_operation_s swap_block_s move_s move_block_s tokens_step draft lookup_s
+    f"""
+    i8: {_ROWS} prompt_chunks
+    i8: replica_count prefiller_count request_count batching order admission routing swap swap_async swap_group_blocks
+    i8: caching most_running most_tokens chunk_tokens most_output_tokens quantum_tokens guesses block_tokens
+    i8: chunk_blocks hash_chunks most_answers question_count log_size closed
+    i8: next_request unfinished over turn move_count preemptions logged answered stale answer_count released good
+    i8: rewarded
+    f8: now_s ttft_limit_s tpot_limit_s usable_share swap_operation_s swap_block_s move_s move_block_s tokens_per_step
+    f8: draft_share lookup_s
     """
 )
-#: a replica: addresses, what it holds (blocks free, held by nobody, all of them), the iteration at hand, sums over time
+_REPLICA_ROWS = "running waiting phases chunks lru history curve"
+#: a replica: addresses, what it holds (blocks free, idle in chunks that nobody holds, all of them), the iteration at
+#: hand, sums over time (``used_s`` and ``batched_s`` are shares of the cache and sequences, by the seconds that they
+#: lasted)
 REPLICA = record(
-    """
-    i8: running_at waiting_at phases_at chunks_at lru_at history_at curve_at lru_size index
-    i8: running queued decodes context clock next_end free idle total watermark blocked load head tail
-    i8: pending steps secured tokens iterations peak learned learn_at gap_at
-    f8: ready pairs admitted parts guessed busy used batched token_at gap_from gap_to
+    f"""
+    i8: {_REPLICA_ROWS} lru_size index
+    i8: running_count waiting_count decoding_count context_tokens clock next_end free_blocks idle_blocks total_blocks
+    i8: watermark_blocks blocked load_tokens lru_head lru_tail
+    i8: pending steps secured_steps prompt_tokens iterations peak_blocks learned_count next_learning gap_bin
+    f8: ready_at pairs admitted_count part_count guessed busy_s used_s batched_s token_at gap_from_s gap_to_s
     """
 )
-#: a request: what it is, where it stands, and when
+#: a request: what it is, where it stands, and when; ``started``, ``first_at`` and ``done_at`` are in seconds,
+#: ``prompt``, ``output``, ``predicted`` and ``generated`` in tokens
 REQUEST = record(
     """
-    f8: arrival work work_first ready_at started first_at done_at stopped_at stall
-    i8: prompt output predicted user rank chunk_at chunk_n question category version
-    i8: phase replica target done now_tokens generated joined end blocks shared hit_tokens kept charged preempted
+    f8: arrival_s work_s first_work_s ready_at started first_at done_at stopped_at stall_s
+    i8: prompt output predicted user rank first_chunk chunk_count question category version
+    i8: phase replica target_tokens done_tokens now_tokens generated joined_clock end_clock own_blocks shared_chunks
+    i8: hit_tokens cache_kept charged_tokens preempted
     """
 )
-CELL = np.dtype([("v", "i8")])
-REAL = np.dtype([("v", "f8")])
-CHUNK = np.dtype([("refs", "i8"), ("stamp", "i8")])  # who holds it (-1: it is not there), its place in the queue
-PAIR = np.dtype([("left", "i8"), ("context", "i8")])
-ANSWER = np.dtype([("at", "i8"), ("kept", "i8")])
+CHUNK = record("i8: holders lru_stamp")  # who holds it (-1: it is not there), its place in the queue
+PAIR = record("i8: left_tokens context_tokens")
+ANSWER = record("i8: request kept")
 ENTRY = record("f8: start end\ni8: replica batch tokens used")
 
 
@@ -70,11 +79,12 @@ class Systems(Batch):
         n: systems.
         requests, replicas: of each.
         most_running: sequences that a replica runs at most.
-        block: tokens of a block.
+        block_tokens: of a block.
         chunks: different chunks of prompts.
         places: of the queue of chunks that nobody holds.
         users, questions, categories: how many.
         log: iterations to keep.
+        prompt_chunks: identities of the chunks of all prompts in a row.
 
     Attributes:
         systems: (n,) of ``SYSTEM``.
@@ -82,54 +92,40 @@ class Systems(Batch):
         requests: (n, requests) of ``REQUEST``.
         log: (n, log) of ``ENTRY``.
         gaps: (n, GAP_BINS) times between a sequence's tokens, counted by length.
-        ttl: (n, categories), s.
-        chunks: identities of the chunks of all prompts in a row.
+        ttl_s: (n, categories).
     """
 
+    rows, shared, replica_rows = tuple(_ROWS.split()), ("prompt_chunks",), tuple(_REPLICA_ROWS.split())
+
     def __init__(
-        self, n: int, *, requests: int, replicas: int, most_running: int, block: int, chunks: int, places: int, users: int,
-        questions: int, categories: int, log: int, flat: NDArray[np.int64],
+        self, n: int, *, requests: int, replicas: int, most_running: int, block_tokens: int, chunks: int, places: int,
+        users: int, questions: int, categories: int, log: int, prompt_chunks: NDArray[np.int64],
     ) -> None:  # fmt: skip
-        def whole(*shape: int) -> NDArray[Any]:
-            return np.zeros((n, *(max(s, 1) for s in shape)), CELL)
+        def zeros(kind: np.dtype[Any], *shape: int) -> NDArray[Any]:
+            return np.zeros((n, *(max(size, 1) for size in shape)), kind)
 
-        self.systems, self.replicas = np.zeros(n, SYSTEM), np.zeros((n, replicas), REPLICA)
-        self.requests, self.log = np.zeros((n, requests), REQUEST), np.zeros((n, max(log, 1)), ENTRY)
-        self.ttl, self.chunks = np.zeros((n, categories)), np.ascontiguousarray(flat, np.int64)
-        self._running, self._waiting = whole(replicas, most_running), whole(replicas, requests)
-        self._phases, self._lru = whole(replicas, block), whole(replicas, places)
-        self._chunks = np.zeros((n, replicas, max(chunks, 1)), CHUNK)
-        self._chunks["refs"] = -1
-        self._moves, self._history = whole(requests), whole(replicas, HISTORY_BINS)
-        self._curve = np.zeros((n, replicas, HISTORY_BINS))
-        self._scratch, self._served = np.zeros((n, most_running + 1), PAIR), np.zeros((n, users))
-        self._answers = np.zeros((n, max(questions, 1)), ANSWER)
-        self._answers["at"] = -1
-        self.gaps = whole(GAP_BINS)
-        self.requests["replica"] = -1
+        self.systems, self.replicas = np.zeros(n, SYSTEM), zeros(REPLICA, replicas)
+        self.requests, self.log = zeros(REQUEST, requests), zeros(ENTRY, log)
+        self.ttl_s = np.zeros((n, categories))
+        self.prompt_chunks = np.ascontiguousarray(prompt_chunks, np.int64)
+        self.running, self.waiting = zeros(INTEGER, replicas, most_running), zeros(INTEGER, replicas, requests)
+        self.phases, self.lru = zeros(INTEGER, replicas, block_tokens), zeros(INTEGER, replicas, places)
+        self.history, self.curve = zeros(INTEGER, replicas, HISTORY_BINS), zeros(NUMBER, replicas, HISTORY_BINS)
+        self.chunks, self.kept_answers = zeros(CHUNK, replicas, chunks), zeros(ANSWER, questions)
+        self.moves, self.gaps = zeros(INTEGER, requests), zeros(INTEGER, GAP_BINS)
+        self.scratch, self.served = zeros(PAIR, most_running + 1), zeros(NUMBER, users)
+        self.chunks["holders"] = self.kept_answers["request"] = self.requests["replica"] = -1
         self.requests["started"] = self.requests["stopped_at"] = -1.0
-        self.requests["first_at"] = self.requests["done_at"] = self.replicas["ready"] = np.inf
-        self.replicas["next_end"], self.replicas["learn_at"] = BIG, HISTORY_LEAST
-        self.replicas["index"] = np.arange(replicas)
-        self.replicas["lru_size"] = max(places, 1)
-        self.systems["questions"], self.systems["log_size"] = questions, log
+        self.requests["first_at"] = self.requests["done_at"] = self.replicas["ready_at"] = np.inf
+        self.replicas["next_end"], self.replicas["next_learning"] = BIG, HISTORY_LEAST
+        self.replicas["index"], self.replicas["lru_size"] = np.arange(replicas), max(places, 1)
         self._link()
-
-    def _parts(self) -> dict[str, NDArray[Any]]:
-        return {
-            "reps": self.replicas, "asks": self.requests, "moves_at": self._moves, "scratch_at": self._scratch,
-            "served_at": self._served, "log_at": self.log,
-            "ttl_at": self.ttl, "answers_at": self._answers, "gaps_at": self.gaps,
-        }  # fmt: skip
+        self._set(
+            replica_count=replicas, request_count=requests, unfinished=requests, most_running=most_running,
+            block_tokens=block_tokens, question_count=questions, log_size=log,
+        )  # fmt: skip
 
     def _link(self) -> None:
         super()._link()
-        self.systems["chunks_at"] = self.chunks.ctypes.data
-        parts = {
-            "running_at": self._running, "waiting_at": self._waiting, "phases_at": self._phases, "chunks_at": self._chunks,
-            "lru_at": self._lru, "history_at": self._history, "curve_at": self._curve,
-        }  # fmt: skip
-        n, replicas = self.replicas.shape
-        for name, array in parts.items():
-            offsets = np.arange(n)[:, None] * array.strides[0] + np.arange(replicas)[None] * array.strides[1]
-            self.replicas[name] = array.ctypes.data + offsets
+        for name in self.replica_rows:
+            link(self.replicas, name, getattr(self, name))

@@ -6,14 +6,13 @@ variation, 1 a Poisson process. Lengths are log-normal. Users and shared prefixe
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from tunewright.envs.scheduling.generated import numbers
-from tunewright.envs.scheduling.serving.trace import CHUNK_TOKENS, Requests, requests_of
+from tunewright.envs.scheduling.generated import lognormal, numbers, zipf
+from tunewright.envs.scheduling.serving.requests import CHUNK_TOKENS, Requests, requests_of
 from tunewright.errors import ConfigError, unknown
 from tunewright.store.files import check_size
 
@@ -115,20 +114,6 @@ def generate(kind: str, options: Mapping[str, Any], seed: int) -> Requests:
         version = np.floor(arrival / changes + shift[question]) if changes else np.zeros(n)
         version = np.where(category == 0, version, 0)
     return requests_of(
-        f"synthetic:{kind}", arrival, np.maximum(prompt.round(), 1), np.maximum(output.round(), 1), user=user, chunks=chunks,
-        question=question, category=category, version=version, parameters={**p, "seed": seed},
+        f"synthetic:{kind}", arrival, np.maximum(prompt.round(), 1), np.maximum(output.round(), 1), user=user,
+        chunks=chunks, question=question, category=category, version=version, parameters={**p, "seed": seed},
     )  # fmt: skip
-
-
-def lognormal(rng: np.random.Generator, mean: float, cv: float, n: int) -> Any:
-    """Draw log-normal values by mean and coefficient of variation."""
-    if cv == 0:
-        return np.full(n, mean)
-    sigma = math.sqrt(math.log1p(cv * cv))
-    return rng.lognormal(math.log(mean) - 0.5 * sigma * sigma, sigma, n)
-
-
-def zipf(rng: np.random.Generator, count: int, skew: float, n: int) -> Any:
-    """Draw numbers below ``count`` whose shares fall with rank^-skew."""
-    share = np.arange(1, count + 1, dtype=float) ** -skew
-    return rng.choice(count, size=n, p=share / share.sum())

@@ -8,10 +8,10 @@ from typing import Any
 
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism.serving import Part, ServePlan, Service
-from tunewright.envs.scheduling.serving import policies as P
-from tunewright.envs.scheduling.serving import simulate as M
-from tunewright.envs.scheduling.serving import synthetic
-from tunewright.envs.scheduling.serving.trace import Requests, data_folder, load, read
+from tunewright.envs.scheduling.serving import policies, simulate, synthetic
+from tunewright.envs.scheduling.serving.requests import Requests
+from tunewright.envs.scheduling.serving.trace import load, read
+from tunewright.envs.scheduling.traces import real_file
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config, Constraint, Space
 from tunewright.space.parameters import Choice, Int, Real
@@ -31,7 +31,9 @@ OPTIONS = {
     "cluster": "such as h100:8",
     "ttft": "limit on the time to the first token, s (2)",
     "tpot": "limit on the time of each further token, s (0.1)",
-    "speed": f"arrivals so many times as dense; default: so that {100 * GOOD_AT_DEFAULT:.0f} % are good with the default",
+    "speed": (
+        f"arrivals so many times as dense; default: so that {100 * GOOD_AT_DEFAULT:.0f} % are good with the default"
+    ),
     "requests": "first requests of the trace that are served (4000)",
     "trace": "a file of your own, as the workload 'trace'",
     "error": "standard deviation of the log of predicted over true output lengths (0.3)",
@@ -61,12 +63,14 @@ class ServingTarget(BaseTarget):
         self.metrics = (
             Metric(
                 name="goodput", direction="max", unit="requests/s",
-                doc=f"requests a second with the first token within {self.ttft_s:g} s and further ones within {self.tpot_s:g} s",
+                doc=f"requests a second with the first token within {self.ttft_s:g} s and further ones within"
+                f" {self.tpot_s:g} s",
             ),
             Metric(name="ttft_p99", direction="min", unit="s", doc="99th percentile of the time to the first token"),
             Metric(name="tpot_p99", direction="min", unit="s", doc="99th percentile of the time of a further token"),
             Metric(name="throughput", direction="max", unit="tokens/s", doc="output tokens a second"),
-            Metric(name="fairness", direction="max", doc="how evenly users are served: Jain's index of their parts of an equal share"),
+            Metric(name="fairness", direction="max",
+                   doc="how evenly users are served: Jain's index of their parts of an equal share"),
         )  # fmt: skip
         found = {"trace": f"the file {trace}"} if trace else {}
         found |= {n: f"{words}; needs the project's data directory" for n, (_, words) in REAL.items()}
@@ -87,20 +91,20 @@ class ServingTarget(BaseTarget):
         first = Part(count=prefill // tp, tp=tp) if prefill else None
         tokens = config["chunk"] if config["batching"] == "chunked" else config["max_tokens"]
         return ServePlan(
-            engines=Part(count=(self.service.nodes.gpus - prefill) // tp, tp=tp), prefill=first, max_batch=int(config["max_seqs"]),
-            max_tokens=int(tokens), kv_share=round(float(config["kv_share"]), 3),
+            engines=Part(count=(self.service.nodes.gpus - prefill) // tp, tp=tp), prefill=first,
+            max_batch=int(config["max_seqs"]), max_tokens=int(tokens), kv_share=round(float(config["kv_share"]), 3),
         )  # fmt: skip
 
-    def knobs(self, config: Config) -> P.Knobs:
+    def knobs(self, config: Config) -> policies.Knobs:
         """Return the knobs of a configuration."""
-        known = {f: config[f] for f in P.Knobs.__dataclass_fields__ if f in config}
-        return P.policy("vllm", **known)
+        known = {f: config[f] for f in policies.Knobs.__dataclass_fields__ if f in config}
+        return policies.policy("vllm", **known)
 
-    def _run(self, config: Config, requests: Requests) -> M.Outcome:
+    def _run(self, config: Config, requests: Requests) -> simulate.Outcome:
         knobs = self.knobs(config)
-        return M.simulate(
-            requests, M.setup(self.service, self.plan(config), knobs), knobs, ttft_s=self.ttft_s, tpot_s=self.tpot_s,
-            error=float(self.numbers["error"]), most_waiting=MOST_WAITING,
+        return simulate.simulate(
+            requests, simulate.setup(self.service, self.plan(config), knobs), knobs, ttft_s=self.ttft_s,
+            tpot_s=self.tpot_s, error=float(self.numbers["error"]), most_waiting=MOST_WAITING,
         )  # fmt: skip
 
     def load(self, workload: str) -> tuple[Requests, float]:
@@ -120,13 +124,7 @@ class ServingTarget(BaseTarget):
         if workload == "trace" and self.trace:
             return load(self.trace)
         if workload in REAL:
-            folder = data_folder()
-            if folder is None:
-                raise ConfigError(
-                    f"workload {workload} is a real trace that is not part of the package: set TUNEWRIGHT_DATA to a folder with"
-                    f" {REAL[workload][0]}, give a file (-O trace=FILE --workload trace), or take a synthetic workload"
-                )
-            return read(folder / REAL[workload][0])
+            return read(real_file(workload, REAL))
         if workload in self.workloads:
             return load(f"synthetic:{workload}", {"requests": self.numbers["requests"]}, seed=1)
         raise unknown("workload", workload, self.workloads)
@@ -136,7 +134,7 @@ class ServingTarget(BaseTarget):
         low, high = 1 / 64, 4096.0
         for _ in range(24):
             middle = (low * high) ** 0.5
-            good = M.metrics(self._run(self.space.default, requests.faster(middle)))["good_share"]
+            good = simulate.metrics(self._run(self.space.default, requests.faster(middle)))["good_share"]
             low, high = (middle, high) if good >= GOOD_AT_DEFAULT else (low, middle)
         return low
 
@@ -147,8 +145,8 @@ class ServingTarget(BaseTarget):
             o = self._run(config, requests)
         except ConfigError as error:
             return Measurement(status="rejected", reason=str(error))
-        found = M.metrics(o)
-        stable, words = M.stability(o)
+        found = simulate.metrics(o)
+        stable, words = simulate.stability(o)
         if o.given_up or found["ttft_s"]["p99"] is None:
             return Measurement(status="failed", reason=words or "no request was served")
         values = {
@@ -184,20 +182,21 @@ def space_of(service: Service) -> Space:
     fits = []
     for tp in (1, 2, 4, 8):
         try:
-            M.setup(service, M.default_plan(service, tp=tp), P.Knobs())
+            simulate.setup(service, simulate.default_plan(service, tp=tp), policies.Knobs())
             fits.append(tp)
         except ConfigError:
             continue
     if not fits:
-        M.default_plan(service)  # says why
+        simulate.default_plan(service)  # says why
 
     def choice(name: str, choices: tuple[Any, ...], default: Any, doc: str, *, ordered: bool = False) -> Choice:
         return Choice(name=name, choices=choices, default=default, doc=doc, ordered=ordered)
 
     shares = tuple(g for g in (0, 1, 2, 4, 6, 8, 12, 16) if g < n.gpus)
-    start = M.default_plan(service).engines.tp
+    start = simulate.default_plan(service).engines.tp
     rule = Constraint(
-        words="prefill_gpus and the other GPUs are multiples of tp that leave at least one engine", names=("tp", "prefill_gpus"),
+        words="prefill_gpus and the other GPUs are multiples of tp that leave at least one engine",
+        names=("tp", "prefill_gpus"),
         holds=lambda s: int(s["prefill_gpus"]) % int(s["tp"]) == 0 and n.gpus - int(s["prefill_gpus"]) >= int(s["tp"]),
     )  # fmt: skip
     return Space(
@@ -205,16 +204,22 @@ def space_of(service: Service) -> Space:
             choice("tp", tuple(fits), start, "GPUs of an engine; the rest are replicas", ordered=True),
             choice("prefill_gpus", shares, 0, "GPUs of workers that only prefill; 0: none", ordered=True),
             choice("batching", ("prefill-first", "mixed", "chunked"), "prefill-first", "what prompts do to decoding"),
-            Int(name="chunk", low=64, high=8192, default=512, log=True, unit="tokens", doc="of an iteration, decoded ones included", when="batching == 'chunked'"),
-            Int(name="max_tokens", low=512, high=32768, default=8192, log=True, unit="tokens", doc="of whole prompts in an iteration", when="batching != 'chunked'"),
-            Int(name="max_seqs", low=8, high=1024, default=256, log=True, unit="sequences", doc="that run on a replica at most"),
-            choice("order", P.ORDER[:4], "fcfs", "which waiting request comes first"),
-            Int(name="quantum", low=0, high=16384, default=0, special={0: "no preemption for the order's sake"}, unit="tokens", doc="that a running request may be ahead before it is preempted", when="order == 'fair'"),
-            choice("admission", P.ADMISSION, "aggressive", "blocks that must be free before a request runs"),
-            Real(name="reserve", low=0.0, high=0.3, default=0.05, doc="share of the cache that past-future admission leaves free at the fullest moment ahead", when="admission == 'past-future'"),
-            choice("preemption", P.PREEMPTION, "recompute", "what happens to a sequence whose blocks are taken"),
+            Int(name="chunk", low=64, high=8192, default=512, log=True, unit="tokens", when="batching == 'chunked'",
+                doc="of an iteration, decoded ones included"),
+            Int(name="max_tokens", low=512, high=32768, default=8192, log=True, unit="tokens",
+                doc="of whole prompts in an iteration", when="batching != 'chunked'"),
+            Int(name="max_seqs", low=8, high=1024, default=256, log=True, unit="sequences",
+                doc="that run on a replica at most"),
+            choice("order", policies.ORDER[:4], "fcfs", "which waiting request comes first"),
+            Int(name="quantum", low=0, high=16384, default=0, special={0: "no preemption for the order's sake"},
+                unit="tokens", when="order == 'fair'",
+                doc="that a running request may be ahead before it is preempted"),
+            choice("admission", policies.ADMISSION, "aggressive", "blocks that must be free before a request runs"),
+            Real(name="reserve", low=0.0, high=0.3, default=0.05, when="admission == 'past-future'",
+                 doc="share of the cache that past-future admission leaves free at the fullest moment ahead"),
+            choice("preemption", policies.PREEMPTION, "recompute", "what happens to a sequence whose blocks are taken"),
             choice("caching", (False, True), False, "keep and share prefixes"),
-            choice("routing", P.ROUTING, "least-loaded", "which replica a request goes to"),
+            choice("routing", policies.ROUTING, "least-loaded", "which replica a request goes to"),
             Real(name="kv_share", low=0.6, high=0.95, default=0.9, doc="of a GPU's memory for weights and cache"),
         ],
         [rule],

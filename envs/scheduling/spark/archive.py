@@ -16,6 +16,7 @@ from pathlib import Path
 
 import psutil
 
+from tunewright.envs.scheduling.spark.session import SPACE, queries, session, settings
 from tunewright.store.paths import home
 
 _MAKE_S = 300
@@ -52,14 +53,9 @@ def java_options(place: str | Path) -> str:
 
 
 def _make(place: Path) -> None:
-    from tunewright.envs.scheduling.spark import local
-
     with tempfile.TemporaryDirectory(prefix="spark-") as folder:
-        target = local.SparkLocal(cores=2, rows=20_000)
-        spark = local.session(
-            2, Path(folder), local.settings(target.space.default), f'"-XX:ArchiveClassesAtExit={place}"'
-        )
-        for query in target.queries(spark):
+        spark = session(2, Path(folder), settings(SPACE.default), f'"-XX:ArchiveClassesAtExit={place}"')
+        for query in queries(spark, rows=20_000):
             query()
         java = spark.sparkContext._gateway.proc
         spark.stop()

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from tunewright.envs.compiled import jit
-from tunewright.envs.scheduling.spark.kernel import cell, job, launch, next_moment, stage, system, user
+from tunewright.envs.scheduling.kernels import integer_at, over_batch, squash
+from tunewright.envs.scheduling.spark.kernel import job_at, launch, next_moment, stage_at, system_at, user_at
 
 CANDIDATES, LIMITS, FEATURES, WORLD = 16, 4, 9, 4
 SEEN = CANDIDATES * FEATURES + WORLD
@@ -12,69 +13,64 @@ ACTIONS = CANDIDATES * LIMITS
 
 
 @jit
-def _squash(value, half):
-    return value / (value + half)
-
-
-@jit
-def candidate(w, place):
+def candidate(system, place):
     """Runnable stage at a place of their order by number; -1 if there are not so many."""
     below = -1
     for _ in range(place + 1):
-        found = -1
-        for k in range(w.ready):
-            i = cell(w.ready_at, k).v
-            if i > below and (found < 0 or i < found):
-                found = i
-        if found < 0:
+        lowest = -1
+        for at in range(system.runnable_count):
+            number = integer_at(system.runnable, at).value
+            if number > below and (lowest < 0 or number < lowest):
+                lowest = number
+        if lowest < 0:
             return -1
-        below = found
+        below = lowest
     return below
 
 
 @jit
-def observe(w, seen, mask):
+def observe(system, seen, mask):
     """Write what an agent sees, and which actions are legal."""
     seen[:] = 0.0
     mask[:] = False
     below, scale = -1, 60.0
-    for c in range(CANDIDATES):
-        found = -1
-        for k in range(w.ready):
-            i = cell(w.ready_at, k).v
-            if i > below and (found < 0 or i < found):
-                found = i
-        if found < 0:
+    for nth in range(CANDIDATES):
+        lowest = -1
+        for place in range(system.runnable_count):
+            number = integer_at(system.runnable, place).value
+            if number > below and (lowest < 0 or number < lowest):
+                lowest = number
+        if lowest < 0:
             break
-        below = found
-        g = stage(w.stages_at, found)
-        j = job(w.jobs_at, g.job)
-        at = c * FEATURES
+        below = lowest
+        stage = stage_at(system.stages, lowest)
+        job = job_at(system.jobs, stage.job)
+        at = nth * FEATURES
         seen[at] = 1.0
-        seen[at + 1] = _squash(max(j.left, 0.0) / w.cores, scale / 10.0)
-        seen[at + 2] = _squash(g.path, scale)
-        seen[at + 3] = _squash((g.tasks - g.launched) / w.cores, 1.0)
-        seen[at + 4] = _squash(g.mean, 5.0)
-        seen[at + 5] = j.running / w.cores
-        seen[at + 6] = user(w.users_at, j.user).crowd / w.cores
-        seen[at + 7] = _squash(w.now - j.arrival, scale)
-        seen[at + 8] = _squash((g.tasks - g.launched) * g.mean / w.cores, scale / 10.0)
-        for m in range(LIMITS):
-            mask[c * LIMITS + m] = True
+        seen[at + 1] = squash(max(job.left_s, 0.0) / system.core_count, scale / 10.0)
+        seen[at + 2] = squash(stage.path_s, scale)
+        seen[at + 3] = squash((stage.task_count - stage.launched) / system.core_count, 1.0)
+        seen[at + 4] = squash(stage.task_s, 5.0)
+        seen[at + 5] = job.running_tasks / system.core_count
+        seen[at + 6] = user_at(system.users, job.user).cores / system.core_count
+        seen[at + 7] = squash(system.now_s - job.arrival_s, scale)
+        seen[at + 8] = squash((stage.task_count - stage.launched) * stage.task_s / system.core_count, scale / 10.0)
+        for limit in range(LIMITS):
+            mask[nth * LIMITS + limit] = True
     at = CANDIDATES * FEATURES
-    seen[at] = w.free / w.cores
-    seen[at + 1] = _squash(w.alive, 10.0)
-    seen[at + 2] = _squash(w.ready, 10.0)
-    seen[at + 3] = w.next / w.jobs
+    seen[at] = system.free_cores / system.core_count
+    seen[at + 1] = squash(system.unfinished, 10.0)
+    seen[at + 2] = squash(system.runnable_count, 10.0)
+    seen[at + 3] = system.next_job / system.job_count
 
 
 @jit
-def decide(systems, k, begun, action, seen, mask):
-    """Let system ``k`` go on with a choice until the next one is due.
+def decide(systems, index, begun, action, seen, mask):
+    """Let a system go on with a choice until the next one is due.
 
     Args:
         systems: address.
-        k: which.
+        index: of the system.
         begun: -1 at the beginning of an episode.
         action: ``4 * candidate + limit``; the limits are 1/8, 1/4, 1/2 and all of the cores for the candidate's job.
         seen, mask: filled in.
@@ -82,33 +78,27 @@ def decide(systems, k, begun, action, seen, mask):
     Returns:
         (0, or -1 when the episode is over; minus the job-seconds that passed, in minutes).
     """
-    w = system(systems, k)
+    system = system_at(systems, index)
     if begun >= 0:
-        i = candidate(w, action // LIMITS)
-        if i >= 0:
-            j = job(w.jobs_at, stage(w.stages_at, i).job)
-            limit = max(w.cores >> (LIMITS - 1 - action % LIMITS), 1)
-            w.decisions += 1
-            launch(w, i, max(limit - j.running, 1))
-    while w.free == 0 or w.ready == 0:
-        at, alive = w.now, w.alive
-        if not next_moment(w):
+        number = candidate(system, action // LIMITS)
+        if number >= 0:
+            job = job_at(system.jobs, stage_at(system.stages, number).job)
+            limit = max(system.core_count >> (LIMITS - 1 - action % LIMITS), 1)
+            system.decisions += 1
+            launch(system, number, max(limit - job.running_tasks, 1))
+    while system.free_cores == 0 or system.runnable_count == 0:
+        at, alive = system.now_s, system.unfinished
+        if not next_moment(system):
             break
-        w.virtual += (w.now - at) * alive
-    passed = w.virtual - w.virtual_now
-    w.virtual_now = w.virtual
-    if w.over == 1:
+        system.job_s += (system.now_s - at) * alive
+    passed = system.job_s - system.rewarded_job_s
+    system.rewarded_job_s = system.job_s
+    if system.over == 1:
         seen[:] = 0.0
         mask[:] = True
         return -1, -passed / 60.0
-    observe(w, seen, mask)
+    observe(system, seen, mask)
     return 0, -passed / 60.0
 
 
-@jit
-def decide_all(systems, which, begun, actions, seen, mask, reward):
-    """``decide`` for the marked systems of a batch; ``begun``, ``seen``, ``mask`` and ``reward`` are filled in, (n, ...)."""
-    for k in range(len(which)):
-        reward[k] = 0.0
-        if which[k]:
-            begun[k], reward[k] = decide(systems, k, begun[k], actions[k], seen[k], mask[k])
+decide_all = over_batch(decide)

@@ -6,7 +6,8 @@ of them; one more than it has in any case). Tasks start up to that limit; then t
 
 Action: a number below 64, ``4 * candidate + limit``; masks leave out places without a stage.
 
-Observation, float32 in [0, 1]; x/(x+h) stands for a number without bound, h in brackets. For each of sixteen candidates:
+Observation, float32 in [0, 1]; x/(x+h) stands for a number without bound, h in brackets. For each of sixteen
+candidates:
 
 ===== =====================================================================================
 place meaning
@@ -23,8 +24,8 @@ place meaning
 
 Then the free share of the cores, unfinished jobs (10), runnable stages (10), and the share of the jobs that have come.
 
-Reward: minus the job-seconds that pass until the next decision, in minutes; so a return is minus the sum of the response
-times.
+Reward: minus the job-seconds that pass until the next decision, in minutes; so a return is minus the sum of the
+response times.
 """
 
 from __future__ import annotations
@@ -36,9 +37,8 @@ from typing import Any
 import numpy as np
 
 from tunewright.envs.scheduling.batch import BatchEnv, SingleEnv
-from tunewright.envs.scheduling.spark import jobs as J
-from tunewright.envs.scheduling.spark import simulate as M
-from tunewright.envs.scheduling.spark import state as S
+from tunewright.envs.scheduling.spark import jobs as spark_jobs
+from tunewright.envs.scheduling.spark import simulate, state
 
 SEEN, ACTIONS = 148, 64
 
@@ -62,31 +62,27 @@ class SparkVectorEnv(BatchEnv):
     ) -> None:  # fmt: skip
         self.cores, self.partition_s = cores, partition_s
         self.mix = {"users": 5, "jobs": 20, "load": 1.0, "work": 40.0, **(mix or {})}
-        self.bodies = J.tpch(Path(dags), sizes=("2g", "5g", "10g")) if dags else []
+        self.bodies = spark_jobs.tpch(Path(dags), sizes=("2g", "5g", "10g")) if dags else []
         self.seeds = range(1000, 1000 + pool) if held_out else range(pool)
-        self._made: dict[int, S.Systems] = {}
+        self._made: dict[int, state.Systems] = {}
         super().__init__(num_envs, SEEN, ACTIONS)
 
-    def jobs(self, seed: int) -> list[J.Job]:
+    def jobs(self, seed: int) -> list[spark_jobs.Job]:
         """Return the mix of a seed."""
-        return J.generate(self.cores, self.mix, seed, self.bodies)
+        return spark_jobs.generate(self.cores, self.mix, seed, self.bodies)
 
-    def _link(self) -> None:
-        from tunewright.envs.scheduling.spark import decide
+    def _decide_all(self) -> Any:
+        from tunewright.envs.scheduling.spark.decide import decide_all
 
-        super()._link()
-        self._compiled = decide.decide_all
+        return decide_all
 
-    def _piece(self, rng: np.random.Generator) -> S.Systems:
+    def _piece(self, rng: np.random.Generator) -> state.Systems:
         seed = self.seeds[int(rng.integers(len(self.seeds)))]
         if seed not in self._made:
-            self._made[seed] = M.systems(
-                [self.jobs(seed)], self.cores, M.Options(policy="chosen", partition_s=self.partition_s)
+            self._made[seed] = simulate.systems(
+                [self.jobs(seed)], self.cores, simulate.Options(policy="chosen", partition_s=self.partition_s)
             )
         return self._made[seed].again()
-
-    def _decide(self, address: int, which: Any, waiting: Any, actions: Any, seen: Any, mask: Any, reward: Any) -> None:
-        self._compiled(address, which, waiting, actions, seen, mask, reward)
 
 
 class SparkEnv(SingleEnv):

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling.generated import numbers
-from tunewright.envs.scheduling.serving.synthetic import lognormal, zipf
+from tunewright.envs.scheduling.generated import lognormal, numbers, zipf
 from tunewright.errors import ConfigError
 from tunewright.store.files import check_size, parsing, read_json
 
@@ -197,8 +196,8 @@ def parameters_of(options: Mapping[str, Any]) -> dict[str, float]:
         ConfigError: a value is out of range.
     """
     found = numbers(
-        "the jobs", DEFAULTS, options, positive=("users", "jobs", "load", "cv", "work", "task_s", "stages", "heavy_factor"),
-        whole=("users", "jobs"),
+        "the jobs", DEFAULTS, options, whole=("users", "jobs"),
+        positive=("users", "jobs", "load", "cv", "work", "task_s", "stages", "heavy_factor"),
     )  # fmt: skip
     if found["jobs"] > 200_000:
         raise ConfigError("at most 200,000 jobs are generated")
@@ -215,8 +214,8 @@ def generate(
 ) -> list[Job]:
     """Return jobs of many users, in the order of their arrival.
 
-    Some users are heavy: their jobs are larger, and their tasks longer. Arrivals are scaled so that the work that comes is
-    ``load`` times what the cores do.
+    Some users are heavy: their jobs are larger, and their tasks longer. Arrivals are scaled so that the work that comes
+    is ``load`` times what the cores do.
 
     Args:
         cores: of the cluster.

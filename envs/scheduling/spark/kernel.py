@@ -1,360 +1,342 @@
 """The Spark simulator, compiled: tasks of stages on cores, not preempted, chosen by a policy.
 
-``w`` is a system, ``g`` a stage. ``reference`` says the same in plain Python, and tests hold the two together: change
-both. Events of one moment are all taken in before cores are given out. Tasks of a stage that start together and take the
-same time are one event.
+``reference`` says the same in plain Python, and tests hold the two together: change both. Events of one moment are all
+taken in before cores are given out. Tasks of a stage that start together and take the same time are one event.
 """
 
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,untyped-decorator"
 from __future__ import annotations
 
-import math
-
 from tunewright.envs.compiled import jit, record_at
-from tunewright.envs.scheduling.spark.state import (
-    CELL,
-    CLASS,
-    ENTRY,
-    EVENT,
-    FAIR,
-    FAIR_JOBS,
-    FIFO,
-    JOB,
-    REAL,
-    SJF,
-    STAGE,
-    SYSTEM,
-    USER,
-    UWFQ,
-    VIRTUAL,
-    WEIGHTED,
-)
+from tunewright.envs.scheduling.kernels import INF, integer_at, number_at
+from tunewright.envs.scheduling.spark import state
 
-system, job, stage, user = record_at(SYSTEM), record_at(JOB), record_at(STAGE), record_at(USER)
-cell, real, event, virtual, entry, class_ = (record_at(t) for t in (CELL, REAL, EVENT, VIRTUAL, ENTRY, CLASS))
-INF = math.inf
+system_at, job_at, stage_at = record_at(state.SYSTEM), record_at(state.JOB), record_at(state.STAGE)
+user_at, event_at, virtual_at = record_at(state.USER), record_at(state.EVENT), record_at(state.VIRTUAL)
+entry_at, class_at = record_at(state.ENTRY), record_at(state.CLASS)
 _MOST_IDLE = 16  # steps in which no job comes or ends: one or two are rounding, more never end
 
 
 @jit
-def _before(w, one, two):
-    a, b = event(w.heap_at, one), event(w.heap_at, two)
-    return a.time < b.time or (a.time == b.time and a.order < b.order)
+def _before(system, one, two):
+    first, second = event_at(system.events, one), event_at(system.events, two)
+    return first.time_s < second.time_s or (first.time_s == second.time_s and first.order < second.order)
 
 
 @jit
-def _swap(w, one, two):
-    a, b = event(w.heap_at, one), event(w.heap_at, two)
-    time, order, which, tasks = a.time, a.order, a.stage, a.tasks
-    a.time, a.order, a.stage, a.tasks = b.time, b.order, b.stage, b.tasks
-    b.time, b.order, b.stage, b.tasks = time, order, which, tasks
+def _swap(system, one, two):
+    first, second = event_at(system.events, one), event_at(system.events, two)
+    time, order, which, tasks = first.time_s, first.order, first.stage, first.tasks
+    first.time_s, first.order, first.stage, first.tasks = second.time_s, second.order, second.stage, second.tasks
+    second.time_s, second.order, second.stage, second.tasks = time, order, which, tasks
 
 
 @jit
-def _push(w, time, which, tasks):
+def _push(system, time, number, tasks):
     """Note that tasks of a stage end together."""
-    at = w.heap
-    w.heap += 1
-    e = event(w.heap_at, at)
-    e.time, e.order, e.stage, e.tasks = time, w.launched, which, tasks
-    while at > 0 and _before(w, at, (at - 1) // 2):
-        _swap(w, at, (at - 1) // 2)
+    at = system.event_count
+    system.event_count += 1
+    event = event_at(system.events, at)
+    event.time_s, event.order, event.stage, event.tasks = time, system.launched, number, tasks
+    while at > 0 and _before(system, at, (at - 1) // 2):
+        _swap(system, at, (at - 1) // 2)
         at = (at - 1) // 2
 
 
 @jit
-def _drop(w):
+def _drop(system):
     """Take the first event off the heap."""
-    w.heap -= 1
-    _swap(w, 0, w.heap)
+    system.event_count -= 1
+    _swap(system, 0, system.event_count)
     at = 0
-    while 2 * at + 1 < w.heap:
+    while 2 * at + 1 < system.event_count:
         child = 2 * at + 1
-        if child + 1 < w.heap and _before(w, child + 1, child):
+        if child + 1 < system.event_count and _before(system, child + 1, child):
             child += 1
-        if not _before(w, child, at):
+        if not _before(system, child, at):
             break
-        _swap(w, child, at)
+        _swap(system, child, at)
         at = child
 
 
 @jit
-def _make_ready(w, i):
+def _make_ready(system, number):
     """A stage whose parents have ended can run."""
-    g = stage(w.stages_at, i)
-    g.ready_place = w.ready
-    cell(w.ready_at, w.ready).v = i
-    w.ready += 1
-    user(w.users_at, job(w.jobs_at, g.job).user).queued += 1
+    stage = stage_at(system.stages, number)
+    stage.place = system.runnable_count
+    integer_at(system.runnable, system.runnable_count).value = number
+    system.runnable_count += 1
+    user_at(system.users, job_at(system.jobs, stage.job).user).runnable_count += 1
 
 
 @jit
-def _unready(w, i):
+def _unready(system, number):
     """All tasks of a stage were launched."""
-    g = stage(w.stages_at, i)
-    w.ready -= 1
-    last = cell(w.ready_at, w.ready).v
-    cell(w.ready_at, g.ready_place).v = last
-    stage(w.stages_at, last).ready_place = g.ready_place
-    g.ready_place = -1
-    user(w.users_at, job(w.jobs_at, g.job).user).queued -= 1
+    stage = stage_at(system.stages, number)
+    system.runnable_count -= 1
+    last = integer_at(system.runnable, system.runnable_count).value
+    integer_at(system.runnable, stage.place).value = last
+    stage_at(system.stages, last).place = stage.place
+    stage.place = -1
+    user_at(system.users, job_at(system.jobs, stage.job).user).runnable_count -= 1
 
 
 # --- the virtual system of UWFQ: users share the cores by weight, a user's jobs share the user's part evenly
 
 
 @jit
-def _pass_time(w):
+def _pass_time(system):
     """Move the virtual clock on to now: its speed is cores over the weight of the users who have virtual work."""
-    left = w.now - w.virtual_now
-    w.virtual_now = w.now
-    while left > 0.0 and w.weight > 1e-12:
-        first, who = INF, -1
-        for u in range(w.users):
-            p = user(w.users_at, u)
-            if p.alive == 1 and p.finish < first:
-                first, who = p.finish, u
-        if who < 0:
+    left = system.now_s - system.virtual_now_s
+    system.virtual_now_s = system.now_s
+    while left > 0.0 and system.virtual_weight > 1e-12:
+        first, first_user = INF, -1
+        for user_number in range(system.user_count):
+            user = user_at(system.users, user_number)
+            if user.in_virtual == 1 and user.finish_s < first:
+                first, first_user = user.finish_s, user_number
+        if first_user < 0:
             return
-        needs = (first - w.virtual) * w.weight / w.cores
+        needs = (first - system.virtual_s) * system.virtual_weight / system.core_count
         if needs > left:
-            w.virtual += left * w.cores / w.weight
+            system.virtual_s += left * system.core_count / system.virtual_weight
             return
-        w.virtual = first
+        system.virtual_s = first
         left -= needs
-        user(w.users_at, who).alive = 0
-        w.weight = 0.0
-        for u in range(w.users):
-            p = user(w.users_at, u)
-            if p.alive == 1:
-                w.weight += p.weight
+        user_at(system.users, first_user).in_virtual = 0
+        system.virtual_weight = 0.0
+        for user_number in range(system.user_count):
+            user = user_at(system.users, user_number)
+            if user.in_virtual == 1:
+                system.virtual_weight += user.weight
 
 
 @jit
-def _serve(w, u):
+def _serve(system, user_number):
     """Give a user's jobs what the virtual system has served them since it was last asked; those that ended go."""
-    p = user(w.users_at, u)
-    base = u * w.most_virtual
-    gained = (min(w.virtual, p.finish) - p.seen) * p.weight
-    p.seen = w.virtual
-    n, gone = p.running, 0
-    while gone < n and gained > 0.0:
-        needs = (virtual(w.virtual_at, base + gone).finish - p.clock) * (n - gone)
+    user = user_at(system.users, user_number)
+    base = user_number * system.most_virtual_jobs
+    gained = (min(system.virtual_s, user.finish_s) - user.seen_s) * user.weight
+    user.seen_s = system.virtual_s
+    running, gone = user.virtual_count, 0
+    while gone < running and gained > 0.0:
+        needs = (virtual_at(system.virtual_jobs, base + gone).finish_s - user.clock_s) * (running - gone)
         if needs > gained * (1.0 + 1e-12):
-            p.clock += gained / (n - gone)
+            user.clock_s += gained / (running - gone)
             break
         gained -= needs
-        p.clock = virtual(w.virtual_at, base + gone).finish
+        user.clock_s = virtual_at(system.virtual_jobs, base + gone).finish_s
         gone += 1
-    for k in range(n - gone):
-        v, after = virtual(w.virtual_at, base + k), virtual(w.virtual_at, base + k + gone)
-        v.finish, v.job = after.finish, after.job
-    p.running = n - gone
+    for place in range(running - gone):
+        slot, after = (
+            virtual_at(system.virtual_jobs, base + place),
+            virtual_at(system.virtual_jobs, base + place + gone),
+        )
+        slot.finish_s, slot.job = after.finish_s, after.job
+    user.virtual_count = running - gone
 
 
 @jit
-def admit(w, i):
+def admit(system, number):
     """Put a job into the virtual system, and say on its clock when it and the user's other jobs end there."""
-    j = job(w.jobs_at, i)
-    p = user(w.users_at, j.user)
-    _pass_time(w)
-    _serve(w, j.user)
-    base, n = j.user * w.most_virtual, p.running
-    finish = p.clock + j.expected
-    at = n
-    while at > 0 and virtual(w.virtual_at, base + at - 1).finish > finish:
-        v, before = virtual(w.virtual_at, base + at), virtual(w.virtual_at, base + at - 1)
-        v.finish, v.job = before.finish, before.job
+    job = job_at(system.jobs, number)
+    user = user_at(system.users, job.user)
+    _pass_time(system)
+    _serve(system, job.user)
+    base, running = job.user * system.most_virtual_jobs, user.virtual_count
+    finish = user.clock_s + job.expected
+    at = running
+    while at > 0 and virtual_at(system.virtual_jobs, base + at - 1).finish_s > finish:
+        slot, earlier = virtual_at(system.virtual_jobs, base + at), virtual_at(system.virtual_jobs, base + at - 1)
+        slot.finish_s, slot.job = earlier.finish_s, earlier.job
         at -= 1
-    v = virtual(w.virtual_at, base + at)
-    v.finish, v.job = finish, i
-    p.running = n + 1
-    total, before = 0.0, p.clock
-    for k in range(n + 1):
-        v = virtual(w.virtual_at, base + k)
-        total += (v.finish - before) * (n + 1 - k)
-        before = v.finish
-        job(w.jobs_at, v.job).deadline = w.virtual + total / p.weight
-    p.finish = w.virtual + total / p.weight
-    if p.alive == 0:
-        p.alive = 1
-        w.weight = 0.0
-        for u in range(w.users):
-            if user(w.users_at, u).alive == 1:
-                w.weight += user(w.users_at, u).weight
+    slot = virtual_at(system.virtual_jobs, base + at)
+    slot.finish_s, slot.job = finish, number
+    user.virtual_count = running + 1
+    total, earlier = 0.0, user.clock_s
+    for place in range(running + 1):
+        slot = virtual_at(system.virtual_jobs, base + place)
+        total += (slot.finish_s - earlier) * (running + 1 - place)
+        earlier = slot.finish_s
+        job_at(system.jobs, slot.job).deadline = system.virtual_s + total / user.weight
+    user.finish_s = system.virtual_s + total / user.weight
+    if user.in_virtual == 0:
+        user.in_virtual = 1
+        system.virtual_weight = 0.0
+        for user_number in range(system.user_count):
+            if user_at(system.users, user_number).in_virtual == 1:
+                system.virtual_weight += user_at(system.users, user_number).weight
 
 
 # --- choosing and running
 
 
 @jit
-def _key(w, i):
+def _key(system, number):
     """Place of a runnable stage in the order; the smallest first, ties by number."""
-    g = stage(w.stages_at, i)
-    j = job(w.jobs_at, g.job)
-    if w.policy == FIFO:
-        return float(g.job)
-    if w.policy == FAIR:
-        return float(user(w.users_at, j.user).crowd)
-    if w.policy == WEIGHTED:
-        return user(w.users_at, j.user).crowd / user(w.users_at, j.user).weight
-    if w.policy == FAIR_JOBS:
-        return float(j.running)
-    if w.policy == SJF:
-        return j.expected
-    if w.policy == UWFQ:
-        return j.deadline
-    return -g.path
+    stage = stage_at(system.stages, number)
+    job = job_at(system.jobs, stage.job)
+    if system.policy == state.FIFO:
+        return float(stage.job)
+    if system.policy == state.FAIR:
+        return float(user_at(system.users, job.user).cores)
+    if system.policy == state.WEIGHTED:
+        return user_at(system.users, job.user).cores / user_at(system.users, job.user).weight
+    if system.policy == state.FAIR_JOBS:
+        return float(job.running_tasks)
+    if system.policy == state.SJF:
+        return job.expected
+    if system.policy == state.UWFQ:
+        return job.deadline
+    return -stage.path_s
 
 
 @jit
-def choose(w):
+def choose(system):
     """Stage that gets the next free core; -1 if none can run.
 
     Ties of pools go to the earlier name, as in Spark, then to the earlier job and the earlier stage.
     """
-    best, found, owner = INF, -1, 0
-    pools = w.policy == FAIR or w.policy == WEIGHTED
-    for k in range(w.ready):
-        i = cell(w.ready_at, k).v
-        key = _key(w, i)
-        who = job(w.jobs_at, stage(w.stages_at, i).job).user if pools else 0
+    best_key, best_stage, best_owner = INF, -1, 0
+    pools = system.policy == state.FAIR or system.policy == state.WEIGHTED
+    for place in range(system.runnable_count):
+        number = integer_at(system.runnable, place).value
+        key = _key(system, number)
+        owner = job_at(system.jobs, stage_at(system.stages, number).job).user if pools else 0
         # the first is taken whatever its key: a key that is infinite or no number must not leave -1, which is no stage
-        if found < 0 or key < best or (key == best and (who < owner or (who == owner and i < found))):
-            best, found, owner = key, i, who
-    return found
+        if (
+            best_stage < 0
+            or key < best_key
+            or (key == best_key and (owner < best_owner or (owner == best_owner and number < best_stage)))
+        ):
+            best_key, best_stage, best_owner = key, number, owner
+    return best_stage
 
 
 @jit
-def launch(w, i, most):
+def launch(system, number, most):
     """Start so many tasks of a stage at most, on free cores."""
-    g = stage(w.stages_at, i)
-    j = job(w.jobs_at, g.job)
-    n = min(min(w.free, g.tasks - g.launched), most)
-    if g.launched == 0:
-        g.started = w.now
-    alike = g.durations < 0
+    stage = stage_at(system.stages, number)
+    job = job_at(system.jobs, stage.job)
+    tasks = min(min(system.free_cores, stage.task_count - stage.launched), most)
+    if stage.launched == 0:
+        stage.started_at = system.now_s
+    alike = stage.first_duration < 0
     if alike:
-        w.launched += 1
-        _push(w, w.now + w.overhead_s + g.mean, i, n)
-        _write(w, i, n, w.now + w.overhead_s + g.mean)
+        system.launched += 1
+        _push(system, system.now_s + system.overhead_s + stage.task_s, number, tasks)
+        _write(system, number, tasks, system.now_s + system.overhead_s + stage.task_s)
     else:
-        for k in range(n):
-            w.launched += 1
-            took = w.overhead_s + real(w.durations_at, g.durations + g.launched + k).v
-            _push(w, w.now + took, i, 1)
-            _write(w, i, 1, w.now + took)
-    g.launched += n
-    g.running += n
-    j.running += n
-    user(w.users_at, j.user).crowd += n
-    w.free -= n
-    if g.launched == g.tasks:
-        _unready(w, i)
-    return n
+        for nth in range(tasks):
+            system.launched += 1
+            took = system.overhead_s + number_at(system.durations_s, stage.first_duration + stage.launched + nth).value
+            _push(system, system.now_s + took, number, 1)
+            _write(system, number, 1, system.now_s + took)
+    stage.launched += tasks
+    stage.running_tasks += tasks
+    job.running_tasks += tasks
+    user_at(system.users, job.user).cores += tasks
+    system.free_cores -= tasks
+    if stage.launched == stage.task_count:
+        _unready(system, number)
+    return tasks
 
 
 @jit
-def _write(w, i, tasks, end):
-    if w.logged < w.log_size:
-        e = entry(w.log_at, w.logged)
-        e.start, e.end, e.stage, e.tasks = w.now, end, i, tasks
-        w.logged += 1
+def _write(system, number, tasks, end):
+    if system.logged < system.log_size:
+        entry = entry_at(system.log, system.logged)
+        entry.start, entry.end, entry.stage, entry.tasks = system.now_s, end, number, tasks
+        system.logged += 1
 
 
 @jit
-def _arrive(w, i):
+def _arrive(system, number):
     """A job comes; its stages without parents can run."""
-    j = job(w.jobs_at, i)
-    j.arrived = 1
-    w.alive += 1
-    if w.learned == 1:
-        j.expected = _expected(w, j)
-    if w.policy == UWFQ:
-        admit(w, i)
-    for k in range(j.stages):
-        if stage(w.stages_at, j.first + k).parents == 0:
-            _make_ready(w, j.first + k)
+    job = job_at(system.jobs, number)
+    system.unfinished += 1
+    if system.learned == 1:
+        job.expected = _expected(system, job)
+    if system.policy == state.UWFQ:
+        admit(system, number)
+    for nth in range(job.stage_count):
+        if stage_at(system.stages, job.first_stage + nth).parent_count == 0:
+            _make_ready(system, job.first_stage + nth)
 
 
 @jit
-def _expected(w, j):
-    """Work by the job's tasks and the mean time of tasks of its class that ended; of all tasks where there are none yet."""
-    c = class_(w.classes_at, j.kind)
-    if c.tasks > 0:
-        return j.tasks * c.work / c.tasks
-    if w.ended_tasks > 0.0:
-        return j.tasks * w.ended_work / w.ended_tasks
-    return j.expected
+def _expected(system, job):
+    """Work by the job's tasks and the mean time of ended tasks of its class; of all tasks where there are none yet."""
+    kind = class_at(system.classes, job.kind)
+    if kind.tasks > 0:
+        return job.task_count * kind.work_s / kind.tasks
+    if system.ended_tasks > 0.0:
+        return job.task_count * system.ended_work_s / system.ended_tasks
+    return job.expected
 
 
 @jit
-def _end(w, i, tasks):
+def _end(system, number, tasks):
     """Tasks of a stage have ended."""
-    g = stage(w.stages_at, i)
-    j = job(w.jobs_at, g.job)
-    g.ended += tasks
-    g.running -= tasks
-    j.running -= tasks
-    j.left -= tasks * g.mean
-    user(w.users_at, j.user).crowd -= tasks
-    w.free += tasks
-    if g.ended < g.tasks:
+    stage = stage_at(system.stages, number)
+    job = job_at(system.jobs, stage.job)
+    stage.ended += tasks
+    stage.running_tasks -= tasks
+    job.running_tasks -= tasks
+    job.left_s -= tasks * stage.task_s
+    user_at(system.users, job.user).cores -= tasks
+    system.free_cores += tasks
+    if stage.ended < stage.task_count:
         return
-    for k in range(g.children_n):
-        child = cell(w.children_at, g.children + k).v
-        c = stage(w.stages_at, child)
-        c.parents_left -= 1
-        if c.parents_left == 0:
-            _make_ready(w, child)
-    j.stages_left -= 1
-    if j.stages_left == 0:
-        j.done_at = w.now
-        w.alive -= 1
-        c = class_(w.classes_at, j.kind)
-        c.work += j.work
-        c.tasks += j.tasks
-        w.ended_work += j.work
-        w.ended_tasks += j.tasks
+    for nth in range(stage.child_count):
+        child_number = integer_at(system.children, stage.first_child + nth).value
+        child = stage_at(system.stages, child_number)
+        child.parents_left -= 1
+        if child.parents_left == 0:
+            _make_ready(system, child_number)
+    job.stages_left -= 1
+    if job.stages_left == 0:
+        job.done_at = system.now_s
+        system.unfinished -= 1
+        known = class_at(system.classes, job.kind)
+        known.work_s += job.work_s
+        known.tasks += job.task_count
+        system.ended_work_s += job.work_s
+        system.ended_tasks += job.task_count
 
 
 @jit
-def next_moment(w):
+def next_moment(system):
     """Move to the next moment at which something happens, and take it all in; False when nothing is left."""
-    coming = job(w.jobs_at, w.next).arrival if w.next < w.jobs else INF
-    ending = event(w.heap_at, 0).time if w.heap > 0 else INF
+    coming = job_at(system.jobs, system.next_job).arrival_s if system.next_job < system.job_count else INF
+    ending = event_at(system.events, 0).time_s if system.event_count > 0 else INF
     when = min(coming, ending)
     if not when < INF:  # nothing is left, or a time is no number
-        w.over = 1
+        system.over = 1
         return False
-    w.now = when
-    while w.heap > 0 and event(w.heap_at, 0).time == when:
-        i, tasks = event(w.heap_at, 0).stage, event(w.heap_at, 0).tasks
-        _drop(w)
-        _end(w, i, tasks)
-    while w.next < w.jobs and job(w.jobs_at, w.next).arrival == when:
-        w.next += 1
-        _arrive(w, w.next - 1)
+    system.now_s = when
+    while system.event_count > 0 and event_at(system.events, 0).time_s == when:
+        number, tasks = event_at(system.events, 0).stage, event_at(system.events, 0).tasks
+        _drop(system)
+        _end(system, number, tasks)
+    while system.next_job < system.job_count and job_at(system.jobs, system.next_job).arrival_s == when:
+        system.next_job += 1
+        _arrive(system, system.next_job - 1)
     return True
 
 
 @jit
-def run(w, most_alive):
-    """Run a system to its end, or until more jobs are unfinished than allowed; returns whether it came to its end."""
-    counts = w.policy == FAIR or w.policy == FAIR_JOBS or w.policy == WEIGHTED
-    while next_moment(w):
-        if w.alive > most_alive:
+def run(systems, index, most_alive):
+    """Run system ``index`` at an address until too many jobs are unfinished; returns whether it came to its end."""
+    system = system_at(systems, index)
+    counts = system.policy == state.FAIR or system.policy == state.FAIR_JOBS or system.policy == state.WEIGHTED
+    while next_moment(system):
+        if system.unfinished > most_alive:
             return False
-        while w.free > 0 and w.ready > 0:
-            w.decisions += 1
-            launch(w, choose(w), 1 if counts else w.free)
+        while system.free_cores > 0 and system.runnable_count > 0:
+            system.decisions += 1
+            launch(system, choose(system), 1 if counts else system.free_cores)
     return True
-
-
-@jit
-def run_one(systems, k, most_alive):
-    """``run`` for system ``k`` at address ``systems``."""
-    return run(system(systems, k), most_alive)
 
 
 @jit
@@ -374,24 +356,24 @@ def fluid(arrival, who, work, weight, cores, left, mine, done):
     now, coming, alive, first, idle, before = 0.0, 0, 0, 0, 0, 0
     while (coming < jobs or alive > 0) and idle < _MOST_IDLE:
         total = 0.0
-        for u in range(users):
-            if mine[u] > 0:
-                total += weight[u]
+        for user in range(users):
+            if mine[user] > 0:
+                total += weight[user]
         step = arrival[coming] - now if coming < jobs else INF
-        for i in range(first, coming):
-            if left[i] > 0.0:
-                rate = cores * weight[who[i]] / total / mine[who[i]]
-                step = min(step, left[i] / rate)
+        for job in range(first, coming):
+            if left[job] > 0.0:
+                rate = cores * weight[who[job]] / total / mine[who[job]]
+                step = min(step, left[job] / rate)
         now += step
-        for i in range(first, coming):
-            if left[i] > 0.0:
-                rate = cores * weight[who[i]] / total / mine[who[i]]
-                left[i] -= rate * step
-        for i in range(first, coming):
-            if left[i] <= 1e-9 * work[i] and done[i] == INF:
-                left[i] = 0.0
-                done[i] = now
-                mine[who[i]] -= 1
+        for job in range(first, coming):
+            if left[job] > 0.0:
+                rate = cores * weight[who[job]] / total / mine[who[job]]
+                left[job] -= rate * step
+        for job in range(first, coming):
+            if left[job] <= 1e-9 * work[job] and done[job] == INF:
+                left[job] = 0.0
+                done[job] = now
+                mine[who[job]] -= 1
                 alive -= 1
         while first < coming and left[first] == 0.0:
             first += 1

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling import limits as L
-from tunewright.envs.scheduling.serving.simulate import jain
-from tunewright.envs.scheduling.spark import state as S
+from tunewright.envs.scheduling import limits
+from tunewright.envs.scheduling.outcomes import jain, spread
+from tunewright.envs.scheduling.spark import state
 from tunewright.envs.scheduling.spark.jobs import Job, partitioned
 from tunewright.errors import ConfigError, unknown
 
@@ -26,8 +26,8 @@ POLICIES = {
     "uwfq": "by the time at which a job would end if users, and each user's jobs, shared the cores evenly",
 }
 _NUMBERS = {
-    "fifo": S.FIFO, "fair": S.FAIR, "fair-jobs": S.FAIR_JOBS, "weighted": S.WEIGHTED, "sjf": S.SJF,
-    "critical-path": S.CRITICAL_PATH, "uwfq": S.UWFQ, "chosen": S.CHOSEN,
+    "fifo": state.FIFO, "fair": state.FAIR, "fair-jobs": state.FAIR_JOBS, "weighted": state.WEIGHTED, "sjf": state.SJF,
+    "critical-path": state.CRITICAL_PATH, "uwfq": state.UWFQ, "chosen": state.CHOSEN,
 }  # fmt: skip
 ESTIMATES = ("perfect", "noisy", "learned")
 OVERHEAD_S = 0.02  # of starting a task; Spark's own launch takes some tens of milliseconds; assumed
@@ -43,8 +43,8 @@ class Options:
     Attributes:
         policy: one of ``POLICIES``.
         partition_s: stages are cut into tasks of about so long; 0: as they are.
-        estimates: of jobs' work: perfect, noisy, or learned: the tasks that a job has, by the mean time of tasks of jobs of its
-            class that have ended.
+        estimates: of jobs' work: perfect, noisy, or learned: the tasks that a job has, by the mean time of tasks of
+            jobs of its class that have ended.
         noise: standard deviation of the log of expected over true work.
         overhead_s: of starting a task.
         weights: of users; 1 where not given.
@@ -84,109 +84,103 @@ class Outcome:
     decisions: int
     tasks: int
     finished: bool
-    systems: S.Systems
+    systems: state.Systems
     notes: list[str] = field(default_factory=list)
 
 
-def check(o: Options) -> None:
+def check(options: Options) -> None:
     """Raise ConfigError where an option is out of range."""
-    if o.policy not in _NUMBERS:
-        raise unknown("Spark policy", o.policy, POLICIES)
-    if o.estimates not in ESTIMATES:
-        raise unknown("kind of estimates", o.estimates, ESTIMATES)
-    L.check(partition_s=o.partition_s, noise=o.noise, overhead=o.overhead_s)
-    for weight in o.weights:
-        L.check(weight=weight)
+    if options.policy not in _NUMBERS:
+        raise unknown("Spark policy", options.policy, POLICIES)
+    if options.estimates not in ESTIMATES:
+        raise unknown("kind of estimates", options.estimates, ESTIMATES)
+    limits.check(partition_s=options.partition_s, noise=options.noise, overhead=options.overhead_s)
+    for weight in options.weights:
+        limits.check(weight=weight)
 
 
-def systems(loads: Sequence[Sequence[Job]], cores: int, o: Options, log: int = 0) -> S.Systems:
+def systems(loads: Sequence[Sequence[Job]], cores: int, options: Options, log: int = 0) -> state.Systems:
     """Return systems that have not begun, one for each list of jobs; the lists are equally long.
 
     Raises:
         ConfigError: an option is out of range, or jobs are not in the order of their arrival.
     """
-    check(o)
+    check(options)
     if cores < 1:
         raise ConfigError(f"a cluster has at least one core, not {cores}")
-    n, count = len(loads), len(loads[0])
-    cut = [partitioned(jobs, o.partition_s) if o.partition_s else list(jobs) for jobs in loads]
-    users = max(max(j.user for j in jobs) for jobs in cut) + 1
-    most = max(sum(len(j.stages) for j in jobs) for jobs in cut)
-    edges = max(sum(len(s.parents) for j in jobs for s in j.stages) for jobs in cut)
-    times = max(sum(len(s.durations) for j in jobs for s in j.stages if not s.tasks) for jobs in cut)
-    kinds = {name: k for k, name in enumerate(sorted({j.name for jobs in cut for j in jobs}))}
-    jobs_, stages_ = np.zeros((n, count), S.JOB), np.zeros((n, most), S.STAGE)
-    people = np.zeros((n, users), S.USER)
-    people["weight"] = 1.0
-    people["weight"][:, : len(o.weights[:users])] = o.weights[:users]
-    children, durations = np.zeros((n, max(edges, 1)), np.int64), np.zeros((n, max(times, 1)))
-    rng = np.random.default_rng([o.seed, 74])
-    for k, jobs in enumerate(cut):
-        _fill(k, jobs, jobs_, stages_, children, durations, kinds)
-        if (np.diff(jobs_["arrival"][k]) < 0).any():
-            raise ConfigError("jobs must be in the order of their arrival")
-        if o.estimates == "noisy":
-            jobs_["expected"][k] *= np.exp(rng.normal(0.0, o.noise, count))
-    if o.estimates == "learned":
-        jobs_["expected"] = jobs_["tasks"]  # a second for each, until something has ended
-    jobs_["done_at"] = np.inf
-    made = S.Systems(jobs_, stages_, people, children, durations, cores, len(kinds), log)
-    made.systems["policy"], made.systems["overhead_s"] = _NUMBERS[o.policy], o.overhead_s
-    made.systems["learned"] = o.estimates == "learned"
-    return made
+    cut = [partitioned(jobs, options.partition_s) if options.partition_s else list(jobs) for jobs in loads]
+    kinds = {name: k for k, name in enumerate(sorted({job.name for jobs in cut for job in jobs}))}
+    tables = [_tables(jobs, kinds) for jobs in cut]
+    jobs, stages, children, durations_s = (_stacked(parts) for parts in zip(*tables, strict=True))
+    users = np.zeros((len(loads), int(jobs["user"].max()) + 1), state.USER)
+    users["weight"] = 1.0
+    users["weight"][:, : len(options.weights)] = options.weights[: users.shape[1]]
+    rng = np.random.default_rng([options.seed, 74])
+    if (np.diff(jobs["arrival_s"], axis=1) < 0).any():
+        raise ConfigError("jobs must be in the order of their arrival")
+    if options.estimates == "noisy":
+        for expected in jobs["expected"]:
+            expected *= np.exp(rng.normal(0.0, options.noise, len(expected)))
+    if options.estimates == "learned":
+        jobs["expected"] = jobs["task_count"]  # a second for each, until something has ended
+    jobs["done_at"] = np.inf
+    batch = state.Systems(jobs, stages, users, children, durations_s, cores, len(kinds), log)
+    batch._set(
+        policy=_NUMBERS[options.policy], overhead_s=options.overhead_s, learned=options.estimates == "learned"
+    )  # fmt: skip
+    return batch
 
 
-def _fill(
-    k: int, jobs: Sequence[Job], jobs_: Any, stages_: Any, children: Any, durations: Any, kinds: dict[str, int]
-) -> None:
-    first, edge, at = 0, 0, 0
-    rows, parts = [], []
-    for number, j in enumerate(jobs):
-        paths = j.paths()
-        below: list[list[int]] = [[] for _ in j.stages]
-        for i, s in enumerate(j.stages):
-            for p in s.parents:
-                below[p].append(first + i)
-        tasks = sum(s.count for s in j.stages)
-        rows.append(
-            (j.arrival_s, j.work, j.work, j.work, j.user, kinds[j.name], first, len(j.stages), len(j.stages), tasks)
-        )
-        for i, s in enumerate(j.stages):
-            place = -1
-            if not s.tasks:
-                place = at
-                durations[k, at : at + len(s.durations)] = s.durations
-                at += len(s.durations)
-            children[k, edge : edge + len(below[i])] = below[i]
-            parts.append(
-                (
-                    s.work / s.count,
-                    paths[i],
-                    number,
-                    s.count,
-                    len(s.parents),
-                    len(s.parents),
-                    edge,
-                    len(below[i]),
-                    place,
-                )
-            )
-            edge += len(below[i])
-        first += len(j.stages)
-    for names, values, into in (
-        (
-            ("arrival", "work", "expected", "left", "user", "kind", "first", "stages", "stages_left", "tasks"),
-            rows,
-            jobs_,
+def _stacked(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return arrays as the rows of one, (n, most), zeros behind those that are shorter; at least one column."""
+    stacked = np.zeros((len(parts), max(1, *map(len, parts))), parts[0].dtype)
+    for row, part in zip(stacked, parts, strict=True):
+        row[: len(part)] = part
+    return stacked
+
+
+def _records(kind: np.dtype[Any], names: str, rows: Sequence[tuple[float, ...]]) -> NDArray[Any]:
+    records = np.zeros(len(rows), kind)
+    for name, column in zip(names.split(), zip(*rows, strict=True), strict=True):
+        records[name] = column
+    return records
+
+
+def _tables(jobs: Sequence[Job], kinds: dict[str, int]) -> tuple[NDArray[Any], ...]:
+    """Return jobs as records of jobs and stages, the children of all stages in a row, and the times of their tasks."""
+    rows: list[tuple[float, ...]] = []
+    stages: list[tuple[float, ...]] = []
+    children: list[int] = []
+    durations_s: list[NDArray[np.float64]] = []
+    first_duration = 0
+    for number, job in enumerate(jobs):
+        first, count, work = len(stages), len(job.stages), job.work
+        tasks = sum(stage.count for stage in job.stages)
+        rows.append((job.arrival_s, work, work, work, job.user, kinds[job.name], first, count, count, tasks))
+        below: list[list[int]] = [[] for _ in job.stages]
+        for k, stage in enumerate(job.stages):
+            for parent in stage.parents:
+                below[parent].append(first + k)
+        for stage, path_s, waiting in zip(job.stages, job.paths(), below, strict=True):
+            parents, place = len(stage.parents), -1
+            if not stage.tasks:
+                place = first_duration
+                durations_s.append(stage.durations)
+                first_duration += len(stage.durations)
+            task_s = stage.work / stage.count
+            edges = (parents, parents, len(children), len(waiting))
+            stages.append((task_s, path_s, number, stage.count, *edges, place))
+            children += waiting
+    return (
+        _records(
+            state.JOB, "arrival_s work_s expected left_s user kind first_stage stage_count stages_left task_count", rows
         ),
-        (
-            ("mean", "path", "job", "tasks", "parents", "parents_left", "children", "children_n", "durations"),
-            parts,
-            stages_,
+        _records(
+            state.STAGE,
+            "task_s path_s job task_count parent_count parents_left first_child child_count first_duration", stages,
         ),
-    ):
-        for name, column in zip(names, zip(*values, strict=True), strict=True):
-            into[name][k, : len(column)] = column
+        np.array(children, np.int64), np.concatenate([np.zeros(0), *durations_s]),
+    )  # fmt: skip
 
 
 def simulate(
@@ -208,71 +202,63 @@ def simulate(
 
     if not jobs:
         raise ConfigError("no jobs to run")
-    o = options or Options()
-    made = systems([jobs], cores, o, log)
+    batch = systems([jobs], cores, options or Options(), log)
     start = time.perf_counter()
-    finished = bool(kernel.run_one(made.address, 0, most_alive))
-    took = time.perf_counter() - start
-    rows = made.jobs[0]
-    arrival, work = np.array([j.arrival_s for j in jobs]), np.array([j.work for j in jobs])
-    users = len(made.users[0])
-    fluid = np.full(len(jobs), np.inf)
-    weights = np.ascontiguousarray(made.users[0]["weight"])
-    who = np.array([j.user for j in jobs])
-    kernel.fluid(arrival, who, work, weights, float(cores), work.copy(), np.zeros(users, np.int64), fluid)
-    alone = np.array([j.alone(cores) for j in jobs])
+    finished = bool(kernel.run(batch.address, 0, most_alive))
+    took_s = time.perf_counter() - start
+    arrival_s, work_s = np.array([job.arrival_s for job in jobs]), np.array([job.work for job in jobs])
+    users = np.array([job.user for job in jobs])
+    weights = np.ascontiguousarray(batch.users[0]["weight"])
+    fluid_s = np.full(len(jobs), np.inf)
+    alive = np.zeros(len(weights), np.int64)
+    kernel.fluid(arrival_s, users, work_s, weights, float(cores), work_s.copy(), alive, fluid_s)
     return Outcome(
-        jobs=jobs, response_s=rows["done_at"] - arrival, alone_s=alone, fluid_s=fluid - arrival,
-        small=work <= np.quantile(work, SMALL), seconds=took, decisions=int(made.systems["decisions"][0]),
-        tasks=int(made.stages[0]["launched"].sum()), finished=finished, systems=made,
+        jobs=jobs, response_s=batch.jobs[0]["done_at"] - arrival_s,
+        alone_s=np.array([job.alone(cores) for job in jobs]), fluid_s=fluid_s - arrival_s,
+        small=work_s <= np.quantile(work_s, SMALL), seconds=took_s, decisions=int(batch.systems["decisions"][0]),
+        tasks=int(batch.stages[0]["launched"].sum()), finished=finished, systems=batch,
     )  # fmt: skip
 
 
-def metrics(o: Outcome) -> dict[str, Any]:
+def metrics(outcome: Outcome) -> dict[str, Any]:
     """Return the metrics of an outcome.
 
     Slowdown is response over the least time alone. A job is delayed unfairly by the part of its response that is above
-    what it would be under the fluid share, where every user has an equal part of the cores at every moment. Fairness is Jain's
-    index of the users' mean parts (fluid over true response, at most 1).
+    what it would be under the fluid share, where every user has an equal part of the cores at every moment. Fairness is
+    Jain's index of the users' mean parts (fluid over true response, at most 1).
     """
-    done = np.isfinite(o.response_s)
-    small, r = o.small & done, np.where(done, o.response_s, 0.0)
-    users = np.array([j.user for j in o.jobs])
-    slow = r / o.alone_s
-    part = np.minimum(np.maximum(o.fluid_s, o.alone_s) / np.maximum(r, 1e-12), 1.0)
-    people = [float(part[done & (users == u)].mean()) for u in np.unique(users[done])]
-    late = np.maximum(r - np.maximum(o.fluid_s, o.alone_s), 0.0)
-
-    def spread(x: Any) -> dict[str, float | None]:
-        if not len(x):
-            return {"mean": None, "p50": None, "p95": None, "p99": None}
-        p50, p95, p99 = np.percentile(x, [50, 95, 99])
-        return {"mean": float(x.mean()), "p50": float(p50), "p95": float(p95), "p99": float(p99)}
-
-    end = max(j.arrival_s for j in o.jobs)
-    if done.any():
-        end = float((np.array([j.arrival_s for j in o.jobs]) + r)[done].max())
+    jobs, done = outcome.jobs, np.isfinite(outcome.response_s)
+    small, response_s = outcome.small & done, np.where(done, outcome.response_s, 0.0)
+    arrival_s, users = np.array([job.arrival_s for job in jobs]), np.array([job.user for job in jobs])
+    slowdown = response_s / outcome.alone_s
+    due_s = np.maximum(outcome.fluid_s, outcome.alone_s)
+    part = np.minimum(due_s / np.maximum(response_s, 1e-12), 1.0)
+    parts = [float(part[done & (users == user)].mean()) for user in np.unique(users[done])]
+    late_s = np.maximum(response_s - due_s, 0.0)
+    end_s = float((arrival_s + response_s)[done].max()) if done.any() else max(job.arrival_s for job in jobs)
     return {
-        "response_s": spread(r[done]), "small_response_s": spread(r[small]), "slowdown": spread(slow[done]),
-        "small_slowdown": spread(slow[small]), "fairness": jain(people),
-        "unfair_delay_s": float(late[done].mean()) if done.any() else None,
-        "unfair_share": float((late[done] > 0.1 * o.fluid_s[done]).mean()) if done.any() else None,
-        "makespan_s": end, "utilisation": sum(j.work for j in o.jobs) / (int(o.systems.systems["cores"][0]) * end),
+        "response_s": spread(response_s[done], 95), "small_response_s": spread(response_s[small], 95),
+        "slowdown": spread(slowdown[done], 95), "small_slowdown": spread(slowdown[small], 95), "fairness": jain(parts),
+        "unfair_delay_s": float(late_s[done].mean()) if done.any() else None,
+        "unfair_share": float((late_s[done] > 0.1 * outcome.fluid_s[done]).mean()) if done.any() else None,
+        "makespan_s": end_s,
+        "utilisation": sum(job.work for job in jobs) / (int(outcome.systems.systems["core_count"][0]) * end_s),
     }  # fmt: skip
 
 
-def stability(o: Outcome) -> tuple[bool, str]:
+def stability(outcome: Outcome) -> tuple[bool, str]:
     """Say whether the cluster keeps up with its jobs."""
-    if not o.finished:
-        left = int((~np.isfinite(o.response_s)).sum())
+    jobs, response_s = outcome.jobs, outcome.response_s
+    if not outcome.finished:
+        left = int((~np.isfinite(response_s)).sum())
         return False, f"given up with {left:,} jobs unfinished: more work comes than the cores do"
-    last = o.jobs[-1].arrival_s
-    ends = np.array([j.arrival_s for j in o.jobs]) + o.response_s
-    drain, span = float(ends.max()) - last, max(last - o.jobs[0].arrival_s, 1e-9)
-    n = len(o.jobs) // 2
-    if n >= 50 and drain > 0.15 * span and np.median(o.response_s[n:]) > 2 * np.median(o.response_s[:n]):
+    last_s = jobs[-1].arrival_s
+    ends_s = np.array([job.arrival_s for job in jobs]) + response_s
+    drain_s, span_s = float(ends_s.max()) - last_s, max(last_s - jobs[0].arrival_s, 1e-9)
+    half = len(jobs) // 2
+    if half >= 50 and drain_s > 0.15 * span_s and np.median(response_s[half:]) > 2 * np.median(response_s[:half]):
         return False, (
-            f"unstable: what was left took {drain:,.0f} s after {span:,.0f} s of arrivals, and response times grow to the"
-            f" end; lower the load by about {100 * (1 - span / (span + drain)):.0f} %, or add cores"
+            f"unstable: what was left took {drain_s:,.0f} s after {span_s:,.0f} s of arrivals, and response times grow"
+            f" to the end; lower the load by about {100 * (1 - span_s / (span_s + drain_s)):.0f} %, or add cores"
         )
     return True, ""

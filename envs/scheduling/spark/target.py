@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunewright.envs.scheduling.command import pool_of
-from tunewright.envs.scheduling.spark import jobs as J
-from tunewright.envs.scheduling.spark import simulate as M
+from tunewright.envs.scheduling.spark import jobs as spark_jobs
+from tunewright.envs.scheduling.spark import simulate
 from tunewright.errors import unknown
 from tunewright.space import Config, Space
 from tunewright.space.parameters import Choice, Real
@@ -16,7 +16,10 @@ from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_o
 WORKLOADS = {
     "mixed": ("20 users, a fifth of them with large jobs", {}),
     "busy": ("the same at 90 % load", {"load": 0.9}),
-    "uneven": ("one heavy user of ten, jobs forty times as large, uneven tasks", {"users": 10, "heavy_users": 0.1, "heavy_factor": 40, "skew": 1.0}),
+    "uneven": (
+        "one heavy user of ten, jobs forty times as large, uneven tasks",
+        {"users": 10, "heavy_users": 0.1, "heavy_factor": 40, "skew": 1.0},
+    ),
     "short": ("many small jobs of short tasks", {"work": 15, "task_s": 0.3, "heavy_factor": 5}),
 }  # fmt: skip
 OPTIONS = {
@@ -56,11 +59,13 @@ class SparkTarget(BaseTarget):
     workloads: Mapping[str, str] = {n: words for n, (words, _) in WORKLOADS.items()}
     space = Space(
         [
-            Choice(name="policy", choices=tuple(M.POLICIES), default="fifo", doc="which stage gets the next free core"),
-            Choice(name="partition", choices=(False, True), default=False, doc="cut stages into tasks of about partition_s"),
+            Choice(name="policy", choices=tuple(simulate.POLICIES), default="fifo",
+                   doc="which stage gets the next free core"),
+            Choice(name="partition", choices=(False, True), default=False,
+                   doc="cut stages into tasks of about partition_s"),
             Real(
-                name="partition_s", low=0.1, high=20.0, default=1.0, log=True, unit="s", doc="time of a task when stages are cut",
-                when="partition == true",
+                name="partition_s", low=0.1, high=20.0, default=1.0, log=True, unit="s",
+                doc="time of a task when stages are cut", when="partition == true",
             ),
             Choice(name="estimates", choices=("learned", "noisy"), default="learned", doc="how jobs' work is expected"),
         ]
@@ -73,27 +78,27 @@ class SparkTarget(BaseTarget):
             "jobs": jobs,
             "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
         }
-        self._mixes: dict[str, list[J.Job]] = {}
+        self._mixes: dict[str, list[spark_jobs.Job]] = {}
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Run the jobs."""
         if workload not in WORKLOADS:
             raise unknown("workload", workload, WORKLOADS)
         if workload not in self._mixes:
-            self._mixes[workload] = J.generate(
+            self._mixes[workload] = spark_jobs.generate(
                 self.cores, {"jobs": self.count, **WORKLOADS[workload][1]}, self.seed, self.pool
             )
-        o = M.simulate(
+        o = simulate.simulate(
             self._mixes[workload], self.cores,
-            M.Options(
+            simulate.Options(
                 policy=str(config["policy"]), partition_s=float(config["partition_s"]) if config["partition"] else 0.0,
                 estimates=str(config["estimates"]), seed=self.seed,
             ),
         )  # fmt: skip
-        stable, words = M.stability(o)
+        stable, words = simulate.stability(o)
         if not o.finished:
             return Measurement(status="failed", reason=words)
-        m = M.metrics(o)
+        m = simulate.metrics(o)
         values = {
             "small_response": m["small_response_s"]["mean"], "response": m["response_s"]["mean"],
             "response_p95": m["response_s"]["p95"], "unfair_delay": m["unfair_delay_s"],
@@ -107,7 +112,7 @@ class SparkTarget(BaseTarget):
         policy = str(config["policy"])
         lines = [f"spark.scheduler.mode={'FAIR' if policy.startswith(('fair', 'weighted')) else 'FIFO'}"]
         if policy not in ("fifo", "fair", "fair-jobs"):
-            lines.append(f"# Spark has no {policy} scheduler of its own: {M.POLICIES[policy]}")
+            lines.append(f"# Spark has no {policy} scheduler of its own: {simulate.POLICIES[policy]}")
         if config["partition"]:
             lines.append(f"# partition so that a task takes about {float(config['partition_s']):.3g} s")
         return "\n".join(lines)
