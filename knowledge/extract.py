@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tunewright.knowledge.manuals import Section, bare, squeeze
 from tunewright.knowledge.parameters import CLAIMS, Evidence, ParameterDoc, Range
 from tunewright.knowledge.quantities import in_unit, quantity, scale
+from tunewright.knowledge.sections import Section, bare, squeeze
 from tunewright.space.parameters import Value
 
 _TYPES = {

@@ -15,7 +15,8 @@ from typing import Any
 
 from tunewright.errors import ConfigError
 from tunewright.knowledge import rules as learned
-from tunewright.knowledge.evidence import Observations, observe
+from tunewright.knowledge.evidence import Observations
+from tunewright.knowledge.logs import observe
 from tunewright.knowledge.parameters import ParameterDoc
 from tunewright.knowledge.workload import FEATURES, traits
 from tunewright.space import Config, Space

@@ -12,9 +12,9 @@ from tunewright.agents.llm.client import Ledger, Limits, open_embeddings, open_m
 from tunewright.agents.llm.playbook import rules_for, trace_for
 from tunewright.agents.llm.tuning import Answer, briefing, next_answer
 from tunewright.errors import ConfigError
-from tunewright.knowledge.manuals import bare, chunks
 from tunewright.knowledge.reading import sections_of
 from tunewright.knowledge.retrieval import Index
+from tunewright.knowledge.sections import bare, chunks
 from tunewright.tuner import History, Problem
 
 OPTIONS = (
