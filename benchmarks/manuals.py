@@ -14,10 +14,11 @@ from pathlib import Path
 from common import DATA, publish, table
 
 from tunewright.knowledge.extract import extract
-from tunewright.knowledge.manuals import chunks, read_manual
+from tunewright.knowledge.manuals import read_manual
 from tunewright.knowledge.quantities import scale
 from tunewright.knowledge.reading import read
 from tunewright.knowledge.retrieval import Index
+from tunewright.knowledge.sections import chunks
 
 TYPES = {"bool": "boolean", "integer": "integer", "real": "real", "enum": "enum", "string": "string"}
 #: STELLAR's thirteen for Lustre: subsystem and name

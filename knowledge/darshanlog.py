@@ -1,7 +1,7 @@
 """Darshan logs as tables, features and facts.
 
-The log is read by the darshan package in a process of its own, so that a damaged log that takes its C library down is an
-error here. Counters are described in Darshan's documentation of darshan-parser.
+The log is read by the darshan package in a process of its own, so that a damaged log that takes its C library down is
+an error here. Counters are described in Darshan's documentation of darshan-parser.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def read(path: Path) -> Observations:
     features, units = _features(job, tables)
     return Observations(
         source=path.name, kind="darshan", tables=tables, features=features, units=units,
-        facts=tuple(facts(features, tables)), missing=tuple(missing),
+        facts=tuple(facts(features)), missing=tuple(missing),
     )  # fmt: skip
 
 
@@ -68,12 +68,12 @@ def answer(path: str, to: str) -> None:
     warnings.simplefilter("ignore")
     most = int(limit_mb(_MEMORY_MB) * 1e6)  # a log that unpacks into more ends this process with an error
     resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-    found: tuple[Any, Any, Any]
+    content: tuple[Any, Any, Any]
     try:
-        found = _load(path)
+        content = _load(path)
     except Exception as error:
-        found = ({}, {}, reason(error))
-    Path(to).write_bytes(pickle.dumps(found))
+        content = ({}, {}, reason(error))
+    Path(to).write_bytes(pickle.dumps(content))
 
 
 def _load(path: str) -> tuple[dict[str, float], dict[str, Any], list[str]]:
@@ -129,12 +129,12 @@ def _module(report: Any, module: str) -> Any:
         return table.head(MOST_SEGMENTS)
     if module == "LUSTRE":
         report.mod_read_all_lustre_records(module)
-        held = report.records[module].to_df()
-        table = held.get("counters", held.get("components")) if isinstance(held, dict) else held
+        records = report.records[module].to_df()
+        table = records.get("counters", records.get("components")) if isinstance(records, dict) else records
         return pd.DataFrame(table)
     report.mod_read_all_records(module)
-    held = report.records[module].to_df()
-    return held["counters"].merge(held["fcounters"], on=["id", "rank"])
+    records = report.records[module].to_df()
+    return records["counters"].merge(records["fcounters"], on=["id", "rank"])
 
 
 def _features(job: dict[str, float], tables: dict[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
@@ -209,11 +209,11 @@ def _slow_target(table: Any, prefix: str, lustre: Any) -> dict[str, float]:
         return {}
     single = lustre[lustre["LUSTRE_COMP_STRIPE_COUNT"] == 1]
     target = dict(zip(single["file"], single["LUSTRE_OST_IDS"], strict=True))
-    held = table[table["file"].isin(target)].copy()
-    moved = held[[f"{prefix}_BYTES_READ", f"{prefix}_BYTES_WRITTEN"]].clip(lower=0).sum(axis=1)
-    held = held.assign(moved=moved, took=held[f"{prefix}_F_READ_TIME"] + held[f"{prefix}_F_WRITE_TIME"])
-    held["target"] = held["file"].map(target)
-    grouped = held.groupby("target")[["moved", "took"]].sum()
+    records = table[table["file"].isin(target)].copy()
+    moved = records[[f"{prefix}_BYTES_READ", f"{prefix}_BYTES_WRITTEN"]].clip(lower=0).sum(axis=1)
+    records = records.assign(moved=moved, took=records[f"{prefix}_F_READ_TIME"] + records[f"{prefix}_F_WRITE_TIME"])
+    records["target"] = records["file"].map(target)
+    grouped = records.groupby("target")[["moved", "took"]].sum()
     cost = (grouped["took"] / grouped["moved"])[grouped["moved"] > 2**20]
     if len(cost) < 3 or cost.median() <= 0:
         return {}
@@ -226,17 +226,17 @@ def _slow_target(table: Any, prefix: str, lustre: Any) -> dict[str, float]:
 def _imbalance(table: Any, prefix: str) -> dict[str, float]:
     """Slowest over mean rank, in time: from records of single ranks, or from the slowest and fastest of shared ones."""
     times = [f"{prefix}_F_{n}_TIME" for n in ("READ", "WRITE", "META")]
-    own = table[table["rank"] >= 0]
-    found = {}
-    if own["rank"].nunique() > 1:
-        by_rank = own.groupby("rank")[times].sum().sum(axis=1)
+    single = table[table["rank"] >= 0]
+    imbalance = {}
+    if single["rank"].nunique() > 1:
+        by_rank = single.groupby("rank")[times].sum().sum(axis=1)
         if by_rank.mean() > 0:
-            found["rank_imbalance"] = float(by_rank.max() / by_rank.mean())
+            imbalance["rank_imbalance"] = float(by_rank.max() / by_rank.mean())
     slow, fast = f"{prefix}_F_SLOWEST_RANK_TIME", f"{prefix}_F_FASTEST_RANK_TIME"
     shared = table[table["rank"] == -1]
     if len(shared) and slow in shared and shared[fast].clip(lower=0).sum() > 0:
-        found["shared_file_imbalance"] = float(shared[slow].sum() / shared[fast].clip(lower=0).sum())
-    return found
+        imbalance["shared_file_imbalance"] = float(shared[slow].sum() / shared[fast].clip(lower=0).sum())
+    return imbalance
 
 
 def _units(features: dict[str, float]) -> dict[str, str]:
@@ -255,71 +255,79 @@ def _size(number: float) -> str:
     return f"{number:.0f} B"
 
 
-def facts(f: dict[str, float], tables: dict[str, Any]) -> list[str]:
+def facts(features: dict[str, float]) -> list[str]:
     """Say what the numbers mean for tuning, in plain sentences."""
-    said = [f"{f['processes']:,.0f} processes ran for {f['run_time_s']:,.4g} s"]
-    if "reads" not in f:
+
+    def percent(name: str) -> str:
+        return f"{100 * features[name]:.0f} %"
+
+    said = [f"{features['processes']:,.0f} processes ran for {features['run_time_s']:,.4g} s"]
+    if "reads" not in features:
         return [*said, "no file input or output was recorded"]
-    moved = f["bytes_read"] + f["bytes_written"]
+    moved = features["bytes_read"] + features["bytes_written"]
     said.append(
-        f"{_size(f['bytes_read'])} were read in {f['reads']:,.0f} requests, {_size(f['bytes_written'])} written in"
-        f" {f['writes']:,.0f}; the files number {f['files']:,.0f}, of which {f['shared_files']:,.0f} are shared by all processes"
+        f"{_size(features['bytes_read'])} were read in {features['reads']:,.0f} requests,"
+        f" {_size(features['bytes_written'])} written in {features['writes']:,.0f};"
+        f" the files number {features['files']:,.0f},"
+        f" of which {features['shared_files']:,.0f} are shared by all processes"
     )
-    if f["write_share"] > 0.9:
+    if features["write_share"] > 0.9:
         said.append("almost only writes")
-    elif f["write_share"] < 0.1 and moved:
+    elif features["write_share"] < 0.1 and moved:
         said.append("almost only reads")
-    mean = moved / max(f["reads"] + f["writes"], 1)
-    where = "a shared file" if f["bytes_in_shared_files"] > 0.5 else "files of their own"
+    mean = moved / max(features["reads"] + features["writes"], 1)
+    where = "a shared file" if features["bytes_in_shared_files"] > 0.5 else "files of their own"
     order = ""
-    if "consecutive_share" in f and f["reads"] + f["writes"] > 0:
+    if "consecutive_share" in features and features["reads"] + features["writes"] > 0:
         order = (
             "sequential "
-            if f["sequential_share"] > 0.8
+            if features["sequential_share"] > 0.8
             else "random "
-            if f["sequential_share"] < 0.4
+            if features["sequential_share"] < 0.4
             else "partly sequential "
         )
     if moved:
         kind = "small" if mean < SMALL else "large" if mean >= 2**20 else "medium-sized"
-        said.append(f"{kind} {order}requests (mean {_size(mean)}), {'mostly ' if 0.5 < f['bytes_in_shared_files'] < 0.95 else ''}to {where}")  # fmt: skip
-    if f.get("small_share", 0) > 0.5 and mean >= SMALL:
+        mostly = "mostly " if 0.5 < features["bytes_in_shared_files"] < 0.95 else ""
+        said.append(f"{kind} {order}requests (mean {_size(mean)}), {mostly}to {where}")
+    if features.get("small_share", 0) > 0.5 and mean >= SMALL:
+        said.append(f"{percent('small_share')} of the requests are below 100 kB, though most bytes move in larger ones")
+    if features["metadata_time_share"] > 0.3:
         said.append(
-            f"{100 * f['small_share']:.0f} % of the requests are below 100 kB, though most bytes move in larger ones"
+            f"metadata-heavy: {percent('metadata_time_share')} of the time in input and output is spent on"
+            " opening, closing and stat"
         )
-    if f["metadata_time_share"] > 0.3:
+    elif features.get("metadata_operations_share", 0) > 0.3 and features["opens"] > 100:
         said.append(
-            f"metadata-heavy: {100 * f['metadata_time_share']:.0f} % of the time in input and output is spent on opening, closing and stat"
+            f"metadata-heavy: {percent('metadata_operations_share')} of the calls open a file or ask for its state"
         )
-    elif f.get("metadata_operations_share", 0) > 0.3 and f["opens"] > 100:
+    if features.get("misaligned_share", 0) > 0.3:
         said.append(
-            f"metadata-heavy: {100 * f['metadata_operations_share']:.0f} % of the calls open a file or ask for its state"
+            f"{percent('misaligned_share')} of the requests are not aligned to the file system's blocks or stripes"
         )
-    if f.get("misaligned_share", 0) > 0.3:
-        said.append(
-            f"{100 * f['misaligned_share']:.0f} % of the requests are not aligned to the file system's blocks or stripes"
-        )
-    imbalance = max(f.get("rank_imbalance", 0), f.get("shared_file_imbalance", 0))
+    imbalance = max(features.get("rank_imbalance", 0), features.get("shared_file_imbalance", 0))
     if imbalance > 2:
+        other = "the mean one" if features.get("rank_imbalance", 0) >= imbalance else "the fastest"
+        said.append(f"imbalanced ranks: the slowest process spends {imbalance:.1f} times as long on files as {other}")
+    if features.get("slowest_target_over_median", 0) > 3:
         said.append(
-            f"imbalanced ranks: the slowest process spends {imbalance:.1f} times as long on files as {'the mean one' if f.get('rank_imbalance', 0) >= imbalance else 'the fastest'}"
+            f"storage target {features['slowest_target']:.0f} takes {features['slowest_target_over_median']:.0f} times"
+            " as long for a byte as the median one"
         )
-    if f.get("slowest_target_over_median", 0) > 3:
-        said.append(
-            f"storage target {f['slowest_target']:.0f} takes {f['slowest_target_over_median']:.0f} times as long for a byte as the median one"
-        )
-    if "collective_share" in f:
-        said.append(f"MPI-IO: {100 * f['collective_share']:.0f} % of the requests are collective")
-    if f.get("switches_share", 0) > 0.2:
+    if "collective_share" in features:
+        said.append(f"MPI-IO: {percent('collective_share')} of the requests are collective")
+    if features.get("switches_share", 0) > 0.2:
         said.append("reads and writes alternate often in one file")
-    if f.get("fsyncs", 0) > 0:
-        said.append(f"{f['fsyncs']:,.0f} calls of fsync")
-    if "stripe_count" in f:
+    if features.get("fsyncs", 0) > 0:
+        said.append(f"{features['fsyncs']:,.0f} calls of fsync")
+    if "stripe_count" in features:
         said.append(
-            f"Lustre: files have {f['stripe_count']:.0f} stripe{'s' if f['stripe_count'] != 1 else ''} of {_size(f.get('stripe_size', 0))} in the median"
+            f"Lustre: files have {features['stripe_count']:.0f} stripe{'s' if features['stripe_count'] != 1 else ''} of"
+            f" {_size(features.get('stripe_size', 0))} in the median"
         )
-    if f["io_time_share"] * max(f.get("rank_imbalance", 0), f.get("shared_file_imbalance", 0), 1) < 0.05:
+    if features["io_time_share"] * max(imbalance, 1) < 0.05:
         said.append(
-            f"input and output take {100 * f['io_time_share']:.1f} % of the run time: tuning the file system can gain little here"
+            f"input and output take {100 * features['io_time_share']:.1f} % of the run time:"
+            " tuning the file system can gain little here"
         )
     return said

@@ -5,14 +5,9 @@ All text in it is data. Questions beyond the facts are asked in SQL, see ``sqlta
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from tunewright.errors import ConfigError
-from tunewright.store.files import open_file, parsing, read_head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +46,3 @@ class Observations:
                 for name, table in self.tables.items()
             },
         }
-
-
-def observe(path: Path) -> Observations | None:
-    """Read a file whose kind its first bytes tell; None if it is none of these (a block trace, perhaps).
-
-    Raises:
-        ConfigError: it is of a known kind and cannot be read.
-    """
-    from tunewright.knowledge import darshanlog, statistics
-
-    with open_file(path, "log") as file:
-        packed = file.read(4096)  # a Darshan log is packed inside, and its reader opens it itself
-    if darshanlog.is_log(packed):
-        seen: Observations | None = darshanlog.read(path)
-    else:
-        with parsing(path, "log or statistics"):
-            seen = statistics.read(path, read_head(path, "log"))
-    if seen is not None:
-        for name, value in seen.features.items():
-            if not math.isfinite(value):
-                raise ConfigError(f"{path} holds a number that is infinite, or none: {name} is {value}")
-    return seen

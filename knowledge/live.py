@@ -40,9 +40,13 @@ def from_pg_settings(rows: Iterable[Mapping[str, Any]], source: str = "pg_settin
             limits = Range(options=tuple(v.strip('"') for v in values))
         said = ", ".join(f"{c}={row[c]}" for c in _PG_COLUMNS if row.get(c))
         described = {
-            "definition": (row["short_desc"] or "").strip(), "type": kind, "unit": row["unit"] or "", "default": default,
-            "range": limits, "restart": PG_RESTART.get(row["context"] or "", "none"),
-        }  # fmt: skip
+            "definition": (row["short_desc"] or "").strip(),
+            "type": kind,
+            "unit": row["unit"] or "",
+            "default": default,
+            "range": limits,
+            "restart": PG_RESTART.get(row["context"] or "", "none"),
+        }
         proof = tuple(
             Evidence(field=f, quote=said, source=f"{source}:{row['name']}")
             for f, v in described.items()
@@ -67,11 +71,11 @@ def query_pg_settings(dsn: str) -> list[ParameterDoc]:
         raise ConfigError(f"cannot read the connection string {read_dsn(dsn).public!r}: {HOW_TO_WRITE}")
     try:
         with psycopg.connect(dsn, connect_timeout=10) as connection:
-            found = connection.execute(f"SELECT {', '.join(_PG_COLUMNS)} FROM pg_settings ORDER BY name").fetchall()
+            rows = connection.execute(f"SELECT {', '.join(_PG_COLUMNS)} FROM pg_settings ORDER BY name").fetchall()
     except psycopg.Error as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TargetError(f"cannot read pg_settings: {said}") from None
-    return from_pg_settings(dict(zip(_PG_COLUMNS, row, strict=True)) for row in found)
+    return from_pg_settings(dict(zip(_PG_COLUMNS, row, strict=True)) for row in rows)
 
 
 def reader_of(head: str) -> Callable[[str, str], list[ParameterDoc]] | None:
@@ -89,10 +93,17 @@ def read_pg_settings(text: str, source: str) -> list[ParameterDoc]:
     return from_pg_settings(csv.DictReader(io.StringIO(text)), source)
 
 
+_GLUSTER_OPTION = re.compile(
+    r"^Option: (?P<name>\S+)\n(?:Default Value: (?P<value>.*)\n)?"
+    r"(?:Description: (?P<said>(?:.*\n?)*?))?(?=^Option: |\Z)",
+    re.M,
+)
+
+
 def read_gluster_help(text: str, source: str) -> list[ParameterDoc]:
     """Read what ``gluster volume set help`` prints: Option, Default Value, Description."""
     docs = []
-    for match in re.finditer(r"^Option: (?P<name>\S+)\n(?:Default Value: (?P<value>.*)\n)?(?:Description: (?P<said>(?:.*\n?)*?))?(?=^Option: |\Z)", text, re.M):  # fmt: skip
+    for match in _GLUSTER_OPTION.finditer(text):
         value = (match["value"] or "").strip()
         said = " ".join((match["said"] or "").split())
         line = text.count("\n", 0, match.start()) + 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, SpaceError
-from tunewright.knowledge.manuals import Section, bare
+from tunewright.knowledge.sections import Section, bare
 from tunewright.space import Space
 from tunewright.space.parameters import Choice, Int, Param, Real, Restart, Value
 from tunewright.store.files import parsing, printable, read_json

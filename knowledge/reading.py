@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 from tunewright.errors import ConfigError, SpaceError, TunerError
 from tunewright.knowledge import live
 from tunewright.knowledge.extract import extract, merged
-from tunewright.knowledge.manuals import Chunk, Section, bare, chunks, files_of, read_file
+from tunewright.knowledge.manuals import files_of, read_file
 from tunewright.knowledge.parameters import ParameterDoc, save, supported, texts_of, to_json, to_space
+from tunewright.knowledge.sections import Chunk, Section, bare, chunks
 from tunewright.store.files import check_size, parsing, read_bytes, read_head, read_text
 from tunewright.store.paths import home
 

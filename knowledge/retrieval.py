@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tunewright.errors import missing_extra
-from tunewright.knowledge.manuals import Chunk
+from tunewright.knowledge.sections import Chunk
 
 FUSE = 60  # of reciprocal rank fusion: a rank counts 1 / (FUSE + rank)
 

@@ -1,8 +1,7 @@
 """Rules learned from sessions: what one parameter's value gave, in which kind of workload, on what evidence.
 
 A rule compares two values of one parameter, all else equal; nothing is concluded from trials that differ in more. Its
-context are features of the workload, never names of applications. Rules live in TOML files, one for each system, in a
-folder that can be kept in git; a copy of the files before each change lies beside them, for ``rollback``.
+context are features of the workload, never names of applications. Their files are in ``rulefiles``.
 """
 
 from __future__ import annotations
@@ -11,27 +10,20 @@ import hashlib
 import itertools
 import json
 import math
-import os
 import re
-import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Any
 
-from tunewright.errors import ConfigError, unknown
-from tunewright.knowledge.workload import FEATURES, likeness, traits
+from tunewright.knowledge.workload import likeness, traits
 from tunewright.space import Space
 from tunewright.space.parameters import Value
 from tunewright.space.space import single_change
-from tunewright.store.files import parsing, printable, read_toml
 
 STATUSES = ("active", "alternative", "retired")
 LEAST = 0.01  # a smaller effect is none
 LIKE = 0.5  # least likeness of contexts for a rule to be used
-_MOST = 1e12  # effects and noises beyond it are no measurements
-_HISTORY = ".history"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +102,8 @@ class Rule:
         effect, low, high = self.interval
         where = ", ".join(sorted(self.context)) or "any workload"
         return self.words or (
-            f"{self.parameter} = {self.value} rather than {self.instead_of} for {where}: {effect:.2f}x ({low:.2f} to {high:.2f})"
+            f"{self.parameter} = {self.value} rather than {self.instead_of} for {where}:"
+            f" {effect:.2f}x ({low:.2f} to {high:.2f})"
         )
 
 
@@ -139,7 +132,7 @@ def from_session(document: Mapping[str, Any], about: str = "", quotes: Mapping[s
     pairs = [p for p in pairs if p[2]]
     # of many comparisons some are large by chance (Bonferroni)
     sure = NormalDist().inv_cdf(1 - 0.025 / max(len(pairs), 1))
-    found = []
+    rules = []
     for a, b, parameter in pairs:
         effect = sign * math.log(a["scores"][name] / b["scores"][name])
         better, worse = (a, b) if effect > 0 else (b, a)
@@ -151,7 +144,7 @@ def from_session(document: Mapping[str, Any], about: str = "", quotes: Mapping[s
             noise=error, runs=sum(_runs(t, "candidate") for t in (a, b)), date=str(document.get("created", ""))[:19],
             beside={n: v for n, v in better["config"].items() if n != parameter and document["default"].get(n) != v},
         )  # fmt: skip
-        found.append(
+        rules.append(
             Rule(
                 system=str(document["plan"]["target"]).partition(":")[0], parameter=parameter,
                 value=better["config"][parameter], instead_of=worse["config"][parameter],
@@ -159,7 +152,7 @@ def from_session(document: Mapping[str, Any], about: str = "", quotes: Mapping[s
                 quote=(quotes or {}).get(parameter, ""),
             )
         )  # fmt: skip
-    return found
+    return rules
 
 
 def _verified(trial: dict[str, Any], document: Mapping[str, Any], name: str, sign: float) -> dict[str, Any]:
@@ -205,40 +198,40 @@ def merge(known: Iterable[Rule], new: Iterable[Rule]) -> tuple[list[Rule], list[
     Returns:
         All rules, and what was done, in words.
     """
-    held, done = list(known), []
+    rules, done = list(known), []
     for rule in new:
-        same = next((k for k, r in enumerate(held) if r.id == rule.id), None)
+        same = next((k for k, r in enumerate(rules) if r.id == rule.id), None)
         if same is not None:
-            fresh = [e for e in rule.evidence if e not in held[same].evidence]
+            fresh = [e for e in rule.evidence if e not in rules[same].evidence]
             if fresh:
-                held[same] = replace(held[same], evidence=(*held[same].evidence, *fresh))
+                rules[same] = replace(rules[same], evidence=(*rules[same].evidence, *fresh))
                 done.append(f"{rule.id}: more evidence")
         else:
-            held.append(rule)
+            rules.append(rule)
             done.append(f"{rule.id}: new: {rule.sentence}")
-    held = [r if _by_hand(r) else replace(r, status="active", reason="") for r in held]
+    rules = [r if _by_hand(r) else replace(r, status="active", reason="") for r in rules]
     groups: dict[tuple[Any, ...], list[int]] = {}
-    for k, rule in enumerate(held):
+    for k, rule in enumerate(rules):
         if not _by_hand(rule):
             groups.setdefault((rule.system, rule.parameter, rule.context), []).append(k)
     for members in groups.values():
         for i, j in itertools.combinations(members, 2):
-            if _contradict(held[i], held[j]):
+            if _contradict(rules[i], rules[j]):
                 for k, other in ((i, j), (j, i)):
-                    reason = f"contradicts {held[other].id} in the same context"
-                    if held[k].status != "retired":
-                        done.append(f"{held[k].id}: retired: {reason}")
-                    held[k] = replace(held[k], status="retired", reason=reason)
-        left = [k for k in members if held[k].status != "retired"]
-        mild = [(i, j) for i, j in itertools.permutations(left, 2) if _differ_mildly(held[i], held[j])]
-        beaten = {i: j for i, j in mild if held[i].interval[2] < held[j].interval[1]}
+                    reason = f"contradicts {rules[other].id} in the same context"
+                    if rules[k].status != "retired":
+                        done.append(f"{rules[k].id}: retired: {reason}")
+                    rules[k] = replace(rules[k], status="retired", reason=reason)
+        left = [k for k in members if rules[k].status != "retired"]
+        mild = [(i, j) for i, j in itertools.permutations(left, 2) if _differ_mildly(rules[i], rules[j])]
+        beaten = {i: j for i, j in mild if rules[i].interval[2] < rules[j].interval[1]}
         for i, j in beaten.items():
-            held[i] = replace(held[i], status="retired", reason=f"{held[j].id} is better by more than noise")
-            done.append(f"{held[i].id}: retired: {held[i].reason}")
+            rules[i] = replace(rules[i], status="retired", reason=f"{rules[j].id} is better by more than noise")
+            done.append(f"{rules[i].id}: retired: {rules[i].reason}")
         for i, j in mild:
             if i not in beaten and j not in beaten:
-                held[i] = replace(held[i], status="alternative", reason=f"mild difference to {held[j].id}")
-    return held, done
+                rules[i] = replace(rules[i], status="alternative", reason=f"mild difference to {rules[j].id}")
+    return rules, done
 
 
 def _by_hand(rule: Rule) -> bool:
@@ -277,15 +270,15 @@ def fitting(rules: Iterable[Rule], system: str, seen: frozenset[str], space: Spa
 
     A retired rule, a value that is not legal, and a context that is less alike than ``LIKE`` are left out.
     """
-    kept = []
+    ranked = []
     for rule in rules:
         if rule.status == "retired" or rule.system != system or rule.parameter not in space.params:
             continue
         legal = space.params[rule.parameter].problem(rule.value, space.scope(space.default)) is None
         alike = likeness(rule.context, seen)
         if legal and alike >= LIKE:
-            kept.append((alike * rule.pooled[0], rule))
-    return [rule for _, rule in sorted(kept, key=lambda k: (-k[0], k[1].id))]
+            ranked.append((alike * rule.pooled[0], rule))
+    return [rule for _, rule in sorted(ranked, key=lambda r: (-r[0], r[1].id))]
 
 
 def speaks_against(rule: Rule, value: Value) -> bool:
@@ -295,157 +288,3 @@ def speaks_against(rule: Rule, value: Value) -> bool:
     if _up(rule) is None or isinstance(value, bool | str):
         return False
     return float(value) < float(rule.instead_of) if _up(rule) else float(value) > float(rule.instead_of)
-
-
-# -- files ------------------------------------------------------------------------------------------
-
-
-class RuleBook:
-    """The rules of a folder.
-
-    Args:
-        folder: made when the first rule is written.
-
-    Raises:
-        ConfigError: a file cannot be read.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rules = [rule for path in sorted(folder.glob("*.toml")) for rule in _read(path)]
-
-    def find(self, name: str) -> Rule:
-        """Return a rule by its name.
-
-        Raises:
-            ConfigError: there is none.
-        """
-        for rule in self.rules:
-            if rule.id == name:
-                return rule
-        raise unknown("rule", name, [r.id for r in self.rules])
-
-    def merge(self, new: Sequence[Rule], what: str) -> list[str]:
-        """Add rules and write the folder; returns what was done."""
-        rules, done = merge(self.rules, new)
-        if done:
-            self._write(rules, f"merge {what}")
-        return done
-
-    def retire(self, name: str, reason: str = "") -> Rule:
-        """Take a rule out of use; it stays in the file."""
-        rule = replace(self.find(name), status="retired", reason=f"by hand{': ' if reason else ''}{reason}")
-        self._write([rule if r.id == name else r for r in self.rules], f"retire {name}")
-        return rule
-
-    def rollback(self) -> str:
-        """Undo the last change of the folder; returns which it was.
-
-        Raises:
-            ConfigError: there is none.
-        """
-        kept = sorted((self.folder / _HISTORY).glob("*")) if (self.folder / _HISTORY).is_dir() else []
-        if not kept:
-            raise ConfigError(f"nothing to undo in {self.folder}")
-        last = kept[-1]
-        for path in self.folder.glob("*.toml"):
-            path.unlink()
-        for path in last.glob("*.toml"):
-            shutil.copy2(path, self.folder / path.name)
-        what = (last / "what.txt").read_text(encoding="utf-8").strip()
-        shutil.rmtree(last)
-        self.rules = RuleBook(self.folder).rules
-        return what
-
-    def _write(self, rules: Sequence[Rule], what: str) -> None:
-        import tomli_w
-
-        history = self.folder / _HISTORY
-        history.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(p.name) for p in history.glob("*") if p.name.isdigit()), default=0)
-        kept = history / f"{number:06d}"
-        kept.mkdir()
-        for path in self.folder.glob("*.toml"):
-            shutil.copy2(path, kept / path.name)
-        (kept / "what.txt").write_text(what + "\n", encoding="utf-8")
-        systems = {r.system for r in rules}
-        for system in sorted(systems):
-            mine = sorted(
-                (r for r in rules if r.system == system), key=lambda r: (r.parameter, sorted(r.context), r.id)
-            )
-            text = tomli_w.dumps({"rule": [entry_of(r) for r in mine]})
-            path = self.folder / f"{_plain(system)}.toml"
-            partial = path.with_suffix(f".{os.getpid()}")
-            partial.write_text(
-                f"# Rules that sessions on {system} have shown; see 'tunewright rules'.\n\n{text}", encoding="utf-8"
-            )
-            partial.replace(path)
-        self.rules = list(rules)
-
-
-def _plain(system: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", system) or "system"
-
-
-def entry_of(rule: Rule) -> dict[str, Any]:
-    """Return a rule as its file and ``tunewright rules --json`` have it; the evidence last, as it is the longest."""
-    effect, low, high = (round(v, 4) for v in rule.interval)
-    plain = {k: v for k, v in asdict(rule).items() if k not in ("context", "evidence") and v != ""}
-    return {
-        "id": rule.id, "sentence": rule.sentence, **plain, "context": sorted(rule.context), "effect": effect, "low": low,
-        "high": high, "evidence": [asdict(e) for e in rule.evidence],
-    }  # fmt: skip
-
-
-def _read(path: Path) -> list[Rule]:
-    try:
-        entries = read_toml(path, "file of rules").get("rule", [])
-    except ConfigError as error:
-        raise ConfigError(f"cannot read the rules in {path}: {error}") from None
-    if not isinstance(entries, list):
-        raise ConfigError(f"{path}: rules are written as [[rule]] tables, not as {printable(repr(entries), 80)}")
-    with parsing(path, "rules"):
-        return _rules(path, entries)
-
-
-def _plain_values(rule: Rule) -> bool:
-    return all(isinstance(v, str | int | float) for v in (rule.value, rule.instead_of))
-
-
-def _finite(value: Any) -> bool:
-    """Whether a TOML value holds neither nan nor inf, at any depth."""
-    if isinstance(value, dict):
-        return all(_finite(v) for v in value.values())
-    if isinstance(value, list):
-        return all(_finite(v) for v in value)
-    return not isinstance(value, float) or math.isfinite(value)
-
-
-def _rules(path: Path, entries: Sequence[Any]) -> list[Rule]:
-    found = []
-    for number, entry in enumerate(entries, 1):
-        where = f"{path}, rule {number}"
-        if not _finite(entry):
-            raise ConfigError(f"{where}: it holds a number that is infinite, or none")
-        try:
-            rule = Rule(
-                **{k: entry[k] for k in ("system", "parameter", "value", "instead_of")},
-                **{k: str(entry.get(k, "")) for k in ("reason", "words", "quote")},
-                status=entry.get("status", "active"), context=frozenset(entry["context"]),
-                evidence=tuple(Evidence(**e) for e in entry["evidence"]),
-            )  # fmt: skip
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ConfigError(f"{where}: something is missing or wrong: {printable(str(error))}") from None
-        if not isinstance(rule.system, str) or not isinstance(rule.parameter, str) or not _plain_values(rule):
-            raise ConfigError(f"{where}: system and parameter must be texts, value and instead_of texts or numbers")
-        wrong = [f for f in rule.context if f not in FEATURES]
-        if wrong:
-            raise unknown(f"feature in {where}", str(wrong[0]), list(FEATURES))
-        if rule.status not in STATUSES:
-            raise unknown(f"status in {where}", str(rule.status), STATUSES)
-        if not rule.evidence or not all(1 <= e.effect < _MOST and 0 <= e.noise < _MOST for e in rule.evidence):
-            raise ConfigError(
-                f"{where}: each rule needs evidence, with an effect of at least 1 and a noise of at least 0"
-            )
-        found.append(rule)
-    return found

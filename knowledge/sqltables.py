@@ -1,8 +1,8 @@
 """SQL over observations: DuckDB in a process of its own, one SELECT at a time, nothing outside reachable.
 
-A language model writes the questions. DuckDB's own limit of memory does not count texts and lists within a query, and its
-interrupt waits for the function that runs: ``repeat('a', 2000000000)`` took 4 GB and 18 s under a limit of 512 MB and 5 s.
-So each question is answered by a process that the operating system holds to both limits.
+A language model writes the questions. DuckDB's own limit of memory does not count texts and lists within a query, and
+its interrupt waits for the function that runs: ``repeat('a', 2000000000)`` took 4 GB and 18 s under a limit of 512 MB
+and 5 s. So each question is answered by a process that the operating system holds to both limits.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ def query(
         seconds: time limit.
 
     Returns:
-        Column names; rows, their cells numbers, booleans, None, or text of at most ``MOST_CELL`` characters; whether there
-        were more.
+        Column names; rows, their cells numbers, booleans, None, or text of at most ``MOST_CELL`` characters; whether
+        there were more.
 
     Raises:
-        ConfigError: it is not one SELECT, it is wrong, it takes too long or too much memory, it has too many columns, or it
-            wants something outside.
+        ConfigError: it is not one SELECT, it is wrong, it takes too long or too much memory, it has too many columns,
+            or it wants something outside.
     """
     if find_spec("duckdb") is None:
         raise missing_extra("duckdb", "llm", "asking questions in SQL")
@@ -96,10 +96,15 @@ def _answer(tables: Mapping[str, Any], sql: str, rows: int, seconds: float) -> d
     import duckdb
 
     settings: dict[str, Any] = {
-        "enable_external_access": "false", "autoinstall_known_extensions": "false", "autoload_known_extensions": "false",
-        "allow_community_extensions": "false", "memory_limit": f"{MEMORY_MB}MB", "threads": "1",
-        "temp_directory": "", "python_enable_replacements": "false",  # nothing is written to the disk
-    }  # fmt: skip
+        "enable_external_access": "false",
+        "autoinstall_known_extensions": "false",
+        "autoload_known_extensions": "false",
+        "allow_community_extensions": "false",
+        "memory_limit": f"{MEMORY_MB}MB",
+        "threads": "1",
+        "temp_directory": "",  # nothing is written to the disk
+        "python_enable_replacements": "false",
+    }
     connection = duckdb.connect(":memory:", config=settings)
     try:
         for name, table in tables.items():

@@ -1,4 +1,4 @@
-"""Statistics that systems print: PostgreSQL's views, RocksDB's tickers, and traces of LLM requests; and strace's, see there."""
+"""Statistics that systems print: PostgreSQL's views, RocksDB's tickers, traces of LLM requests; and ``strace``'s."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _whole(path: Path) -> str:
 
 
 def _csv(path: Path, text: str) -> Any:
-    """Return a table with named columns; where a row has more cells than there are names, nobody knows whose they are."""
+    """Return a table with named columns; of a row with more cells than names, nobody knows whose they are."""
     import pandas as pd
 
     try:
@@ -87,7 +87,8 @@ def _postgres(path: Path, text: str) -> Observations:
             said.append("the cache misses often: shared_buffers may be too small for the working set")
         if features["temporary_bytes"] > 0:
             said.append(
-                f"{features['temporary_bytes'] / 1e6:,.0f} MB were spilled to temporary files: work_mem is too small for some queries"
+                f"{features['temporary_bytes'] / 1e6:,.0f} MB were spilled to temporary files: work_mem is too small"
+                " for some queries"
             )
         if features["rollbacks"] > 0.1 * max(features["commits"], 1):
             said.append("many transactions are rolled back")
@@ -193,10 +194,13 @@ def _requests(path: Path, text: str) -> Observations:
         else:
             raw = _csv(path, text)
             times = pd.to_datetime(raw["TIMESTAMP"], format="ISO8601", utc=True)  # one without a zone is in UTC
-            table = pd.DataFrame({
-                "arrival_s": (times - times.min()).dt.total_seconds(), "input_tokens": pd.to_numeric(raw["ContextTokens"]),
-                "output_tokens": pd.to_numeric(raw["GeneratedTokens"]),
-            })  # fmt: skip
+            table = pd.DataFrame(
+                {
+                    "arrival_s": (times - times.min()).dt.total_seconds(),
+                    "input_tokens": pd.to_numeric(raw["ContextTokens"]),
+                    "output_tokens": pd.to_numeric(raw["GeneratedTokens"]),
+                }
+            )
             if (empty := table.isna().any(axis=1).to_numpy()).any():
                 line_number = int(empty.argmax()) + 2
                 raise ValueError("a cell is empty")
@@ -204,19 +208,26 @@ def _requests(path: Path, text: str) -> Observations:
         raise ConfigError(f"{path}, line {line_number}: not a request as before it: {reason(error)}") from None
     gaps = np.diff(np.sort(table["arrival_s"].to_numpy()))
     duration = float(table["arrival_s"].max() - table["arrival_s"].min())
+    tokens_in, tokens_out = table["input_tokens"], table["output_tokens"]
     features: dict[str, float] = {
-        "requests": float(len(table)), "duration_s": duration, "requests_per_s": _share(len(table), duration),
-        "mean_input_tokens": float(table["input_tokens"].mean()), "mean_output_tokens": float(table["output_tokens"].mean()),
-        "p99_input_tokens": float(table["input_tokens"].quantile(0.99)), "p99_output_tokens": float(table["output_tokens"].quantile(0.99)),
+        "requests": float(len(table)),
+        "duration_s": duration,
+        "requests_per_s": _share(len(table), duration),
+        "mean_input_tokens": float(tokens_in.mean()),
+        "mean_output_tokens": float(tokens_out.mean()),
+        "p99_input_tokens": float(tokens_in.quantile(0.99)),
+        "p99_output_tokens": float(tokens_out.quantile(0.99)),
         "arrival_cv": float(gaps.std() / gaps.mean()) if len(gaps) and gaps.mean() > 0 else 0.0,
-    }  # fmt: skip
+    }
     said = [
-        f"{len(table):,} requests in {duration:,.4g} s, {features['mean_input_tokens']:,.0f} tokens in and {features['mean_output_tokens']:,.0f} out in the mean"
+        f"{len(table):,} requests in {duration:,.4g} s, {features['mean_input_tokens']:,.0f} tokens in and"
+        f" {features['mean_output_tokens']:,.0f} out in the mean"
     ]
     if blocks:
         features["prefix_hit_share"] = again / blocks
         said.append(
-            f"{100 * features['prefix_hit_share']:.0f} % of the prompt blocks were seen before: prefix caching would save that much prefill, memory permitting"
+            f"{100 * features['prefix_hit_share']:.0f} % of the prompt blocks were seen before:"
+            " prefix caching would save that much prefill, memory permitting"
         )
     if features["arrival_cv"] > 1.5:
         said.append(f"requests come in bursts (their gaps vary by {features['arrival_cv']:.1f} times their mean)")

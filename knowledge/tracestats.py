@@ -156,7 +156,7 @@ def run(
 ) -> dict[str, Any]:
     """Read or generate a trace, measure it, and write its page if one is asked for; other logs become observations."""
     if not source.startswith("synthetic:") and Path(source).is_file():
-        from tunewright.knowledge.evidence import observe
+        from tunewright.knowledge.logs import observe
 
         seen = observe(Path(source))
         if seen is not None:

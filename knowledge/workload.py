@@ -7,7 +7,8 @@ import re
 #: feature to the pattern that shows it
 FEATURES = {
     "metadata": r"\bmd(?!l)|metadata|many files|mdtest|small files",
-    "sequential": r"sequential|in order|\bscan|append|stream|bursts? of large|analytic|\b\d+m\b|MiB in order|objects of \d+ MiB",
+    "sequential": r"sequential|in order|\bscan|append|stream|bursts? of large|analytic|\b\d+m\b|MiB in order|"
+    r"objects of \d+ MiB",
     "random": r"random|point|zipf|keys",
     "large": r"\b\d+ ?m(i?b)?\b|large|bulk",
     "small": r"\b\d{1,2} ?k(i?b)?\b|small|point|one-statement|transaction",

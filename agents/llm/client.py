@@ -100,10 +100,8 @@ class Ledger:
 
     def failed(self, role: str, asked: list[dict[str, Any]], why: str, seconds: float) -> None:
         """Count a call that was not answered, and write it down."""
-        self._write({
-            "role": role, "asked": asked, "error": why, "content": "", "tool_calls": [], "tokens_in": 0, "tokens_out": 0,
-            "money": 0.0, "seconds": round(seconds, 3),
-        })  # fmt: skip
+        nothing = {"content": "", "tool_calls": [], "tokens_in": 0, "tokens_out": 0, "money": 0.0}
+        self._write({"role": role, "asked": asked, "error": why, **nothing, "seconds": round(seconds, 3)})
 
     def _write(self, entry: dict[str, Any]) -> None:
         self._count(entry)

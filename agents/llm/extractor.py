@@ -8,8 +8,8 @@ from typing import Any
 
 from tunewright.agents.llm.agent import Tool, converse, quoted
 from tunewright.agents.llm.client import Ledger, Limits, open_embeddings, open_model
-from tunewright.knowledge.manuals import Chunk
 from tunewright.knowledge.parameters import CLAIMS, TYPES, Evidence, ParameterDoc, Range, supported
+from tunewright.knowledge.sections import Chunk
 from tunewright.store.paths import home
 
 SYSTEM = """You extract what a manual says about one parameter of a computer system. You are given passages of it.

@@ -16,7 +16,8 @@ from tunewright.agents.llm.agent import Tool, converse, quoted
 from tunewright.agents.llm.client import Ledger
 from tunewright.knowledge.rules import Rule
 
-SYSTEM = """You keep a notebook of tuning rules. You are given claims that a session's trials support: one parameter, two
+SYSTEM = """\
+You keep a notebook of tuning rules. You are given claims that a session's trials support: one parameter, two
 of its values, the effect with its 95 % interval, and the features of the workload. For each claim call `keep` once, all
 in one call: the rule in one sentence for engineers, with the mechanism if you know it, and the features on which it
 depends, a subset of those given. Name no application, benchmark or workload. Leave out a claim that you think is an

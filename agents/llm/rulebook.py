@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import ConfigError, TunewrightError
-from tunewright.knowledge.rules import Rule, RuleBook, entry_of, from_session
+from tunewright.knowledge.rulefiles import RuleBook, entry_of
+from tunewright.knowledge.rules import Rule, from_session
 from tunewright.store.export import export
 from tunewright.store.paths import home
 from tunewright.store.store import Store

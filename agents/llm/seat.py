@@ -12,14 +12,14 @@ from tunewright.agents.llm.client import Ledger, Limits, open_embeddings, open_m
 from tunewright.agents.llm.playbook import rules_for, trace_for
 from tunewright.agents.llm.tuning import Answer, briefing, next_answer
 from tunewright.errors import ConfigError
-from tunewright.knowledge.manuals import bare, chunks
 from tunewright.knowledge.reading import sections_of
 from tunewright.knowledge.retrieval import Index
+from tunewright.knowledge.sections import bare, chunks
 from tunewright.tuner import History, Problem
 
 OPTIONS = (
-    "model", "base_url", "manual", "trace", "rules", "log", "replay", "calls", "tokens", "money", "price_in", "price_out",
-    "timeout", "stream", "embeddings",
+    "model", "base_url", "manual", "trace", "rules", "log", "replay", "calls", "tokens", "money", "price_in",
+    "price_out", "timeout", "stream", "embeddings",
 )  # fmt: skip
 
 
@@ -30,8 +30,8 @@ class Seat:
     commas), ``trace`` (a log that ``tunewright trace`` reads) and ``rules`` (a folder of learned rules) to look into;
     ``log`` (a file for its calls) and ``replay`` (such a file, whose replies are used instead of a model); ``calls``,
     ``tokens``, ``money``, ``price_in``, ``price_out`` (of a million tokens) limit what it may spend; ``timeout`` in
-    seconds; ``stream`` is no for an endpoint that cannot stream; ``embeddings``, a model of the same endpoint, to search
-    manuals by meaning too.
+    seconds; ``stream`` is no for an endpoint that cannot stream; ``embeddings``, a model of the same endpoint, to
+    search manuals by meaning too.
 
     Args:
         problem: with these options.

@@ -97,7 +97,7 @@ def next_answer(
     Raises:
         TunerError: the model cannot be reached, its budget is spent, or it gives no usable answer.
     """
-    held: list[Answer] = []
+    answers: list[Answer] = []
     failed: list[int] = []
 
     def propose(changes: Any = None, expectation: str = "", doubt: str = "", **ignored: Any) -> str:
@@ -105,18 +105,16 @@ def next_answer(
         if wrong and not failed:
             failed.append(1)
             return "not accepted, propose again: " + "; ".join(wrong)
-        held.append(Answer(config=config, reasons=reasons, expects=expectation, doubts=doubt, problems=tuple(wrong)))
+        answers.append(Answer(config=config, reasons=reasons, expects=expectation, doubts=doubt, problems=tuple(wrong)))
         return "accepted" if not wrong else "not accepted: " + "; ".join(wrong)
 
     def stop(reason: str = "") -> str:
-        held.append(Answer(stop=reason or "no reason was given"))
+        answers.append(Answer(stop=reason or "no reason was given"))
         return "accepted"
 
     def look_up_manual(question: str = "") -> str:
-        found = manual.search(question, PASSAGES) if manual is not None else []
-        if not found:
-            return "the manual has no passage on this"
-        return passages(found)
+        hits = manual.search(question, PASSAGES) if manual is not None else []
+        return passages(hits) if hits else "the manual has no passage on this"
 
     def ask_analyst(question: str = "") -> str:
         return quoted(analyse(model, ledger, observations, question)) if observations is not None else ""
@@ -124,7 +122,7 @@ def next_answer(
     def take(number: int = 1, reason: str = "") -> str:
         if not 1 <= number <= len(suggestions):
             return f"there is no suggestion {number}; they are numbered from 1 to {len(suggestions)}"
-        held.append(Answer(config=dict(suggestions[number - 1][0]), took=number, reasons={"": reason}))
+        answers.append(Answer(config=dict(suggestions[number - 1][0]), took=number, reasons={"": reason}))
         return "accepted"
 
     tools = [
@@ -134,7 +132,8 @@ def next_answer(
         ),
     ]  # fmt: skip
     if suggestions:
-        does = "Take one of the optimiser's suggestions, by its number; another than the first is a veto of those before it."
+        does = "Take one of the optimiser's suggestions, by its number;"
+        does += " another than the first is a veto of those before it."
         tools.append(Tool(name="take", function=take, does=does))
     else:
         tools.append(Tool(name="stop", function=stop, does="End the tuning, with the reason."))
@@ -151,8 +150,8 @@ def next_answer(
             for k, (c, words) in enumerate(suggestions, 1)
         )
     ends = "`propose` or `take`" if suggestions else "`propose` or `stop`"
-    converse(model, ledger, "tuner", SYSTEM, text, tools, lambda: bool(held), ends=ends)
-    return held[-1]
+    converse(model, ledger, "tuner", SYSTEM, text, tools, lambda: bool(answers), ends=ends)
+    return answers[-1]
 
 
 def proposal_schema(space: Space) -> dict[str, Any]:
@@ -181,7 +180,8 @@ def proposal_schema(space: Space) -> dict[str, Any]:
             },
             "expectation": {
                 "type": "string",
-                "description": "the ratio to the default that you expect of the objective (above 1 is better), as a range",
+                "description": "the ratio to the default that you expect of the objective (above 1 is better),"
+                " as a range",
             },
             "doubt": {"type": "string", "description": "what you are unsure of; may be empty"},
         },
@@ -224,22 +224,27 @@ def briefing(rules: Sequence[Rule], analysis: str = "") -> str:
 def describe(problem: Problem, history: History, known: str = "") -> str:
     """Return what the agent is shown: system, parameters, results with their spread, refusals, and the budget."""
     metric = problem.metric(problem.objectives[0])
-    parts = [
-        f"Objective: {metric.name}{f' [{metric.unit}]' if metric.unit else ''}, {'higher' if metric.direction == 'max' else 'lower'} is better. {metric.doc}".strip(),
-        *(f"Bound: {m.name} {f'>= {m.at_least:g}' if m.at_least is not None else f'<= {m.at_most:g}'}" for m in problem.constrained),
+    unit = f" [{metric.unit}]" if metric.unit else ""
+    better = "higher" if metric.direction == "max" else "lower"
+    facts = {k: v for k, v in problem.facts.items() if isinstance(v, int | float | str)}
+    parts = [f"Objective: {metric.name}{unit}, {better} is better. {metric.doc}".strip()]
+    for bound in problem.constrained:
+        limit = f">= {bound.at_least:g}" if bound.at_least is not None else f"<= {bound.at_most:g}"
+        parts.append(f"Bound: {bound.name} {limit}")
+    parts += [
         f"Workload: {problem.workload}. {problem.about}",
-        "Facts: " + json.dumps({k: v for k, v in problem.facts.items() if isinstance(v, int | float | str)}, default=str),
+        f"Facts: {json.dumps(facts, default=str)}",
         "Parameters:\n" + "\n".join(_param_line(problem.space, name) for name in problem.space.params),
-    ]  # fmt: skip
+    ]
     if problem.space.constraints:
         parts.append("Constraints: " + "; ".join(c.words for c in problem.space.constraints))
     if known:
         parts.append(known)
-    parts.append("Results so far:\n" + "\n".join(_line(t, problem) for t in history.trials) if history.trials else "No results yet.")  # fmt: skip
+    results = [_line(trial, problem) for trial in history.trials]
+    parts.append("\n".join(["Results so far:", *results]) if results else "No results yet.")
     for refusal in history.refused:
-        parts.append(
-            f"Refused: {json.dumps(problem.space.changes(refusal.config), default=str)}: {quoted(redact(refusal.reason))}"
-        )
+        changes = json.dumps(problem.space.changes(refusal.config), default=str)
+        parts.append(f"Refused: {changes}: {quoted(redact(refusal.reason))}")
     left = "" if history.remaining is None else f" {history.remaining} trials are left, this one included."
     parts.append(f"Propose the next configuration.{left}")
     return "\n\n".join(parts)
@@ -265,13 +270,15 @@ def _line(trial: Trial, problem: Problem) -> str:
     changes = json.dumps(problem.space.changes(trial.config), default=str) if trial.number else "the default"
     if not trial.ok:
         return f"#{trial.number} {changes}: {trial.status}: {quoted(redact(trial.reason))}"
-    own = [float(r["values"][name]) for r in trial.runs if r.get("of") == "candidate" and name in r.get("values", {})]
+    runs = [float(r["values"][name]) for r in trial.runs if r.get("of") == "candidate" and name in r.get("values", {})]
     spread = ""
-    if len(own) > 1:
-        spread = f", {len(own)} runs from {min(own):.5g} to {max(own):.5g} (spread {100 * statistics.pstdev(own) / abs(statistics.fmean(own)):.1f} %)"
+    if len(runs) > 1:
+        percent = 100 * statistics.pstdev(runs) / abs(statistics.fmean(runs))
+        spread = f", {len(runs)} runs from {min(runs):.5g} to {max(runs):.5g} (spread {percent:.1f} %)"
     beside = sum(r.get("of") == "default" for r in trial.runs)
     ratio = "" if trial.ratio is None else f", ratio to the default {trial.ratio:.3f}"
     if ratio and trial.number:
         ratio += f" (default runs beside it: {beside})" if beside else ""
-    broken = "; ".join(f"{k} misses its bound by {v:.3g}" for k, v in trial.violations.items() if v > 0)
-    return f"#{trial.number} {changes}: {name} = {trial.metrics[name]:.5g}{spread}{ratio}{f' ({broken})' if broken else ''}"
+    misses = "; ".join(f"{k} misses its bound by {v:.3g}" for k, v in trial.violations.items() if v > 0)
+    broken = f" ({misses})" if misses else ""
+    return f"#{trial.number} {changes}: {name} = {trial.metrics[name]:.5g}{spread}{ratio}{broken}"

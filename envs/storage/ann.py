@@ -80,15 +80,21 @@ class ANNTarget(BaseTarget):
         self.facts = {"vectors": vectors, "dimensions": dimensions, "queries": queries, "N_VECTORS": vectors}
         hnsw, ivf = "family == 'hnsw'", "family == 'ivf'"
         self.space = Space([
-            Choice(name="family", choices=("hnsw", "ivf"), default="hnsw", restart="rebuild", doc="Graph or inverted file."),
-            Int(name="m", low=4, high=64, default=32, log=True, when=hnsw, restart="rebuild", doc="Neighbours of a node."),
-            Int(name="ef_construction", low=8, high=400, default=40, log=True, when=hnsw, restart="rebuild", doc="Candidates while building."),
+            Choice(name="family", choices=("hnsw", "ivf"), default="hnsw", restart="rebuild",
+                   doc="Graph or inverted file."),
+            Int(name="m", low=4, high=64, default=32, log=True, when=hnsw, restart="rebuild",
+                doc="Neighbours of a node."),
+            Int(name="ef_construction", low=8, high=400, default=40, log=True, when=hnsw, restart="rebuild",
+                doc="Candidates while building."),
             Int(name="ef_search", low=10, high=512, default=64, log=True, when=hnsw, doc="Candidates while searching."),
-            Int(name="nlist", low=4, high="min(4096, N_VECTORS // 39)", default=128, log=True, when=ivf, restart="rebuild", doc="Inverted lists."),
+            Int(name="nlist", low=4, high="min(4096, N_VECTORS // 39)", default=128, log=True, when=ivf,
+                restart="rebuild", doc="Inverted lists."),
             Int(name="nprobe", low=1, high="nlist", default=16, log=True, when=ivf, doc="Lists searched."),
-            Choice(name="coding", choices=("flat", "sq8", "sq6", "pq8", "pq16"), default="flat", when=ivf, restart="rebuild",
+            Choice(name="coding", choices=("flat", "sq8", "sq6", "pq8", "pq16"), default="flat", when=ivf,
+                   restart="rebuild",
                    doc="How vectors are stored: whole, scalar quantised, or product quantised with so many bytes."),
-            Choice(name="hnsw_coding", choices=("flat", "sq8"), default="flat", when=hnsw, restart="rebuild", doc="How vectors are stored."),
+            Choice(name="hnsw_coding", choices=("flat", "sq8"), default="flat", when=hnsw, restart="rebuild",
+                   doc="How vectors are stored."),
             Int(name="threads", low=1, high="CPU_COUNT", default=_cpus(), doc="Search threads."),
         ], facts={"N_VECTORS": vectors})  # fmt: skip
 
@@ -138,14 +144,14 @@ class ANNTarget(BaseTarget):
             return Measurement(status="failed", reason=f"FAISS: {str(error).strip().splitlines()[-1]}")
         build = time.perf_counter() - begun
         faiss.omp_set_num_threads(config["threads"])
-        _, found = index.search(queries, _K)  # warm-up, and the answer that is judged
+        _, nearest = index.search(queries, _K)  # warm-up, and the answer that is judged
         rounds, spent = 0, 0.0
         while spent < _REPEAT_S:  # whole batches: the work of each is fixed
             begun = time.perf_counter()
             index.search(queries, _K)
             spent += time.perf_counter() - begun
             rounds += 1
-        hits = (found[:, :, None] == truth[:, None, :]).any(axis=1).mean()
+        hits = (nearest[:, :, None] == truth[:, None, :]).any(axis=1).mean()
         return Measurement(values={
             "qps": rounds * len(queries) / spent,
             "memory": len(faiss.serialize_index(index)) / 2**20,
@@ -159,7 +165,8 @@ class ANNTarget(BaseTarget):
             store = {"flat": "Flat", "sq8": "SQ8"}[config["hnsw_coding"]]
             return (
                 f'index = faiss.index_factory({self.dimensions}, "HNSW{config["m"]},{store}")\n'
-                f"index.hnsw.efConstruction = {config['ef_construction']}\nindex.hnsw.efSearch = {config['ef_search']}\n"
+                f"index.hnsw.efConstruction = {config['ef_construction']}\n"
+                f"index.hnsw.efSearch = {config['ef_search']}\n"
                 f"faiss.omp_set_num_threads({config['threads']})"
             )
         return (

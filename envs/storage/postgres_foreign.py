@@ -1,17 +1,19 @@
-"""A PostgreSQL server of the user's: who it is, who changes it, and bringing it up again."""
+"""A PostgreSQL server of the user's: who it is, who changes it, its settings, and bringing it up again."""
 
 from __future__ import annotations
 
 import os
 import select
 import shlex
+import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from tunewright.envs.storage.postgres_dsn import password_hint, place
+from tunewright.envs.storage.postgres_dsn import connected, password_hint, place
 from tunewright.errors import HeldError, TargetError
 from tunewright.measuring import hooks
 from tunewright.sessions import originals
@@ -168,3 +170,79 @@ def identity(connection: Any) -> str:
     except psycopg.Error:
         info = connection.info
         return f"at {info.host}:{info.port}"
+
+
+def alter(dsn: str, restart: Sequence[str], settings: Mapping[str, str | None]) -> None:
+    """Set or reset (None) settings with ALTER SYSTEM, then reload, and restart if one of them needs it.
+
+    Args:
+        dsn: connection string.
+        restart: command that restarts the server; empty where that is left to its user.
+        settings: by name, as PostgreSQL spells them.
+
+    Raises:
+        TargetError: the server refuses a setting, or does not start under them; it is brought back then.
+    """
+    from psycopg import sql
+
+    with connected(dsn) as connection, tempfile.TemporaryDirectory() as folder:
+        saved = save_auto_conf(connection, Path(folder)) if restart else None
+        for name, value in settings.items():
+            try:
+                if value is None:
+                    connection.execute(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
+                else:
+                    connection.execute(
+                        sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
+                    )
+            except Exception as error:
+                said = str(error).strip().splitlines()[0]
+                raise TargetError(f"the server refuses {name} = {value}: {said}") from None
+        connection.execute("SELECT pg_reload_conf()")
+        time.sleep(0.1)  # the postmaster handles the signal on its own time
+        pending = connection.execute("SELECT name FROM pg_settings WHERE pending_restart").fetchall()
+        connection.close()  # a restart waits for its clients
+        if pending and restart:
+            try:
+                restart_server(restart, dsn)
+            except TargetError as error:
+                _rescue(dsn, restart, saved, error)
+
+
+def _rescue(dsn: str, restart: Sequence[str], saved: Mapping[str, Any] | None, error: TargetError) -> NoReturn:
+    """Bring a server back that does not start under new settings, with the file it last started from."""
+    if saved is None:
+        raise TargetError(
+            f"the server did not come back under these settings ({error}), and its postgresql.auto.conf cannot be "
+            "written from here: put the file right by hand, start the server, then run 'tunewright rollback'"
+        )
+    originals.put_back(saved)
+    restart_server(restart, dsn)
+    raise TargetError(
+        f"the server did not start under these settings and was brought back with its former ones: {error}"
+    )
+
+
+def save_auto_conf(connection: Any, folder: Path) -> dict[str, Any] | None:
+    """Copy the server's postgresql.auto.conf; None where it is not on this machine or may not be written."""
+    import psycopg
+
+    query = "SELECT current_setting('data_directory'), pg_read_file('postgresql.auto.conf')"
+    try:
+        directory, text = connection.execute(query).fetchone()
+        path = Path(directory) / "postgresql.auto.conf"
+        # a file of this name may be another server's
+        if not os.access(path, os.W_OK) or path.read_text(encoding="utf-8") != text:
+            return None
+    except (psycopg.Error, OSError, ValueError):
+        return None
+    return originals.save(path, folder, "postgresql.auto.conf")
+
+
+def settings_of_file(connection: Any, names: Sequence[str]) -> dict[str, str]:
+    """Return what postgresql.auto.conf says now of settings; those that it does not name are left out."""
+    rows = connection.execute(
+        "SELECT name, setting FROM pg_file_settings WHERE sourcefile LIKE '%%postgresql.auto.conf' AND name = ANY(%s)",
+        (list(names),),
+    ).fetchall()
+    return dict(rows)

@@ -20,9 +20,10 @@ QUERY = (
     "FROM pg_settings WHERE name = ANY(%s) ORDER BY name"
 )
 NAMES = (
-    "shared_buffers", "work_mem", "hash_mem_multiplier", "effective_cache_size", "wal_buffers", "max_wal_size", "min_wal_size",
-    "checkpoint_timeout", "checkpoint_completion_target", "wal_compression", "wal_sync_method", "wal_writer_delay",
-    "wal_init_zero", "commit_delay", "commit_siblings", "synchronous_commit", "fsync", "full_page_writes",
+    "shared_buffers", "work_mem", "hash_mem_multiplier", "effective_cache_size", "wal_buffers", "max_wal_size",
+    "min_wal_size", "checkpoint_timeout", "checkpoint_completion_target", "wal_compression", "wal_sync_method",
+    "wal_writer_delay", "wal_init_zero", "commit_delay", "commit_siblings", "synchronous_commit", "fsync",
+    "full_page_writes",
     "random_page_cost", "cpu_tuple_cost", "parallel_tuple_cost", "parallel_setup_cost", "effective_io_concurrency",
     "max_parallel_workers_per_gather", "max_parallel_workers", "max_worker_processes", "jit", "io_method", "autovacuum",
 )  # fmt: skip
@@ -47,10 +48,7 @@ def read_settings(connection: Any, names: Sequence[str] = NAMES) -> list[dict[st
         "SELECT setting::bigint / 1048576 FROM pg_settings WHERE name = 'wal_segment_size'"
     ).fetchone()
     for row in rows:
-        if row["name"] in (
-            "min_wal_size",
-            "max_wal_size",
-        ):  # the server wants at least two segments, says its manual
+        if row["name"] in ("min_wal_size", "max_wal_size"):  # the server wants at least two segments, says its manual
             row["min_val"] = str(max(int(row["min_val"]), 2 * int(segment[0])))
     return rows
 

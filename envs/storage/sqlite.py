@@ -80,9 +80,11 @@ class SQLiteTarget(BaseTarget):
     workloads = _WORKLOADS
     options = _OPTIONS
     metrics = (
-        Metric(name="throughput", direction="max", unit="operations/s", doc="fixed work over its wall time, final checkpoint included"),
+        Metric(name="throughput", direction="max", unit="operations/s",
+               doc="fixed work over its wall time, final checkpoint included"),
         Metric(name="latency_p95", direction="min", unit="ms", doc="95th percentile of one operation"),
-        Metric(name="durability", direction="max", unit="level", doc="what a crash can do; 3: committed data survive power loss"),
+        Metric(name="durability", direction="max", unit="level",
+               doc="what a crash can do; 3: committed data survive power loss"),
     )  # fmt: skip
     manual = "https://www.sqlite.org/pragma.html"
 
@@ -90,23 +92,28 @@ class SQLiteTarget(BaseTarget):
         self.rows = rows
         self.facts = {"sqlite": sqlite3.sqlite_version, "rows": rows}
         self.space = Space([
-            Choice(name="journal_mode", choices=("DELETE", "TRUNCATE", "PERSIST", "WAL", "MEMORY", "OFF"), default="DELETE",
+            Choice(name="journal_mode", choices=("DELETE", "TRUNCATE", "PERSIST", "WAL", "MEMORY", "OFF"),
+                   default="DELETE",
                    doc="How a transaction is made atomic; WAL appends to a log instead of rewriting pages."),
             Choice(name="synchronous", choices=("OFF", "NORMAL", "FULL", "EXTRA"), default="FULL", ordered=True,
                    doc="How often data are forced to disk."),
-            Choice(name="page_size", choices=(512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), default=4096, ordered=True,
-                   unit="bytes", restart="rebuild", doc="Size of a database page; changing it rewrites the file."),
+            Choice(name="page_size", choices=(512, 1024, 2048, 4096, 8192, 16384, 32768, 65536), default=4096,
+                   ordered=True, unit="bytes", restart="rebuild",
+                   doc="Size of a database page; changing it rewrites the file."),
             Int(name="cache_size", low=64, high="max(RAM_MB * 1024 // 8, 4096)", default=2000, log=True, unit="KiB",
                 doc="Memory of the page cache of one connection."),
             Int(name="mmap_size", low=1, high=4096, default=0, log=True, unit="MiB", special={0: "no memory mapping"},
                 doc="How much of the file is read through memory mapping."),
-            Choice(name="temp_store", choices=("DEFAULT", "FILE", "MEMORY"), default="DEFAULT", doc="Where temporary tables and sorts live."),
-            Int(name="wal_autocheckpoint", low=10, high=100_000, default=1000, log=True, unit="pages", when="journal_mode == 'WAL'",
-                doc="Pages in the log after which a commit writes them back."),
-            Choice(name="locking_mode", choices=("NORMAL", "EXCLUSIVE"), default="NORMAL", doc="EXCLUSIVE keeps every other connection out."),
+            Choice(name="temp_store", choices=("DEFAULT", "FILE", "MEMORY"), default="DEFAULT",
+                   doc="Where temporary tables and sorts live."),
+            Int(name="wal_autocheckpoint", low=10, high=100_000, default=1000, log=True, unit="pages",
+                when="journal_mode == 'WAL'", doc="Pages in the log after which a commit writes them back."),
+            Choice(name="locking_mode", choices=("NORMAL", "EXCLUSIVE"), default="NORMAL",
+                   doc="EXCLUSIVE keeps every other connection out."),
             Choice(name="auto_vacuum", choices=("NONE", "FULL", "INCREMENTAL"), default="NONE", restart="rebuild",
                    doc="Whether freed pages are given back."),
-            Int(name="threads", low=0, high="min(8, CPU_COUNT)", default=0, unit="threads", doc="Helper threads for sorting."),
+            Int(name="threads", low=0, high="min(8, CPU_COUNT)", default=0, unit="threads",
+                doc="Helper threads for sorting."),
         ])  # fmt: skip
 
     # -- guarantees -------------------------------------------------------------------------------
@@ -121,19 +128,15 @@ class SQLiteTarget(BaseTarget):
 
     def weaker(self, config: Config) -> list[Weaker]:
         """Return the same settings with one guarantee less each."""
-        found = []
+        weaker = []
         if config["journal_mode"] == "WAL" and config["synchronous"] in ("FULL", "EXTRA"):
-            found.append(Weaker(config={**config, "synchronous": "NORMAL"},
-                                loses="a power cut may lose the last transactions (never corrupts)"))  # fmt: skip
-        found.append(Weaker(config={**config, "synchronous": "OFF"}, loses="a power cut may corrupt the database"))
+            loses = "a power cut may lose the last transactions (never corrupts)"
+            weaker.append(Weaker(config={**config, "synchronous": "NORMAL"}, loses=loses))
+        weaker.append(Weaker(config={**config, "synchronous": "OFF"}, loses="a power cut may corrupt the database"))
         if config["locking_mode"] == "NORMAL":
-            found.append(
-                Weaker(
-                    config={**config, "locking_mode": "EXCLUSIVE"},
-                    loses="no other connection can open the database",
-                )
-            )
-        return found
+            loses = "no other connection can open the database"
+            weaker.append(Weaker(config={**config, "locking_mode": "EXCLUSIVE"}, loses=loses))
+        return weaker
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -187,10 +190,11 @@ class SQLiteTarget(BaseTarget):
             db.execute("PRAGMA synchronous = OFF")
             db.executescript(_SCHEMA)
             db.execute("BEGIN")
-            db.executemany(
-                "INSERT INTO account VALUES (?, ?, ?, ?, ?)",
-                ((i, rng.randrange(self.rows), rng.randrange(50), rng.random() * 1e4, rng.randbytes(50).hex()) for i in range(self.rows)),
-            )  # fmt: skip
+            accounts = (
+                (row, rng.randrange(self.rows), rng.randrange(50), rng.random() * 1e4, rng.randbytes(50).hex())
+                for row in range(self.rows)
+            )
+            db.executemany("INSERT INTO account VALUES (?, ?, ?, ?, ?)", accounts)
             db.execute("COMMIT")
             db.executescript(_INDEXES)
         finally:
@@ -278,25 +282,25 @@ def durability(config: Mapping[str, Any]) -> float:
 
 
 def _pragmas(config: Config) -> list[str]:
-    found = [f"PRAGMA {n} = {config[n]}" for n in ("page_size", "auto_vacuum", "journal_mode", "synchronous")]
-    found += [
+    pragmas = [f"PRAGMA {n} = {config[n]}" for n in ("page_size", "auto_vacuum", "journal_mode", "synchronous")]
+    pragmas += [
         f"PRAGMA cache_size = -{config['cache_size']}",
         f"PRAGMA mmap_size = {config['mmap_size'] * 2**20}",
     ]
-    found += [f"PRAGMA {n} = {config[n]}" for n in ("temp_store", "threads") if n in config]
+    pragmas += [f"PRAGMA {n} = {config[n]}" for n in ("temp_store", "threads") if n in config]
     if "wal_autocheckpoint" in config:
-        found.append(f"PRAGMA wal_autocheckpoint = {config['wal_autocheckpoint']}")
-    return [*found, f"PRAGMA locking_mode = {config['locking_mode']}"]
+        pragmas.append(f"PRAGMA wal_autocheckpoint = {config['wal_autocheckpoint']}")
+    return [*pragmas, f"PRAGMA locking_mode = {config['locking_mode']}"]
 
 
 def _open(path: Path, config: Config) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None)
     for text in _pragmas(config):
         db.execute(text).fetchone()
-    found = db.execute("PRAGMA journal_mode").fetchone()[0].upper()
-    if found != config["journal_mode"]:
+    mode = db.execute("PRAGMA journal_mode").fetchone()[0].upper()
+    if mode != config["journal_mode"]:
         db.close()
-        raise TargetError(f"SQLite kept journal_mode {found} instead of {config['journal_mode']}")
+        raise TargetError(f"SQLite kept journal_mode {mode} instead of {config['journal_mode']}")
     return db
 
 

@@ -1,8 +1,9 @@
 """A model of clients, network, object and metadata servers: run time of a workload under a configuration.
 
-Every constant says where it comes from: [paper] STELLAR's testbed (arXiv 2602.23220), [data] fitted to a client's log by
-``benchmarks/lustre.py``, [ratio] chosen so that best over default comes near the ratios which STELLAR reports, [manual]
-the Lustre manual, [assumed] nothing but experience. docs/lustre.md says what is checked against what, and what is not.
+Every constant says where it comes from: [paper] STELLAR's testbed (arXiv 2602.23220), [data] fitted to a client's log
+by ``benchmarks/lustre.py``, [ratio] chosen so that best over default comes near the ratios which STELLAR reports,
+[manual] the Lustre manual, [assumed] nothing but experience. docs/lustre.md says what is checked against what, and what
+is not.
 """
 
 from __future__ import annotations
@@ -247,11 +248,14 @@ WORKLOADS: dict[str, tuple[str, tuple[Phase, ...]]] = {
     "io500": (
         "IO500: easy and hard IOR, easy and hard mdtest, find",
         (
-            _own(32768, 2 * MIB, True), _shared(4096, 47008, True, random=True),
+            _own(32768, 2 * MIB, True),
+            _shared(4096, 47008, True, random=True),
             Metadata(operations=100_000, modify=True, creates=True),
             Metadata(operations=50_000, modify=True, creates=True, small_bytes=3901),
-            Metadata(operations=150_000, modify=False, scan=True), _own(32768, 2 * MIB, False),
-            _shared(4096, 47008, False, random=True), Metadata(operations=150_000, modify=False, scan=True),
+            Metadata(operations=150_000, modify=False, scan=True),
+            _own(32768, 2 * MIB, False),
+            _shared(4096, 47008, False, random=True),
+            Metadata(operations=150_000, modify=False, scan=True),
         ),
     ),
     "amrex": (
@@ -259,5 +263,8 @@ WORKLOADS: dict[str, tuple[str, tuple[Phase, ...]]] = {
         (_own(98304, 8 * MIB, True, 4.0, files=3), Metadata(operations=2_000, modify=True, creates=True)),
     ),
     "macsio-512k": ("MACSio, objects of 512 KiB written to one shared file", (_shared(16384, 512 * KIB, True),)),
-    "macsio-16m": ("MACSio, objects of 16 MiB written to one shared file", (_shared(32768, 16 * MIB, True, compute=0.5),)),
-}  # fmt: skip
+    "macsio-16m": (
+        "MACSio, objects of 16 MiB written to one shared file",
+        (_shared(32768, 16 * MIB, True, compute=0.5),),
+    ),
+}

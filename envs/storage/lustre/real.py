@@ -30,12 +30,25 @@ _RUNS = "runs"  # folder of ours below the user's, one folder a run in it
 CALL_S = 60.0  # a call of lfs or lctl
 #: those that another parameter must stay below: raised before it and lowered after it
 CEILINGS = ("mdc.max_rpcs_in_flight", "llite.max_read_ahead_mb")
+#: name to what it does, and the command
 WORKLOADS = {
-    "ior-16m": ("IOR, 16 MiB in order in one shared file, write then read", "{ior} -w -r -C -t 16m -b 512m -o {dir}/file"),
-    "ior-64k": ("IOR, 64 KiB at random places of one shared file, write then read", "{ior} -w -r -C -z -t 64k -b 32m -o {dir}/file"),
-    "mdtest-2k": ("mdtest, small files of 2 KiB, 10 directories of 400 a process", "{mdtest} -F -u -I 400 -b 10 -z 1 -w 2048 -e 2048 -d {dir}"),
-    "mdtest-8k": ("mdtest, small files of 8 KiB, 10 directories of 400 a process", "{mdtest} -F -u -I 400 -b 10 -z 1 -w 8192 -e 8192 -d {dir}"),
-}  # fmt: skip
+    "ior-16m": (
+        "IOR, 16 MiB in order in one shared file, write then read",
+        "{ior} -w -r -C -t 16m -b 512m -o {dir}/file",
+    ),
+    "ior-64k": (
+        "IOR, 64 KiB at random places of one shared file, write then read",
+        "{ior} -w -r -C -z -t 64k -b 32m -o {dir}/file",
+    ),
+    "mdtest-2k": (
+        "mdtest, small files of 2 KiB, 10 directories of 400 a process",
+        "{mdtest} -F -u -I 400 -b 10 -z 1 -w 2048 -e 2048 -d {dir}",
+    ),
+    "mdtest-8k": (
+        "mdtest, small files of 8 KiB, 10 directories of 400 a process",
+        "{mdtest} -F -u -I 400 -b 10 -z 1 -w 8192 -e 8192 -d {dir}",
+    ),
+}
 
 
 def call(words: Sequence[str]) -> str:
@@ -75,9 +88,15 @@ class LustreReal(BaseTarget):
     metrics = (Metric(name="seconds", direction="min", unit="s", doc="run time of the workload"),)
 
     def __init__(
-        self, folder: Path, *, command: str | None = None, tools: Mapping[str, str] | None = None, remount: bool = False,
-        caches: str = "/proc/sys/vm/drop_caches", mounts: str = "/proc/mounts",
-    ) -> None:  # fmt: skip
+        self,
+        folder: Path,
+        *,
+        command: str | None = None,
+        tools: Mapping[str, str] | None = None,
+        remount: bool = False,
+        caches: str = "/proc/sys/vm/drop_caches",
+        mounts: str = "/proc/mounts",
+    ) -> None:
         self.folder, self.remount, self.caches, self.mounts = folder, remount, caches, mounts
         tools = {"ior": "ior", "mdtest": "mdtest", "launch": "", **(tools or {})}
         if not folder.is_dir():
@@ -93,22 +112,23 @@ class LustreReal(BaseTarget):
         self.mount = Path(named[-1]) if named else folder
         if not self.system or not targets:
             raise ConfigError(f"{folder} is on no Lustre file system with an active object storage target")
-        self.commands = {"command": shlex.split(command)} if command else {
-            name: shlex.split(f"{tools['launch']} {words.format(ior=tools['ior'], mdtest=tools['mdtest'], dir='{dir}')}")
-            for name, (_, words) in WORKLOADS.items()
-        }  # fmt: skip
-        about = {name: words for name, (words, _) in WORKLOADS.items()}
-        self.workloads = {"command": command} if command else about
+        if command:
+            self.workloads, lines = {"command": command}, {"command": command}
+        else:
+            self.workloads = {name: about for name, (about, _) in WORKLOADS.items()}
+            called = {"ior": tools["ior"], "mdtest": tools["mdtest"], "dir": "{dir}"}
+            lines = {name: f"{tools['launch']} {line.format(**called)}" for name, (_, line) in WORKLOADS.items()}
+        self.commands = {name: shlex.split(line) for name, line in lines.items()}
         ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
         facts = {"CLIENT_RAM_MB": ram, "OST_COUNT": targets}
         self.patterns = self._known()
-        held = self.read()
+        current = self.read()
         layout = self._layout()
-        kept = [p for p in parameters(targets) if p.name in layout or self._of(p.name, held)]
-        default = {**layout, **{p.name: self._usual(p.name, held) for p in kept if p.name not in layout}}
-        names = {p.name for p in kept}
+        present = [p for p in parameters(targets) if p.name in layout or self._of(p.name, current)]
+        default = {**layout, **{p.name: self._usual(p.name, current) for p in present if p.name not in layout}}
+        names = {p.name for p in present}
         self.space = Space(
-            [_with_default(p, default[p.name]) for p in kept],
+            [_with_default(p, default[p.name]) for p in present],
             [c for c in CONSTRAINTS if set(re.findall(r"[a-z]+\.[a-z_]+", c)) <= names], facts,
         )  # fmt: skip
         left_out = sorted(p.name for p in parameters(targets) if p.name not in names)
@@ -120,67 +140,67 @@ class LustreReal(BaseTarget):
 
     def read(self) -> dict[str, int]:
         """Return the value of each parameter on each device of the file system."""
-        held: dict[str, int] = {}
+        current: dict[str, int] = {}
         for line in call(["lctl", "get_param", *self.patterns]).splitlines():
             device, _, value = line.partition("=")
             with suppress(ValueError):
-                held[device.strip()] = int(float(value))
-        return held
+                current[device.strip()] = int(float(value))
+        return current
 
     def _known(self) -> list[str]:
         """Return the patterns of the parameters that this version has, for ``lctl get_param``."""
-        found = []
+        patterns = []
         for param in parameters(1):
             kind, _, rest = param.name.partition(".")
             if rest:
                 with suppress(TargetError):
                     call(["lctl", "get_param", f"{kind}.{self.system}-*.{rest}"])
-                    found.append(f"{kind}.{self.system}-*.{rest}")
-        if not found:
+                    patterns.append(f"{kind}.{self.system}-*.{rest}")
+        if not patterns:
             raise ConfigError(f"'lctl get_param' shows no parameters of {self.system}; it may need root")
-        return found
+        return patterns
 
-    def _of(self, name: str, held: Mapping[str, int]) -> dict[str, int]:
+    def _of(self, name: str, current: Mapping[str, int]) -> dict[str, int]:
         """The devices of a parameter, with their values."""
         kind, _, rest = name.partition(".")
-        return {d: v for d, v in held.items() if d.startswith(f"{kind}.{self.system}-") and d.endswith(f".{rest}")}
+        return {d: v for d, v in current.items() if d.startswith(f"{kind}.{self.system}-") and d.endswith(f".{rest}")}
 
-    def _usual(self, name: str, held: Mapping[str, int]) -> int:
-        return Counter(self._of(name, held).values()).most_common(1)[0][0]
+    def _usual(self, name: str, current: Mapping[str, int]) -> int:
+        return Counter(self._of(name, current).values()).most_common(1)[0][0]
 
     def _layout(self) -> dict[str, int]:
         text = call(["lfs", "getstripe", "-d", str(self.folder)])
-        found = dict(re.findall(r"(stripe_count|stripe_size):\s*(-?\d+)", text))
+        layout = dict(re.findall(r"(stripe_count|stripe_size):\s*(-?\d+)", text))
         # 0 stands for the file system's own default
         return {
-            "stripe_count": int(found.get("stripe_count", 1)) or 1,
-            "stripe_size": int(found.get("stripe_size", 2**20)) or 2**20,
+            "stripe_count": int(layout.get("stripe_count", 1)) or 1,
+            "stripe_size": int(layout.get("stripe_size", 2**20)) or 2**20,
         }
 
-    def _set(self, wanted: Mapping[str, int], held: Mapping[str, int] | None = None) -> None:
-        """Set devices to values, in an order that is legal at each step; and see that they are held.
+    def _set(self, wanted: Mapping[str, int], current: Mapping[str, int] | None = None) -> None:
+        """Set devices to values, in an order that is legal at each step; and see that they have them.
 
-        ``held`` is what ``read`` gave just now, if it was called.
+        ``current`` is what ``read`` gave just now, if it was called.
         """
-        held = self.read() if held is None else held
-        changes = {d: v for d, v in wanted.items() if held.get(d) != v}
+        current = self.read() if current is None else current
+        changes = {d: v for d, v in wanted.items() if current.get(d) != v}
 
         def turn(device: str) -> int:
             kind, rest = device.partition(".")[0], device.rpartition(".")[2]
             if f"{kind}.{rest}" not in CEILINGS:
                 return 1
-            return 0 if changes[device] > held.get(device, 0) else 2
+            return 0 if changes[device] > current.get(device, 0) else 2
 
         if changes:  # one call sets them one after the other
             call(["lctl", "set_param", *(f"{d}={changes[d]}" for d in sorted(changes, key=turn))])
-        now = self.read() if changes else held
+        now = self.read() if changes else current
         for device, value in changes.items():
             if now.get(device) != value:
                 raise TargetError(f"{device} is {now.get(device)} after it was set to {value}")
 
-    def devices(self, config: Mapping[str, Any], held: Mapping[str, int]) -> dict[str, int]:
-        """Return the value of each device of those held under a configuration."""
-        return {d: int(config[n]) for n in config if "." in n for d in self._of(n, held)}
+    def devices(self, config: Mapping[str, Any], current: Mapping[str, int]) -> dict[str, int]:
+        """Return the value of each of the current devices under a configuration."""
+        return {d: int(config[n]) for n in config if "." in n for d in self._of(n, current)}
 
     # -- measuring ----------------------------------------------------------------------------------
 
@@ -191,8 +211,8 @@ class LustreReal(BaseTarget):
         if self.remount:
             self._remount()
         try:
-            held = self.read()
-            self._set(self.devices(config, held), held)
+            current = self.read()
+            self._set(self.devices(config, current), current)
         except TargetError as error:
             return Measurement(status="failed", reason=str(error))
         work = workfolder.private(self.folder, _RUNS) / f"{os.getpid()}-{seed}"
@@ -228,7 +248,8 @@ class LustreReal(BaseTarget):
                 Path(self.caches).write_text("3", encoding="ascii")
             except OSError as error:
                 raise TargetError(
-                    f"caches cannot be dropped by {self.caches} ({error.strerror}): run as root, or leave them with -O drop_caches=no"
+                    f"caches cannot be dropped by {self.caches} ({error.strerror}):"
+                    " run as root, or leave them with -O drop_caches=no"
                 ) from None
 
     def _remount(self) -> None:
@@ -265,8 +286,8 @@ class LustreReal(BaseTarget):
 
     def apply(self, config: Config, to: str | None = None) -> None:
         """Set the clients' parameters here, and the directory's layout for new files; until the next mount."""
-        held = self.read()
-        self._set(self.devices(config, held), held)
+        current = self.read()
+        self._set(self.devices(config, current), current)
         self._stripe({n: int(config[n]) for n in ("stripe_count", "stripe_size")})
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
