@@ -225,10 +225,10 @@ def test_a_parsers_error_names_the_place_and_stays_the_cause(tmp_path):
 def test_a_dotted_key_without_end_is_refused_before_it_is_parsed(tmp_path, text):
     path = tmp_path / "d.toml"
     path.write_text(text)
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(ConfigError, match="more than 100 parts"):
         files.read_toml(path, "description")
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
     assert "more than 100 parts" in refused(("tune", "FILE"), path)
 
 
