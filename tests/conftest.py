@@ -1,7 +1,10 @@
+import fcntl
 import io
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,29 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("xdist_group") is None:
             item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_configure(config):
+    """Make the lock between workers; they inherit its name."""
+    if not hasattr(config, "workerinput"):
+        os.environ["TUNEWRIGHT_TEST_LOCK"] = tempfile.mkdtemp(prefix="tunewright-tests-")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop("TUNEWRIGHT_TEST_LOCK"), ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside the time limit: waiting for others is no fault of a test
+def pytest_runtest_protocol(item):
+    """A test that is marked ``alone`` waits until the other workers' tests are over, and they wait for it."""
+    folder = Path(os.environ["TUNEWRIGHT_TEST_LOCK"])
+    alone = item.get_closest_marker("alone") is not None
+    with (folder / "turn").open("a") as turn, (folder / "running").open("a") as running:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # who waits for the others here lets nobody pass
+        fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        return (yield)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -85,13 +111,13 @@ def _changed(cwd, environment):
 
 
 def _checked(ran, words, code):
-    assert ran.returncode == code, f"{words}: exit code {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+    assert code in (ran.returncode, None), f"{words}: exit code {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
     return ran
 
 
 @pytest.fixture
 def cli(monkeypatch):
-    """Run a command line in this process, as a user's shell would; checks the exit code.
+    """Run a command line in this process, as a user's shell would; checks the exit code, unless ``code`` is None.
 
     A test of signals, of the terminal or of what happens at a process's end takes ``cli_process``.
     """

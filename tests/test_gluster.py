@@ -53,7 +53,7 @@ def test_a_killed_run_leaves_nothing_after_cleanup(tmp_path):
     )
     child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     try:
-        for _ in range(400):
+        for _ in range(2400):
             if mounted(tmp_path):
                 break
             time.sleep(0.05)
