@@ -1,6 +1,12 @@
+import fcntl
+import io
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import hypothesis
@@ -12,6 +18,37 @@ from tunewright.store.store import Store
 # shared machines stall now and then; an example's time says nothing about its correctness
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
+def pytest_collection_modifyitems(items):
+    """A file's tests run in one worker, which starts their server and loads their kernels once."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_configure(config):
+    """Make the lock between workers; they inherit its name."""
+    if not hasattr(config, "workerinput"):
+        os.environ["TUNEWRIGHT_TEST_LOCK"] = tempfile.mkdtemp(prefix="tunewright-tests-")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop("TUNEWRIGHT_TEST_LOCK"), ignore_errors=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside the time limit: waiting for others is no fault of a test
+def pytest_runtest_protocol(item):
+    """A test that is marked ``alone`` waits until the other workers' tests are over, and they wait for it."""
+    folder = Path(os.environ["TUNEWRIGHT_TEST_LOCK"])
+    alone = item.get_closest_marker("alone") is not None
+    with (folder / "turn").open("a") as turn, (folder / "running").open("a") as running:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # who waits for the others here lets nobody pass
+        fcntl.flock(running, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        fcntl.flock(turn, fcntl.LOCK_UN)
+        return (yield)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -50,17 +87,69 @@ def data() -> Path:
     return here
 
 
-@pytest.fixture
-def cli():
-    """Run the installed command line; checks the exit code."""
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What a command line wrote, and its exit code."""
 
-    def run(*words, code=0, cwd=None, timeout=300):
-        command = [str(Path(sys.executable).with_name("tunewright")), *map(str, words)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=cwd, timeout=timeout, env={**os.environ, "COLUMNS": "140"}
-        )
-        assert done.returncode == code, f"{words}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+    stdout: str
+    stderr: str
+    returncode: int
+
+
+@contextmanager
+def _changed(cwd, environment):
+    """The folder and the environment of one command line; both are put back."""
+    before, folder = dict(os.environ), os.getcwd()
+    try:
+        os.environ.update(environment)
+        os.chdir(cwd or folder)
+        yield
+    finally:
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _checked(ran, words, code):
+    assert code in (ran.returncode, None), f"{words}: exit code {ran.returncode}\n{ran.stdout}\n{ran.stderr}"
+    return ran
+
+
+@pytest.fixture
+def cli(monkeypatch):
+    """Run a command line in this process, as a user's shell would; checks the exit code, unless ``code`` is None.
+
+    A test of signals, of the terminal or of what happens at a process's end takes ``cli_process``.
+    """
+    from tunewright.cli import main
+
+    def run(*words, code=0, cwd=None, env=()):
+        streams = {name: io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for name in ("stdout", "stderr")}
+        with monkeypatch.context() as patch, _changed(cwd, {"COLUMNS": "140", **dict(env)}):
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
+            patch.setattr(sys, "stdin", io.StringIO())
+            returncode = main([str(word) for word in words])
+        written = {}
+        for name, stream in streams.items():
+            stream.flush()
+            written[name] = stream.buffer.getvalue().decode()
+        return _checked(Ran(**written, returncode=returncode), words, code)
+
+    return run
+
+
+@pytest.fixture
+def cli_process():
+    """Run the installed command line as a process of its own; checks the exit code."""
+
+    def run(*words, code=0, cwd=None, env=(), timeout=300):
+        program = str(Path(sys.executable).with_name("tunewright"))
+        ran = subprocess.run(
+            [program, *map(str, words)], capture_output=True, text=True, cwd=cwd, timeout=timeout,
+            env={**os.environ, "COLUMNS": "140", **dict(env)},
+        )  # fmt: skip
+        return _checked(ran, words, code)
 
     return run
 

@@ -225,10 +225,10 @@ def test_a_parsers_error_names_the_place_and_stays_the_cause(tmp_path):
 def test_a_dotted_key_without_end_is_refused_before_it_is_parsed(tmp_path, text):
     path = tmp_path / "d.toml"
     path.write_text(text)
-    begun = time.monotonic()
+    begun = time.process_time()
     with pytest.raises(ConfigError, match="more than 100 parts"):
         files.read_toml(path, "description")
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
     assert "more than 100 parts" in refused(("tune", "FILE"), path)
 
 
@@ -391,34 +391,27 @@ def test_a_page_of_many_tags_beside_each_other_is_read(tmp_path):
      "import no_such_module", "open_target = 5", "1 / 0", "def f(): f()\nf()", "class E(Exception):\n    def __str__(self): 1 / 0\nraise E",
      "raise KeyboardInterrupt"],
 )  # fmt: skip
-def test_a_plugin_may_raise_anything(tmp_path, raised):
-    info = tmp_path / "theirs-1.0.dist-info"
-    info.mkdir()
-    (tmp_path / "theirs.py").write_text(raised)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    groups = "".join(f"[tunewright.{g}]\ntheirs = theirs:open_target\n" for g in ("targets", "tuners", "commands"))
-    (info / "entry_points.txt").write_text(groups)
-    env = {"PYTHONPATH": str(tmp_path)}
+def test_a_plugin_may_raise_anything(tmp_path, raised, cli, monkeypatch):
+    plugin(tmp_path, raised, ("targets", "tuners", "commands"))
+    monkeypatch.syspath_prepend(tmp_path)
     for what, ours in (("targets", "sqlite"), ("tuners", "tpe")):
-        done = subprocess.run(
-            [sys.executable, "-c", "import sys; from tunewright.cli import main; sys.exit(main())", what, "--json"], capture_output=True, text=True,
-            env={**os.environ, **env},
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr[-800:]
-        rows = {r["name"]: r for r in json.loads(done.stdout)}
+        monkeypatch.delitem(sys.modules, "theirs", raising=False)
+        rows = {r["name"]: r for r in json.loads(cli(what, "--json").stdout)}
         assert rows[ours]["available"] and not rows["theirs"]["available"]
         assert rows["theirs"]["install"].startswith("broken: ") and "\n" not in rows["theirs"]["install"]
     if "open_target = 5" not in raised:
-        assert "is broken" in refused(("tune", "theirs"), env=env)
+        done = cli("tune", "theirs", code=1)
+        assert done.stderr.startswith("error: ") and "is broken" in done.stderr and done.stderr.count("\n") == 1
 
 
-def plugin(folder, code):
-    """Lay out a package with one target, as pip would; returns the environment in which it is installed."""
+def plugin(folder, code, groups=("targets",)):
+    """Lay out a package with a target, as pip would; returns the environment in which it is installed."""
     info = folder / "theirs-1.0.dist-info"
     info.mkdir()
     (folder / "theirs.py").write_text(code)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[tunewright.targets]\ntheirs = theirs:open_target\n")
+    points = "".join(f"[tunewright.{group}]\ntheirs = theirs:open_target\n" for group in groups)
+    (info / "entry_points.txt").write_text(points)
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 

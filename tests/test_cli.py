@@ -198,7 +198,7 @@ def test_help_teaches(cli):
     assert cli("--version").stdout.startswith("tunewright 0.")
 
 
-def start(tmp_path, url, seconds=30):
+def start(tmp_path, url, seconds=120):
     script = "import time, sys; time.sleep(0.2); print('speed:', sys.argv[1])"
     (tmp_path / "m.toml").write_text(
         f"[target]\nname='m'\ncommand = ['{sys.executable}', '-c', \"{script}\", '{{n}}']\n[[parameter]]\nname='n'\ntype='int'\nlow=1\nhigh=900\n"
@@ -228,7 +228,7 @@ def start(tmp_path, url, seconds=30):
 def test_a_signal_stops_cleanly_and_the_session_resumes(cli, tmp_path, url, number):
     process = start(tmp_path, url)
     os.kill(process.pid, number)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "tunewright resume a" in err
     assert "Traceback" not in err
@@ -245,7 +245,7 @@ def test_two_runs_of_one_session_at_once(cli, tmp_path, url):
         assert "is being run by process" in cli("resume", "a", "--store", url, code=1).stderr
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=120)
 
 
 def test_a_closed_pipe_is_no_traceback(tmp_path, url, cli, table):

@@ -409,7 +409,7 @@ def test_an_interrupted_tournament_goes_on_where_it_was(tmp_path, sign, safe):
         os.killpg(first.pid, sign)
     else:
         os.kill(first.pid, sign)
-    _, errors = first.communicate(timeout=60)
+    _, errors = first.communicate(timeout=120)
     if sign == signal.SIGINT:
         assert errors.count("KeyboardInterrupt") <= 1, errors[-2000:]
     before = lines(log)

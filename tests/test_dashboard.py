@@ -76,7 +76,7 @@ def test_sessions_are_shown_with_what_is_known_of_them(running):
     heard = [c.laddr.ip for c in psutil.Process(process.pid).net_connections("tcp") if c.status == psutil.CONN_LISTEN]
     assert set(heard) == {"127.0.0.1"}
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=20) == 130
+    assert process.wait(timeout=120) == 130
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_a_wider_address_is_warned_of(cli, store):
         assert "http://0.0.0.0" in process.stdout.readline()
     finally:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)
     assert "asks nobody for a password" in errors
 
 

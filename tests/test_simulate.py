@@ -142,6 +142,7 @@ def test_tuning_the_simulator_gains(cli, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_simulated_latencies_are_those_of_a_real_model():
     """A small Llama is computed for the composed batches; calibrated on others. The benchmark shows 15 %; machines are noisy."""
     torch = pytest.importorskip("torch")
@@ -228,6 +229,7 @@ def test_what_a_killed_process_left_of_an_archive_goes(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_real_spark(tmp_path):
     pytest.importorskip("pyspark", reason="needs the extra 'spark'")
     if not shutil.which("java"):

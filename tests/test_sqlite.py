@@ -85,6 +85,7 @@ def test_nothing_is_left_on_disk_but_templates(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_wal_is_several_times_faster_at_equal_durability(tmp_path):
     target = SQLiteTarget()
     prepared = target.prepare(workload="write-heavy", seed=1, budget=Budget(workdir=tmp_path))
@@ -103,6 +104,7 @@ def test_wal_is_several_times_faster_at_equal_durability(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_the_main_job(store):
     session = Session.create(
         Plan(target="sqlite", workload="write-heavy", tuner="tpe", seed=1, options={"rows": "5000"}), "a", store

@@ -4,9 +4,9 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from processes import appears, ends, of_this_test
 
 from tunewright.errors import ConfigError
 from tunewright.plugins import open_target
@@ -107,19 +107,7 @@ def test_workers_do_not_outlive_a_killed_session(tmp_path):
         f"t.measure({{**t.space.default, 'parallel': 'dp2', 'threads': 1}}, workload='tiny', seed=0, budget=Budget(workdir=Path({str(tmp_path)!r})))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
-    import psutil
-
-    def workers():
-        lines = {p: " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"])}
-        return [p for p, line in lines.items() if "torchtrain_worker" in line and str(tmp_path) in line]
-
-    end = time.monotonic() + 60
-    while len(workers()) < 2 and time.monotonic() < end:
-        time.sleep(0.1)
-    assert len(workers()) == 2
+    assert appears("torchtrain_worker", count=2)
     os.killpg(parent.pid, signal.SIGKILL)
     parent.wait()
-    end = time.monotonic() + 10
-    while workers() and time.monotonic() < end:
-        time.sleep(0.1)
-    assert not workers()
+    assert ends("torchtrain_worker"), of_this_test("torchtrain_worker")

@@ -149,12 +149,11 @@ def test_a_name_like_a_path_makes_nothing_outside_the_home(name, tmp_path, deep_
 
 
 @pytest.mark.parametrize("name", [*IMPOSSIBLE[1:], *UNUSABLE], ids=lambda name: repr(name[:20]))
-def test_the_command_line_refuses_it_in_one_line(name, tmp_path, deep_home):
+def test_the_command_line_refuses_it_in_one_line(name, tmp_path, deep_home, cli):
     name = name.replace("/around", str(tmp_path / "around"))
     write_target(tmp_path / "app.toml")
-    words = [TUNEWRIGHT, "tune", "app.toml", "--tuner", "random", "--trust", "fast", "--trials", "1", f"--name={name}"]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
-    assert done.returncode != 0
+    words = ["tune", "app.toml", "--tuner", "random", "--trust", "fast", "--trials", "1", f"--name={name}"]
+    done = cli(*words, cwd=tmp_path, code=1)
     lines = done.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error:"), done.stderr
     assert deep_home() == [], "nothing is made outside the home"
@@ -183,12 +182,12 @@ rollback = ["sh", "-c", "test ! -f pid || kill $(cat pid); rm -f pid; echo rollb
     write_target(tmp_path / "app.toml", hooks=hooks, run=run)
     words = ("tune", "app.toml", "--tuner", "random", "--trials", "2", "--trust", "fast", "--name", "a")
     session = started(*words, cwd=tmp_path)
-    assert session.wait(60) == 0, session.text
+    assert session.wait(120) == 0, session.text
     log = (tmp_path / "log").read_text().splitlines()
     assert log.count("run alive") >= 3 and log.count("reset alive") >= 2, log
     assert not [line for line in log if "dead" in line], log
     assert log[-1] == "rollback"
-    assert strays(str(tmp_path), within_s=3) == []
+    assert strays(str(tmp_path)) == []
 
 
 # -- files with all that belongs to them --------------------------------------------------------------------------
@@ -249,9 +248,9 @@ def test_a_signal_puts_the_file_back(number, tmp_path, started):
     write_target(tmp_path / "app.toml", "app.conf", run="sleep 0.3")
     (tmp_path / "app.conf").write_text("mine\n")
     session = started("tune", "app.toml", "--tuner", "random", "--trials", "50", "--name", "a", cwd=tmp_path)
-    assert until(lambda: (tmp_path / "app.conf").read_text() != "mine\n", 30, session)
+    assert until(lambda: (tmp_path / "app.conf").read_text() != "mine\n", 120, session)
     session.send(number)
-    assert session.wait(30) in (128 + number, 130), session.text
+    assert session.wait(120) in (128 + number, 130), session.text
     assert (tmp_path / "app.conf").read_text() == "mine\n"
     assert strays(str(tmp_path)) == []
 
@@ -263,9 +262,9 @@ def test_nohup_keeps_a_session_running(tmp_path, home):
     words += ["--tuner", "random", "--trials", "1", "--trust", "fast"]
     process = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        assert until(lambda: (tmp_path / "app.conf").read_text() != "mine\n", 30)
+        assert until(lambda: (tmp_path / "app.conf").read_text() != "mine\n", 120)
         process.send_signal(signal.SIGHUP)
-        assert process.wait(60) == 0
+        assert process.wait(120) == 0
     finally:
         process.kill()
         process.wait()
@@ -278,9 +277,9 @@ def test_the_next_session_puts_back_what_a_killed_one_left(tmp_path, started, cl
     conf = tmp_path / "app.conf"
     conf.write_text("mine\n")
     killed = started("tune", "app.toml", "--tuner", "random", "--trials", "50", "--name", "nightly", cwd=tmp_path)
-    assert until(lambda: conf.read_text() != "mine\n", 30, killed)
+    assert until(lambda: conf.read_text() != "mine\n", 120, killed)
     killed.send(signal.SIGKILL)
-    killed.wait(5)
+    killed.wait(60)
     assert strays(str(tmp_path)) == []
     assert conf.read_text() != "mine\n", "the kill left the file changed, or this test says nothing"
     words = ("tune", "app.toml", "--tuner", "random", "--trials", "1", "--trust", "fast", "--name", "second")
@@ -288,16 +287,16 @@ def test_the_next_session_puts_back_what_a_killed_one_left(tmp_path, started, cl
     assert conf.read_text() == "mine\n"
     assert "nightly" in done.stderr + done.stdout, "it says whose changes it put back"
     conf.write_text("mine, edited since\n")
-    after = subprocess.run([TUNEWRIGHT, "rollback", "nightly"], cwd=tmp_path, capture_output=True, text=True)
+    after = cli("rollback", "nightly", cwd=tmp_path, code=None)
     assert conf.read_text() == "mine, edited since\n", after.stdout + after.stderr
 
 
 # -- apply ---------------------------------------------------------------------------------------------------------------
 
 
-def taken_back(name: str, folder: Path) -> str:
+def taken_back(name: str, folder: Path, cli) -> str:
     """Run rollback; it works, or says that there is nothing to do."""
-    done = subprocess.run([TUNEWRIGHT, "rollback", name], cwd=folder, capture_output=True, text=True)
+    done = cli("rollback", name, cwd=folder, code=None)
     assert done.returncode == 0 or "nothing to roll back" in done.stderr, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
@@ -306,7 +305,7 @@ def taken_back(name: str, folder: Path) -> str:
 @pytest.mark.parametrize(
     "fault", ["the hook fails", "the hook kills apply", "the hook ends apply", "a file cannot be written"]
 )
-def test_a_broken_apply_can_be_taken_back(fault, tmp_path):
+def test_a_broken_apply_can_be_taken_back(fault, tmp_path, cli):
     folder = tmp_path / "user"
     folder.mkdir()
     measured(write_target(folder / "app.toml"), "a")
@@ -334,7 +333,7 @@ def test_a_broken_apply_can_be_taken_back(fault, tmp_path):
     )
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
-    said = taken_back("a", folder)
+    said = taken_back("a", folder, cli)
     wrong = differences(before, tree(folder))
     assert not wrong, "\n".join([*wrong, f"apply: {done.stderr.strip()}", f"rollback: {said.strip()}"])
 
@@ -382,7 +381,7 @@ def full_disk(tmp_path):
 
 
 @pytest.mark.parametrize("place", ["the file", "a file of two names", "the home"])
-def test_apply_on_a_full_disk_leaves_the_original(place, full_disk, tmp_path, monkeypatch):
+def test_apply_on_a_full_disk_leaves_the_original(place, full_disk, tmp_path, monkeypatch, cli):
     disk, fill = full_disk
     folder = tmp_path / "user" if place == "the home" else disk
     folder.mkdir(exist_ok=True)
@@ -403,8 +402,6 @@ def test_apply_on_a_full_disk_leaves_the_original(place, full_disk, tmp_path, mo
     if place == "the home":
         monkeypatch.setenv("TUNEWRIGHT_HOME", str(disk))
     fill()
-    words = [TUNEWRIGHT, "apply", "a", "--trial", "1", "--force", "--store", url]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    done = cli("apply", "a", "--trial", "1", "--force", "--store", url, cwd=folder, code=1)
     assert facts(folder / "app.conf") == before, done.stdout + done.stderr
-    assert done.returncode == 1
     assert done.stderr.startswith("error:") and len(done.stderr.strip().splitlines()) == 1, done.stderr

@@ -137,7 +137,7 @@ def processes(mark: str) -> list[psutil.Process]:
     return found
 
 
-def strays(mark: str, *, allowed: str = "\0", within_s: float = 8.0) -> list[str]:
+def strays(mark: str, *, allowed: str = "\0", within_s: float = 30.0) -> list[str]:
     """Command lines of the processes still there after a while; those that contain ``allowed`` may stay."""
     end = time.monotonic() + within_s
     while True:
