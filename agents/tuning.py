@@ -1,10 +1,10 @@
-"""The command ``tunewright train tuner``: agents that learn on a family of targets, and tune its unseen members."""
+"""Agents that learn on a family of targets, and tune its unseen members."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from tunewright.errors import ConfigError, unknown
 from tunewright.plugins import open_target, reopen
 from tunewright.store.store import Store
 from tunewright.target import BaseTarget
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 ALGORITHMS = ("ppo", "sac", "td3")
 BUDGET = 8  # steps of an episode
@@ -155,21 +152,3 @@ def _demonstrated(family: TuningFamilyEnv, sessions: Sequence[str], url: str | N
     if not found:
         raise ConfigError("the sessions hold no trials beside the default's")
     return found
-
-
-def show(console: Console, document: dict[str, Any]) -> None:
-    """Print what came of the training."""
-    from rich.table import Table
-    from rich.text import Text
-
-    console.print(
-        f"{document['steps']:,} steps of {document['algorithm']} on {', '.join(document['family'])};"
-        f" {document['members']} members that were never drawn, median improvement over the default:"
-    )
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", "first trial", "half the trials", "all trials"):
-        table.add_column(name, justify="right" if name else "left")
-    for who, held in document["held_out"].items():
-        table.add_row(Text(who), *(f"{held[k]:.2f} x" for k in ("first", "half", "all")))
-    console.print(table)
-    console.print(f"use it: tunewright tune TARGET --tuner policy:{document['file']}", markup=False)

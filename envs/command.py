@@ -40,7 +40,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget:
 
 
 class CommandTarget(BaseTarget):
-    """A user's program.
+    """Any program, described by a TOML file: parameters, command line, files, hooks, metrics.
 
     Args:
         description: what the TOML file says.

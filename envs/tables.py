@@ -181,7 +181,7 @@ class PoolSpace(Space):
 
 
 class TableTarget(BaseTarget):
-    """A replayed table.
+    """A CSV of measured configurations, replayed as a target.
 
     Args:
         path: where it came from.

@@ -1,4 +1,4 @@
-"""The command ``read``: from manuals to parameters, each claim with its quote."""
+"""From manuals to parameters, each claim with its quote."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
-from tunewright.errors import ConfigError, SpaceError, TunerError
+from tunewright.errors import ConfigError, TunerError
 from tunewright.knowledge import live
 from tunewright.knowledge.extract import extract, merged
 from tunewright.knowledge.manuals import files_of, read_file
-from tunewright.knowledge.parameters import ParameterDoc, save, supported, texts_of, to_json, to_space
-from tunewright.knowledge.sections import Chunk, Section, bare, chunks
+from tunewright.knowledge.parameters import ParameterDoc, supported, texts_of
+from tunewright.knowledge.sections import Chunk, Section, chunks
 from tunewright.store.files import check_size, parsing, read_bytes, read_head, read_text
 from tunewright.store.paths import home
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _HEAD = 65_536  # bytes of a file that tell whether it is a listing
 _LISTING_MB, _ROW_BYTES = 16.0, 3000  # of a listing's text, and of memory for one of its lines
@@ -70,15 +67,18 @@ def _head(path: Path) -> str:
     )
 
 
-#: reads passages for one parameter, given its name and the texts that quotes must be in; returns what they say, None if
-#: it is not worth tuning, and what was dropped
-Describe = Callable[[str, Sequence[Chunk], Mapping[str, str]], tuple[ParameterDoc | None, list[str]]]
-
-
 class Reader(Protocol):
     """What reads prose: a model, with what it has spent."""
 
-    describe: Describe
+    def describe(
+        self, name: str, passages: Sequence[Chunk], texts: Mapping[str, str], /
+    ) -> tuple[ParameterDoc | None, list[str]]:
+        """Read passages for one parameter, given the texts that quotes must be in.
+
+        Returns:
+            What they say, None if it is not worth tuning; and what was dropped.
+        """
+        ...
 
     def spent(self) -> dict[str, float]:
         """Return calls, tokens and money so far."""
@@ -86,8 +86,8 @@ class Reader(Protocol):
 
 
 def read_prose(
-    docs: Sequence[ParameterDoc], sections: Sequence[Section], reader: Reader, names: Sequence[str] = (), most: int = 40,
-    tick: Callable[[int, int, str], None] | None = None,
+    docs: Sequence[ParameterDoc], sections: Sequence[Section], reader: Reader, names: Sequence[str] = (),
+    most: int = 40, tick: Callable[[int, int, str], None] | None = None,
 ) -> tuple[list[ParameterDoc], list[str]]:  # fmt: skip
     """Have a model read what structure and phrases did not tell.
 
@@ -179,90 +179,3 @@ def read(
     if not docs and not sections:
         raise ConfigError("nothing was read; give files or folders of a manual")
     return docs, sections, dropped
-
-
-def run(
-    sources: Sequence[str], *, system: str = "", output: Path | None = None, ask: str = "", count: int = 5,
-    tick: Callable[[int, int, str], None] | None = None, reader: Reader | None = None, names: Sequence[str] = (),
-    most: int = 40, embeddings: Any = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Read manuals, write the parameters if asked to, and answer a question with passages if one is asked.
-
-    With a ``reader``, prose is read too; see ``read_prose``. ``embeddings`` as for ``retrieval.Index``.
-    """
-    docs, sections, dropped = read(sources, tick)
-    if reader is not None:
-        docs, more = read_prose(docs, sections, reader, names, most, tick)
-        dropped += more
-    name = system or Path(sources[0]).stem
-    if output is not None:
-        save(output, name, docs)
-    document: dict[str, Any] = {"system": name, "sections": len(sections), "parameters": [to_json(d) for d in docs]}
-    document["dropped"] = dropped
-    if reader is not None:
-        document["spent"] = reader.spent()
-    try:
-        space, _ = to_space(docs)
-        document["tunable"] = list(space.params)
-    except SpaceError:
-        document["tunable"] = []
-    if output is not None:
-        document["file"] = str(output)
-    if ask:
-        from tunewright.knowledge.retrieval import Index
-
-        found = Index(chunks(sections), embeddings).search(ask, count)
-        document["passages"] = [{"path": list(c.path), "text": c.text, "source": c.source} for c in found]
-    return document
-
-
-def show(console: Console, document: dict[str, Any]) -> None:
-    """Print a summary for a person: passages if a question was asked, else the parameters by importance."""
-    from rich.table import Table
-    from rich.text import Text
-
-    if "passages" in document:
-        for passage in document["passages"]:
-            console.print(Text(f"{' › '.join(passage['path'])}  ({passage['source']})", style="bold"))
-            console.print(Text(bare(passage["text"])[:700]), soft_wrap=False)
-            console.print()
-        if not document["passages"]:
-            console.print("no passage shares a word with the question")
-        return
-    rows = sorted(document["parameters"], key=lambda p: -p["importance"])
-    known = sum(p["default"] is not None for p in rows)
-    console.print(
-        Text(f"{document['system']}: {len(rows)} parameters in {document['sections']} sections, {known} with a default, "
-             f"{len(document['tunable'])} described well enough to be tuned")
-    )  # fmt: skip
-    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
-    for column, ratio in (("parameter", 8), ("type", 2), ("default", 3), ("range", 4), ("what it is", 11)):
-        last = column == "what it is"
-        table.add_column(column, overflow="ellipsis" if last else "fold", no_wrap=last, ratio=ratio)
-    for p in rows[:25]:
-        unit = f" {p['unit']}" if p["unit"] else ""
-        table.add_row(
-            p["name"], p["type"], Text("" if p["default"] is None else f"{p['default']}{unit}"), Text(_span(p["range"])),
-            Text(bare(p["definition"])),
-        )  # fmt: skip
-    console.print(table)
-    if len(rows) > 25:
-        console.print(Text(f"… and {len(rows) - 25} more", style="dim"))
-    if document["dropped"]:
-        console.print(
-            Text(f"{len(document['dropped'])} claims were dropped: their quotes are not in the text", style="dim")
-        )
-    ended = next((d for d in document["dropped"] if d.startswith("the reading ended")), "")
-    if ended:
-        console.print(Text(ended, style="yellow"))
-    if "file" in document:
-        console.print(Text(f"written: {document['file']}"))
-
-
-def _span(limits: dict[str, Any] | None) -> str:
-    if not limits:
-        return ""
-    if limits.get("options"):
-        return ", ".join(map(str, limits["options"]))
-    low, high = limits.get("low"), limits.get("high")
-    return f"{'' if low is None else low} to {'' if high is None else high}"

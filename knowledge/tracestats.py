@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from tunewright.errors import ConfigError
-from tunewright.knowledge.blocktrace import EXTENT, PagedTrace, paged
-from tunewright.knowledge.synthetic import open_trace
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from tunewright.knowledge.blocktrace import EXTENT, PagedTrace
 
 MOST_TOUCHES = 10_000_000  # reuse distances are computed over the first so many page touches
 PERCENTILES = (1, 10, 25, 50, 75, 90, 99)
@@ -136,43 +131,26 @@ def facts(m: dict[str, Any]) -> list[str]:
     )
     if m["touched_once"] > 0.9:
         said.append(
-            f"{100 * m['touched_once']:.0f} % of the pages are touched once: placement can only help through writes and reading ahead"
+            f"{100 * m['touched_once']:.0f} % of the pages are touched once: placement can only help through writes and"
+            " reading ahead"
         )
     elif m["reuse"]["within_10%"] > 0.5:
         said.append(
-            f"{100 * m['reuse']['within_10%']:.0f} % of the page touches would hit a fast tier of a tenth of the footprint"
+            f"{100 * m['reuse']['within_10%']:.0f} % of the page touches would hit a fast tier of a tenth of the"
+            " footprint"
         )
     if m["hot_share"]["10%"] > 0.5:
         said.append(f"the hottest tenth of the pages gets {100 * m['hot_share']['10%']:.0f} % of the touches")
     if m["interarrival_us"]["cv"] > 2:
         said.append(
-            f"requests come in bursts (their gaps vary by {m['interarrival_us']['cv']:.1f} times their mean): there is idle time to use"
+            f"requests come in bursts (their gaps vary by {m['interarrival_us']['cv']:.1f} times their mean): there is"
+            " idle time to use"
         )
     return said
 
 
-def run(
-    source: str, options: dict[str, str], *, skip_bad: int = 0, limit: int | None = None, page: Path | None = None
-) -> dict[str, Any]:
-    """Read or generate a trace, measure it, and write its page if one is asked for; other logs become observations."""
-    if not source.startswith("synthetic:") and Path(source).is_file():
-        from tunewright.knowledge.logs import observe
-
-        seen = observe(Path(source))
-        if seen is not None:
-            if page is not None:
-                raise ConfigError(f"plots are drawn for block traces only; {source} is of kind {seen.kind}")
-            return seen.document()
-    cut = paged(open_trace(source, options, skip_bad=skip_bad, limit=limit))
-    document = measure(cut)
-    document["facts"] = facts(document)
-    if page is not None:
-        _write_page(cut, document, page)
-        document["page"] = str(page)
-    return document
-
-
-def _write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
+def write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
+    """Write a page of figures on what ``measure`` and ``facts`` found."""
     from tunewright.report import charts
 
     raw = cut.trace
@@ -193,16 +171,23 @@ def _write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
     sizes, counts = np.unique(np.minimum(cut.count, 1024), return_counts=True)
     rank = np.unique(np.geomspace(1, len(touches), 120).astype(int))
     sections = [
-        ("Where and when", charts.heat(cells.tolist(), "time", "address (touched pages, in order)", ("0", seconds)), ""),
+        (
+            "Where and when",
+            charts.heat(cells.tolist(), "time", "address (touched pages, in order)", ("0", seconds)),
+            "",
+        ),
         (
             "What a cache of a size would hit",
-            charts.curves([("hit ratio", [x + 1 for x in xs], hits)], "pages held (LRU)", "share of page touches", log_x=True),
+            charts.curves(
+                [("hit ratio", [x + 1 for x in xs], hits)], "pages held (LRU)", "share of page touches", log_x=True
+            ),
             f"{100 * m['reuse']['first_touches']:.1f} % of the page touches are the first of their page.",
         ),
         (
             "Popularity",
             charts.curves(
-                [("requests", rank.tolist(), touches[rank - 1].tolist())], "rank of the first page", "requests", log_x=True, log_y=True
+                [("requests", rank.tolist(), touches[rank - 1].tolist())], "rank of the first page", "requests",
+                log_x=True, log_y=True,
             ),
             f"The hottest tenth of the pages gets {100 * m['hot_share']['10%']:.0f} % of the touches.",
         ),
@@ -224,69 +209,3 @@ def _write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
         ),
     ]  # fmt: skip
     charts.write_page(path, f"trace {raw.name}", " · ".join(m["facts"]), sections)
-
-
-def _show_observations(console: Console, m: dict[str, Any]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
-    console.print(Text(f"{m['source']} ({m['kind']})", style="bold"))
-    for fact in m["facts"]:
-        console.print(Text(f"• {fact}"))
-    table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value in m["features"].items():
-        shown = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
-        table.add_row(Text(name, style="dim"), Text(f"{shown} {m['units'].get(name, '')}".strip()))
-    console.print(table)
-    for name in m["missing"]:
-        console.print(Text(f"- {name}", style="dim"))
-
-
-def show(console: Console, m: dict[str, Any]) -> None:
-    """Print the summary for a person."""
-    if "kind" in m:
-        _show_observations(console, m)
-        return
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="dim")
-    table.add_column()
-
-    def row(name: str, value: str) -> None:
-        table.add_row(name, Text(value))
-
-    rate = f", {m['requests_per_s']:,.4g} a second" if m["requests_per_s"] else ""
-    row("requests", f"{m['requests']:,} in {m['duration_s']:,.4g} s{rate}; {100 * m['read_ratio']:.1f} % reads")
-    row(
-        "footprint",
-        f"{m['footprint_pages']:,} pages, {m['footprint_bytes'] / 2**20:,.4g} MiB; {100 * m['touched_once']:.0f} % touched once",
-    )
-    s = m["size_bytes"]
-    row(
-        "size",
-        f"mean {s['mean'] / 1024:,.4g} KiB, median {s['p50'] / 1024:,.4g}, 99th percentile {s['p99'] / 1024:,.4g}",
-    )
-    row(
-        "sequential",
-        f"{100 * m['sequential']:.1f} % after the one before, {100 * m['sequential_16_streams']:.1f} % after one of sixteen",
-    )
-    row("hot share", ", ".join(f"{p} of pages: {100 * v:.0f} % of touches" for p, v in m["hot_share"].items()))
-    d = m["reuse"]["distance_pages"]
-    spread = f"; distance median {d['p50']:,.0f} pages, 90th percentile {d['p90']:,.0f}" if d else ""
-    row("reuse", f"{100 * (1 - m['reuse']['first_touches']):.1f} % of page touches{spread}")
-    g = m["interarrival_us"]
-    row(
-        "gaps",
-        f"mean {g['mean']:,.4g} us, median {g['p50']:,.4g}, 99th percentile {g['p99']:,.4g}, variation {g['cv']:.2f}",
-    )
-    source = m["info"]
-    made = ", ".join(f"{k}={v}" for k, v in source.items() if k not in ("file",))
-    row("source", made)
-    console.print(Text(f"trace {m['trace']}", style="bold"))
-    console.print(table)
-    for fact in m["facts"]:
-        console.print(Text(f"• {fact}"))
-    if "page" in m:
-        console.print(Text(f"wrote {m['page']}; open it in a browser", style="dim"))

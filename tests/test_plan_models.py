@@ -5,7 +5,8 @@ import json
 import pytest
 
 from tunewright.envs.parallelism import clusters, families, models
-from tunewright.envs.parallelism.command import fixed_of, job_of, serve, show_train, train
+from tunewright.envs.parallelism.cli import serve, show_train, train
+from tunewright.envs.parallelism.jobs import fixed_of, job_of
 from tunewright.errors import ConfigError, TunewrightError
 
 LLAMA = {

@@ -277,15 +277,15 @@ def test_the_command(cli):
     ],
 )
 def test_what_is_wrong_is_explained(given, said):
-    from tunewright.envs.parallelism import command
+    from tunewright.envs.parallelism import cli
 
     base = {"model": "llama3-70b", "cluster": "h100:16", "rate": 10.0, "isl": 3000, "osl": 300}
     with pytest.raises(TunewrightError, match=said):
-        command.serve(**{**base, **given})
+        cli.serve(**{**base, **given})
 
 
 def test_aggregated_plans_alone():
-    from tunewright.envs.parallelism import command
+    from tunewright.envs.parallelism import cli
 
     base = {
         "model": "llama3-70b",
@@ -296,7 +296,7 @@ def test_aggregated_plans_alone():
         "ttft": 2.0,
         "tpot": 0.05,
     }
-    alone, every = command.serve(**base, mode="aggregated"), command.serve(**base)
+    alone, every = cli.serve(**base, mode="aggregated"), cli.serve(**base)
     assert alone["best"]["plan"]["prefill"] is None and alone["best"]["gpus"] >= every["best"]["gpus"]
 
 

@@ -572,31 +572,31 @@ def test_the_command(cli, tmp_path):
     ],
 )
 def test_what_is_wrong_is_explained(given, said):
-    from tunewright.envs.parallelism import command
+    from tunewright.envs.parallelism import cli
 
     base = {"model": "llama3-8b", "cluster": "h100:16", "global_batch": 256, "seq": 4096}
     with pytest.raises(TunewrightError, match=said):
-        command.train(**{**base, **given})
+        cli.train(**{**base, **given})
 
 
 def test_a_tuner_searches_where_plans_are_too_many_to_enumerate(monkeypatch):
-    from tunewright.envs.parallelism import command, tuned
+    from tunewright.envs.parallelism import cli, tuned
 
     monkeypatch.setattr(tuned, "TRIALS", 120)
     given = {"global_batch": 2048, "seq": 2048}
-    whole = command.train("bloom-176b", "jean-zay:384", **given)
+    whole = cli.train("bloom-176b", "jean-zay:384", **given)
     monkeypatch.setattr(plans, "LIMIT", 1000)
-    found = command.train("bloom-176b", "jean-zay:384", **given)
+    found = cli.train("bloom-176b", "jean-zay:384", **given)
     assert found["searched_by"] == "tpe"
     assert found["feasible"] + found["oom"] <= found["tried"] < whole["feasible"]
     assert found["best"]["time_s"] >= whole["best"]["time_s"] * (1 - 1e-9)
     assert found["best"]["time_s"] < 1.15 * whole["best"]["time_s"]
     # the rules are where it starts, so that it is never worse than they are
     assert all(b is None or b["ratio"] >= 1 - 1e-9 for b in found["baselines"].values())
-    fixed = command.train("bloom-176b", "jean-zay:384", **given, fix=["tp=4"])
+    fixed = cli.train("bloom-176b", "jean-zay:384", **given, fix=["tp=4"])
     assert fixed["best"]["plan"]["tp"] == 4
     with pytest.raises(TunewrightError, match="tuner"):
-        command.train("bloom-176b", "jean-zay:384", **given, tuner="nobody")
+        cli.train("bloom-176b", "jean-zay:384", **given, tuner="nobody")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from tunewright.envs.scheduling import command as C
+from tunewright.envs.scheduling import cli as C
 from tunewright.envs.scheduling import limits
 from tunewright.errors import ConfigError
 
@@ -176,7 +176,7 @@ def test_a_clock_far_on_does_not_stand_still(tmp_path):
     path = tmp_path / "trace.csv"
     rows = [f"{9e11 + 0.37 * k},{5000 + k},1" for k in range(20)]
     path.write_text("submit_s,run_s,gpus\n0,10,1\n" + "\n".join(rows) + "\n")
-    code = f"from tunewright.envs.scheduling import command as C; C.cluster({str(path)!r}, policy='las', nodes='1x8')"
+    code = f"from tunewright.envs.scheduling import cli as C; C.cluster({str(path)!r}, policy='las', nodes='1x8')"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120).returncode == 0
 
 

@@ -14,7 +14,7 @@ from tunewright.tuner import BaseTuner, History, Problem, Suggestion
 
 
 class DefaultTuner(BaseTuner):
-    """Proposes the default for ever: shows the noise of a target."""
+    """The default configuration again and again: shows the noise of a target."""
 
     repeats = True
 
@@ -24,7 +24,7 @@ class DefaultTuner(BaseTuner):
 
 
 class RandomTuner(BaseTuner):
-    """Uniform points of the unit cube, decoded."""
+    """Random search: uniform points of the unit cube, decoded."""
 
     def ask(self, history: History) -> Suggestion:
         """Propose a random configuration."""

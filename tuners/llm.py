@@ -32,7 +32,7 @@ class PlaybookTuner(BaseTuner):
 
 
 class LLMTuner(BaseTuner):
-    """A language model behind an OpenAI-compatible endpoint proposes, with a reason for each value.
+    """A language model behind an OpenAI-compatible endpoint; it gives a reason for each value it proposes.
 
     Options: see ``agents.llm.seat.Seat``.
     """

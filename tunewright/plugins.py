@@ -1,4 +1,4 @@
-"""Targets and tuners, found through entry points: the wings and third parties alike."""
+"""Targets, tuners and commands, found through entry points: the wings' and third parties' alike."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import ConfigError, MissingExtraError, TunewrightError, unknown
-from tunewright.store.dsn import MASK
-from tunewright.store.files import printable, reason
-from tunewright.store.secrets import public_spec, reopened
-from tunewright.target import BaseTarget
-from tunewright.tuner import Problem, Tuner
+
+if TYPE_CHECKING:
+    from tunewright.target import BaseTarget
+    from tunewright.tuner import Problem, Tuner
 
 TARGETS, TUNERS, COMMANDS = "tunewright.targets", "tunewright.tuners", "tunewright.commands"
 
@@ -64,11 +63,16 @@ def load(point: EntryPoint, kind: str) -> Any:
     except BaseException as error:  # SystemExit too: a plugin must not end the program
         if stopped:  # it was the user, not the plugin
             raise
-        package = point.dist.name if point.dist is not None else "an unknown package"
-        raise ConfigError(
-            f"the {kind} {point.name!r} of {package} is broken: {point.value} cannot be imported: {explained(error)};"
-            " mend that package or uninstall it"
-        ) from error
+        raise ConfigError(broken(point, kind, error)) from error
+
+
+def broken(point: EntryPoint, kind: str, error: BaseException) -> str:
+    """Say in a line that an entry point cannot be used, and what to do."""
+    package = point.dist.name if point.dist is not None else "an unknown package"
+    return (
+        f"the {kind} {point.name!r} of {package} is broken: {point.value} cannot be imported: {explained(error)};"
+        " mend that package or uninstall it"
+    )
 
 
 @contextmanager
@@ -96,6 +100,8 @@ def _noting(stopped: list[int]) -> Iterator[None]:
 
 def explained(error: BaseException) -> str:
     """Say in a line what a plugin raised; its own ``str`` may be broken too."""
+    from tunewright.store.files import printable, reason
+
     try:
         return printable(str(error)) if isinstance(error, TunewrightError) else reason(error)
     except Exception:
@@ -210,6 +216,9 @@ def reopen(
     Raises:
         ConfigError: a secret option is needed again.
     """
+    from tunewright.store.dsn import MASK
+    from tunewright.store.secrets import public_spec, reopened
+
     plan = record["plan"]
     stored = located(plan["target"], record)
     stored = public_spec(stored) if MASK in stored else stored  # as an earlier version stored it

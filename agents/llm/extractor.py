@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunewright.agents.llm.agent import Tool, converse, quoted
-from tunewright.agents.llm.client import Ledger, Limits, open_embeddings, open_model
+from tunewright.agents.llm.client import Ledger, Limits, open_model
 from tunewright.knowledge.parameters import CLAIMS, TYPES, Evidence, ParameterDoc, Range, supported
 from tunewright.knowledge.sections import Chunk
 from tunewright.store.paths import home
@@ -16,7 +16,8 @@ SYSTEM = """You extract what a manual says about one parameter of a computer sys
 Call `describe` with what they say. For each field give a quote: the words of one passage that say so, copied exactly,
 and the passage's source. Leave out what the passages do not say; do not use what you know from elsewhere. A bound may
 be an expression over facts of the machine and other parameters, such as CLIENT_RAM_MB / 2. Judge also whether the
-parameter is worth tuning: it is not if it is a mere switch of a function, a name or path, or cannot affect performance."""
+parameter is worth tuning: it is not if it is a mere switch of a function, a name or path, or cannot affect \
+performance."""
 
 
 def _claim(value: dict[str, Any]) -> dict[str, Any]:
@@ -39,7 +40,8 @@ _RANGE = {
 }
 _FIELDS: dict[str, dict[str, Any]] = {
     "definition": {"type": "string"}, "effect": {"type": "string", "description": "what raising or lowering it does"},
-    "type": {"enum": list(TYPES)}, "unit": {"type": "string"}, "default": {"description": "in the unit"}, "range": _RANGE,
+    "type": {"enum": list(TYPES)}, "unit": {"type": "string"}, "default": {"description": "in the unit"},
+    "range": _RANGE,
     "special": {"type": "object", "description": "value to meaning, for values with one of their own"},
     "restart": {"enum": ["none", "reload", "restart"]},
     "remarks": {"type": "string", "description": "on durability and safety"},
@@ -178,9 +180,6 @@ class Extractor:
     def spent(self) -> dict[str, float]:
         """Return calls, tokens and money so far."""
         return dict(self.ledger.spent)
-
-
-__all__ = ["Extractor", "describe", "open_embeddings", "read_claims", "reader"]
 
 
 def reader(model: str, base_url: str = "") -> Extractor:

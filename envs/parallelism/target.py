@@ -14,7 +14,7 @@ from tunewright.envs.parallelism import plans as P
 from tunewright.envs.parallelism import scenario as X
 from tunewright.envs.parallelism import search as R
 from tunewright.envs.parallelism import serving as V
-from tunewright.envs.parallelism.command import job_of
+from tunewright.envs.parallelism.jobs import job_of
 from tunewright.envs.parallelism.training import COLUMNS, OVERLAP, RECOMPUTE, Job, estimate_numpy
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config, Constraint, Space
@@ -50,7 +50,7 @@ SCENARIOS = {
 
 
 class TrainPlanTarget(BaseTarget):
-    """Training plans of one job.
+    """Training plans of a language model: parallel degrees, micro-batch, ZeRO, recomputation; simulated.
 
     Args:
         job: what is trained where.
@@ -274,7 +274,7 @@ LOADS = {
 
 
 class ServePlanTarget(BaseTarget):
-    """Serving plans of one model on one cluster.
+    """Serving deployments of a language model: engines, parallel degrees, batch limits; simulated.
 
     Args:
         service: model, nodes and engine.

@@ -99,7 +99,7 @@ def open_target(argument: str, options: Mapping[str, Any]) -> TorchTrain:
 
 
 class TorchTrain(BaseTarget):
-    """A small GPT that is really trained.
+    """A small GPT that is really trained with PyTorch, from random weights on generated tokens.
 
     Args:
         device: cpu or cuda.

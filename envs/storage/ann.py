@@ -44,7 +44,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> ANNTarget:
 
 
 class ANNTarget(BaseTarget):
-    """An in-memory vector index.
+    """Approximate nearest-neighbour search with FAISS: graph (HNSW) and inverted-file (IVF) indexes.
 
     Args:
         vectors: number of vectors, at least 1000.

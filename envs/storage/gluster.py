@@ -162,7 +162,7 @@ def missing() -> str:
 
 
 class GlusterTarget(BaseTarget):
-    """A distributed volume on loopback.
+    """GlusterFS: bricks and a FUSE mount on 127.0.0.1, its translators' options as parameters.
 
     Args:
         bricks: brick processes.

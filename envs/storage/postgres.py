@@ -80,7 +80,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
 
 
 class PostgresTarget(BaseTarget):
-    """A PostgreSQL server under pgbench.
+    """PostgreSQL under pgbench: a server of our own from the embedded build, or any server by DSN.
 
     Args:
         dsn: connection string of a foreign server; empty for one of our own.

@@ -57,7 +57,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> RocksDBTarget:
 
 
 class RocksDBTarget(BaseTarget):
-    """An embedded key-value store on the user's own disk.
+    """RocksDB through rocksdict: a key-value store on your disk, with workloads after YCSB A to F.
 
     Args:
         rows: keys loaded before the run, with values of 400 bytes.

@@ -70,7 +70,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> SQLiteTarget:
 
 
 class SQLiteTarget(BaseTarget):
-    """A database file on the user's own disk, made fresh for every run.
+    """SQLite, through Python's own module: a database file on your disk, made fresh for every run.
 
     Args:
         rows: rows of the main table, about 250 bytes each with indexes.

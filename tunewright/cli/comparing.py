@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer import Option
 
-from tunewright.cli.commands import Json, StoreUrl, TrustFile, console, emit, out
+from tunewright.cli.options import Json, StoreUrl, TrustFile, command, console, emit, listed, out
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from tunewright.comparing.bundle import Bundle
 
 compare_app = typer.Typer(
@@ -19,24 +22,38 @@ compare_app = typer.Typer(
     no_args_is_help=True,
     invoke_without_command=True,
 )
-_DIR = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a tournament.")]
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a tournament.")]
 
 
 @compare_app.callback()
 def compare(
     context: typer.Context,
-    targets: Annotated[list[str] | None, typer.Option("--targets", metavar="A,B,...", help="As for 'tune', each with @WORKLOAD and @OPTION=VALUE behind it: sqlite@read-heavy, serving@chat@ttft=2; repeatable.")] = None,
-    tuners: Annotated[list[str] | None, typer.Option("--tuners", metavar="A,B,...", help="As for 'tune', each with @OPTION=VALUE behind it: tpe@startup=10, policy:FILE.zip; repeatable.")] = None,
-    trials: Annotated[int, typer.Option("--trials", "-n", min=2, help="Configurations of a game, the default included.")] = 30,
-    seeds: Annotated[str, typer.Option("--seeds", metavar="N", help="How many, or which: 20, or 3,5,8. All tuners get the same.")] = "10",
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="DIR", help="Directory of the bundle: all data, tables, report.")] = None,
-    trust: Annotated[str, typer.Option("--trust", help="fast, normal or strict: what is spent on a trial. Winners are always measured afresh.")] = "fast",
-    workers: Annotated[int | None, typer.Option("--workers", min=1, help="Games at once, where a target says that it is safe; default: one a core.")] = None,
-    executor: Annotated[str, typer.Option("--executor", metavar="dask[:ADDRESS]", help="Play games on Dask: a cluster on this machine, or a scheduler's address.")] = "",
+    targets: Annotated[list[str] | None, Option(
+        "--targets", metavar="A,B,...", help="As for 'tune', each with @WORKLOAD and @OPTION=VALUE behind it: "
+        "sqlite@read-heavy, serving@chat@ttft=2; repeatable.")] = None,
+    tuners: Annotated[list[str] | None, Option(
+        "--tuners", metavar="A,B,...", help="As for 'tune', each with @OPTION=VALUE behind it: tpe@startup=10, "
+        "policy:FILE.zip; repeatable.")] = None,
+    trials: Annotated[int, Option(
+        "--trials", "-n", min=2, help="Configurations of a game, the default included.")] = 30,
+    seeds: Annotated[str, Option(
+        "--seeds", metavar="N", help="How many, or which: 20, or 3,5,8. All tuners get the same.")] = "10",
+    output: Annotated[Path | None, Option(
+        "--output", "-o", metavar="DIR", help="Directory of the bundle: all data, tables, report.")] = None,
+    trust: Annotated[str, Option(
+        "--trust", help="fast, normal or strict: what is spent on a trial. Winners are always measured "
+        "afresh.")] = "fast",
+    workers: Annotated[int | None, Option(
+        "--workers", min=1, help="Games at once, where a target says that it is safe; default: one a core.")] = None,
+    executor: Annotated[str, Option(
+        "--executor", metavar="dask[:ADDRESS]",
+        help="Play games on Dask: a cluster on this machine, or a scheduler's address.")] = "",
     store: StoreUrl = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the tournament in DIR; needs nothing but -o.")] = False,
+    resume: Annotated[bool, Option(
+        "--resume", help="Go on with the tournament in DIR; needs nothing but -o.")] = False,
     trust_file: TrustFile = False,
-    skip: Annotated[bool, typer.Option("--skip", help="Leave out tuners on targets where they do not work, instead of ending.")] = False,
+    skip: Annotated[bool, Option(
+        "--skip", help="Leave out tuners on targets where they do not work, instead of ending.")] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Compare tuners: every tuner on every target, same seeds and budgets, with statistics and one report."""
@@ -56,20 +73,20 @@ def compare(
                 "workers": workers, "executor": pool, "skip": skip, "watcher": watcher, "trust_file": trust_file,
             }  # fmt: skip
             if resume and not targets:
-                made = tournament.again(output, store=store, **how)
+                bundle = tournament.again(output, store=store, **how)
             else:
-                made = tournament.compare(
+                bundle = tournament.compare(
                     _listed(targets), _listed(tuners or ["random,tpe,gp"]), trials=trials, seeds=_seeds(seeds),
                     directory=output, trust=trust, store=store, resume=resume, **how,
                 )  # fmt: skip
     except KeyboardInterrupt:
         console().print(f"stopped; go on with: tunewright compare --resume -o {output}", markup=False)
         raise SystemExit(130) from None
-    _show(made, as_json)
+    emit(_document(bundle)) if as_json else _show(out(), bundle)
 
 
 def _listed(texts: Sequence[str] | None) -> list[str]:
-    return [part.strip() for text in texts or () for part in text.split(",") if part.strip()]
+    return [part for text in texts or () for part in listed(text)]
 
 
 def _seeds(text: str) -> int | list[int]:
@@ -125,69 +142,70 @@ class _Progress:
         self.bar.console.print(f"left out: {what}: {why}", style="yellow", markup=False)
 
 
-def _show(made: Bundle, as_json: bool) -> None:
-    if as_json:
-        emit(_document(made))
-        return
+def _show(screen: Console, bundle: Bundle) -> None:
     from rich.panel import Panel
     from rich.table import Table
     from rich.text import Text
 
-    printed, board = out(), made.leaderboard
-    printed.print(Panel(Text(made.verdict), title="verdict", expand=False))
+    board = bundle.leaderboard
+    screen.print(Panel(Text(bundle.verdict), title="verdict", expand=False))
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("tuner", "score", "95 % int.", "rank", "won/tied/lost", "near", "failed", "own time"):
         table.add_column(name, justify="left" if name == "tuner" else "right", no_wrap=True)
     for r in board.to_dict("records"):
         rank = f"{r['mean_rank']:.2f}" if r["mean_rank"] == r["mean_rank"] else "–"
         table.add_row(
-            Text(r["tuner"], style="bold"), f"{100 * r['score']:.0f} %", f"{100 * r['low']:.0f} to {100 * r['high']:.0f}",
-            rank, f"{r['wins']}/{r['ties']}/{r['losses']}", f"{100 * r['near_share']:.0f} %",
+            Text(r["tuner"], style="bold"), f"{100 * r['score']:.0f} %",
+            f"{100 * r['low']:.0f} to {100 * r['high']:.0f}", rank,
+            f"{r['wins']}/{r['ties']}/{r['losses']}", f"{100 * r['near_share']:.0f} %",
             str(r["failed_trials"]), f"{1000 * r['tuner_s_per_trial']:.1f} ms",
         )  # fmt: skip
-    printed.print(table)
-    printed.print(
+    screen.print(table)
+    screen.print(
         Text("score: part of the way from the default to the best known; near: games within 5 % of it", style="dim")
     )
-    printed.print(Text(f"report: {made.folder / 'report.html'}", style="dim"))
+    screen.print(Text(f"report: {bundle.folder / 'report.html'}", style="dim"))
 
 
-def _document(made: Bundle) -> dict[str, Any]:
+def _document(bundle: Bundle) -> dict[str, Any]:
     from tunewright.comparing.bundle import records
 
-    tables = {n: records(t) for n, t in made.tables.items() if n in ("leaderboard", "targets", "results", "ranks")}
+    tables = {n: records(t) for n, t in bundle.tables.items() if n in ("leaderboard", "targets", "results", "ranks")}
     return {
-        "bundle": str(made.folder), "verdict": made.verdict, "games": len(made.games), "trials": len(made.trials),
-        "report": str(made.folder / "report.html"), **tables,
+        "bundle": str(bundle.folder), "verdict": bundle.verdict, "games": len(bundle.games),
+        "trials": len(bundle.trials), "report": str(bundle.folder / "report.html"), **tables,
     }  # fmt: skip
 
 
 @compare_app.command("show")
-def show(directory: _DIR, as_json: Json = False) -> None:
+def show(directory: Directory, as_json: Json = False) -> None:
     """Show the leaderboard of a tournament."""
     from tunewright.comparing.bundle import load
 
-    _show(load(directory), as_json)
+    bundle = load(directory)
+    emit(_document(bundle)) if as_json else _show(out(), bundle)
 
 
 @compare_app.command("verify")
-def verify(directory: _DIR, as_json: Json = False) -> None:
+def verify(directory: Directory, as_json: Json = False) -> None:
     """Compute every table again from the raw trials, and say whether they agree; exit code 1 if not."""
     from tunewright.comparing.checking import verify as check
 
-    found = check(directory)
+    checked = check(directory)
     if as_json:
-        emit(found)
+        emit(checked)
     else:
         printed = out()
-        if found["agrees"]:
-            printed.print(f"agrees: all tables follow from the {found['trials']:,} trials of {found['games']:,} games")
-        for line in [*found["edited"], *found["tables"]][:40]:
+        if checked["agrees"]:
+            printed.print(
+                f"agrees: all tables follow from the {checked['trials']:,} trials of {checked['games']:,} games"
+            )
+        for line in [*checked["edited"], *checked["tables"]][:40]:
             printed.print(f"differs: {line}", style="red", markup=False)
-        more = len(found["edited"]) + len(found["tables"]) - 40
+        more = len(checked["edited"]) + len(checked["tables"]) - 40
         if more > 0:
             printed.print(f"and {more} more; --json lists all")
-    if not found["agrees"]:
+    if not checked["agrees"]:
         raise typer.Exit(1)
 
 
@@ -200,20 +218,21 @@ def merge(
     """Join the tournaments of several people into one leaderboard."""
     from tunewright.comparing.checking import merge as join
 
-    _show(join(directories, output), as_json)
+    bundle = join(directories, output)
+    emit(_document(bundle)) if as_json else _show(out(), bundle)
 
 
-@compare_app.command("report")
+@command(compare_app, "report", lambda screen, document: screen.print(
+    f"wrote {document['file']}; open it in a browser", markup=False
+))  # fmt: skip
 def report(
-    directory: _DIR,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="HTML file to write; default: DIR/report.html.")] = None,
+    directory: Directory,
+    output: Annotated[Path | None, Option(
+        "--output", "-o", help="HTML file to write; default: DIR/report.html.")] = None,
     as_json: Json = False,
-) -> None:  # fmt: skip
+) -> dict[str, Any]:  # fmt: skip
     """Write the report again: one self-contained HTML page."""
     from tunewright.comparing.bundle import load
 
     path = load(directory).report(output)
-    if as_json:
-        emit({"file": str(path), "bytes": path.stat().st_size})
-    else:
-        out().print(f"wrote {path}; open it in a browser", markup=False)
+    return {"file": str(path), "bytes": path.stat().st_size}

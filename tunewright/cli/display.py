@@ -40,12 +40,26 @@ def _described(plugin: Any) -> dict[str, Any]:
     module = sys.modules[plugin.__module__]
     needs: dict[str, str] = getattr(plugin, "needs", getattr(module, "NEEDS", {}))  # package -> extra
     lacking = sorted({extra for package, extra in needs.items() if importlib.util.find_spec(package) is None})
-    text = inspect.getdoc(plugin) if inspect.isclass(plugin) else inspect.getdoc(module)
     return {
         "available": not lacking,
         "install": f"pip install 'tunewright[{','.join(lacking)}]'" if lacking else "",
-        "description": (text or "").split("\n")[0].replace("``", ""),
+        "description": description(plugin),
     }
+
+
+def description(plugin: Any) -> str:
+    """Return the sentence that says what a target or tuner is: its class's first line of documentation.
+
+    Args:
+        plugin: the class, or the function that opens a target. Where this does not say what it returns, or that it
+            returns one of several targets, the first line of its module counts.
+    """
+    kind = plugin if inspect.isclass(plugin) else getattr(plugin, "__annotations__", {}).get("return")
+    module = sys.modules[plugin.__module__]
+    if isinstance(kind, str):
+        kind = getattr(module, kind, None)
+    text = inspect.getdoc(kind if inspect.isclass(kind) and kind is not BaseTarget else module)
+    return (text or "").split("\n")[0].replace("``", "")
 
 
 def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
@@ -55,8 +69,8 @@ def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     return table
 
 
-def target_document(target: BaseTarget) -> dict[str, Any]:
-    """Return a target as a document: parameters with bounds, metrics, workloads, facts."""
+def target_document(target: BaseTarget, what: str) -> dict[str, Any]:
+    """Return a target as a document: what it is, parameters with bounds, metrics, workloads, facts."""
     space, scope = target.space, target.space.scope({})
     params = []
     for param in space.params.values():
@@ -83,6 +97,7 @@ def target_document(target: BaseTarget) -> dict[str, Any]:
         params.append(entry)
     return {
         "name": target.name,
+        "description": what,
         "workloads": dict(target.workloads),
         "metrics": [
             {
@@ -107,10 +122,9 @@ def target_document(target: BaseTarget) -> dict[str, Any]:
     }
 
 
-def show_target(out: Console, target: BaseTarget) -> None:
+def show_target(out: Console, document: dict[str, Any]) -> None:
     """Print a target."""
-    document = target_document(target)
-    out.print(Text(target.name, style="bold cyan"))
+    out.print(Text.assemble((document["name"], "bold cyan"), f"  {document['description']}"))
     table = _table("workload", "what it does")
     for name, text in document["workloads"].items():
         table.add_row(Text(name, style="bold"), Text(text))

@@ -1,4 +1,4 @@
-"""The target ``cluster``: how jobs are ordered, backfilled, placed and moved; or how long functions are kept."""
+"""A cluster's jobs: how they are ordered, backfilled, placed and moved; or how long functions are kept; simulated."""
 
 from __future__ import annotations
 

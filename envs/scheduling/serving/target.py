@@ -41,7 +41,7 @@ OPTIONS = {
 
 
 class ServingTarget(BaseTarget):
-    """A serving system under one trace.
+    """A serving system for a language model under one trace: its batching and scheduling knobs; simulated.
 
     Args:
         service: model, nodes and engine.

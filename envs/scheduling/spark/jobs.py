@@ -292,3 +292,16 @@ def partitioned(jobs: Sequence[Job], seconds: float) -> list[Job]:
         return Stage(durations=np.array([s.work / n]), parents=s.parents, tasks=n)
 
     return [replace(j, stages=tuple(cut(s) for s in j.stages)) for j in jobs]
+
+
+def pool_of(dags: str) -> list[Any]:
+    """Return measured jobs to draw from: TPC-H's DAGs, a workflow, or a folder of these; none for ""."""
+    if not dags:
+        return []
+    path = Path(dags)
+    if path.is_dir():
+        jobs = [wfcommons(p) for p in sorted(path.glob("*.json*"))]
+        if not jobs:
+            raise ConfigError(f"{path} has no workflows (*.json, *.json.gz)")
+        return jobs
+    return tpch(path) if "tpch" in path.name else [wfcommons(path)]

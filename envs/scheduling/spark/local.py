@@ -69,7 +69,7 @@ def together(
 
 
 class SparkLocal(BaseTarget):
-    """A real Spark in local mode.
+    """A real Spark in local mode on loopback, with queries of several users at once.
 
     Args:
         cores: threads that run tasks.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunewright.envs.scheduling.command import pool_of
 from tunewright.envs.scheduling.spark import jobs as spark_jobs
 from tunewright.envs.scheduling.spark import simulate
 from tunewright.errors import unknown
@@ -31,7 +30,7 @@ OPTIONS = {
 
 
 class SparkTarget(BaseTarget):
-    """Scheduling of a Spark application, simulated.
+    """A Spark application with many users: how its jobs are scheduled and cut into tasks; simulated.
 
     Args:
         cores, jobs, seed: see ``OPTIONS``.
@@ -72,7 +71,7 @@ class SparkTarget(BaseTarget):
     )  # fmt: skip
 
     def __init__(self, cores: int, jobs: int, seed: int, dags: str) -> None:
-        self.cores, self.count, self.seed, self.pool = cores, jobs, seed, pool_of(dags)
+        self.cores, self.count, self.seed, self.pool = cores, jobs, seed, spark_jobs.pool_of(dags)
         self.facts = {
             "CORES": cores,
             "jobs": jobs,

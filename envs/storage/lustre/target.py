@@ -1,4 +1,4 @@
-"""The target ``lustre``: STELLAR's parameters and workloads on a modelled cluster."""
+"""Lustre: STELLAR's parameters and workloads on a modelled cluster, or a file system that is mounted here."""
 
 from __future__ import annotations
 

@@ -1,0 +1,77 @@
+"""The commands ``apply`` and ``rollback``: a configuration goes into service, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Option
+
+from tunewright.cli.options import Json, SecretOption, SessionName, StoreUrl, command, console, say
+from tunewright.cli.sessions import reading
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer()
+OtherTarget = Annotated[str | None, Option("--target", help="Target spec to use instead of the stored one.")]
+
+
+@contextmanager
+def _ended(what: str, then: str) -> Iterator[None]:
+    """Say what a signal did to a command that nothing interrupts half-way."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console().print(f"{what} was stopped; nothing is half done: {then}", markup=False)
+        raise SystemExit(130) from None
+
+
+def _show_applied(screen: Console, document: dict[str, Any]) -> None:
+    name = document["name"]
+    screen.print(
+        f"applied trial {document['trial']} of session {name}; undo with: tunewright rollback {name}", markup=False
+    )
+    screen.print(document["settings"], markup=False, style="cyan")
+
+
+@command(app, "apply", _show_applied)
+def apply(
+    name: SessionName,
+    to: Annotated[str | None, Option(
+        "--to", help="What to apply to, where the target needs it: a database file, a DSN.")] = None,
+    target: OtherTarget = None,
+    option: SecretOption = None,
+    trial: Annotated[int | None, Option(
+        "--trial", help="Number of the trial to apply; default: the verified winner.")] = None,
+    force: Annotated[bool, Option("--force", help="Apply although no improvement was shown.")] = False,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Put the best configuration into service; 'tunewright rollback' undoes it."""
+    from tunewright.plugins import parse_options
+    from tunewright.sessions.service import apply_session
+
+    options = parse_options(option)
+    with reading(store) as opened, _ended("apply", f"'tunewright rollback {name}' says whether it took effect"):
+        return apply_session(opened, name, to=to, spec=target, number=trial, force=force, options=options, say=say)
+
+
+@command(app, "rollback", lambda screen, document: screen.print(document["message"], markup=False))
+def rollback(
+    name: SessionName,
+    target: OtherTarget = None,
+    option: SecretOption = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> dict[str, Any]:
+    """Undo 'apply', or put back what a killed session left changed."""
+    from tunewright.measuring.interrupts import uninterrupted
+    from tunewright.plugins import parse_options
+    from tunewright.sessions.service import rollback_session
+
+    told = "run it again, and it says whether there is anything left"
+    with _ended("rollback", told), uninterrupted(), reading(store) as opened:
+        return rollback_session(opened, name, spec=target, options=parse_options(option), say=say)

@@ -1,0 +1,351 @@
+"""The commands ``tune`` and ``resume``."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Option
+
+from tunewright.cli.options import Json, SecretOption, StoreUrl, TargetOption, TrustFile, console, emit, out
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tunewright.sessions.session import Session
+    from tunewright.sessions.verdict import Verdict
+    from tunewright.store.store import Store
+
+app = typer.Typer()
+
+
+_guide = partial(Option, rich_help_panel="What to try")
+_run_for = partial(Option, rich_help_panel="How long")
+_limit = partial(Option, rich_help_panel="Limits and guarantees")
+_model = partial(Option, rich_help_panel="Language model")
+
+
+@app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def tune(
+    context: typer.Context,
+    target: Annotated[str, typer.Argument(help="What to tune: a target's name, table:FILE, or a TOML file.")],
+    workload: Annotated[str, _guide("--workload", "-w", help="Workload of the target; default: its first.")] = "",
+    tuner: Annotated[str, _guide("--tuner", "-t", help="auto, or one of 'tunewright tuners'.")] = "auto",
+    objective: Annotated[list[str] | None, _guide(
+        "--objective", help="Metric to optimise; repeat it for a Pareto set. For tables: the column.")] = None,
+    direction: Annotated[str | None, _guide("--direction", help="min or max; for tables only.")] = None,
+    seed: Annotated[int, _guide("--seed", min=0, help="Fixes data, suggestions and order.")] = 0,
+    option: TargetOption = None,
+    tuner_option: Annotated[list[str] | None, _guide(
+        "--tuner-option", "-T", metavar="KEY=VALUE", help="Option of the tuner, such as startup=3.")] = None,
+    model: Annotated[str | None, _model(
+        "--model", metavar="NAME", help="For --tuner llm or hybrid: the language model.")] = None,
+    base_url: Annotated[str | None, _model(
+        "--base-url", metavar="URL",
+        help="Its OpenAI-compatible endpoint; the key is taken from OPENAI_API_KEY.")] = None,
+    manual: Annotated[str | None, _model(
+        "--manual", metavar="PATH,...",
+        help="Manuals to look into; playbook and hybrid read them without a model.")] = None,
+    rules: Annotated[str | None, _guide(
+        "--rules", metavar="FOLDER",
+        help="Rules learned from earlier sessions, for playbook, hybrid and llm; see 'tunewright rules'.")] = None,
+    observed: Annotated[str | None, _model(
+        "--trace", metavar="FILE", help="A log of the workload, as 'tunewright trace' reads it; likewise.")] = None,
+    replay: Annotated[str | None, _model(
+        "--replay", metavar="LOG", help="Use the replies of a log instead of a model.")] = None,
+    repeats: Annotated[bool, _guide(
+        "--repeats", help="Measure a configuration again when it is proposed again.")] = False,
+    trials: Annotated[int | None, _run_for(
+        "--trials", "-n", min=1, help="Configurations to try, the default included. Default: 25, ending early when "
+        "nothing is gained.")] = None,
+    minutes: Annotated[float | None, _run_for("--minutes", min=0.01, help="Start no trial after this time.")] = None,
+    patience: Annotated[int | None, _run_for(
+        "--patience", min=1, help="End after this many trials without a gain.")] = None,
+    explain: Annotated[bool, _run_for(
+        "--explain", help="Then take back each change of the best configuration once, to see what it gives; one more "
+        "trial for each.")] = False,
+    trust: Annotated[str, _run_for(
+        "--trust", help="fast, normal or strict: how much is spent on knowing that the gain is real.")] = "normal",
+    workers: Annotated[int, _run_for(
+        "--workers", min=1, help="Parallel trials, where the target says it is safe.")] = 1,
+    executor: Annotated[str, _run_for(
+        "--executor", metavar="dask[:ADDRESS]",
+        help="Run trials on Dask: a cluster of --workers processes here, or a scheduler's address.")] = "",
+    require: Annotated[list[str] | None, _limit(
+        "--require", metavar="METRIC>=X", help="Constraint on a metric; repeatable.")] = None,
+    allow: Annotated[list[str] | None, _limit(
+        "--allow", metavar="GUARANTEE", help="Accept less of a guarantee, such as durability.")] = None,
+    never: Annotated[list[str] | None, _limit(
+        "--never", metavar="EXPRESSION",
+        help="Configurations never to try, such as \"cache_size > 100000\".")] = None,
+    limit: Annotated[float | None, _limit(
+        "--limit", min=0.01, metavar="SECONDS",
+        help="Hard limit of one run; default: 5 times the default's run time, at least 20 s.")] = None,
+    memory: Annotated[float | None, _limit(
+        "--memory", min=1, metavar="MB",
+        help="Hard limit of memory of one run; default: three quarters of the machine's.")] = None,
+    directory: Annotated[str, _limit(
+        "--dir", metavar="DIR",
+        help="Where the target keeps its files; should be on the disk you care about.")] = "",
+    trust_file: TrustFile = False,
+    name: Annotated[str | None, Option("--name", help="Name of the session; default: made from the target.")] = None,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Tune a target: measure its default, try configurations, verify the best one on fresh runs.
+
+    Options of the target (see 'tunewright show TARGET') may be given as --NAME VALUE too: --ttft 2 for 'serving'.
+    """
+    from tunewright.measuring import executors
+    from tunewright.plugins import parse_options
+    from tunewright.sessions.session import Session
+    from tunewright.store.plan import Plan
+    from tunewright.store.store import Store
+
+    options = {**parse_options(option), **_target_options(context, target)}
+    objectives = tuple(objective or ())
+    if direction is not None:
+        options["direction"] = direction
+    if target.startswith("table:") and objectives:
+        options["objective"], objectives = objectives[0], ()
+    given = {
+        "model": model, "base_url": base_url, "manual": manual, "trace": observed, "rules": rules, "replay": replay,
+    }  # fmt: skip
+    tuner_options = {**parse_options(tuner_option), **{k: v for k, v in given.items() if v is not None}}
+    plan = Plan(
+        target=target, workload=workload, tuner=tuner, objectives=objectives, seed=seed, trust=trust,
+        require=tuple(require or ()), allow=tuple(allow or ()), never=tuple(never or ()), options=options,
+        tuner_options=tuner_options, limit_s=limit, memory_mb=memory, repeats=repeats,
+        workdir=os.path.abspath(directory) if directory else "",
+    )  # fmt: skip
+    if trials is None and minutes is None:
+        trials, patience = 25, patience or 15
+    if name is not None:
+        _check_name(name)
+    opened = Store(store)
+    name = _free_name(opened, target) if name is None else name
+    with (
+        executors.opened(executor, workers, threads=True) as pool,
+        Session.create(plan, name, opened, workers=workers, executor=pool, trust_file=trust_file) as session,
+    ):
+        _run(session, trials, minutes, patience, explain, as_json)
+
+
+def _check_name(name: str) -> None:
+    """Check a name given by hand, which is also that of files such as NAME.html.
+
+    Raises:
+        ConfigError: it cannot be a session's name, or is a path.
+    """
+    from tunewright.errors import ConfigError
+    from tunewright.store.paths import check_name
+
+    check_name(name)
+    if "/" in name:
+        raise ConfigError(f"--name {name[:40]!r} cannot be a file's name; leave out the slashes")
+
+
+def _target_options(context: typer.Context, target: str) -> dict[str, Any]:
+    """Read what is left on the command line as options of the target: ``--NAME VALUE`` or ``--NAME=VALUE``.
+
+    Raises:
+        UnknownNameError: neither the command nor the target has such an option.
+        ConfigError: a value is missing, or something stands alone.
+    """
+    from tunewright.errors import ConfigError, unknown
+    from tunewright.plugins import open_target
+
+    left, options = list(context.args), {}
+    known = open_target(target, {}).options if left else {}
+    ours = [name.lstrip("-") for p in context.command.params for name in p.opts if name.startswith("--")]
+    while left:
+        text = left.pop(0)
+        name, equals, value = text.partition("=")
+        if not name.startswith("--"):
+            raise ConfigError(f"what is {text!r}? A command takes one target, and options as --NAME VALUE")
+        name = name[2:].replace("-", "_")
+        if name not in known:
+            raise unknown("option", f"--{name.replace('_', '-')}", sorted({f"--{n}" for n in (*ours, *known)}))
+        if not equals:
+            if not left or left[0].startswith("--"):
+                raise ConfigError(f"--{name} needs a value: {known[name]}")
+            value = left.pop(0)
+        options[name] = value
+    return options
+
+
+@app.command("resume")
+def resume(
+    name: Annotated[str, typer.Argument(help="Name of the session; see 'tunewright list'.")],
+    trials: Annotated[int | None, Option(
+        "--trials", "-n", min=1, help="How many more configurations to try (10).")] = None,
+    minutes: Annotated[float | None, Option("--minutes", min=0.01, help="Start no trial after this time.")] = None,
+    patience: Annotated[int | None, Option(
+        "--patience", min=1, help="End after this many trials without a gain.")] = None,
+    explain: Annotated[bool, Option(
+        "--explain",
+        help="Then take back each change of the best configuration once, to see what it gives.")] = False,
+    target: Annotated[str | None, Option(
+        "--target", help="Target spec to use instead of the stored one, such as a DSN with its password.")] = None,
+    option: SecretOption = None,
+    tuner_option: Annotated[list[str] | None, Option(
+        "--tuner-option", "-T", metavar="KEY=VALUE",
+        help="Option of the tuner in the place of the stored one, such as a secret.")] = None,
+    workers: Annotated[int, Option("--workers", min=1, help="Parallel trials, where the target says it is safe.")] = 1,
+    executor: Annotated[str, Option(
+        "--executor", metavar="dask[:ADDRESS]",
+        help="Run trials on Dask: a cluster of --workers processes here, or a scheduler's address.")] = "",
+    trust_file: TrustFile = False,
+    store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
+    """Continue a session: after an interruption, a crash, or just for more trials."""
+    from tunewright.measuring import executors
+    from tunewright.plugins import parse_options
+    from tunewright.sessions.session import Session
+    from tunewright.store.store import Store
+
+    with executors.opened(executor, workers, threads=True) as pool:
+        how: dict[str, Any] = {"workers": workers, "executor": pool, "trust_file": trust_file}
+        how |= {"options": parse_options(option), "tuner_options": parse_options(tuner_option)}
+        with Session.resume(name, Store(store), spec=target, **how) as session:
+            _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, explain, as_json)
+
+
+def _free_name(store: Store, target: str) -> str:
+    from tunewright.plugins import split_spec
+
+    kind, argument = split_spec(target)
+    base = Path(argument).name.split(".")[0] if kind in ("table", "command") and argument else kind
+    taken = set(store.names())
+    return next(f"{base}-{i}" for i in range(1, len(taken) + 2) if f"{base}-{i}" not in taken)
+
+
+def _run(
+    session: Session, trials: int | None, minutes: float | None, patience: int | None, explain: bool, as_json: bool
+) -> None:  # fmt: skip
+    from rich.text import Text
+
+    from tunewright.cli.progress import Progress
+    from tunewright.sessions.verdict import summary
+
+    screen = console()
+    done = sum(t.decided for t in session.store.trials(session.name))
+    planned = None if trials is None else done + trials
+    progress = Progress(screen, trials=planned, minutes=minutes)
+    session.watcher = progress
+    screen.print(Text.assemble(
+        ("tuning ", "bold"), (session.target.name, "bold cyan"),
+        f" · workload {session.workload} · tuner {session.tuner_spec}"
+        f" · objective {', '.join(f'{m.name} ({m.direction})' for m in session.objectives)} · session {session.name}",
+    ))  # fmt: skip
+    try:
+        with progress:
+            verdict = session.run(trials=trials, minutes=minutes, patience=patience, explain=explain)
+    except KeyboardInterrupt:
+        screen.print(
+            f"stopped. Everything is put back; continue with: tunewright resume {session.name}{_store_hint(session)}",
+            markup=False,
+        )
+        raise SystemExit(130) from None
+    if as_json:
+        emit(summary(session, verdict))
+    elif verdict is not None:
+        _conclusion(session, verdict)
+
+
+def _store_hint(session: Session) -> str:
+    from tunewright.store.paths import default_url
+
+    return "" if session.store.url == default_url() else f" --store {session.store.public_url}"
+
+
+def _conclusion(session: Session, verdict: Verdict) -> None:
+    from rich.panel import Panel
+    from rich.table import Table
+    from rich.text import Text
+
+    from tunewright.report.words import duration, number
+
+    printed = out()
+    printed.print(
+        Panel(
+            Text(verdict.sentence),
+            title="verdict",
+            border_style="green" if verdict.improved else "yellow",
+            expand=False,
+        )
+    )
+    default = session.default_trial
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("metric", "default", "best found", "unit"):
+        table.add_column(column, justify="right" if column in ("default", "best found") else "left")
+    for metric in session.metrics:
+        before = number(default.metrics[metric.name]) if default else ""
+        table.add_row(metric.name, before, number(verdict.metrics[metric.name]), metric.unit)
+    printed.print(table)
+    changes = session.space.changes(verdict.config)
+    if changes:
+        printed.print(Text("\nBest configuration, in the system's own form:", style="bold"))
+        printed.print(Text(session.target.render(verdict.config), style="cyan"))
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        gives = _gives(session, verdict)
+        for column in ("changed", "from", "to", *(["gives"] if gives else [])):
+            table.add_column(column, justify="right" if column == "gives" else "left")
+        for name, value in changes.items():
+            last = [f"{gives[name]:.2f}×" if name in gives else ""] if gives else []
+            table.add_row(name, str(session.space.default.get(name, "(not active)")), str(value), *last)
+        printed.print()
+        printed.print(table)
+    if verdict.weaker:
+        printed.print(Text("\nNot used, for your information: what weaker guarantees would give on top", style="bold"))
+        for entry in verdict.weaker:
+            delta = ", ".join(f"{n}={v}" for n, v in entry["config"].items() if verdict.config.get(n) != v)
+            printed.print(
+                Text(f"  {entry['ratio']:.2f}× ({entry['low']:.2f} to {entry['high']:.2f})  {delta}: {entry['loses']}")
+            )
+    if verdict.pareto:
+        _pareto(printed, session, verdict)
+    failed = sum(not t.ok for t in session.decided)
+    hint = _store_hint(session)
+    printed.print(Text(
+        f"\n{len(session.decided)} trials, {failed} failed, {duration(session.seconds)}."
+        f" Next: tunewright report {session.name}{hint} · tunewright resume {session.name}{hint}", style="dim",
+    ))  # fmt: skip
+
+
+def _gives(session: Session, verdict: Verdict) -> dict[str, float]:
+    """What each change gives, where the winner was measured without it."""
+    from tunewright.sessions.verdict import contributions
+
+    first = verdict.comparisons[session.objectives[0].name]
+    tried = [(t.config, t.ratio) for t in session.decided if t.ok]
+    gives = contributions(tried, verdict.config, session.space.default, first.value)
+    return gives if first.kind == "ratio" else {}
+
+
+def _pareto(screen: Console, session: Session, verdict: Verdict) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from tunewright.report.words import number, settings
+
+    screen.print(Text("\nPareto set: no configuration that was tried is better in every objective", style="bold"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("trial", justify="right")
+    for metric in session.objectives:
+        table.add_column(f"{metric.name} [{metric.unit}]", justify="right")
+    table.add_column("settings")
+    for entry in verdict.pareto:
+        row = [str(entry["number"])]
+        for metric in session.objectives:
+            text = number(entry["metrics"][metric.name])
+            compared = (entry["comparisons"] or {}).get(metric.name)
+            if compared and compared["kind"] == "ratio":
+                text += f"  {compared['value']:.2f}× ({compared['low']:.2f} to {compared['high']:.2f})"
+            row.append(text)
+        table.add_row(*row, settings(session.space.changes(entry["config"]), 6))
+    screen.print(table)
