@@ -13,7 +13,8 @@ from tunewright.cli.options import BaseUrl, Json, ModelName, StoreUrl, command, 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tunewright.knowledge.rules import Rule, RuleBook
+    from tunewright.knowledge.rulefiles import RuleBook
+    from tunewright.knowledge.rules import Rule
 
 reading = typer.Typer()
 rules = typer.Typer(
@@ -30,7 +31,7 @@ def _show_reading(console: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from tunewright.knowledge.manuals import bare
+    from tunewright.knowledge.sections import bare
 
     if "passages" in document:
         for passage in document["passages"]:
@@ -139,8 +140,8 @@ def read(
         if output is not None:
             document["file"] = str(output)
         if ask:
-            from tunewright.knowledge.manuals import chunks
             from tunewright.knowledge.retrieval import Index
+            from tunewright.knowledge.sections import chunks
 
             passages = Index(chunks(sections), meanings).search(ask, count)
             document["passages"] = [{"path": list(c.path), "text": c.text, "source": c.source} for c in passages]
@@ -209,7 +210,7 @@ def list_rules(
     as_json: Json = False,
 ) -> None:
     """List the rules of a folder."""
-    from tunewright.knowledge.rules import entry_of
+    from tunewright.knowledge.rulefiles import entry_of
 
     wanted = [
         r for r in _book(folder).rules
@@ -226,7 +227,7 @@ def show_rule(
     as_json: Json = False,
 ) -> dict[str, Any]:
     """Show a rule: what it says, where it holds, and the trials that it rests on."""
-    from tunewright.knowledge.rules import entry_of
+    from tunewright.knowledge.rulefiles import entry_of
 
     return entry_of(_book(folder).find(name))
 
@@ -243,7 +244,8 @@ def merge(
     as_json: Json = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Add what sessions show about single parameters, or another folder's rules. A model, if given, words them."""
-    from tunewright.knowledge.rules import RuleBook, from_session
+    from tunewright.knowledge.rulefiles import RuleBook
+    from tunewright.knowledge.rules import from_session
 
     book, quotes = RuleBook(folder), _quotes(manual)
     done: list[str] = []
@@ -290,7 +292,7 @@ def _book(folder: Path) -> RuleBook:
         ConfigError: it is not.
     """
     from tunewright.errors import ConfigError
-    from tunewright.knowledge.rules import RuleBook
+    from tunewright.knowledge.rulefiles import RuleBook
 
     if not folder.is_dir():
         raise ConfigError(
