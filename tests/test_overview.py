@@ -24,8 +24,9 @@ from tunewright.testing import Sphere
 
 DIES = """
 import os, sys
-from tunewright.plan import Plan, Watcher
-from tunewright.session import Session
+from tunewright.sessions.session import Session
+from tunewright.sessions.watcher import Watcher
+from tunewright.store.plan import Plan
 from tunewright.store.store import Store
 from tunewright.testing import Sphere
 

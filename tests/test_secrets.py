@@ -349,7 +349,7 @@ def test_a_secret_option_is_asked_for_again(store, monkeypatch):
         return Licensed()
 
     monkeypatch.setattr("tunewright.plugins.open_target", open_target)
-    monkeypatch.setattr("tunewright.sessions.session.open_target", open_target)
+    monkeypatch.setattr("tunewright.sessions.recovery.open_target", open_target)
     Session.create(Plan(target="guarded", tuner="random", options={"licence": "s3cret"}), "a", store)
     with pytest.raises(ConfigError, match="option 'licence' of session 'a' is a secret.*--option licence="):
         Session.resume("a", store)

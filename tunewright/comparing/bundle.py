@@ -109,6 +109,10 @@ class Bundle:
 
         return write_page(self, Path(path) if path else self.folder / REPORT)
 
+    def __repr__(self) -> str:
+        tuners, targets = self.games["tuner"].nunique(), len(self.targets)
+        return f"<Bundle in {str(self.folder)!r}: {len(self.games)} games of {tuners} tuners on {targets} targets>"
+
     def _repr_html_(self) -> str:
         from html import escape
 
