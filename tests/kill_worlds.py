@@ -17,8 +17,8 @@ SESSION = ["--tuner", "random", "--trust", "fast", "--trials", "2"]
 _FABRICATE = """
 import json, sys
 from dataclasses import replace
-from tunewright.plan import Plan
-from tunewright.session import Session
+from tunewright.store.plan import Plan
+from tunewright.sessions.session import Session
 from tunewright.store.store import Store
 from tunewright.tuner import Trial
 spec, options, config = json.loads(sys.argv[1])

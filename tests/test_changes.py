@@ -45,7 +45,7 @@ def python(code, *words, **how):
 HOLDER = """
 import sys, time
 from pathlib import Path
-from tunewright.locks import file_keys, holding
+from tunewright.sessions.locks import file_keys, holding
 with holding(file_keys(Path(sys.argv[1])), "session 'first'"):
     print("held", flush=True)
     time.sleep(60)
@@ -84,7 +84,7 @@ CHILD = "import time; time.sleep(1.5)"
 def test_a_lock_lasts_until_the_last_measuring_child_is_gone(tmp_path):
     code = f"""
 import subprocess, sys, time
-from tunewright.locks import holding
+from tunewright.sessions.locks import holding
 with holding(["file " + sys.argv[1]], "session 'first'") as hold:
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     subprocess.Popen([sys.executable, "-c", {CHILD!r}], pass_fds=hold.fds, **quiet)

@@ -165,8 +165,8 @@ def test_a_killed_session_is_put_back(system):
     target = opened(system)
     before = state(system)["values"]
     code = f"""
-from tunewright.plan import Plan
-from tunewright.session import Session
+from tunewright.store.plan import Plan
+from tunewright.sessions.session import Session
 from tunewright.store.store import Store
 plan = Plan(target="lustre:{system / "mnt" / "scratch"}", tuner="playbook", trust="fast", options={options(system)!r})
 with Session.create(plan, "k", Store("sqlite:///{system / "k.db"}")) as session:
