@@ -53,7 +53,8 @@ def test_a_session_says_where_it_stands(store):
     session.run(trials=5, verify=False)
     best = session.best
     assert (
-        repr(session) == f"<Session 'a<b>': sphere, 5 trials, best loss {best.scores['loss']:.4g} (trial {best.number})>"
+        repr(session)
+        == f"<Session 'a<b>': sphere, 5 trials, best loss {best.scores['loss']:.4g} (trial {best.number})>"
     )
     assert len(re.findall("<td>x[012]</td>", session._repr_html_())) == len(session.space.changes(best.config))
 

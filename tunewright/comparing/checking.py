@@ -8,21 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunewright.comparing.bundle import (
-    CONFIG,
-    FORMAT,
-    KEY,
-    TABLES,
-    Bundle,
-    digest,
-    load,
-    pandas,
-    plain,
-    records,
-    save,
-    summary,
-    write_json,
-)
+from tunewright.comparing.bundle import CONFIG, FORMAT, TABLES, Bundle, load, pandas, records, save, write_json
+from tunewright.comparing.rows import KEY, digest, plain, summary
 from tunewright.errors import ConfigError
 from tunewright.space.facts import machine_facts, versions
 from tunewright.store.files import parsing, read_json
