@@ -562,7 +562,7 @@ def test_a_hook_that_hangs_is_ended(tmp_path, monkeypatch):
 def test_the_next_one_waits_for_a_command_that_outlived_its_session(sign, delay_s, tmp_path):
     """At whatever moment the session is killed: the command is through afterwards, or never ran."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom tunewright import hooks\n"
+        "import sys\nfrom pathlib import Path\nfrom tunewright.measuring import hooks\n"
         "with hooks.noting(Path(sys.argv[1])):\n"
         "    hooks.run(['sh', '-c', 'touch begun; sleep 1; touch through'], cwd=sys.argv[1])"
     )
