@@ -125,8 +125,8 @@ def examine(directory: str | Path | None, description: Mapping[str, Any], *, res
         return
     folder = Path(directory)
     if (folder / CONFIG).exists():
-        held = described(folder)
-        different = [k for k in ("targets", "tuners", "trials", "seeds", "trust") if held.get(k) != description[k]]
+        there = described(folder)
+        different = [k for k in ("targets", "tuners", "trials", "seeds", "trust") if there.get(k) != description[k]]
         if different:
             raise ConfigError(
                 f"{folder} holds another tournament: {', '.join(different)} differ; choose another directory, and join"
@@ -190,25 +190,25 @@ def described(folder: Path) -> dict[str, Any]:
     """
     if not (folder / CONFIG).exists():
         raise ConfigError(f"{folder} holds no tournament: there is no {CONFIG} in it")
-    found = read_json(folder / CONFIG, "tournament's description")
-    if not isinstance(found, dict):
+    config = read_json(folder / CONFIG, "tournament's description")
+    if not isinstance(config, dict):
         raise ConfigError(f"{folder / CONFIG} holds no description of a tournament")
-    if found.get("format") != FORMAT:
-        by = found["versions"].get("tunewright", "?") if isinstance(found.get("versions"), dict) else "?"
+    if config.get("format") != FORMAT:
+        by = config["versions"].get("tunewright", "?") if isinstance(config.get("versions"), dict) else "?"
         raise ConfigError(
-            f"{folder} has format {printable(str(found.get('format')), 40)}, this version of tunewright reads {FORMAT};"
-            f" it was written by tunewright {printable(str(by), 40)}"
+            f"{folder} has format {printable(str(config.get('format')), 40)}, this version of tunewright reads"
+            f" {FORMAT}; it was written by tunewright {printable(str(by), 40)}"
         )
-    return found
+    return config
 
 
 def played(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of the games that the directory holds; a line cut off by a crash is left out."""
     rows: dict[str, dict[str, Any]] = {}
     if (folder / "games.parquet").exists():
-        held = load(folder)
-        trials = {k: g.to_dict("records") for k, g in held.trials.groupby(KEY)}
-        for game in held.games.to_dict("records"):
+        ended = load(folder)
+        trials = {k: g.to_dict("records") for k, g in ended.trials.groupby(KEY)}
+        for game in ended.games.to_dict("records"):
             rows[game["name"]] = {"game": game, "trials": trials.get(tuple(game[k] for k in KEY), [])}
     if (folder / ROWS).exists():
         with parsing(folder / ROWS, "list of games that were played") as place:
@@ -257,20 +257,20 @@ def finish(
     config = described(folder)
     config["seconds"] = config.get("seconds", 0.0) + seconds
     write_json(folder / CONFIG, config)
-    made = Bundle(folder, config, games, trials, targets)
-    save(made)
+    bundle = Bundle(folder, config, games, trials, targets)
+    save(bundle)
     for name in (ROWS, SESSIONS, f"{SESSIONS}-wal", f"{SESSIONS}-shm"):
         (folder / name).unlink(missing_ok=True)
     workfolder.remove_all(folder / "work")
-    return made
+    return bundle
 
 
-def save(made: Bundle) -> None:
+def save(bundle: Bundle) -> None:
     """Write a bundle's frames, tables and report."""
     for name in _FRAMES:
-        getattr(made, name).to_parquet(made.folder / f"{name}.parquet", index=False)
-    write_json(made.folder / TABLES, {n: records(t) for n, t in made.tables.items()})
-    made.report()
+        getattr(bundle, name).to_parquet(bundle.folder / f"{name}.parquet", index=False)
+    write_json(bundle.folder / TABLES, {n: records(t) for n, t in bundle.tables.items()})
+    bundle.report()
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

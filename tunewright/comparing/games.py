@@ -91,14 +91,14 @@ def entries(texts: Sequence[Any], kind: str) -> list[Entry]:
         ConfigError: a text cannot be read, or two entries have one name.
         UnknownNameError: there is no such target or tuner.
     """
-    found = [entry(t, kind) for t in texts]
-    labels = [e.label for e in found]
+    read = [entry(t, kind) for t in texts]
+    labels = [e.label for e in read]
     for label in labels:
         if labels.count(label) > 1:
             raise ConfigError(f"{label!r} stands twice among the {kind}s; tell them apart by their options")
-    if not found:
+    if not read:
         raise ConfigError(f"name at least one {kind}; 'tunewright {kind}s' lists them")
-    return found
+    return read
 
 
 def entry(given: Any, kind: str) -> Entry:
@@ -139,9 +139,9 @@ def open_entry(entry: Entry) -> BaseTarget:
     Raises:
         TunewrightError: it cannot be opened; where a workload may be misspelt, the message lists them.
     """
-    made: BaseTarget | None = entry.made
-    if made is not None:
-        return made
+    target: BaseTarget | None = entry.made
+    if target is not None:
+        return target
     try:
         return _opened(entry.spec, tuple(entry.options.items()))
     except TunewrightError as error:

@@ -76,11 +76,11 @@ def _run(game: Game, store: Store, work: str, how: dict[str, Any]) -> None:
     """Run a game's session to its end, wherever it stands."""
     patience = time.monotonic() + _HELD_S
     while True:
-        held = _held(store, game.session)
-        if held and held.get("status") == "done" and held["verdict"]:
+        record = _record(store, game.session)
+        if record and record.get("status") == "done" and record["verdict"]:
             return
         try:
-            if held:
+            if record:
                 session = Session.resume(game.session, store, **how)
             else:
                 session = Session.create(plan_of(game, work), game.session, store, **how)
@@ -92,7 +92,7 @@ def _run(game: Game, store: Store, work: str, how: dict[str, Any]) -> None:
             time.sleep(0.5)
 
 
-def _held(store: Store, name: str) -> dict[str, Any]:
+def _record(store: Store, name: str) -> dict[str, Any]:
     """Return what a store holds of a session; nothing if there is none."""
     try:
         return store.session(name)

@@ -259,27 +259,27 @@ def critical_difference(bundle: Results) -> Figure:
 
 def _cliques(ranks: Any, gap: float) -> list[tuple[int, int]]:
     """Longest runs of neighbours, best first, that lie within the critical difference; shape of ranks (tuners,)."""
-    found: list[tuple[int, int]] = []
+    cliques: list[tuple[int, int]] = []
     for i in range(len(ranks)):
         j = int(np.searchsorted(ranks, ranks[i] + gap, side="right")) - 1
-        if j > i and not any(a <= i and j <= b for a, b in found):
-            found.append((i, j))
-    return found
+        if j > i and not any(a <= i and j <= b for a, b in cliques):
+            cliques.append((i, j))
+    return cliques
 
 
 def svg(figure: Figure) -> str:
     """Return a figure as SVG to be put into a page: text stays text, and the same data give the same bytes."""
     from matplotlib.text import Text
 
-    held = io.StringIO()
+    buffer = io.StringIO()
     for words in figure.findobj(Text):
         if (
             "$" in words.get_text() and r"\mathdefault" not in words.get_text()
         ):  # a name is no formula; a power of ten is
             words.set_parse_math(False)
     with _matplotlib().rc_context(_STYLE):
-        figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None})
-    text = held.getvalue()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 

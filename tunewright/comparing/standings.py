@@ -151,8 +151,8 @@ def _ranks(finals: pd.DataFrame) -> tuple[dict[str, float], pd.DataFrame]:
         a, b = wide.columns
         rows.append((a, b, means[a], means[b], p))
     columns = ["tuner", "against", "rank", "rank_against", "p"]
-    found = pd.DataFrame(rows, columns=columns)
-    return means, found.assign(friedman_p=p, critical_difference=gap, blocks=len(wide))
+    table = pd.DataFrame(rows, columns=columns)
+    return means, table.assign(friedman_p=p, critical_difference=gap, blocks=len(wide))
 
 
 def _results(finals: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -224,8 +224,8 @@ def _profiles(finals: pd.DataFrame) -> pd.DataFrame:
     for tuner in sorted(finals["tuner"].unique()):
         every, drawn = resampled(_by_target(finals, tuner), REPEATS // 4)
         for tau in TAUS:
-            made = (drawn >= tau - 1e-9).mean(axis=1)
-            low, high = np.quantile(made, [LEVEL / 2, 1 - LEVEL / 2])
+            shares = (drawn >= tau - 1e-9).mean(axis=1)
+            low, high = np.quantile(shares, [LEVEL / 2, 1 - LEVEL / 2])
             share = float((every >= tau - 1e-9).mean())
             rows.append({"tuner": tuner, "tau": tau, "share": share, "low": float(low), "high": float(high)})
     return pd.DataFrame(rows)
@@ -239,9 +239,9 @@ def _summary_curves(curves: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> pd.D
     for (target, tuner, _, _), curve in curves.items():
         grouped.setdefault((target, tuner), []).append(curve["best"])
     rows = []
-    for (target, tuner), held in sorted(grouped.items()):
+    for (target, tuner), games in sorted(grouped.items()):
         # a game whose first trials failed has no value yet
-        many = np.where(np.isfinite(many := np.array(held)), many, np.nan)
+        many = np.where(np.isfinite(many := np.array(games)), many, np.nan)
         for k in range(many.shape[1]):
             if np.isnan(many[:, k]).all():
                 continue

@@ -52,9 +52,9 @@ def bootstrap(scores: Mapping[Any, Floats], statistic: Any, seed: int = 0) -> tu
     every, drawn = resampled(scores, REPEATS, seed)
     if not len(every):
         return math.nan, math.nan, math.nan
-    made = np.asarray(statistic(drawn), dtype=float)
+    draws = np.asarray(statistic(drawn), dtype=float)
     value = float(np.asarray(statistic(every[None]))[0])
-    low, high = np.quantile(made, [LEVEL / 2, 1 - LEVEL / 2])
+    low, high = np.quantile(draws, [LEVEL / 2, 1 - LEVEL / 2])
     return value, float(low), float(high)
 
 

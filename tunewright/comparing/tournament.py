@@ -137,20 +137,20 @@ def again(folder: Path, *, store: str | None = None, **how: Any) -> Bundle:
     Raises:
         ConfigError: it holds none, or one of targets or tuners that were objects.
     """
-    held = bundle.described(folder)
+    config = bundle.described(folder)
     parts = []
     for kind in ("targets", "tuners"):
-        made = []
-        for e in held[kind]:
+        known = []
+        for e in config[kind]:
             if e["object"]:
                 raise ConfigError(f"{e['label']!r} was an object of a program; go on from that program")
             if MASK in e["options"].values():
                 raise ConfigError(f"{e['label']!r} has a secret option, which is not kept; run the same command again")
-            made.append(Entry(label=e["label"], spec=e["spec"], workload=e["workload"], options=e["options"]))
-        parts.append(made)
+            known.append(Entry(label=e["label"], spec=e["spec"], workload=e["workload"], options=e["options"]))
+        parts.append(known)
     return compare(
-        parts[0], parts[1], trials=held["trials"], seeds=held["seeds"], directory=folder, trust=held["trust"],
-        store=store or held["store"], resume=True, **how,
+        parts[0], parts[1], trials=config["trials"], seeds=config["seeds"], directory=folder, trust=config["trust"],
+        store=store or config["store"], resume=True, **how,
     )  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def _unfit(
     plan: Tournament, opened: Mapping[str, BaseTarget], skip: bool, watcher: Watcher, trust_file: bool
 ) -> set[tuple[str, str]]:
     """Build every tuner for every target once, so that what cannot work is said before hours are spent."""
-    found = set()
+    unfit = set()
     for target in plan.targets:
         for tuner in plan.tuners:
             game = Game(target=target, tuner=tuner, seed=plan.seeds[0], trials=plan.trials, trust=plan.trust)
@@ -212,6 +212,6 @@ def _unfit(
                 what = f"{tuner.label} on {target.label}"
                 if not skip:
                     raise ConfigError(f"{what} cannot work: {error}. Leave one of them out, or give --skip") from None
-                found.add((target.label, tuner.label))
+                unfit.add((target.label, tuner.label))
                 watcher.left_out(what, str(error))
-    return found
+    return unfit

@@ -19,7 +19,7 @@ NEAR = 0.05  # share that counts as near-optimal
 
 def references(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """What all tables need of each target: reference value of the default, best known, goal, noise."""
-    found = {}
+    facts = {}
     for row in targets.to_dict("records"):
         own = games[(games["target"] == row["target"]) & (games["status"] == "done")]
         sign = 1.0 if row["direction"] == "max" else -1.0
@@ -39,13 +39,13 @@ def references(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame)
             goal = best - sign * NEAR * abs(best)
         logs = np.log(own["ratio_high"] / own["ratio_low"]) if len(own) else np.array([])
         widths = logs[np.isfinite(logs)]
-        found[row["target"]] = {
+        facts[row["target"]] = {
             **row, "sign": sign, "default": default, "best": best, "goal": goal,
             "source": "known" if best == known else "best seen",
             "room": abs(best - default) / abs(default) if default else math.nan,
             "uncertainty": float(np.median(widths)) / 2 if len(widths) and not row["exact"] else 0.0,
         }  # fmt: skip
-    return found
+    return facts
 
 
 def _final_values(own: pd.DataFrame, default: float, facts: Mapping[str, Any]) -> Floats:
@@ -81,7 +81,7 @@ def best_so_far(
 ) -> dict[tuple[Any, ...], dict[str, Any]]:
     """Best-so-far of every game over its trials and over its seconds, the tuner's own included."""
     most = int(games["trials"].max()) if len(games) else 0
-    found = {}
+    curves = {}
     for key, own in trials.groupby(["target", "tuner", "by", "seed"]):
         f = facts[key[0]]
         own = own[own["status"].isin(DECIDED)].sort_values("number")
@@ -95,8 +95,8 @@ def best_so_far(
         padded = np.concatenate([best, np.full(most - len(best), best[-1] if len(best) else math.nan)])
         good = f["sign"] * best >= f["sign"] * f["goal"] - 1e-12 * abs(f["goal"])
         first = int(np.argmax(good)) + 1 if good.any() else None
-        found[tuple(key)] = {"best": padded, "seconds": seconds, "reached": first, "trials": len(best)}
-    return found
+        curves[tuple(key)] = {"best": padded, "seconds": seconds, "reached": first, "trials": len(best)}
+    return curves
 
 
 def final_rows(

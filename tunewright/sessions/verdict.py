@@ -117,11 +117,11 @@ def contributions(
     Returns:
         Parameter to the ratio with the change over that without it; below 1 it seems to cost something.
     """
-    held = [(dict(c), r) for c, r in trials if r]
+    rows = [(dict(c), r) for c, r in trials if r]
 
     def undone(base: Config, its: float) -> dict[str, float]:
         """What each change of a configuration gives, by its neighbours with the default's value."""
-        near = [(single_change(base, c), c, r) for c, r in held]
+        near = [(single_change(base, c), c, r) for c, r in rows]
         return {n: its / r for n, c, r in near if n and c[n] == default.get(n) and base[n] != default.get(n)}
 
     # the winner may itself be one of those trials: lucky, or rid of a change that was bad; of a base that is clearly
@@ -130,12 +130,12 @@ def contributions(
         (config, ratio),
         *(
             (c, r)
-            for c, r in held
+            for c, r in rows
             if r > 0.9 * ratio and (n := single_change(config, c)) and config[n] == default.get(n)
         ),
     ]
-    found = max((undone(base, its) for base, its in bases), key=len)
-    return {n: gain for n, gain in found.items() if config.get(n) != default.get(n)}
+    gains = max((undone(base, its) for base, its in bases), key=len)
+    return {n: gain for n, gain in gains.items() if config.get(n) != default.get(n)}
 
 
 def summary(session: View, verdict: Verdict | None) -> dict[str, Any]:

@@ -196,14 +196,14 @@ class Store:
             attrs = self._storage.get_study_user_attrs(self._study(name))
         if _SESSION not in attrs:
             raise StoreError(f"{name!r} is an Optuna study, but not a session of tunewright")
-        found = dict(attrs[_SESSION]) if isinstance(attrs[_SESSION], Mapping) else {}
-        if isinstance(found.get("schema", 0), int) and found.get("schema", 0) > SCHEMA:
+        record = dict(attrs[_SESSION]) if isinstance(attrs[_SESSION], Mapping) else {}
+        if isinstance(record.get("schema", 0), int) and record.get("schema", 0) > SCHEMA:
             raise StoreError(
-                f"the session {name!r} was written by a newer tunewright (format {found['schema']}, this one "
+                f"the session {name!r} was written by a newer tunewright (format {record['schema']}, this one "
                 f"reads {SCHEMA}); upgrade with: pip install -U tunewright"
             )
-        check_session(name, found, attrs.get(_VERDICT))
-        return {**found, "verdict": attrs.get(_VERDICT)}
+        check_session(name, record, attrs.get(_VERDICT))
+        return {**record, "verdict": attrs.get(_VERDICT)}
 
     def update(self, name: str, **changes: Any) -> None:
         """Change entries of a session's description."""
@@ -276,7 +276,7 @@ class Store:
         self._next.pop(name, None)  # another process may have written since
         record = self.session(name)
         retracted = record.get("retracted", {})
-        found = []
+        trials = []
         check_numbers(name, [trial.number for trial in frozen])
         for trial in sorted(frozen, key=lambda t: t.number):
             if _TRIAL not in trial.user_attrs:
@@ -287,11 +287,11 @@ class Store:
             written = done and _OUTCOME in trial.user_attrs
             outcome: Any = (trial.user_attrs[_OUTCOME] or "nothing") if written else None
             check_trial(name, trial.number, head, outcome, record["objectives"])
-            made = Trial(number=trial.number, started=started, **{"status": "running", **head, **(outcome or {})})
-            if str(made.number) in retracted:
-                made = replace(made, status="failed", reason=retracted[str(made.number)])
-            found.append(made)
-        return found
+            read = Trial(number=trial.number, started=started, **{"status": "running", **head, **(outcome or {})})
+            if str(read.number) in retracted:
+                read = replace(read, status="failed", reason=retracted[str(read.number)])
+            trials.append(read)
+        return trials
 
     def _lock_file(self, name: str) -> Path:
         """Return the lock file of a session, or with an empty name of the store itself."""
