@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.agents import policy
-from tunewright.comparing.tournament import entry
+from tunewright.comparing.games import entry
 from tunewright.envs.family import Standing, TuningFamilyEnv
 from tunewright.envs.tuning import gain
 from tunewright.errors import ConfigError, unknown

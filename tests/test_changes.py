@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from targets import Guarded, Misbehaving
 
-from tunewright.comparing import tournament
+from tunewright.comparing import playing
 from tunewright.envs.command import fill, open_target
 from tunewright.errors import ConfigError, HeldError, StoreError, TargetError
 from tunewright.measuring import hooks
@@ -562,7 +562,7 @@ def test_a_hook_that_hangs_is_ended(tmp_path, monkeypatch):
 def test_the_next_one_waits_for_a_command_that_outlived_its_session(sign, delay_s, tmp_path):
     """At whatever moment the session is killed: the command is through afterwards, or never ran."""
     code = (
-        "import sys\nfrom pathlib import Path\nfrom tunewright import hooks\n"
+        "import sys\nfrom pathlib import Path\nfrom tunewright.measuring import hooks\n"
         "with hooks.noting(Path(sys.argv[1])):\n"
         "    hooks.run(['sh', '-c', 'touch begun; sleep 1; touch through'], cwd=sys.argv[1])"
     )
@@ -621,13 +621,13 @@ def test_ending_a_tournament_leaves_the_callers_pools_alone():
     with ProcessPoolExecutor(1, mp_context=context) as mine:
         future = mine.submit(_sleepy, 2.0)
         ids = context.SimpleQueue()
-        pool = ProcessPoolExecutor(1, mp_context=context, initializer=tournament._quiet_worker, initargs=(ids,))
+        pool = ProcessPoolExecutor(1, mp_context=context, initializer=playing._quiet_worker, initargs=(ids,))
         hanging = pool.submit(_sleepy, 60.0)
         while not hanging.running():
             time.sleep(0.05)
         while ids.empty():
             time.sleep(0.05)
-        tournament._end_workers(pool, ids)
+        playing._end_workers(pool, ids)
         assert future.result(30) == "done"
 
 

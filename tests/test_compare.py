@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import tunewright as tw
-from tunewright.comparing import bundle, checking, standings, tournament
+from tunewright.comparing import bundle, checking, games, standings, statistics
 from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
 from tunewright.testing import Sphere
 from tunewright.tuner import BaseTuner, Suggestion
@@ -160,9 +160,9 @@ def test_noise_larger_than_the_differences_shows_no_ranking():
 
 
 def test_interquartile_mean_and_critical_difference():
-    assert standings.iqm(np.array([0, 1, 2, 3, 4, 5, 6, 100.0])) == pytest.approx((2 + 3 + 4 + 5) / 4)
+    assert statistics.iqm(np.array([0, 1, 2, 3, 4, 5, 6, 100.0])) == pytest.approx((2 + 3 + 4 + 5) / 4)
     # Demsar 2006, section 3.2.2: four classifiers on 14 data sets, q = 2.569
-    assert standings.critical_difference(4, 14) == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), rel=1e-3)
+    assert statistics.critical_difference(4, 14) == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), rel=1e-3)
 
 
 def test_the_published_example_of_the_friedman_test():
@@ -173,7 +173,7 @@ def test_the_published_example_of_the_friedman_test():
         (0.775, 0.838, 0.866, 0.875), (1.000, 1.000, 1.000, 1.000), (0.940, 0.962, 0.965, 0.962), (0.619, 0.666, 0.614, 0.669),
         (0.972, 0.981, 0.9751, 0.975), (0.957, 0.978, 0.946, 0.970),
     ]  # fmt: skip
-    means, p = standings.friedman(pd.DataFrame(auc, columns=list("abcd")))
+    means, p = statistics.friedman(pd.DataFrame(auc, columns=list("abcd")))
     assert [round(means[k], 3) for k in "abcd"] == [3.143, 2.0, 2.893, 1.964]
     chi2 = 12 * 14 / (4 * 5) * (sum(m**2 for m in means.values()) - 4 * 5**2 / 4)
     assert chi2 == pytest.approx(9.28, abs=0.005)
@@ -185,8 +185,8 @@ def test_equal_tuners_are_seldom_told_apart_and_better_ones_are():
     wrong = right = 0
     for _ in range(200):
         draw = rng.normal(0, 1, (20, 4))
-        wrong += standings.friedman(pd.DataFrame(draw))[1] < standings.LEVEL
-        right += standings.friedman(pd.DataFrame(draw + np.array([0, 0, 0, 1.0])))[1] < standings.LEVEL
+        wrong += statistics.friedman(pd.DataFrame(draw))[1] < statistics.LEVEL
+        right += statistics.friedman(pd.DataFrame(draw + np.array([0, 0, 0, 1.0])))[1] < statistics.LEVEL
     assert wrong <= 20, "5 % of 200 are 10"
     assert right >= 120
 
@@ -196,14 +196,14 @@ def test_the_bootstrap_interval_covers_the_truth():
     inside = 0
     for k in range(100):
         held = {t: rng.normal(0.5, 0.1, 20) for t in "abc"}
-        _, low, high = standings.bootstrap(held, lambda x: standings.iqm(x, axis=1), seed=k)
+        _, low, high = statistics.bootstrap(held, lambda x: statistics.iqm(x, axis=1), seed=k)
         inside += low <= 0.5 <= high
     assert inside >= 86, "95 % in the long run"
 
 
 def test_resampling_keeps_targets_apart():
     """Stratified: a target whose games all agree adds no spread."""
-    value, low, high = standings.bootstrap({"a": np.full(5, 0.2), "b": np.full(5, 0.8)}, lambda x: x.mean(axis=1))
+    value, low, high = statistics.bootstrap({"a": np.full(5, 0.2), "b": np.full(5, 0.8)}, lambda x: x.mean(axis=1))
     assert value == low == high == pytest.approx(0.5)
 
 
@@ -562,7 +562,7 @@ def test_wrong_commands(cli, tmp_path, words, said):
 
 
 def test_entries_are_read():
-    found = tournament.entries(["lustre:ior-16m", "serving@chat@ttft=2", "trainplan:bloom"], "target")
+    found = games.entries(["lustre:ior-16m", "serving@chat@ttft=2", "trainplan:bloom"], "target")
     assert [(e.spec, e.workload, dict(e.options)) for e in found] == [
         ("lustre", "ior-16m", {}), ("serving", "chat", {"ttft": "2"}), ("trainplan:bloom", "", {})
     ]  # fmt: skip

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from tunewright.errors import ConfigError, UnknownNameError
+from tunewright.errors import UnknownNameError, VerificationError
 from tunewright.measuring.protocol import Baseline, compare_pairs, evaluate, median_interval, trust, verify
 from tunewright.target import Measurement, Metric
 
@@ -130,7 +130,7 @@ def test_no_gain_is_claimed_more_often_than_the_interval_allows():
 
 
 def test_a_failure_during_verification_says_which():
-    with pytest.raises(ConfigError, match="candidate failed .* it broke"):
+    with pytest.raises(VerificationError, match="candidate failed .* it broke"):
         verify(Bench({"default": 1, "x": None}), {"name": "x"}, {"name": "default"}, [SPEED], trust("fast"), 0)
 
 

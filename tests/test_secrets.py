@@ -349,7 +349,7 @@ def test_a_secret_option_is_asked_for_again(store, monkeypatch):
         return Licensed()
 
     monkeypatch.setattr("tunewright.plugins.open_target", open_target)
-    monkeypatch.setattr("tunewright.sessions.session.open_target", open_target)
+    monkeypatch.setattr("tunewright.sessions.recovery.open_target", open_target)
     Session.create(Plan(target="guarded", tuner="random", options={"licence": "s3cret"}), "a", store)
     with pytest.raises(ConfigError, match="option 'licence' of session 'a' is a secret.*--option licence="):
         Session.resume("a", store)
@@ -398,14 +398,14 @@ def test_a_server_that_is_read_is_never_quoted_with_its_password(cli):
 
 
 def test_what_a_tournament_keeps_has_no_secrets(monkeypatch):
-    from tunewright.comparing import tournament
+    from tunewright.comparing import games, tournament
 
     entries = [
-        tournament.entry("sqlite:host=h password=s3cret@api_key=s3cret@rows=5", "target"),
-        tournament.Entry(label="mine", spec="sqlite", options={"licence": "s3cret"}),
+        games.entry("sqlite:host=h password=s3cret@api_key=s3cret@rows=5", "target"),
+        games.Entry(label="mine", spec="sqlite", options={"licence": "s3cret"}),
     ]
-    monkeypatch.setattr(tournament, "_open", lambda entry: Licensed())
-    plan = tournament.Tournament(targets=entries, tuners=[tournament.entry("random", "tuner")])
+    monkeypatch.setattr(tournament, "open_entry", lambda entry: Licensed())
+    plan = games.Tournament(targets=entries, tuners=[games.entry("random", "tuner")])
     kept = tournament.description(plan, "postgresql://me:s3cret@h/db")
     assert "s3cret" not in json.dumps(kept)
     assert kept["store"] == "postgresql://me@h/db"

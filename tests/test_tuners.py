@@ -12,7 +12,7 @@ from tunewright.plugins import TUNERS, installed, make_tuner
 from tunewright.space import Choice, Int, Real, Space
 from tunewright.target import BaseTarget, Measurement, Metric
 from tunewright.testing import Sphere, check_tuner, run_tuner
-from tunewright.tuner import Problem
+from tunewright.tuner import MAX_ASKS, BaseTuner, History, Problem, Suggestion, completed
 from tunewright.tuners import gaussian
 from tunewright.tuners.additive import AdditiveGPTuner
 from tunewright.tuners.basic import GridTuner, RandomTuner
@@ -212,3 +212,27 @@ def test_after_failures_gp2_stays_nearer_to_what_worked():
     for seed in range(3):
         trials = run_tuner(AdditiveGPTuner, Narrow(), trials=7, seed=seed)
         assert sum(t.ok for t in trials[1:]) >= 2
+
+
+def test_a_tuner_needs_ask_and_tell_alone():
+    class Bare:
+        def __init__(self):
+            self.told = []
+
+        def ask(self, history):
+            return Suggestion(config={}, why="bare")
+
+        def tell(self, trial):
+            self.told.append(trial)
+
+    bare = Bare()
+    whole = completed(bare)
+    whole.tell("a trial")
+    assert whole.ask(History()).why == "bare" and bare.told == ["a trial"]
+    assert (whole.repeats, whole.asks, whole.notes()) == (False, MAX_ASKS, {})
+    bare.repeats, bare.asks, bare.notes = True, 3, lambda: {"a": 1}
+    assert (whole.repeats, whole.asks, completed(bare).notes()) == (True, 3, {"a": 1})
+    tuner = BaseTuner(Problem(space=Sphere().space, metrics=Sphere().metrics, objectives=["loss"]))
+    assert completed(tuner) is tuner
+    with pytest.raises(TunerError, match="no ask method"):
+        tuner.ask(History())

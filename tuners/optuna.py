@@ -16,7 +16,7 @@ import numpy as np
 from tunewright.errors import TunerError, missing_extra
 from tunewright.space import Config
 from tunewright.space.parameters import Choice, Int
-from tunewright.store.store import distribution
+from tunewright.store.distributions import distribution
 from tunewright.target import Metric
 from tunewright.tuner import MAX_ASKS, BaseTuner, History, Problem, Suggestion, Trial
 

@@ -56,7 +56,13 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:  # for tab completion, which does not know of __getattr__
+    return sorted([*__all__, "__version__"])
+
+
 def __getattr__(name: str) -> Any:  # lazily, so that the command line starts fast
+    if name == "__version__":
+        return import_module("tunewright.space.facts").versions().get("tunewright", "unknown")
     if name in _MODULES:
         return import_module(f"tunewright.{_MODULES[name]}")
     if name not in _HOME:

@@ -37,6 +37,10 @@ class RejectedConfigError(TargetError):
     """The system refused this configuration; the message is its reason."""
 
 
+class VerificationError(TargetError):
+    """A configuration failed when it was measured again to verify it."""
+
+
 class StoreError(TunewrightError):
     """The session store cannot be opened, read or written."""
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from tunewright.errors import ConfigError, TunerError
+from tunewright.errors import ConfigError, TunerError, unknown
 from tunewright.space import Config, Space
 from tunewright.target import DECIDED, Metric, Status
 
@@ -117,7 +117,21 @@ class Suggestion:
 
 
 class Tuner(Protocol):
-    """Asks and tells. Built as ``factory(problem)``; the same problem and history give the same suggestion."""
+    """Asks and tells. Built as ``factory(problem)``; the same problem and history give the same suggestion.
+
+    One session owns a tuner and calls it from one thread. :class:`BaseTuner` has defaults for all but ``ask``; a tuner
+    that has ``ask`` and ``tell`` alone works too, see :func:`completed`.
+    """
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a configuration is measured again when it is proposed again."""
+        ...
+
+    @property
+    def asks(self) -> int:
+        """Suggestions in a row that may be refused before an untried neighbour is measured instead."""
+        ...
 
     def ask(self, history: History) -> Suggestion:
         """Propose a configuration.
@@ -129,6 +143,10 @@ class Tuner(Protocol):
 
     def tell(self, trial: Trial) -> None:
         """Learn from a decided trial, or from one replayed out of the store."""
+        ...
+
+    def notes(self) -> dict[str, Any]:
+        """Return what the report should show beside the trials, JSON-able; lists hold what is new since the start."""
         ...
 
 
@@ -209,11 +227,15 @@ class BaseTuner:
         known: options it takes.
         label: its name, for messages and reasons.
         multi_objective: whether it takes more than one objective.
+        repeats: whether a configuration is measured again when it is proposed again.
+        asks: suggestions in a row that may be refused before an untried neighbour is measured instead.
     """
 
     known: ClassVar[tuple[str, ...]] = ()
     label: ClassVar[str] = ""
     multi_objective: ClassVar[bool] = True
+    repeats: ClassVar[bool] = False
+    asks: ClassVar[int] = MAX_ASKS
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -221,9 +243,11 @@ class BaseTuner:
             raise TunerError(f"tuner {self.label!r} optimises one objective; for several use tpe or nsga2")
         for name in problem.options:
             if name not in self.known:
-                from tunewright.errors import unknown
-
                 raise unknown("tuner option", name, self.known)
+
+    def ask(self, history: History) -> Suggestion:
+        """Propose a configuration; see Tuner."""
+        raise TunerError(f"tuner {self.label!r} has no ask method")
 
     def tell(self, trial: Trial) -> None:
         """Learn nothing: ask sees the whole history."""
@@ -231,6 +255,37 @@ class BaseTuner:
     def notes(self) -> dict[str, Any]:
         """Return what the report should show beside the trials, JSON-able; lists hold what is new since the start."""
         return {}
+
+
+class _Completed:
+    """A tuner with BaseTuner's defaults for what it leaves out; see :func:`completed`."""
+
+    def __init__(self, tuner: Any) -> None:
+        self.tuner = tuner
+        self.ask, self.tell = tuner.ask, tuner.tell
+        self.notes: Callable[[], dict[str, Any]] = getattr(tuner, "notes", dict)
+
+    @property
+    def repeats(self) -> bool:
+        repeats: bool = getattr(self.tuner, "repeats", BaseTuner.repeats)
+        return repeats
+
+    @property
+    def asks(self) -> int:
+        asks: int = getattr(self.tuner, "asks", BaseTuner.asks)
+        return asks
+
+
+def completed(tuner: Any) -> Tuner:
+    """Return a tuner with the whole contract.
+
+    The session's loop calls this once. It is the only place where a tuner may lack something: one of another package
+    need not derive from BaseTuner, and may have ``ask`` and ``tell`` alone.
+
+    Args:
+        tuner: any object with ``ask`` and ``tell``.
+    """
+    return tuner if isinstance(tuner, BaseTuner) else _Completed(tuner)
 
 
 def best_trial(trials: Sequence[Trial], metric: Metric) -> Trial | None:

@@ -12,8 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tunewright.report.words import duration, number, settings
-from tunewright.sessions.session import Session
-from tunewright.sessions.watcher import Watcher
+from tunewright.sessions.watcher import View, Watcher
 from tunewright.store.secrets import redact
 from tunewright.tuner import Trial
 
@@ -25,7 +24,7 @@ def _line(text: str) -> str:
     return " ".join(str(redact(text)).split())
 
 
-def spread(session: Session, trial: Trial) -> str:
+def spread(session: View, trial: Trial) -> str:
     """Show a trial's ratio with an approximate 95 % interval from the noise seen so far."""
     if trial.ratio is None or trial.ratio <= 0:
         return ""
@@ -50,7 +49,7 @@ class Progress(Watcher):
         self.console, self.trials, self.minutes, self.quiet = console, trials, minutes, quiet
         self.begun, self.first = time.monotonic(), 0
         self.status = ""
-        self.session: Session | None = None
+        self.session: View | None = None
         self.verify_started: float | None = None
         self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
@@ -62,20 +61,20 @@ class Progress(Watcher):
     def __exit__(self, *exc: object) -> None:
         self.live.stop()
 
-    def preparing(self, session: Session) -> None:
+    def preparing(self, session: View) -> None:
         """Say so."""
         self.session, self.first = session, len(session.decided)
         self.status = "preparing data and calibrating the amount of work"
         if self.first:
             self._print(Text(f"resuming after {self.first} trials", style="dim"))
 
-    def began(self, session: Session, trial: Trial) -> None:
+    def began(self, session: View, trial: Trial) -> None:
         """Show what is tried and why."""
         self.session = session
         what = settings(session.space.changes(trial.config), 4)
         self.status = f"trial {len(session.decided) + 1}{self._of()}: {what} — {redact(trial.why)}"
 
-    def ended(self, session: Session, trial: Trial) -> None:
+    def ended(self, session: View, trial: Trial) -> None:
         """Print a line."""
         self.session = session
         metric = session.objectives[0]
@@ -95,20 +94,20 @@ class Progress(Watcher):
         line.append(f"  · {_line(trial.why)}", style="dim")
         self._print(line)
 
-    def told(self, session: Session, text: str) -> None:
+    def told(self, session: View, text: str) -> None:
         """Say it."""
         self._print(Text(text, style="yellow"))
 
-    def exhausted(self, session: Session, reason: str) -> None:
+    def exhausted(self, session: View, reason: str) -> None:
         """Say why the session ends before its budget."""
         self._print(Text(f"the tuner proposes nothing more: {_line(reason)}", style="yellow"))
 
-    def explaining(self, session: Session, more: int) -> None:
+    def explaining(self, session: View, more: int) -> None:
         """Count the trials that come on top."""
         self.trials = len(session.decided) + more
         self._print(Text(f"taking back each of {more} changes of the best, to see what it gives …", style="dim"))
 
-    def verifying(self, session: Session, done: int, of: int, what: str) -> None:
+    def verifying(self, session: View, done: int, of: int, what: str) -> None:
         """Show how far the verification is."""
         if not self.status.startswith("verifying"):
             self.verify_started = time.monotonic()

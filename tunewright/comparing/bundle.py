@@ -16,7 +16,6 @@ sessions.db      while it runs: the sessions, trial by trial
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shlex
@@ -24,31 +23,25 @@ import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tunewright.comparing.frames import check_frames, read_frame
-from tunewright.errors import ConfigError, TunewrightError, missing_extra
-from tunewright.measuring.protocol import compare_pairs
+from tunewright.comparing.leaderboard import write_page
+from tunewright.comparing.rows import KEY, TRIAL_COLUMNS
+from tunewright.errors import ConfigError, missing_extra
 from tunewright.sessions import workfolder
 from tunewright.space.facts import machine_facts, versions
-from tunewright.store.files import finite, parsing, printable, read_json, read_text
-from tunewright.store.secrets import redact
-from tunewright.store.store import Store
-from tunewright.target import DECIDED, BaseTarget, Metric
-from tunewright.tuner import Trial
+from tunewright.store.files import parsing, printable, read_json, read_text
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from tunewright.comparing.tournament import Game
-
 FORMAT = 1
 SESSIONS, ROWS, CONFIG, TABLES, REPORT = "sessions.db", "rows.jsonl", "tournament.json", "tables.json", "report.html"
 _FRAMES = ("games", "trials", "targets")
-KEY = ["by", "target", "tuner", "seed"]
 
 
 def pandas() -> Any:
@@ -105,9 +98,11 @@ class Bundle:
 
     def report(self, path: Path | str | None = None) -> Path:
         """Write the report as one HTML page; returns where."""
-        from tunewright.comparing.leaderboard import write_page
-
         return write_page(self, Path(path) if path else self.folder / REPORT)
+
+    def __repr__(self) -> str:
+        tuners, targets = self.games["tuner"].nunique(), len(self.targets)
+        return f"<Bundle in {str(self.folder)!r}: {len(self.games)} games of {tuners} tuners on {targets} targets>"
 
     def _repr_html_(self) -> str:
         from html import escape
@@ -130,8 +125,8 @@ def examine(directory: str | Path | None, description: Mapping[str, Any], *, res
         return
     folder = Path(directory)
     if (folder / CONFIG).exists():
-        held = described(folder)
-        different = [k for k in ("targets", "tuners", "trials", "seeds", "trust") if held.get(k) != description[k]]
+        there = described(folder)
+        different = [k for k in ("targets", "tuners", "trials", "seeds", "trust") if there.get(k) != description[k]]
         if different:
             raise ConfigError(
                 f"{folder} holds another tournament: {', '.join(different)} differ; choose another directory, and join"
@@ -195,25 +190,25 @@ def described(folder: Path) -> dict[str, Any]:
     """
     if not (folder / CONFIG).exists():
         raise ConfigError(f"{folder} holds no tournament: there is no {CONFIG} in it")
-    found = read_json(folder / CONFIG, "tournament's description")
-    if not isinstance(found, dict):
+    config = read_json(folder / CONFIG, "tournament's description")
+    if not isinstance(config, dict):
         raise ConfigError(f"{folder / CONFIG} holds no description of a tournament")
-    if found.get("format") != FORMAT:
-        by = found["versions"].get("tunewright", "?") if isinstance(found.get("versions"), dict) else "?"
+    if config.get("format") != FORMAT:
+        by = config["versions"].get("tunewright", "?") if isinstance(config.get("versions"), dict) else "?"
         raise ConfigError(
-            f"{folder} has format {printable(str(found.get('format')), 40)}, this version of tunewright reads {FORMAT};"
-            f" it was written by tunewright {printable(str(by), 40)}"
+            f"{folder} has format {printable(str(config.get('format')), 40)}, this version of tunewright reads"
+            f" {FORMAT}; it was written by tunewright {printable(str(by), 40)}"
         )
-    return found
+    return config
 
 
 def played(folder: Path) -> list[dict[str, Any]]:
     """Return the rows of the games that the directory holds; a line cut off by a crash is left out."""
     rows: dict[str, dict[str, Any]] = {}
     if (folder / "games.parquet").exists():
-        held = load(folder)
-        trials = {k: g.to_dict("records") for k, g in held.trials.groupby(KEY)}
-        for game in held.games.to_dict("records"):
+        ended = load(folder)
+        trials = {k: g.to_dict("records") for k, g in ended.trials.groupby(KEY)}
+        for game in ended.games.to_dict("records"):
             rows[game["name"]] = {"game": game, "trials": trials.get(tuple(game[k] for k in KEY), [])}
     if (folder / ROWS).exists():
         with parsing(folder / ROWS, "list of games that were played") as place:
@@ -256,26 +251,26 @@ def finish(
     if not rows:
         raise ConfigError("no game was played")
     games = pd.DataFrame([r["game"] for r in rows]).sort_values(KEY, ignore_index=True)
-    trials = pd.DataFrame([t for r in rows for t in r["trials"]], columns=list(_TRIAL_COLUMNS))
+    trials = pd.DataFrame([t for r in rows for t in r["trials"]], columns=list(TRIAL_COLUMNS))
     trials = trials.sort_values([*KEY, "number"], ignore_index=True)
     targets = pd.DataFrame([dict(f) for f in facts.values()])
     config = described(folder)
     config["seconds"] = config.get("seconds", 0.0) + seconds
     write_json(folder / CONFIG, config)
-    made = Bundle(folder, config, games, trials, targets)
-    save(made)
+    bundle = Bundle(folder, config, games, trials, targets)
+    save(bundle)
     for name in (ROWS, SESSIONS, f"{SESSIONS}-wal", f"{SESSIONS}-shm"):
         (folder / name).unlink(missing_ok=True)
     workfolder.remove_all(folder / "work")
-    return made
+    return bundle
 
 
-def save(made: Bundle) -> None:
+def save(bundle: Bundle) -> None:
     """Write a bundle's frames, tables and report."""
     for name in _FRAMES:
-        getattr(made, name).to_parquet(made.folder / f"{name}.parquet", index=False)
-    write_json(made.folder / TABLES, {n: records(t) for n, t in made.tables.items()})
-    made.report()
+        getattr(bundle, name).to_parquet(bundle.folder / f"{name}.parquet", index=False)
+    write_json(bundle.folder / TABLES, {n: records(t) for n, t in bundle.tables.items()})
+    bundle.report()
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -291,131 +286,6 @@ def write_json(path: Path, document: Any) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(document, indent=1, allow_nan=False, default=str) + "\n", encoding="utf-8")
     temporary.replace(path)
-
-
-# -- rows -------------------------------------------------------------------------------------------
-
-_TRIAL_COLUMNS = (
-    *KEY, "number", "step", "status", "reason", "why", "config", "value", "feasible", "ratio", "seconds", "asked_s",
-    "attempt", "started", "runs", "digest",
-)  # fmt: skip
-
-
-def target_facts(label: str, target: BaseTarget, workload: str) -> dict[str, Any]:
-    """Return the row of a target."""
-    metric = target.metrics[0]
-    space = json.dumps([target.space.json_schema(), [m.name + m.direction for m in target.metrics]], sort_keys=True)
-    first = next(iter(target.workloads))
-    known = dict(target.known) if workload in ("", first) else {}  # what is known is of the first workload
-    return {
-        "target": label, "workload": workload or first, "metric": metric.name,
-        "direction": metric.direction, "unit": metric.unit, "parameters": len(target.space),
-        "known_best": _number(known.get("best")), "known_median": _number(known.get("median")),
-        "exact": bool(target.exact), "simulated": not target.isolated,
-        "fingerprint": hashlib.sha256(space.encode()).hexdigest()[:16],
-    }  # fmt: skip
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
-
-
-def game_rows(
-    store: Store, name: str, game: Game, target: BaseTarget, reason: str
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the row of a game that was played, and those of its trials."""
-    metric = target.metrics[0]
-    try:
-        record, trials = store.session(name), store.trials(name)
-    except TunewrightError as error:
-        return game_row(game, reason or redact(str(error))), []
-    rows = [_trial_row(_key(game), t, metric) for t in trials]
-    return game_row(game, reason, metric, rows, record), rows
-
-
-def game_row(
-    game: Game,
-    reason: str,
-    metric: Metric | None = None,
-    rows: Sequence[Mapping[str, Any]] = (),
-    record: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """Return the row of a game; without a metric and a session, of one that could not be played."""
-    record = record or {}
-    verdict, spent = record.get("verdict") or {}, (record.get("notes") or {}).get("spent") or {}
-    pairs = _verified(verdict, metric) if metric else []
-    return {
-        "name": game.name, **_key(game), "status": "failed" if reason else "done", "reason": reason,
-        "direction": metric.direction if metric else "",
-        **summary(rows, pairs, metric or Metric(name="lost", direction="min")), "verification": json.dumps(pairs),
-        "best_config": json.dumps(verdict.get("config", {}), default=str), "ended": redact(record.get("ended") or ""),
-        "calls": int(spent.get("calls", 0)), "tokens": int(spent.get("tokens_in", 0)) + int(spent.get("tokens_out", 0)),
-        "dollars": float(spent.get("money", 0.0)), "host": "", "wall_s": 0.0,
-    }  # fmt: skip
-
-
-def _key(game: Game) -> dict[str, Any]:
-    return {"by": "", "target": game.target.label, "tuner": game.tuner.label, "seed": game.seed}
-
-
-def _trial_row(key: Mapping[str, Any], trial: Trial, metric: Metric) -> dict[str, Any]:
-    value = trial.scores.get(metric.name) if trial.ok else None
-    row = {
-        **key, "number": trial.number, "step": trial.step, "status": trial.status, "reason": redact(trial.reason),
-        "why": redact(trial.why), "config": json.dumps(trial.config, default=str),
-        "value": value if value is not None and math.isfinite(value) else None,
-        "feasible": trial.feasible, "ratio": trial.ratio, "seconds": trial.seconds, "asked_s": trial.asked_s,
-        "attempt": trial.attempt, "started": trial.started,
-        "runs": json.dumps(finite([{k: v for k, v in r.items() if k != "traces"} for r in trial.runs]), default=str),
-    }  # fmt: skip
-    return {**row, "digest": digest(row)}
-
-
-def digest(row: Mapping[str, Any]) -> str:
-    """Return the check sum of a trial's row, by which an edited one is known."""
-    kept = {k: plain(v) for k, v in row.items() if k not in ("digest", "by")}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def plain(value: Any) -> Any:
-    """Return a value as it compares whether it comes from Python or from Parquet: text, a float, or None."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, str):
-        return value
-    return float(value) if hasattr(value, "__float__") else str(value)
-
-
-def _verified(verdict: Mapping[str, Any], metric: Metric) -> list[list[float]]:
-    """Return the (winner, default) pairs of the verification."""
-    values: dict[str, list[float]] = {"candidate": [], "default": []}
-    for run in verdict.get("runs", ()):
-        values[run["of"]].append(float(run["values"][metric.name]))
-    return [list(p) for p in zip(values["candidate"], values["default"], strict=False)]
-
-
-def summary(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Sequence[float]], metric: Metric) -> dict[str, Any]:
-    """Return what follows from a game's trials and its verification."""
-    decided = [r for r in rows if r["status"] in DECIDED]
-    good = [r for r in decided if r["status"] == "ok" and r["feasible"] and plain(r["value"]) is not None]
-    default = next((float(r["value"]) for r in good if r["step"] == 0), math.nan)
-    values = [float(r["value"]) for r in good]
-    best = (max(values) if metric.direction == "max" else min(values)) if values else math.nan
-    shown = compare_pairs(metric, [(c, d) for c, d in pairs]) if pairs else None
-    if shown is not None and len(pairs) == 1:  # only targets that repeat exactly are verified by one pair
-        shown = replace(shown, low=shown.value, high=shown.value, improved=shown.value > (shown.kind == "ratio"))
-    ratio = shown if shown is not None and shown.kind == "ratio" else None
-    return {
-        "trials": len(decided), "failed": sum(r["status"] != "ok" for r in decided),
-        "rejected": sum(r["status"] == "rejected" for r in rows),
-        "refused": sum(int(r["attempt"]) for r in decided), "default": default, "best": best,
-        "ratio": ratio.value if ratio else math.nan,
-        "ratio_low": ratio.low if ratio and math.isfinite(ratio.low) else math.nan,
-        "ratio_high": ratio.high if ratio and math.isfinite(ratio.high) else math.nan,
-        "improved": bool(shown and shown.improved),
-        "measured_s": round(sum(float(r["seconds"]) for r in decided), 6),
-        "tuner_s": round(sum(float(r["asked_s"]) for r in decided), 6),
-    }  # fmt: skip
 
 
 # -- reading ----------------------------------------------------------------------------------------

@@ -8,21 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunewright.comparing.bundle import (
-    CONFIG,
-    FORMAT,
-    KEY,
-    TABLES,
-    Bundle,
-    digest,
-    load,
-    pandas,
-    plain,
-    records,
-    save,
-    summary,
-    write_json,
-)
+from tunewright.comparing.bundle import CONFIG, FORMAT, TABLES, Bundle, load, pandas, records, save, write_json
+from tunewright.comparing.rows import KEY, digest, plain, summary
 from tunewright.errors import ConfigError
 from tunewright.space.facts import machine_facts, versions
 from tunewright.store.files import parsing, read_json
@@ -40,34 +27,34 @@ def verify(directory: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the bundle cannot be read.
     """
-    held = load(directory)
-    with parsing(held.folder, "bundle of a tournament"):
-        return _verified(held)
+    bundle = load(directory)
+    with parsing(bundle.folder, "bundle of a tournament"):
+        return _verified(bundle)
 
 
-def _verified(held: Bundle) -> dict[str, Any]:
+def _verified(bundle: Bundle) -> dict[str, Any]:
     edited = []
-    for row in held.trials.to_dict("records"):
+    for row in bundle.trials.to_dict("records"):
         where = f"trial {row['number']:.0f} of {row['tuner']} on {row['target']}, seed {row['seed']:.0f}"
         if digest(row) != row["digest"]:
             edited.append(f"{where}: it was changed after it was written")
         elif said := _wrong_value(row):
             edited.append(f"{where}: {said}")
-    groups = {k: g.to_dict("records") for k, g in held.trials.groupby(KEY)}
-    for game in held.games.to_dict("records"):
+    groups = {k: g.to_dict("records") for k, g in bundle.trials.groupby(KEY)}
+    for game in bundle.games.to_dict("records"):
         rows = groups.get(tuple(game[k] for k in KEY), [])
         metric = Metric(name="m", direction=game["direction"] or "min")
         for name, value in summary(rows, json.loads(game["verification"]), metric).items():
             if not _same(value, game[name]):
                 edited.append(f"game {game['name']}: {name} is {game[name]}, its trials say {value}")
-    stored = read_json(held.folder / TABLES, "file of tables")
+    stored = read_json(bundle.folder / TABLES, "file of tables")
     differ = []
-    for name, table in held.tables.items():
+    for name, table in bundle.tables.items():
         differ += [f"{name}: {d}" for d in _differences(records(table), stored.get(name))]
-    differ += [f"{name}: there is no such table" for name in stored if name not in held.tables]
+    differ += [f"{name}: there is no such table" for name in stored if name not in bundle.tables]
     return {
-        "agrees": not edited and not differ, "edited": edited, "tables": differ, "trials": len(held.trials),
-        "games": len(held.games), "bundle": str(held.folder),
+        "agrees": not edited and not differ, "edited": edited, "tables": differ, "trials": len(bundle.trials),
+        "games": len(bundle.games), "bundle": str(bundle.folder),
     }  # fmt: skip
 
 
@@ -110,13 +97,13 @@ def merge(directories: Sequence[str | Path], output: str | Path) -> Bundle:
     pd = pandas()
     if len(directories) < 2:
         raise ConfigError("name at least two bundles to join")
-    held = [load(d) for d in directories]
-    for one in held:
-        found = verify(one.folder)
-        if found["edited"]:
-            raise ConfigError(f"{one.folder} is not joined: {found['edited'][0]}")
+    bundles = [load(d) for d in directories]
+    for one in bundles:
+        checked = verify(one.folder)
+        if checked["edited"]:
+            raise ConfigError(f"{one.folder} is not joined: {checked['edited'][0]}")
     prints: dict[str, tuple[str, Path]] = {}
-    for one in held:
+    for one in bundles:
         for row in one.targets.to_dict("records"):
             same, where = prints.setdefault(row["target"], (row["fingerprint"], one.folder))
             if same != row["fingerprint"]:
@@ -129,11 +116,11 @@ def merge(directories: Sequence[str | Path], output: str | Path) -> Bundle:
         raise ConfigError(f"{output} is not empty; choose another directory")
     output.mkdir(parents=True, exist_ok=True)
     games, trials, seen = [], [], dict[tuple[Any, ...], str]()
-    for number, one in enumerate(held):
+    for number, one in enumerate(bundles):
         groups = dict(list(one.trials.groupby(KEY)))
         by = (
             one.folder.name
-            if [h.folder.name for h in held].count(one.folder.name) == 1
+            if [h.folder.name for h in bundles].count(one.folder.name) == 1
             else f"{one.folder.name}-{number + 1}"
         )
         for row in one.games.to_dict("records"):
@@ -147,17 +134,17 @@ def merge(directories: Sequence[str | Path], output: str | Path) -> Bundle:
             games.append({**row, "by": who})
             if own is not None:
                 trials.append(own.assign(by=who))
-    targets = pd.concat([h.targets for h in held]).drop_duplicates("target", ignore_index=True)
+    targets = pd.concat([h.targets for h in bundles]).drop_duplicates("target", ignore_index=True)
     config = {
-        "format": FORMAT, "merged": [{"folder": str(h.folder), **h.config} for h in held], "command": "",
-        "versions": versions(), "facts": machine_facts(), "by": "", "trials": max(h.config["trials"] for h in held),
-        "seeds": sorted({s for h in held for s in h.config["seeds"]}), "trust": held[0].config["trust"],
-        "targets": [], "tuners": [], "seconds": sum(h.config.get("seconds", 0.0) for h in held),
+        "format": FORMAT, "merged": [{"folder": str(h.folder), **h.config} for h in bundles], "command": "",
+        "versions": versions(), "facts": machine_facts(), "by": "", "trials": max(h.config["trials"] for h in bundles),
+        "seeds": sorted({s for h in bundles for s in h.config["seeds"]}), "trust": bundles[0].config["trust"],
+        "targets": [], "tuners": [], "seconds": sum(h.config.get("seconds", 0.0) for h in bundles),
     }  # fmt: skip
     write_json(output / CONFIG, config)
-    made = Bundle(
+    merged = Bundle(
         output, config, pd.DataFrame(games).sort_values(KEY, ignore_index=True),
         pd.concat(trials).sort_values([*KEY, "number"], ignore_index=True), targets,
     )  # fmt: skip
-    save(made)
-    return made
+    save(merged)
+    return merged

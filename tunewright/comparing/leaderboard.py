@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tunewright.comparing import plot
+from tunewright.comparing.results import Results
 from tunewright.report import pages
 from tunewright.report.words import duration, number
-
-if TYPE_CHECKING:
-    from tunewright.comparing.bundle import Bundle
 
 _PANELS = 9  # targets that are drawn in one figure; more would make the page too heavy
 
 
-def write_page(bundle: Bundle, path: Path) -> Path:
+def write_page(bundle: Results, path: Path) -> Path:
     """Write the page.
 
     Raises:
@@ -36,7 +34,7 @@ def _percent(value: Any, digits: int = 0) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.{digits}f} %"
 
 
-def _content(bundle: Bundle) -> dict[str, Any]:
+def _content(bundle: Results) -> dict[str, Any]:
     from markupsafe import Markup
 
     tables = bundle.tables

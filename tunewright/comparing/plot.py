@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunewright.comparing import standings
+from tunewright.comparing import values
+from tunewright.comparing.results import Results
+from tunewright.comparing.standings import order
 from tunewright.errors import missing_extra, unknown
+from tunewright.sessions.watcher import View
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from tunewright.comparing.bundle import Bundle
 
 # Okabe and Ito's palette, told apart by most colour-blind readers; then dashes tell further tuners apart
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#5B5B5B", "#8C6D31")
@@ -55,11 +56,11 @@ def _new(width: float, height: float) -> Figure:
     return Drawn(figsize=(width, height), layout="constrained")
 
 
-def _names(bundle: Bundle) -> list[str]:
-    return list(standings.order(bundle.leaderboard))
+def _names(bundle: Results) -> list[str]:
+    return list(order(bundle.leaderboard))
 
 
-def _look(bundle: Bundle) -> dict[str, dict[str, Any]]:
+def _look(bundle: Results) -> dict[str, dict[str, Any]]:
     """Colour and dashes of every tuner, the same in all figures of a bundle."""
     return {
         name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
@@ -67,7 +68,7 @@ def _look(bundle: Bundle) -> dict[str, dict[str, Any]]:
     }
 
 
-def _panels(bundle: Bundle, targets: Sequence[str], height: float = 2.5) -> tuple[Figure, list[Axes]]:
+def _panels(bundle: Results, targets: Sequence[str], height: float = 2.5) -> tuple[Figure, list[Axes]]:
     across = min(len(targets), _ACROSS)
     down = math.ceil(len(targets) / across)
     figure = _new(3.1 * across + 0.2, height * down + 0.6)
@@ -82,14 +83,14 @@ def _legend(figure: Figure, axis: Axes, count: int) -> None:
     figure.legend(handles, labels, loc="outside lower center", ncols=min(count, 6), fontsize=8.5)
 
 
-def _targets(bundle: Bundle, target: str | None) -> list[str]:
+def _targets(bundle: Results, target: str | None) -> list[str]:
     known = [str(t) for t in bundle.tables["targets"]["target"]]
     if target is not None and target not in known:
         raise unknown("target of this tournament", target, known)
     return known if target is None else [target]
 
 
-def regret(bundle: Bundle, target: str | None = None) -> Figure:
+def regret(bundle: Results, target: str | None = None) -> Figure:
     """Draw how far the best so far is from the best known, over trials: median and quartiles of each tuner's games.
 
     Args:
@@ -106,7 +107,7 @@ def regret(bundle: Bundle, target: str | None = None) -> Figure:
                 own = curves[(curves["target"] == name) & (curves["tuner"] == tuner)]
                 if not len(own):
                     continue
-                gaps = [np.maximum(standings.regret(own[c], best, direction), floor) for c in ("value", "low", "high")]
+                gaps = [np.maximum(values.regret(own[c], best, direction), floor) for c in ("value", "low", "high")]
                 axis.plot(own["trial"], 100 * gaps[0], label=tuner, linewidth=1.5, **look[tuner])
                 lower, upper = np.minimum(gaps[1], gaps[2]), np.maximum(gaps[1], gaps[2])
                 axis.fill_between(
@@ -127,12 +128,12 @@ def _percent(value: float, position: float) -> str:
     return f"≤{value:g}" if value <= 0.101 else f"{value:g}"
 
 
-def time(bundle: Bundle, target: str | None = None) -> Figure:
+def time(bundle: Results, target: str | None = None) -> Figure:
     """Draw the mean score over seconds, the tuner's own time and its model's included."""
     with _matplotlib().rc_context(_STYLE):
         names = _targets(bundle, target)
         figure, axes = _panels(bundle, names)
-        look, over = _look(bundle), standings.over_time(bundle.games, bundle.trials, bundle.targets)
+        look, over = _look(bundle), values.over_time(bundle.games, bundle.trials, bundle.targets)
         for axis, name in zip(axes, names, strict=True):
             for tuner in _names(bundle):
                 own = over[(over["target"] == name) & (over["tuner"] == tuner)]
@@ -146,7 +147,7 @@ def time(bundle: Bundle, target: str | None = None) -> Figure:
     return figure
 
 
-def near(bundle: Bundle) -> Figure:
+def near(bundle: Results) -> Figure:
     """Draw the share of games that were within 5 % of the best known, over trials; those never there are censored."""
     from scipy.stats import CensoredData, ecdf
 
@@ -154,7 +155,7 @@ def near(bundle: Bundle) -> Figure:
         figure = _new(6.4, 3.2)
         axis, look = figure.subplots(), _look(bundle)
         budget = int(bundle.games["trials"].max())
-        every = standings.reached(bundle.games, bundle.trials, bundle.targets)
+        every = values.reached(bundle.games, bundle.trials, bundle.targets)
         for tuner in _names(bundle):
             reached = every.loc[every["tuner"] == tuner, "reached"].to_numpy(dtype=float)
             if not len(reached):
@@ -173,7 +174,7 @@ def near(bundle: Bundle) -> Figure:
     return figure
 
 
-def profile(bundle: Bundle) -> Figure:
+def profile(bundle: Results) -> Figure:
     """Draw the performance profile: the share of games with at least a score, with its 95 % band."""
     with _matplotlib().rc_context(_STYLE):
         figure = _new(6.4, 3.2)
@@ -190,7 +191,7 @@ def profile(bundle: Bundle) -> Figure:
     return figure
 
 
-def scores(bundle: Bundle) -> Figure:
+def scores(bundle: Results) -> Figure:
     """Draw the interquartile mean of each tuner's scores with its 95 % interval."""
     with _matplotlib().rc_context(_STYLE):
         board, look = bundle.leaderboard.iloc[::-1], _look(bundle)
@@ -208,7 +209,7 @@ def scores(bundle: Bundle) -> Figure:
     return figure
 
 
-def critical_difference(bundle: Bundle) -> Figure:
+def critical_difference(bundle: Results) -> Figure:
     """Draw mean ranks, the best on the left; bars join tuners that Nemenyi's test does not tell apart."""
     with _matplotlib().rc_context(_STYLE):
         tests, board = bundle.tables["ranks"], bundle.leaderboard.dropna(subset=["mean_rank"])
@@ -258,31 +259,31 @@ def critical_difference(bundle: Bundle) -> Figure:
 
 def _cliques(ranks: Any, gap: float) -> list[tuple[int, int]]:
     """Longest runs of neighbours, best first, that lie within the critical difference; shape of ranks (tuners,)."""
-    found: list[tuple[int, int]] = []
+    cliques: list[tuple[int, int]] = []
     for i in range(len(ranks)):
         j = int(np.searchsorted(ranks, ranks[i] + gap, side="right")) - 1
-        if j > i and not any(a <= i and j <= b for a, b in found):
-            found.append((i, j))
-    return found
+        if j > i and not any(a <= i and j <= b for a, b in cliques):
+            cliques.append((i, j))
+    return cliques
 
 
 def svg(figure: Figure) -> str:
     """Return a figure as SVG to be put into a page: text stays text, and the same data give the same bytes."""
     from matplotlib.text import Text
 
-    held = io.StringIO()
+    buffer = io.StringIO()
     for words in figure.findobj(Text):
         if (
             "$" in words.get_text() and r"\mathdefault" not in words.get_text()
         ):  # a name is no formula; a power of ten is
             words.set_parse_math(False)
     with _matplotlib().rc_context(_STYLE):
-        figure.savefig(held, format="svg", metadata={"Date": None, "Creator": None})
-    text = held.getvalue()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
     return text[text.index("<svg") :]
 
 
-def history(session: Any) -> Figure:
+def history(session: View) -> Figure:
     """Draw a session's trials and the best so far.
 
     Args:

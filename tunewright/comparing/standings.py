@@ -24,20 +24,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from tunewright.target import DECIDED
+from tunewright.comparing.statistics import (
+    LEVEL,
+    REPEATS,
+    Floats,
+    bootstrap,
+    critical_difference,
+    friedman,
+    iqm,
+    matrix,
+    resampled,
+)
+from tunewright.comparing.values import best_so_far, final_rows, references
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Floats = NDArray[np.float64]
-NEAR = 0.05  # share that counts as near-optimal
-LEVEL = 0.05  # of tests, and 1 - confidence of intervals
-REPEATS = 2000  # of the bootstrap
 TAUS = np.linspace(0.0, 1.0, 51)
 BASELINE = "random"
-_BLOCK = ["target", "by", "seed"]
 
 
 def tables(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -46,9 +51,9 @@ def tables(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> 
     Returns:
         ``leaderboard``, ``targets``, ``results``, ``ranks``, ``wins``, ``profile``, ``curves``, ``verdict``.
     """
-    facts = _facts(games, trials, targets)
-    curves = _curves(games, trials, facts)
-    finals = _finals(games, curves, facts)
+    facts = references(games, trials, targets)
+    curves = best_so_far(games, trials, facts)
+    finals = final_rows(games, curves, facts)
     ranks, tests = _ranks(finals)
     results = _results(finals, facts)
     wins = _wins(finals)
@@ -59,166 +64,6 @@ def tables(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> 
         "profile": _profiles(finals), "curves": _summary_curves(curves),
         "verdict": _verdict(board, tests, tested, finals),
     }  # fmt: skip
-
-
-def matrix(finals: pd.DataFrame, column: str = "score") -> pd.DataFrame:
-    """Return a column by block (target, by, seed) and tuner.
-
-    Tuners that were not on every target are left out, such as an agent that fits one of them alone; then blocks that
-    not every one of the others has played.
-    """
-    wide = finals.pivot_table(index=_BLOCK, columns="tuner", values=column, aggfunc="first")
-    everywhere = wide.notna().groupby(level="target").any().all()
-    return wide.loc[:, everywhere[everywhere].index].dropna()
-
-
-# -- values -----------------------------------------------------------------------------------------
-
-
-def _facts(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """What all tables need of each target: reference value of the default, best known, goal, noise."""
-    found = {}
-    for row in targets.to_dict("records"):
-        own = games[(games["target"] == row["target"]) & (games["status"] == "done")]
-        sign = 1.0 if row["direction"] == "max" else -1.0
-        default = float(own["default"].median()) if len(own) else math.nan
-        mine = trials[(trials["target"] == row["target"]) & trials["feasible"] & (trials["status"] == "ok")]
-        ends = _final_values(own, default, row)
-        candidates = [*ends[np.isfinite(ends)], *([default] if math.isfinite(default) else [])]
-        if row["exact"]:
-            candidates += [float(v) for v in mine["value"].dropna()]
-        seen = max(candidates, key=lambda v: sign * v, default=math.nan)
-        known = row["known_best"]
-        best = float(known) if known is not None and math.isfinite(known) else seen
-        median = row["known_median"]
-        if median is not None and math.isfinite(median):
-            goal = best + NEAR * (float(median) - best)
-        else:
-            goal = best - sign * NEAR * abs(best)
-        logs = np.log(own["ratio_high"] / own["ratio_low"]) if len(own) else np.array([])
-        widths = logs[np.isfinite(logs)]
-        found[row["target"]] = {
-            **row, "sign": sign, "default": default, "best": best, "goal": goal,
-            "source": "known" if best == known else "best seen",
-            "room": abs(best - default) / abs(default) if default else math.nan,
-            "uncertainty": float(np.median(widths)) / 2 if len(widths) and not row["exact"] else 0.0,
-        }  # fmt: skip
-    return found
-
-
-def _final_values(own: pd.DataFrame, default: float, facts: Mapping[str, Any]) -> Floats:
-    """Return the final value of each game, shape (games,)."""
-    if facts["exact"]:
-        return np.asarray(own["best"], dtype=float)
-    return _by_ratio(own["ratio"], own["best"], default, facts)
-
-
-def _by_ratio(ratio: Any, otherwise: Any, default: float, facts: Mapping[str, Any]) -> Floats:
-    """Values of a noisy target: the default's times the ratio to the default beside them; otherwise as measured."""
-    ratio = np.asarray(ratio, dtype=float)
-    scaled = default * ratio if facts["direction"] == "max" else default / ratio
-    return np.asarray(np.where(np.isfinite(ratio), scaled, otherwise), dtype=float)
-
-
-def _score(value: Any, facts: Mapping[str, Any]) -> Any:
-    """Score of values; 0 throughout where nothing is to be gained."""
-    room = facts["best"] - facts["default"]
-    if not math.isfinite(room) or abs(room) < 1e-9 * max(abs(facts["default"]), 1e-300):
-        return np.zeros_like(np.asarray(value, dtype=float))
-    return np.clip((np.asarray(value, dtype=float) - facts["default"]) / room, -1.0, 1.0)
-
-
-def regret(value: Any, best: float, direction: str) -> Any:
-    """Distance of values from the best known, as a share of it; 0 for better ones."""
-    sign = 1.0 if direction == "max" else -1.0
-    return np.maximum(sign * (best - np.asarray(value, dtype=float)) / (abs(best) or 1.0), 0.0)
-
-
-def _curves(
-    games: pd.DataFrame, trials: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]
-) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Best-so-far of every game over its trials and over its seconds, the tuner's own included."""
-    most = int(games["trials"].max()) if len(games) else 0
-    found = {}
-    for key, own in trials.groupby(["target", "tuner", "by", "seed"]):
-        f = facts[key[0]]
-        own = own[own["status"].isin(DECIDED)].sort_values("number")
-        value = own["value"].to_numpy(dtype=float)
-        if not f["exact"]:
-            value = _by_ratio(own["ratio"], value, f["default"], f)
-        value = np.where(own["feasible"].to_numpy(dtype=bool), value, -f["sign"] * math.inf)
-        value = np.where(np.isfinite(value), value, -f["sign"] * math.inf)
-        best = f["sign"] * np.maximum.accumulate(f["sign"] * value) if len(value) else value
-        seconds = np.cumsum(own["seconds"].to_numpy(dtype=float) + own["asked_s"].to_numpy(dtype=float))
-        padded = np.concatenate([best, np.full(most - len(best), best[-1] if len(best) else math.nan)])
-        good = f["sign"] * best >= f["sign"] * f["goal"] - 1e-12 * abs(f["goal"])
-        first = int(np.argmax(good)) + 1 if good.any() else None
-        found[tuple(key)] = {"best": padded, "seconds": seconds, "reached": first, "trials": len(best)}
-    return found
-
-
-def _finals(
-    games: pd.DataFrame, curves: Mapping[tuple[Any, ...], Mapping[str, Any]], facts: Mapping[str, Mapping[str, Any]]
-) -> pd.DataFrame:
-    """One row a game: final value, score, regret, trials to the goal."""
-    import pandas as pd
-
-    rows = []
-    for name, own in games.groupby("target"):
-        f = facts[name]
-        ends = _final_values(own, f["default"], f)
-        for row, end in zip(own.to_dict("records"), ends, strict=True):
-            curve = curves.get((name, row["tuner"], row["by"], row["seed"]))
-            value = float(end) if row["status"] == "done" and math.isfinite(end) else f["default"]
-            reached = curve["reached"] if curve else None
-            if reached and not f["exact"] and f["sign"] * value < f["sign"] * f["goal"] - NEAR * abs(f["goal"]):
-                reached = None  # a noisy trial looked near-optimal, and the winner measured afresh is not
-            rows.append({
-                "target": name, "tuner": row["tuner"], "by": row["by"], "seed": row["seed"], "status": row["status"],
-                "value": value, "score": float(_score(value, f)),
-                "regret": float(regret(value, f["best"], f["direction"])),
-                "reached": float(reached) if reached else math.nan, "trials": row["trials"],
-                "seconds": row["measured_s"] + row["tuner_s"], "improved": bool(row["improved"]),
-                "merit": f["sign"] * value,
-            })  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-# -- tables -----------------------------------------------------------------------------------------
-
-
-def iqm(values: Any, axis: int | None = None) -> Any:
-    """Interquartile mean: the mean of the middle half."""
-    from scipy.stats import trim_mean
-
-    return trim_mean(values, 0.25, axis=axis)
-
-
-def bootstrap(scores: Mapping[Any, Floats], statistic: Any, seed: int = 0) -> tuple[float, float, float]:
-    """Return (value, low, high) of a statistic of all scores, resampled within each target.
-
-    Args:
-        scores: target to its scores, shape (seeds,).
-        statistic: of an array of shape (repeats, all scores), along axis 1.
-        seed: of the resampling.
-    """
-    every, drawn = _resampled(scores, REPEATS, seed)
-    if not len(every):
-        return math.nan, math.nan, math.nan
-    made = np.asarray(statistic(drawn), dtype=float)
-    value = float(np.asarray(statistic(every[None]))[0])
-    low, high = np.quantile(made, [LEVEL / 2, 1 - LEVEL / 2])
-    return value, float(low), float(high)
-
-
-def _resampled(scores: Mapping[Any, Floats], repeats: int, seed: int = 0) -> tuple[Floats, Floats]:
-    """Return all scores, and them drawn again within each target, shapes (all,) and (repeats, all)."""
-    rng = np.random.default_rng(seed)
-    parts = [np.asarray(v, dtype=float) for v in scores.values() if len(v)]
-    if not parts:
-        return np.empty(0), np.empty((repeats, 0))
-    drawn = [p[rng.integers(len(p), size=(repeats, len(p)))] for p in parts]
-    return np.concatenate(parts), np.concatenate(drawn, axis=1)
 
 
 def _by_target(finals: pd.DataFrame, tuner: str, column: str = "score") -> dict[Any, Floats]:
@@ -285,42 +130,6 @@ def _wins(finals: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["tuner", "against", "wins", "ties", "losses", "better", "low", "high"])
 
 
-def friedman(wide: pd.DataFrame) -> tuple[dict[str, float], float]:
-    """Return mean ranks, 1 the best, of a matrix (blocks, tuners) of merits, and Friedman's p.
-
-    p is NaN where there are fewer than three tuners or two blocks; with two tuners it is Wilcoxon's.
-    """
-    from scipy.stats import friedmanchisquare, wilcoxon
-
-    values = wide.to_numpy(dtype=float)
-    if not values.size:
-        return {}, math.nan
-    ranks = wide.rank(axis=1, ascending=False)
-    means = {str(k): float(v) for k, v in ranks.mean().items()}
-    same = np.isclose(values, values[:, :1], rtol=1e-9, atol=0.0).all()
-    if len(values) < 2 or values.shape[1] < 2:
-        return means, math.nan
-    if same:
-        return means, 1.0
-    if values.shape[1] == 2:
-        return means, float(wilcoxon(values[:, 0], values[:, 1], zero_method="zsplit").pvalue)
-    return means, float(friedmanchisquare(*values.T).pvalue)
-
-
-def critical_difference(tuners: int, blocks: int) -> float:
-    """Nemenyi's: mean ranks closer than this are not told apart (Demsar 2006, section 3.2.2).
-
-    >>> round(critical_difference(4, 14), 2)
-    1.25
-    """
-    from scipy.stats import studentized_range
-
-    if tuners < 2 or blocks < 1:
-        return math.nan
-    q = studentized_range.ppf(1 - LEVEL, tuners, np.inf) / math.sqrt(2)
-    return float(q * math.sqrt(tuners * (tuners + 1) / (6 * blocks)))
-
-
 def _ranks(finals: pd.DataFrame) -> tuple[dict[str, float], pd.DataFrame]:
     """Mean ranks, and the table of pairs with Nemenyi's p."""
     import pandas as pd
@@ -342,8 +151,8 @@ def _ranks(finals: pd.DataFrame) -> tuple[dict[str, float], pd.DataFrame]:
         a, b = wide.columns
         rows.append((a, b, means[a], means[b], p))
     columns = ["tuner", "against", "rank", "rank_against", "p"]
-    found = pd.DataFrame(rows, columns=columns)
-    return means, found.assign(friedman_p=p, critical_difference=gap, blocks=len(wide))
+    table = pd.DataFrame(rows, columns=columns)
+    return means, table.assign(friedman_p=p, critical_difference=gap, blocks=len(wide))
 
 
 def _results(finals: pd.DataFrame, facts: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -413,10 +222,10 @@ def _profiles(finals: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for tuner in sorted(finals["tuner"].unique()):
-        every, drawn = _resampled(_by_target(finals, tuner), REPEATS // 4)
+        every, drawn = resampled(_by_target(finals, tuner), REPEATS // 4)
         for tau in TAUS:
-            made = (drawn >= tau - 1e-9).mean(axis=1)
-            low, high = np.quantile(made, [LEVEL / 2, 1 - LEVEL / 2])
+            shares = (drawn >= tau - 1e-9).mean(axis=1)
+            low, high = np.quantile(shares, [LEVEL / 2, 1 - LEVEL / 2])
             share = float((every >= tau - 1e-9).mean())
             rows.append({"tuner": tuner, "tau": tau, "share": share, "low": float(low), "high": float(high)})
     return pd.DataFrame(rows)
@@ -430,50 +239,15 @@ def _summary_curves(curves: Mapping[tuple[Any, ...], Mapping[str, Any]]) -> pd.D
     for (target, tuner, _, _), curve in curves.items():
         grouped.setdefault((target, tuner), []).append(curve["best"])
     rows = []
-    for (target, tuner), held in sorted(grouped.items()):
+    for (target, tuner), games in sorted(grouped.items()):
         # a game whose first trials failed has no value yet
-        many = np.where(np.isfinite(many := np.array(held)), many, np.nan)
+        many = np.where(np.isfinite(many := np.array(games)), many, np.nan)
         for k in range(many.shape[1]):
             if np.isnan(many[:, k]).all():
                 continue
             low, middle, high = np.nanquantile(many[:, k], [0.25, 0.5, 0.75])
             rows.append({"target": target, "tuner": tuner, "trial": k + 1, "value": middle, "low": low, "high": high})
     return pd.DataFrame(rows, columns=["target", "tuner", "trial", "value", "low", "high"])
-
-
-def over_time(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
-    """Best-so-far over seconds, the tuner's and its model's included: target, tuner, seconds, score (mean of games)."""
-    import pandas as pd
-
-    facts = _facts(games, trials, targets)
-    grouped: dict[Any, dict[Any, list[Mapping[str, Any]]]] = {}
-    for (target, tuner, _, _), curve in _curves(games, trials, facts).items():
-        if curve["trials"]:
-            grouped.setdefault(target, {}).setdefault(tuner, []).append(curve)
-    rows = []
-    for target, tuners in grouped.items():
-        ends = [(c["seconds"][0], c["seconds"][-1]) for own in tuners.values() for c in own]
-        grid = np.geomspace(max(min(e[0] for e in ends), 1e-6), max(e[1] for e in ends), 100)
-        for tuner, own in sorted(tuners.items()):
-            scores = []
-            for game in own:
-                at = np.searchsorted(game["seconds"], grid, side="right") - 1
-                score = _score(game["best"][: game["trials"]], facts[target])
-                scores.append(np.where(at >= 0, score[np.maximum(at, 0)], 0.0))
-            mean = np.mean(scores, axis=0)
-            rows += [
-                {"target": target, "tuner": tuner, "seconds": s, "score": v} for s, v in zip(grid, mean, strict=True)
-            ]
-    return pd.DataFrame(rows, columns=["target", "tuner", "seconds", "score"])
-
-
-def reached(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
-    """Trials to near-optimal of every game: tuner, reached; NaN where it did not get there."""
-    facts = _facts(games, trials, targets)
-    return _finals(games, _curves(games, trials, facts), facts)[["tuner", "reached"]]
-
-
-# -- words ------------------------------------------------------------------------------------------
 
 
 def _verdict(board: pd.DataFrame, tests: pd.DataFrame, by_target: pd.DataFrame, finals: pd.DataFrame) -> pd.DataFrame:

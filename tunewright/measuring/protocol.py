@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.errors import ConfigError, unknown
+from tunewright.errors import VerificationError, unknown
 from tunewright.space import Config
 from tunewright.target import Measurement, Metric, Status
 
@@ -282,7 +282,7 @@ def verify(
         A comparison for each objective, and all runs.
 
     Raises:
-        ConfigError: a run failed; the message says which and why.
+        VerificationError: a run failed; the message says which and why.
     """
     runs: list[dict[str, Any]] = []
     pairs: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
@@ -294,7 +294,7 @@ def verify(
         for of, tried in order if number % 2 == 0 else reversed(order):
             found = run(tried, seed + number)
             if not found.ok:
-                raise ConfigError(f"the {of} failed while it was measured again: {found.reason}")
+                raise VerificationError(f"the {of} failed while it was measured again: {found.reason}")
             values[of] = found.values
             runs.append({"of": of, "values": dict(found.values), "seconds": round(found.seconds, 6), "status": "ok"})
         pairs.append((values["candidate"], values["default"]))

@@ -12,7 +12,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.report.words import clean
-from tunewright.sessions.session import cost
+from tunewright.sessions.notes import cost
 from tunewright.store.store import Store
 
 PORT = 8080

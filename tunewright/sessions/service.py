@@ -207,7 +207,7 @@ def check_target(
     if workload and workload not in target.workloads:
         raise unknown(f"workload of {target.name}", workload, target.workloads)
     workload = workload or next(iter(target.workloads))
-    found = []
+    measurements = []
     base = home() / "work"
     base.mkdir(parents=True, exist_ok=True)
     spec, name = public_spec(spec), f"check-{uuid.uuid4().hex[:12]}"  # checks may run side by side
@@ -231,17 +231,17 @@ def check_target(
             )
             if not once.ok:
                 raise TargetError(f"the default configuration cannot be measured: {once.status}: {once.reason}")
-            found.append(once)
+            measurements.append(once)
     noise: dict[str, float | None] = {}
     for metric in target.metrics:
-        values = [m.values[metric.name] for m in found]
+        values = [m.values[metric.name] for m in measurements]
         logs = [improvement(metric, v, values[0]) for v in values]
         noise[metric.name] = None if None in logs else float(np.ptp(np.array(logs, dtype=float)))
     return {
         "target": target.name,
         "workload": workload,
         "parameters": len(target.space),
-        "runs": [{"values": dict(m.values), "seconds": m.seconds, "traces": dict(m.traces)} for m in found],
+        "runs": [{"values": dict(m.values), "seconds": m.seconds, "traces": dict(m.traces)} for m in measurements],
         "noise": noise,
         "units": {m.name: m.unit for m in target.metrics},
         "objective": target.metrics[0].name,

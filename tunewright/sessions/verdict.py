@@ -1,31 +1,20 @@
-"""What a session has shown: the winner measured afresh, and the verdict in words."""
+"""What a session has shown, as data and in words."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field
+from html import escape
+from typing import Any
 
-import numpy as np
-
-from tunewright.errors import ConfigError, TargetError
-from tunewright.measuring import isolation, protocol
 from tunewright.measuring.protocol import Comparison
+from tunewright.sessions.watcher import View
 from tunewright.space import Config
+from tunewright.space.notebook import html_table
 from tunewright.space.space import single_change
 from tunewright.store.secrets import public_spec, redact
-from tunewright.target import Measurement, Metric
-from tunewright.tuner import Trial, pareto
-
-if TYPE_CHECKING:
-    from tunewright.sessions.session import Session
-
-
-SEEDS = 1_000_003  # seeds of runs: sessions lie this far apart, trials 1000, the verification beyond them all
-VERIFICATION = 999_000_000
+from tunewright.target import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +32,7 @@ class Verdict:
         pareto: winners of a multi-objective session, same form as this without the lists.
         runs: the verification's runs.
         settings: the configuration in the system's own form.
+        changes: the values of the configuration that are not the default's; not stored.
     """
 
     number: int
@@ -55,155 +45,40 @@ class Verdict:
     pareto: Sequence[Mapping[str, Any]] = ()
     runs: Sequence[Mapping[str, Any]] = ()
     settings: str = ""
+    changes: Config = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"<Verdict on trial {self.number}: {self.sentence}>"
+
+    def _repr_html_(self) -> str:
+        changes = html_table(("parameter", "value"), self.changes.items()) if self.changes else ""
+        return f"<p>{escape(self.sentence)}</p>{changes}"
+
+    def stored(self) -> dict[str, Any]:
+        """Return it as a store keeps it, JSON-able."""
+        return {name: value for name, value in asdict(self).items() if name != "changes"}
 
 
-def _once(session: Session, config: Config, seed: int) -> Measurement:
-    return isolation.measure_once(
-        session.target, config, workload=session.workload, seed=seed, budget=session.budget(), runs=session.runs
-    )
+def in_short(session: View) -> str:
+    """Return a session in a line: name, target, trials and the best of them."""
+    return f"<Session {session.name!r}: {_so_far(session)}>"
 
 
-def _compare(
-    session: Session, config: Config, against: Config, what: str, *, brief: bool = False
-) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
-    level = session.level
-    if brief:
-        level = replace(level, verify_most=level.verify_least)
-    if session.target.exact:
-        level = replace(level, verify_least=1, verify_most=1)
-    seed = session.plan.seed * SEEDS + VERIFICATION
-    compared, runs = protocol.verify(
-        partial(_once, session),
-        config,
-        against,
-        session.objectives,
-        level,
-        seed,
-        lambda done, of: session.watcher.verifying(session, done, of, what),
-    )
-    compared = {name: _point(session, c) for name, c in compared.items()}
-    return compared, runs
+def as_html(session: View) -> str:
+    """Return a session as a notebook shows it: the same, with what the best changes."""
+    best = session.best
+    changes = session.space.changes(best.config) if best is not None else {}
+    shown = html_table(("parameter", "best value"), changes.items()) if changes else ""
+    return f"<p>Session <b>{escape(session.name)}</b>: {escape(_so_far(session))}</p>{shown}"
 
 
-def conclude(session: Session) -> Verdict:
-    """Verify the winner; a winner that fails when measured again gives way to the next."""
-    for _ in range(3):
-        best = session.best
-        if best is None:
-            raise TargetError("no configuration met the constraints, not even the default; see 'tunewright show'")
-        if session.space.key(best.config) == session.space.key(session.space.default):
-            verdict = _nothing_better(session, best)
-            break
-        try:
-            compared, runs = _compare(session, best.config, session.space.default, "the winner against the default")
-        except ConfigError as error:
-            failed = replace(best, status="failed", reason=str(error))
-            session.replace(failed)
-            session.store.retract(session.name, failed)
-            continue
-        verdict = Verdict(
-            number=best.number,
-            config=best.config,
-            metrics=best.metrics,
-            comparisons=compared,
-            improved=compared[session.objectives[0].name].improved,
-            runs=runs,
-            sentence=sentence(compared[session.objectives[0].name], session.objectives[0]),
-            weaker=_weaker(session, best),
-            pareto=_front(session, best, compared),
-        )
-        break
-    else:
-        raise TargetError("the three best configurations all failed when they were measured again")
-    verdict = replace(verdict, settings=session.target.render(verdict.config))
-    session.store.set_verdict(session.name, asdict(verdict))
-    return verdict
-
-
-def _nothing_better(session: Session, best: Trial) -> Verdict:
-    same = {
-        o.name: Comparison(kind="ratio", value=1.0, low=1.0, high=1.0, pairs=0, improved=False)
-        for o in session.objectives
-    }
-    text = "No improvement was shown: nothing that was tried beat the default configuration."
-    return Verdict(
-        number=best.number,
-        config=best.config,
-        metrics=best.metrics,
-        comparisons=same,
-        improved=False,
-        sentence=text,
-        weaker=_weaker(session, best),
-        pareto=_front(session, best, same),
-    )
-
-
-def _weaker(session: Session, best: Trial) -> list[dict[str, Any]]:
-    """Measure the winner and its variants with weaker guarantees in turn; for information only.
-
-    Never on a live system: its users would have the weaker guarantee for the while, and a kill would leave it.
-    """
-    if session.plan.allow or len(session.objectives) > 1 or session.target.live:
-        return []
-    options, objective = session.target.weaker(best.config), session.objectives[0]
-    rounds = 1 if session.target.exact else session.level.verify_least
-    values: dict[int, list[float]] = {i: [] for i in range(-1, len(options))}  # -1 is the winner
-    for number in range(rounds if options else 0):
-        session.watcher.verifying(session, number, rounds, "what weaker guarantees would give")
-        for i in list(values):
-            tried = best.config if i < 0 else options[i].config
-            found = _once(session, tried, session.plan.seed * SEEDS + VERIFICATION + number)
-            if found.ok:
-                values[i].append(found.values[objective.name])
-            elif i < 0:
-                return []
-            else:
-                del values[i]
-    told = []
-    for i in [i for i in values if i >= 0]:
-        compared = _point(session, protocol.compare_pairs(objective, list(zip(values[i], values[-1], strict=True))))
-        entry = {"config": options[i].config, "loses": options[i].loses}
-        told.append({**entry, "ratio": compared.value, "low": compared.low, "high": compared.high})
-    return told
-
-
-def _point(session: Session, compared: Comparison) -> Comparison:
-    """For exact targets one run tells all: the interval is a point."""
-    if not session.target.exact:
-        return compared
-    better = compared.value > (1 if compared.kind == "ratio" else 0)
-    return replace(compared, low=compared.value, high=compared.value, improved=better)
-
-
-def _front(session: Session, best: Trial, compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
-    """Verify the Pareto set: at most five members, spread over the first objective."""
-    if len(session.objectives) < 2:
-        return []
-    first = session.objectives[0].name
-    front = sorted(pareto(session.decided, session.objectives), key=lambda t: t.scores[first])
-    chosen = {front[round(i)].number for i in np.linspace(0, len(front) - 1, min(len(front), 5))} | {best.number}
-    found = []
-    for trial in front:
-        entry: dict[str, Any] = {
-            "number": trial.number,
-            "config": trial.config,
-            "metrics": trial.metrics,
-            "comparisons": None,
-        }
-        if trial.number == best.number:
-            entry["comparisons"] = {n: asdict(c) for n, c in compared.items()}
-        elif trial.number in chosen:
-            with suppress(ConfigError):
-                again, _ = _compare(
-                    session,
-                    trial.config,
-                    session.space.default,
-                    "the Pareto set against the default",
-                    brief=True,
-                )
-                entry["comparisons"] = {n: asdict(c) for n, c in again.items()}
-        found.append(entry)
-    return found
+def _so_far(session: View) -> str:
+    done, best, metric = len(session.decided), session.best, session.objectives[0]
+    words = f"{session.target.name}, {done} trial{'' if done == 1 else 's'}"
+    if best is not None:
+        words += f", best {metric.name} {best.scores[metric.name]:.4g} {metric.unit}".rstrip()
+        words += f" (trial {best.number})"
+    return words
 
 
 def sentence(compared: Comparison, metric: Metric) -> str:
@@ -242,11 +117,11 @@ def contributions(
     Returns:
         Parameter to the ratio with the change over that without it; below 1 it seems to cost something.
     """
-    held = [(dict(c), r) for c, r in trials if r]
+    rows = [(dict(c), r) for c, r in trials if r]
 
     def undone(base: Config, its: float) -> dict[str, float]:
         """What each change of a configuration gives, by its neighbours with the default's value."""
-        near = [(single_change(base, c), c, r) for c, r in held]
+        near = [(single_change(base, c), c, r) for c, r in rows]
         return {n: its / r for n, c, r in near if n and c[n] == default.get(n) and base[n] != default.get(n)}
 
     # the winner may itself be one of those trials: lucky, or rid of a change that was bad; of a base that is clearly
@@ -255,15 +130,15 @@ def contributions(
         (config, ratio),
         *(
             (c, r)
-            for c, r in held
+            for c, r in rows
             if r > 0.9 * ratio and (n := single_change(config, c)) and config[n] == default.get(n)
         ),
     ]
-    found = max((undone(base, its) for base, its in bases), key=len)
-    return {n: gain for n, gain in found.items() if config.get(n) != default.get(n)}
+    gains = max((undone(base, its) for base, its in bases), key=len)
+    return {n: gain for n, gain in gains.items() if config.get(n) != default.get(n)}
 
 
-def summary(session: Session, verdict: Verdict | None) -> dict[str, Any]:
+def summary(session: View, verdict: Verdict | None) -> dict[str, Any]:
     """Return the machine-readable result of a run, as ``tunewright tune --json`` prints it."""
     best = session.best
     first = verdict.comparisons[session.objectives[0].name] if verdict else None
@@ -271,8 +146,8 @@ def summary(session: Session, verdict: Verdict | None) -> dict[str, Any]:
     return {
         "name": session.name,
         "target": public_spec(session.plan.target),
-        "workload": session.workload,
-        "tuner": session.tuner_spec,
+        "workload": session.plan.workload,
+        "tuner": session.plan.tuner,
         "trials": len(session.decided),
         "failed": sum(not t.ok for t in session.decided),
         "rejected": sum(t.status == "rejected" for t in session.all),

@@ -93,6 +93,12 @@ class _Number:
     def expressions(self) -> list[Expr]:
         return [parse(text) for text in (self.low, self.high, self.when) if isinstance(text, str)]
 
+    @property
+    def domain(self) -> str:
+        """The legal values in words, for people."""
+        log = ", logarithmic" if self.log else ""
+        return f"{self.low} to {self.high}{log}" + "".join(f"; {v:g}: {meaning}" for v, meaning in self.special.items())
+
     def bounds(self, scope: Scope) -> tuple[float, float]:
         """Return (low, high) in the given scope of parameters and facts."""
         if not isinstance(self.low, str) and not isinstance(self.high, str):
@@ -322,6 +328,11 @@ class Choice:
             (i for i, c in enumerate(self.choices) if c == value and isinstance(c, bool) == isinstance(value, bool)),
             None,
         )
+
+    @property
+    def domain(self) -> str:
+        """The legal values in words, for people."""
+        return ", ".join(str(choice) for choice in self.choices)
 
     @property
     def expressions(self) -> list[Expr]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tunewright.errors import SpaceError, unknown
 from tunewright.space.expressions import parse
 from tunewright.space.facts import machine_facts
+from tunewright.space.notebook import html_table
 from tunewright.space.parameters import Choice, Int, Param, Real, Restart, Value
 
 __all__ = ["Choice", "Config", "Constraint", "Cube", "Int", "Param", "Real", "Restart", "Space", "Value"]
@@ -25,6 +26,7 @@ Cube = NDArray[np.float64]
 
 _ENUMERATE = 20_000  # joint values of one constraint group up to which the nearest legal one is looked up
 _TRIES = 64
+_SHOWN = 8  # names of parameters in a repr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +105,19 @@ class Space:
 
     def __len__(self) -> int:
         return len(self.params)
+
+    def __repr__(self) -> str:
+        names = [*itertools.islice(self.params, _SHOWN)]
+        rest = [f"and {len(self) - _SHOWN} more"] if len(self) > _SHOWN else []
+        return f"<Space of {len(self)} parameter{'' if len(self) == 1 else 's'}: {', '.join([*names, *rest])}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (p.name, type(p).__name__.lower(), p.domain, p.default, p.unit, p.when or "", p.doc)
+            for p in self.params.values()
+        ]
+        shown = html_table(("parameter", "kind", "values", "default", "unit", "only when", "meaning"), rows)
+        return shown + (html_table(("constraint",), [(c.words,) for c in self.constraints]) if self.constraints else "")
 
     def with_constraints(self, more: Iterable[str | Constraint]) -> Space:
         """Return the same space with further constraints, such as a guard's."""

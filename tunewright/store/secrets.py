@@ -14,6 +14,7 @@ from typing import Any
 
 from tunewright.errors import ConfigError
 from tunewright.store.dsn import MASK, is_dsn, is_secret, read_dsn, snake
+from tunewright.target import BaseTarget
 
 # -- what is stored ---------------------------------------------------------------------------------
 
@@ -51,15 +52,15 @@ def _public(name: str, value: Any, secret: bool) -> Any:
     return known.public if known is not None and known.clear else MASK
 
 
-def public_plan(plan: Mapping[str, Any], target: Any) -> dict[str, Any]:
+def public_plan(plan: Mapping[str, Any], target: BaseTarget | None) -> dict[str, Any]:
     """Return a plan as it may be stored.
 
     Args:
         plan: as a dictionary.
         target: the open target, whose ``secret_options`` and ``address`` are read; None if there is none.
     """
-    spec, address = public_spec(plan["target"]), getattr(target, "address", "")
-    options = public_options(plan["options"], getattr(target, "secret_options", ()))
+    spec, address = public_spec(plan["target"]), "" if target is None else target.address
+    options = public_options(plan["options"], () if target is None else target.secret_options)
     if address and ":" not in spec and not any(read_dsn(str(v)).public == address for v in options.values()):
         spec = f"{spec}:{address}"  # it came from the environment, which may be another one when the session goes on
     return {**plan, "target": spec, "options": options, "tuner_options": public_options(plan["tuner_options"])}

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
-import math
 import os
 import sqlite3
 import time
@@ -18,74 +16,32 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from tunewright.errors import ConfigError, HeldError, SpaceError, StoreError, TunewrightError, missing_extra, unknown
+from tunewright.errors import ConfigError, HeldError, StoreError, TunewrightError, missing_extra, unknown
 from tunewright.measuring.interrupts import uninterrupted
-from tunewright.space import Choice, Int, Param, Space, Value
+from tunewright.space import Space
 from tunewright.store.dsn import HOW_TO_WRITE, read_dsn
 from tunewright.store.files import finite, reason
+from tunewright.store.optuna_tables import OBJECTIVES, TrialTables
 from tunewright.store.paths import check_name, default_url, home
 from tunewright.store.secrets import redact
 from tunewright.store.stored import check_numbers, check_session, check_trial
 from tunewright.tuner import Trial
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
 
 SCHEMA = 1  # of the attributes this module writes
 _DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
 _SESSION, _TRIAL, _OUTCOME, _VERDICT = "session", "trial", "outcome", "verdict"
 
 
-def distribution(param: Param, space: Space, value: Value | None = None) -> BaseDistribution:
-    """Return the Optuna distribution of a parameter, wide enough for its special values and ``value``."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
-    if isinstance(param, Choice):
-        return CategoricalDistribution(param.choices)
-    low, high = widest(param, space)
-    values = [low, high, *param.special, *([] if value is None else [value])]
-    low, high = min(values), max(values)
-    log = param.log and low > 0
-    if isinstance(param, Int):
-        step = 1 if log or param.special or (high - low) % param.step else param.step
-        if value is not None and (value - low) % step:
-            step = 1
-        return IntDistribution(int(low), int(high), log=log, step=step)
-    return FloatDistribution(float(low), float(high), log=log)
-
-
-def widest(param: Any, space: Space) -> tuple[float, float]:
-    """Return the widest range that bounds given as expressions can take over the other parameters."""
-    import itertools
-
-    names = [n for e in param.expressions if e.text != param.when for n in e.names if n in space.params]
-    scope = space.scope({})
-    corners = []
-    for name in names:
-        other = space.params[name]
-        if isinstance(other, Choice):
-            corners.append(list(other.choices))
-        else:
-            corners.append([*widest(other, space), other.default])
-    lows, highs = [], []
-    for values in itertools.islice(itertools.product(*corners), 4096):
-        try:
-            low, high = param.bounds({**scope, **dict(zip(names, values, strict=True))})
-        except SpaceError:
-            continue
-        if low <= high:
-            lows.append(low)
-            highs.append(high)
-    return (min(lows), max(highs)) if lows else (param.default, param.default)
-
-
 class Store:
     """An open store.
+
+    Whoever opens a store closes it; a session closes it only where it is used in a ``with`` block. Threads may share
+    one, and so may sessions, which each write only what they hold the lock of. Processes may not: each opens its own,
+    also after a fork. A read shows all that was written before, by whomever.
 
     Args:
         url: SQLAlchemy URL such as ``sqlite:///sessions.db`` or ``postgresql://host/db``; None for the
@@ -102,6 +58,7 @@ class Store:
         self._open_trials: dict[tuple[str, int], int] = {}
         with self._errors():
             self._storage = self._open()
+        self._tables = TrialTables(self._storage)
 
     def _open(self) -> Any:
         import optuna
@@ -174,11 +131,8 @@ class Store:
 
     def close(self) -> None:
         """Give the database connections back."""
-        engine = getattr(self._storage, "engine", None)
-        if engine is not None:
-            with uninterrupted():  # a signal in the middle makes SQLAlchemy print what it thinks of it
-                self._storage.remove_session()
-                engine.dispose()
+        with uninterrupted():  # a signal in the middle makes SQLAlchemy print what it thinks of it
+            self._tables.close()
 
     # -- sessions ---------------------------------------------------------------------------------
 
@@ -212,7 +166,7 @@ class Store:
             self._storage.set_study_user_attr(study, _SESSION, record)
             objectives = session.get("objectives")
             if objectives:  # names of the objectives for Optuna's own plots
-                self._storage.set_study_system_attr(study, "study:metric_names", list(objectives))
+                self._storage.set_study_system_attr(study, OBJECTIVES, list(objectives))
 
     def _unborn(self, study: int) -> bool:
         """Whether a study is what is left of a session that was killed while it was made: nothing but a name."""
@@ -242,14 +196,14 @@ class Store:
             attrs = self._storage.get_study_user_attrs(self._study(name))
         if _SESSION not in attrs:
             raise StoreError(f"{name!r} is an Optuna study, but not a session of tunewright")
-        found = dict(attrs[_SESSION]) if isinstance(attrs[_SESSION], Mapping) else {}
-        if isinstance(found.get("schema", 0), int) and found.get("schema", 0) > SCHEMA:
+        record = dict(attrs[_SESSION]) if isinstance(attrs[_SESSION], Mapping) else {}
+        if isinstance(record.get("schema", 0), int) and record.get("schema", 0) > SCHEMA:
             raise StoreError(
-                f"the session {name!r} was written by a newer tunewright (format {found['schema']}, this one "
+                f"the session {name!r} was written by a newer tunewright (format {record['schema']}, this one "
                 f"reads {SCHEMA}); upgrade with: pip install -U tunewright"
             )
-        check_session(name, found, attrs.get(_VERDICT))
-        return {**found, "verdict": attrs.get(_VERDICT)}
+        check_session(name, record, attrs.get(_VERDICT))
+        return {**record, "verdict": attrs.get(_VERDICT)}
 
     def update(self, name: str, **changes: Any) -> None:
         """Change entries of a session's description."""
@@ -273,50 +227,16 @@ class Store:
 
     def start(self, name: str, trial: Trial, space: Space) -> Trial:
         """Write a trial, before its configuration is applied; returns it with its number and start."""
-        import sqlalchemy
-
         head = {k: getattr(trial, k) for k in ("config", "why", "step", "attempt", "asked_s")}
         started = datetime.now()
+        attributes = {_TRIAL: head, "why": redact(trial.why)}
         with self._errors():
-            study, tables = self._study(name), self._tables
-            number = self._next.get(name)
-            with self._storage.engine.begin() as connection:
-                if number is None:
-                    query = sqlalchemy.select(sqlalchemy.func.max(tables["trials"].c.number))
-                    last = connection.execute(query.where(tables["trials"].c.study_id == study)).scalar()
-                    number = 0 if last is None else last + 1
-                row = {"number": number, "study_id": study, "state": "RUNNING", "datetime_start": started}
-                made = connection.execute(tables["trials"].insert(), row)
-                trial_id = int(made.inserted_primary_key[0])
-                self._write_attributes(
-                    connection, "trial_user_attributes", trial_id, {_TRIAL: head, "why": redact(trial.why)}
-                )
-                params = [{"trial_id": trial_id, **row} for row in _param_rows(trial.config, space)]
-                if params:
-                    connection.execute(tables["trial_params"].insert(), params)
+            study, number = self._study(name), self._next.get(name)
+            number, trial_id = self._tables.start(study, number, started, attributes, trial.config, space)
             # the session's lock makes this the only writer, so the numbers run on; asking each time is slow
             self._next[name] = number + 1
             self._open_trials[name, number] = trial_id
         return replace(trial, number=number, started=started.isoformat())
-
-    @cached_property
-    def _tables(self) -> Mapping[str, Any]:
-        """Optuna's tables for trials.
-
-        Its own methods take a transaction and several queries for each field, 5 ms a trial; writing a trial's start
-        and its end as one transaction each takes 1 ms, and no trial can be half written.
-        """
-        import sqlalchemy
-
-        names = ("trials", "trial_user_attributes", "trial_system_attributes", "trial_params", "trial_values")
-        found = sqlalchemy.MetaData()
-        found.reflect(self._storage.engine, only=names)
-        return found.tables
-
-    def _write_attributes(self, connection: Any, table: str, trial_id: int, values: Mapping[str, Any]) -> None:
-        rows = [{"trial_id": trial_id, "key": k, "value_json": json.dumps(v)} for k, v in values.items()]
-        if rows:
-            connection.execute(self._tables[table].insert(), rows)
 
     def finish(self, name: str, trial: Trial, objectives: Sequence[str]) -> None:
         """Write what came of a started trial.
@@ -326,28 +246,18 @@ class Store:
         """
         begun = ("number", "config", "why", "step", "attempt", "asked_s", "started")
         outcome = {k: v for k, v in asdict(trial).items() if k not in begun}
+        # beside the whole, what a dashboard's reader looks for
+        shown = {
+            _OUTCOME: outcome, "times the default": trial.ratio, "failed because": redact(trial.reason) or None,
+        }  # fmt: skip
+        attributes = {k: v for k, v in finite(shown).items() if v is not None}
+        values = [trial.scores[o] for o in objectives] if trial.ok else None
         with self._errors():
-            tables = self._tables
             trial_id = self._open_trials.pop((name, trial.number), None)
             if trial_id is None:  # started by an earlier process
-                trial_id = self._storage.get_trial_id_from_study_id_trial_number(self._study(name), trial.number)
-            table = tables["trials"]
-            change = table.update().where(table.c.trial_id == trial_id, table.c.state == "RUNNING")
-            ended = {"state": "COMPLETE" if trial.ok else "FAIL", "datetime_complete": datetime.now()}
-            with self._storage.engine.begin() as connection:
-                if connection.execute(change, ended).rowcount != 1:
-                    raise StoreError(f"trial {trial.number} of session {name!r} was decided already")
-                # beside the whole, what a dashboard's reader looks for
-                because = redact(trial.reason) or None
-                shown = {_OUTCOME: outcome, "times the default": trial.ratio, "failed because": because}
-                held = {k: v for k, v in finite(shown).items() if v is not None}
-                self._write_attributes(connection, "trial_user_attributes", trial_id, held)
-                # the form in which Optuna's plots know constraints
-                bounds = {f"constraints:{metric}": amount for metric, amount in trial.violations.items()}
-                self._write_attributes(connection, "trial_system_attributes", trial_id, bounds)
-                if trial.ok:
-                    values = [_value_row(trial_id, i, trial.scores[o]) for i, o in enumerate(objectives)]
-                    connection.execute(tables["trial_values"].insert(), values)
+                trial_id = self._tables.trial_id(self._study(name), trial.number)
+            if not self._tables.finish(trial_id, datetime.now(), attributes, trial.violations, values):
+                raise StoreError(f"trial {trial.number} of session {name!r} was decided already")
 
     def retract(self, name: str, trial: Trial) -> None:
         """Note on a finished trial that it failed when it was measured again; Optuna keeps its first value."""
@@ -366,7 +276,7 @@ class Store:
         self._next.pop(name, None)  # another process may have written since
         record = self.session(name)
         retracted = record.get("retracted", {})
-        found = []
+        trials = []
         check_numbers(name, [trial.number for trial in frozen])
         for trial in sorted(frozen, key=lambda t: t.number):
             if _TRIAL not in trial.user_attrs:
@@ -377,11 +287,11 @@ class Store:
             written = done and _OUTCOME in trial.user_attrs
             outcome: Any = (trial.user_attrs[_OUTCOME] or "nothing") if written else None
             check_trial(name, trial.number, head, outcome, record["objectives"])
-            made = Trial(number=trial.number, started=started, **{"status": "running", **head, **(outcome or {})})
-            if str(made.number) in retracted:
-                made = replace(made, status="failed", reason=retracted[str(made.number)])
-            found.append(made)
-        return found
+            read = Trial(number=trial.number, started=started, **{"status": "running", **head, **(outcome or {})})
+            if str(read.number) in retracted:
+                read = replace(read, status="failed", reason=retracted[str(read.number)])
+            trials.append(read)
+        return trials
 
     def _lock_file(self, name: str) -> Path:
         """Return the lock file of a session, or with an empty name of the store itself."""
@@ -396,7 +306,7 @@ class Store:
     @contextmanager
     def _held_by_all(self, name: str) -> Iterator[None]:
         """Hold a session for all machines, where the store is a server; the lock goes with its connection."""
-        engine = self._storage.engine
+        engine = self._tables.engine
         if engine.dialect.name != "postgresql":
             yield
             return
@@ -414,8 +324,8 @@ class Store:
 
     def held(self, name: str) -> bool:
         """Whether a process runs a session now: here, or with PostgreSQL on any machine. Asking never waits."""
-        engine = getattr(self._storage, "engine", None)
-        if engine is not None and engine.dialect.name == "postgresql":
+        engine = self._tables.engine
+        if engine.dialect.name == "postgresql":
             import sqlalchemy
 
             # a 64-bit key is shown as two unsigned halves
@@ -474,26 +384,6 @@ def _take(file: IO[str]) -> None:
 def _advisory(text: str) -> int:
     """Return a number for PostgreSQL's advisory locks, 64 bits with sign."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
-
-
-def _param_rows(config: Mapping[str, Value], space: Space) -> list[dict[str, Any]]:
-    from optuna.distributions import distribution_to_json
-
-    rows, scope = [], space.scope(config)
-    for n, v in config.items():
-        # a rejected value outside its range lives in the attribute alone
-        if n in space.params and space.params[n].problem(v, scope) is None:
-            made = distribution(space.params[n], space, v)
-            row = {"param_name": n, "param_value": made.to_internal_repr(v)}
-            rows.append({**row, "distribution_json": distribution_to_json(made)})
-    return rows
-
-
-def _value_row(trial_id: int, objective: int, value: float) -> dict[str, Any]:
-    """Return an objective's value in Optuna's form, which keeps infinities apart."""
-    kind = "FINITE" if math.isfinite(value) else "INF_POS" if value > 0 else "INF_NEG"
-    stored = value if kind == "FINITE" else None
-    return {"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind}
 
 
 def _explain(error: Exception) -> str:

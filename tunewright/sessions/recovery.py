@@ -1,0 +1,110 @@
+"""Where a session stands when it is opened again, and what puts a system back that a killed one had changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from tunewright.errors import TargetError
+from tunewright.measuring import isolation
+from tunewright.plugins import open_target
+from tunewright.sessions.changes import Say, changing, left_behind, restoring
+from tunewright.sessions.measurer import Measurer
+from tunewright.sessions.setup import Setup
+from tunewright.sessions.trials import Trials
+from tunewright.store.plan import Plan
+from tunewright.store.secrets import public_spec, reopened, restored
+from tunewright.store.store import Store
+from tunewright.target import BaseTarget, Status
+
+_DEFAULT_TRIES = 3  # how often the default may be cut off by a dying session before we give up
+_CUT_OFF = "the session ended while this was being measured"
+
+
+def opened(plan: Plan) -> BaseTarget:
+    """Open the target of a new session.
+
+    Raises:
+        TargetError: it cannot be opened; the message says whether a killed session may have left it so.
+    """
+    try:
+        return open_target(plan.target, plan.options)
+    except TargetError as error:
+        raise TargetError(f"{error}{left_behind(plan.target)}") from None
+
+
+def stored_plan(name: str, record: Mapping[str, Any], tuner_options: Mapping[str, str]) -> Plan:
+    """Return the plan of a stored session.
+
+    Args:
+        name: the session's.
+        record: its description.
+        tuner_options: instead of stored ones, such as secrets, which were not stored.
+
+    Raises:
+        ConfigError: a secret option is needed again.
+    """
+    stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["plan"].items()}
+    stored["never"] = restored(name, stored["never"])
+    stored["tuner_options"] = reopened(name, stored["tuner_options"], tuner_options, "--tuner-option")
+    return Plan(**stored)
+
+
+def recover(setup: Setup, store: Store, trials: Trials) -> float:
+    """Read the stored trials; one left running took its session down, and is told as failed.
+
+    Returns:
+        Seconds that were spent on the session before.
+
+    Raises:
+        TargetError: the session died again and again while the default was measured.
+    """
+    record = store.session(setup.name)
+    trials.load()
+    for trial in [t for t in trials.all if t.status == "running"]:
+        # an orderly stop is not the configuration's fault; and the default has to work, so that it
+        # was cut off is not held against it at once
+        orderly = record.get("status") != "running"
+        status: Status = "interrupted" if orderly or trial.step == 0 else "failed"
+        trials.finish(replace(trial, status=status, reason=_CUT_OFF))
+    cut = sum(t.step == 0 and t.status == "interrupted" and t.reason.startswith("the session") for t in trials.all)
+    if cut >= _DEFAULT_TRIES and trials.default is None:
+        raise TargetError(
+            f"the session died {cut} times while the default configuration was measured; "
+            f"run 'tunewright check {public_spec(setup.plan.target)}' to see why"
+        )
+    return float(record.get("seconds") or 0.0)
+
+
+@contextmanager
+def protected(setup: Setup, store: Store, measurer: Measurer, say: Say) -> Iterator[None]:
+    """Let a block measure the target, whatever happens: held, with all put back before and after it.
+
+    Args:
+        setup: of the session.
+        store: says from now on that the session runs.
+        measurer: may measure within the block.
+        say: is told what was put back.
+
+    Raises:
+        HeldError: somebody else changes the same thing.
+        TunewrightError: something could not be put back; the message says how to go on.
+    """
+    workdir, owner = measurer.workdir(), setup.owner(store.public_url)
+    store.update(setup.name, status="running")
+    with changing(setup.target, owner, say) as (hold, journal):
+        _restore_old_snapshot(setup, store)
+        with restoring(setup.target, owner, hold, journal, workdir, say):
+            measurer.runs = isolation.Runs(hold.fds, journal.folder)
+            yield
+
+
+def _restore_old_snapshot(setup: Setup, store: Store) -> None:
+    """Put back what a session of a version that kept its snapshots in the store was killed with."""
+    snapshot = store.session(setup.name).get("snapshot")
+    if snapshot is not None:
+        setup.target.restore(snapshot)
+        # all is as it was: what the next snapshot is written over must not be restored from again
+        store.update(setup.name, snapshot=None)

@@ -1,0 +1,107 @@
+"""The trials of a session, in memory and in its store, and what follows from them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from tunewright.measuring.protocol import Baseline
+from tunewright.sessions.setup import Setup
+from tunewright.store.store import Store
+from tunewright.tuner import Trial, best_trial
+
+_NO_GAIN = 0.01  # share by which the best must improve to count as a gain, where the noise is smaller
+
+
+class Trials:
+    """The trials of one session; each is written to the store before it is measured and once it has ended.
+
+    The thread that runs the session alone changes them. Others, such as a live display, may read at any time.
+
+    Attributes:
+        all: every trial in order of its start, rejected and interrupted ones included.
+    """
+
+    def __init__(self, setup: Setup, store: Store) -> None:
+        self.all: list[Trial] = []
+        self._setup, self._store = setup, store
+        self._keys: dict[int, str] = {}  # by number: one step must not cost the whole history again
+
+    def load(self) -> None:
+        """Read what the store holds."""
+        self.all = self._store.trials(self._setup.name)
+
+    def start(self, trial: Trial) -> Trial:
+        """Write down a trial before its configuration is applied; returns it with its number."""
+        trial = self._store.start(self._setup.name, trial, self._setup.space)
+        self.all.append(trial)
+        return trial
+
+    def finish(self, trial: Trial) -> None:
+        """Write down what came of a started trial."""
+        self._replace(trial)
+        self._store.finish(self._setup.name, trial, self._setup.problem.objectives)
+
+    def retract(self, trial: Trial) -> None:
+        """Write down that a finished trial failed when it was measured again."""
+        self._replace(trial)
+        self._store.retract(self._setup.name, trial)
+
+    def _replace(self, trial: Trial) -> None:
+        self.all = [trial if t.number == trial.number else t for t in self.all]
+
+    @property
+    def decided(self) -> list[Trial]:
+        """Those that count: measured, or tried and failed."""
+        return [t for t in self.all if t.decided]
+
+    @property
+    def best(self) -> Trial | None:
+        """The best feasible one by the first objective."""
+        return best_trial(self.decided, self._setup.objectives[0])
+
+    @property
+    def default(self) -> Trial | None:
+        """That of the default configuration."""
+        return next((t for t in self.all if t.step == 0 and t.ok), None)
+
+    def key(self, trial: Trial) -> str:
+        """Return the key of its configuration, see :meth:`~tunewright.space.Space.key`."""
+        if trial.number not in self._keys:
+            self._keys[trial.number] = self._setup.space.key(trial.config)
+        return self._keys[trial.number]
+
+    def noise(self) -> float:
+        """Standard deviation of the log of the objective between runs of the default, robustly."""
+        name, runs = self._setup.objectives[0].name, []
+        for trial in self.decided:
+            of = "candidate" if trial.step == 0 else "default"
+            runs += [
+                math.log(r["values"][name])
+                for r in trial.runs
+                if r["of"] == of and r.get("values", {}).get(name, 0) > 0
+            ]
+        if len(runs) < 2:
+            return 0.0
+        return float(1.4826 * np.median(np.abs(np.array(runs) - np.median(runs)))) or float(np.std(runs))
+
+    def baseline(self) -> Baseline | None:
+        """Return what is known of the default; None until it was measured."""
+        default, best = self.default, self.best
+        if default is None:
+            return None
+        gain = math.log(best.ratio) if best and best.ratio and best.ratio > 0 else 0.0
+        return Baseline(values=default.metrics, noise=self.noise(), best=gain)
+
+    def stalled(self, patience: int | None) -> bool:
+        """Whether the last ``patience`` trials brought no gain beyond the noise."""
+        decided = self.decided
+        if patience is None or len(decided) <= patience or len(self._setup.objectives) > 1:
+            return False
+        metric, margin = self._setup.objectives[0], max(_NO_GAIN, self.noise())
+        now, before = best_trial(decided, metric), best_trial(decided[:-patience], metric)
+        if now is None or before is None:
+            return now is None and before is None
+        a, b = now.scores[metric.name], before.scores[metric.name]
+        return not metric.better(a, b) or abs(a - b) <= margin * abs(b)

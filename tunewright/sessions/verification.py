@@ -1,0 +1,167 @@
+"""The winner of a session measured afresh against the default."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+
+from tunewright.errors import TargetError, VerificationError
+from tunewright.measuring import protocol
+from tunewright.measuring.protocol import Comparison
+from tunewright.sessions.measurer import Measurer
+from tunewright.sessions.setup import VERIFICATION_SEEDS, Setup
+from tunewright.sessions.trials import Trials
+from tunewright.sessions.verdict import Verdict, sentence
+from tunewright.sessions.watcher import View, Watcher
+from tunewright.space import Config
+from tunewright.tuner import Trial, pareto
+
+_TRIES = 3  # winners that may fail when they are measured again
+_FRONT = 5  # members of a Pareto set that are verified
+
+
+class Verification:
+    """Measures the winner of a session afresh. It keeps nothing between two calls of :meth:`conclude`."""
+
+    def __init__(self, setup: Setup, trials: Trials, measurer: Measurer, *, watcher: Watcher, session: View) -> None:
+        self._setup, self._trials, self._measurer = setup, trials, measurer
+        self._watcher, self._session = watcher, session
+        self._seed = setup.seed + VERIFICATION_SEEDS
+
+    def conclude(self) -> Verdict:
+        """Verify the winner; a winner that fails when measured again gives way to the next.
+
+        Raises:
+            TargetError: no configuration met the constraints.
+            VerificationError: the best configurations all failed when they were measured again.
+        """
+        for _ in range(_TRIES):
+            best = self._trials.best
+            if best is None:
+                raise TargetError("no configuration met the constraints, not even the default; see 'tunewright show'")
+            try:
+                verdict = self._of(best)
+            except VerificationError as error:
+                self._trials.retract(replace(best, status="failed", reason=str(error)))
+                continue
+            return replace(verdict, settings=self._setup.target.render(verdict.config))
+        raise VerificationError("the three best configurations all failed when they were measured again")
+
+    def _of(self, best: Trial) -> Verdict:
+        setup = self._setup
+        compared: Mapping[str, Comparison]
+        runs: list[dict[str, Any]]
+        if setup.space.key(best.config) == setup.space.key(setup.space.default):
+            same = Comparison(kind="ratio", value=1.0, low=1.0, high=1.0, pairs=0, improved=False)
+            compared, runs = {o.name: same for o in setup.objectives}, []
+            said = "No improvement was shown: nothing that was tried beat the default configuration."
+        else:
+            compared, runs = self._compare(best.config, "the winner against the default")
+            said = sentence(compared[setup.objectives[0].name], setup.objectives[0])
+        return Verdict(
+            number=best.number,
+            config=best.config,
+            changes=setup.space.changes(best.config),
+            metrics=best.metrics,
+            comparisons=compared,
+            improved=compared[setup.objectives[0].name].improved,
+            runs=runs,
+            sentence=said,
+            weaker=self._weaker(best),
+            pareto=self._front(best, compared),
+        )
+
+    def _compare(
+        self, config: Config, what: str, *, brief: bool = False
+    ) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
+        """Measure a configuration and the default in turn.
+
+        Args:
+            config: the configuration.
+            what: is being compared, for the watcher.
+            brief: with the fewest pairs that carry an interval.
+
+        Raises:
+            VerificationError: one of them failed.
+        """
+        setup, level = self._setup, self._setup.level
+        if brief:
+            level = replace(level, verify_most=level.verify_least)
+        if setup.target.exact:
+            level = replace(level, verify_least=1, verify_most=1)
+        compared, runs = protocol.verify(
+            self._measurer.once,
+            config,
+            setup.space.default,
+            setup.objectives,
+            level,
+            self._seed,
+            lambda done, of: self._watcher.verifying(self._session, done, of, what),
+        )
+        return {name: self._point(c) for name, c in compared.items()}, runs
+
+    def _weaker(self, best: Trial) -> list[dict[str, Any]]:
+        """Measure the winner and its variants with weaker guarantees in turn; for information only.
+
+        Never on a live system: its users would have the weaker guarantee for the while, and a kill would leave it.
+        """
+        setup = self._setup
+        if setup.plan.allow or len(setup.objectives) > 1 or setup.target.live:
+            return []
+        options, objective = setup.target.weaker(best.config), setup.objectives[0]
+        rounds = 1 if setup.target.exact else setup.level.verify_least
+        values: dict[int, list[float]] = {i: [] for i in range(-1, len(options))}  # -1 is the winner
+        for number in range(rounds if options else 0):
+            self._watcher.verifying(self._session, number, rounds, "what weaker guarantees would give")
+            for i in list(values):
+                config = best.config if i < 0 else options[i].config
+                measured = self._measurer.once(config, self._seed + number)
+                if measured.ok:
+                    values[i].append(measured.values[objective.name])
+                elif i < 0:
+                    return []
+                else:
+                    del values[i]
+        rows = []
+        for i in [i for i in values if i >= 0]:
+            pairs = list(zip(values[i], values[-1], strict=True))
+            compared = self._point(protocol.compare_pairs(objective, pairs))
+            row = {"config": options[i].config, "loses": options[i].loses}
+            rows.append({**row, "ratio": compared.value, "low": compared.low, "high": compared.high})
+        return rows
+
+    def _point(self, compared: Comparison) -> Comparison:
+        """For exact targets one run tells all: the interval is a point."""
+        if not self._setup.target.exact:
+            return compared
+        better = compared.value > (1 if compared.kind == "ratio" else 0)
+        return replace(compared, low=compared.value, high=compared.value, improved=better)
+
+    def _front(self, best: Trial, compared: Mapping[str, Comparison]) -> list[dict[str, Any]]:
+        """Verify the Pareto set: a few members, spread over the first objective."""
+        objectives = self._setup.objectives
+        if len(objectives) < 2:
+            return []
+        front = sorted(pareto(self._trials.decided, objectives), key=lambda t: t.scores[objectives[0].name])
+        spread = np.linspace(0, len(front) - 1, min(len(front), _FRONT))
+        chosen = {front[round(i)].number for i in spread} | {best.number}
+        rows = []
+        for trial in front:
+            row: dict[str, Any] = {
+                "number": trial.number,
+                "config": trial.config,
+                "metrics": trial.metrics,
+                "comparisons": None,
+            }
+            if trial.number == best.number:
+                row["comparisons"] = {n: asdict(c) for n, c in compared.items()}
+            elif trial.number in chosen:
+                with suppress(VerificationError):
+                    again, _ = self._compare(trial.config, "the Pareto set against the default", brief=True)
+                    row["comparisons"] = {n: asdict(c) for n, c in again.items()}
+            rows.append(row)
+        return rows
