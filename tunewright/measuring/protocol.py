@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.measuring.intervals import Look, median_interval
 from tunewright.space import Config
 from tunewright.target import Measurement, Metric, Status
 
@@ -25,28 +27,49 @@ class Trust:
         paired: measure the default beside every candidate.
         least: runs (pairs) of every candidate.
         most: runs (pairs) of a candidate that may be the best.
-        verify_least: pairs of the final verification; 6 is the fewest that carry a 95 % interval.
-        verify_most: pairs at which it ends even if the interval is wide.
-        width: the verification ends once the interval is narrower than this share of the ratio.
+        looks: of the final verification: after how many pairs the interval is looked at, and which order statistics it
+            lies between. All looks together miss the truth in at most 5 of 100 verifications (``intervals.miss_rate``).
+        width: the verification ends at the first look at which the interval is narrower than this share of the ratio.
     """
 
     name: str
     paired: bool
     least: int
     most: int
-    verify_least: int
-    verify_most: int
+    looks: tuple[Look, ...]
     width: float
+
+    @property
+    def verify_least(self) -> int:
+        """Pairs of the shortest verification."""
+        return self.looks[0][0]
+
+    @property
+    def verify_most(self) -> int:
+        """Pairs at which a verification ends even if the interval is wide."""
+        return self.looks[-1][0]
+
+    def brief(self) -> Trust:
+        """Return the level with one look only, at the least number of pairs."""
+        return replace(self, looks=self.looks[:1])
 
 
 TRUST = {
     t.name: t
     for t in (
-        Trust(name="fast", paired=False, least=1, most=1, verify_least=6, verify_most=6, width=1.0),
-        Trust(name="normal", paired=True, least=1, most=3, verify_least=6, verify_most=12, width=0.10),
-        Trust(name="strict", paired=True, least=3, most=7, verify_least=12, verify_most=30, width=0.04),
+        Trust(name="fast", paired=False, least=1, most=1, looks=((6, 1),), width=1.0),
+        Trust(name="normal", paired=True, least=1, most=3, looks=((8, 1), (10, 2), (12, 3)), width=0.10),
+        Trust(
+            name="strict",
+            paired=True,
+            least=3,
+            most=7,
+            width=0.04,
+            looks=((12, 1), (16, 3), (20, 5), (24, 6), (30, 10)),
+        ),  # fmt: skip
     )
 }
+ONE_RUN = ((1, 1),)  # looks at a target whose values repeat exactly
 
 
 def trust(name: str) -> Trust:
@@ -58,32 +81,6 @@ def trust(name: str) -> Trust:
     if name not in TRUST:
         raise unknown("trust level", name, TRUST)
     return TRUST[name]
-
-
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return (median, low, high): the median with its distribution-free interval.
-
-    The interval lies between two order statistics, chosen by the binomial distribution so that it covers
-    the true median with at least the given confidence (Conover, Practical Nonparametric Statistics, 3.2).
-    With fewer values than such an interval needs (6 for 95 %) it is unbounded.
-
-    >>> median_interval([1, 2, 3, 4, 5, 6])
-    (3.5, 1.0, 6.0)
-    """
-    ordered = sorted(float(v) for v in values)
-    n = len(ordered)
-    if n == 0:
-        return math.nan, -math.inf, math.inf
-    middle = float(np.median(ordered))
-    tail, rank = 0.0, 0
-    for k in range(n // 2):  # tail = P(fewer than k + 1 values lie below the median)
-        tail += math.comb(n, k) / 2**n
-        if 2 * tail > 1 - confidence:
-            break
-        rank = k + 1
-    if rank == 0:
-        return middle, -math.inf, math.inf
-    return middle, ordered[rank - 1], ordered[n - rank]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +113,22 @@ def improvement(metric: Metric, candidate: float, default: float) -> float | Non
     return gain if metric.direction == "max" else -gain
 
 
-def compare_pairs(metric: Metric, pairs: Sequence[tuple[float, float]]) -> Comparison:
-    """Compare (candidate, default) pairs of one metric by the median of their log ratios."""
+def compare_pairs(metric: Metric, pairs: Sequence[tuple[float, float]], rank: int | None = None) -> Comparison:
+    """Compare (candidate, default) pairs of one metric by the median of their log ratios.
+
+    Args:
+        metric: its direction says what is better.
+        pairs: values of both.
+        rank: of the order statistics at the interval's ends; None for 95 % of a number of pairs fixed beforehand.
+    """
     logs = [improvement(metric, c, d) for c, d in pairs]
     if all(v is not None for v in logs):
         value, low, high = (
-            math.exp(v) if v < 700 else math.inf for v in median_interval([v for v in logs if v is not None])
+            math.exp(v) if v < 700 else math.inf for v in median_interval([v for v in logs if v is not None], rank=rank)
         )
         return Comparison(kind="ratio", value=value, low=low, high=high, pairs=len(pairs), improved=low > 1)
     sign = 1.0 if metric.direction == "max" else -1.0
-    value, low, high = median_interval([sign * (c - d) for c, d in pairs])
+    value, low, high = median_interval([sign * (c - d) for c, d in pairs], rank=rank)
     return Comparison(kind="difference", value=value, low=low, high=high, pairs=len(pairs), improved=low > 0)
 
 
@@ -276,7 +279,7 @@ def verify(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
-    """Measure the winner afresh, alternating with the default.
+    """Measure the winner afresh in pairs with the default, each pair in an order drawn by lot.
 
     Returns:
         A comparison for each objective, and all runs.
@@ -286,20 +289,23 @@ def verify(
     """
     runs: list[dict[str, Any]] = []
     pairs: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
-    while len(pairs) < level.verify_most:
-        number = len(pairs)
+    ranks = dict(level.looks)
+    for number in range(level.verify_most):
         progress(number, level.verify_least if number < level.verify_least else level.verify_most)
         values: dict[str, Mapping[str, float]] = {}
         order = [("candidate", config), ("default", default)]
-        for of, tried in order if number % 2 == 0 else reversed(order):
+        # by lot, not in turn: whatever the machine does with a period of two or four runs would favour one of them
+        if random.Random(f"order {seed} {number}").random() < 0.5:
+            order.reverse()
+        for of, tried in order:
             found = run(tried, seed + number)
             if not found.ok:
                 raise ConfigError(f"the {of} failed while it was measured again: {found.reason}")
             values[of] = found.values
             runs.append({"of": of, "values": dict(found.values), "seconds": round(found.seconds, 6), "status": "ok"})
         pairs.append((values["candidate"], values["default"]))
-        if len(pairs) >= level.verify_least:
-            compared = {m.name: compare_pairs(m, [(c[m.name], d[m.name]) for c, d in pairs]) for m in objectives}
+        if rank := ranks.get(len(pairs)):
+            compared = {m.name: compare_pairs(m, [(c[m.name], d[m.name]) for c, d in pairs], rank) for m in objectives}
             first = compared[objectives[0].name]
             if first.kind == "difference" or first.high - first.low <= level.width * abs(first.value):
                 break

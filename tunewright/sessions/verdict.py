@@ -68,9 +68,9 @@ def _compare(
 ) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
     level = session.level
     if brief:
-        level = replace(level, verify_most=level.verify_least)
+        level = level.brief()
     if session.target.exact:
-        level = replace(level, verify_least=1, verify_most=1)
+        level = replace(level, looks=protocol.ONE_RUN)
     seed = session.plan.seed * SEEDS + VERIFICATION
     compared, runs = protocol.verify(
         partial(_once, session),
