@@ -66,7 +66,7 @@ TRUST = {
             most=7,
             width=0.04,
             looks=((12, 1), (16, 3), (20, 5), (24, 6), (30, 10)),
-        ),  # fmt: skip
+        ),
     )
 }
 ONE_RUN = ((1, 1),)  # looks at a target whose values repeat exactly
