@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class Trust:
         most: runs (pairs) of a candidate that may be the best.
         looks: of the final verification: after how many pairs the interval is looked at, and which order statistics it
             lies between. All looks together miss the truth in at most 5 of 100 verifications (``intervals.miss_rate``).
+        tries: how often a run that fails is tried in all, before its configuration is said to fail.
         width: the verification ends at the first look at which the interval is narrower than this share of the ratio.
     """
 
@@ -38,6 +40,7 @@ class Trust:
     most: int
     looks: tuple[Look, ...]
     width: float
+    tries: int = 2
 
     @property
     def verify_least(self) -> int:
@@ -69,6 +72,11 @@ TRUST = {
         ),
     )
 }
+_DEFAULT_TRIES = 4  # of a run of the default in the first trial: without it there is no session
+_FAILURES, _FAILED_SHARE = (
+    3,
+    1 / 3,
+)  # of a side's runs that may fail in a verification; at a rate of 10 % it never ends so
 ONE_RUN = ((1, 1),)  # looks at a target whose values repeat exactly
 
 
@@ -152,11 +160,13 @@ class Baseline:
         values: its reference values, from the first trial.
         noise: standard deviation of the log of the objective between its runs.
         best: log ratio of the best feasible trial so far.
+        repeat: whether a candidate's run that fails is tried again: not where repeating never helped.
     """
 
     values: Mapping[str, float]
     noise: float = 0.0
     best: float = 0.0
+    repeat: bool = True
 
 
 def evaluate(
@@ -185,38 +195,47 @@ def evaluate(
     """
     runs: list[dict[str, Any]] = []
 
-    def once(of: str, tried: Config, number: int) -> Measurement:
-        found = run(tried, seed + number)
-        runs.append(
-            {
-                "of": of,
-                "values": dict(found.values),
-                "seconds": round(found.seconds, 6),
-                "status": found.status,
-            }
-        )
-        if found.traces:
-            runs[-1]["traces"] = dict(found.traces)
-        return found
+    def once(of: str, tried: Config, number: int, tries: int) -> Measurement:
+        for _ in range(tries):  # what fails now and then is not held against a configuration
+            measured = run(tried, seed + number)
+            runs.append(_noted(of, measured))
+            if measured.ok or measured.status == "rejected":
+                break
+        return measured
 
     pairs: list[tuple[Measurement, Measurement | None]] = []
-    own = baseline is None
-    most = 1 if exact else max(level.most if level.paired else level.least, 2 if own and level.paired else 1)
+    yardstick = baseline is None
+    most = 1 if exact else max(level.most if level.paired else level.least, 2 if yardstick and level.paired else 1)
+    tries = level.tries if baseline is None or baseline.repeat else 1
+    tries = 1 if exact else max(tries, _DEFAULT_TRIES) if yardstick else tries
     for number in range(most):
         beside: Measurement | None = None
-        paired = level.paired and not own and not exact
+        paired = level.paired and not yardstick and not exact
         if paired and number % 2:  # alternate the order, so that neither always runs on the warmer machine
-            beside = once("default", default, number)
-        found = once("candidate", config, number)
-        if not found.ok:
-            return Evaluation(status=found.status, reason=found.reason, runs=runs)
-        hopeless = baseline is not None and _hopeless(found, baseline, objective)
-        if paired and beside is None and not hopeless:
-            beside = once("default", default, number)
-        pairs.append((found, beside if beside is not None and beside.ok else None))
-        if hopeless or (number + 1 >= level.least and baseline is not None and _beaten(pairs, baseline, objective)):
+            beside = once("default", default, number, level.tries)
+        measured = once("candidate", config, number, tries)
+        if not measured.ok:
+            return Evaluation(status=measured.status, reason=measured.reason, runs=runs)
+        if paired and beside is None:  # also beside one that looks hopeless: the machine may have changed
+            beside = once("default", default, number, level.tries)
+        pairs.append((measured, beside if beside is not None and beside.ok else None))
+        if baseline is None or (paired and pairs[-1][1] is None):
+            continue
+        if _hopeless(pairs, baseline, objective) or (number + 1 >= level.least and _beaten(pairs, baseline, objective)):
             break
     return _summary(pairs, metrics, objective, baseline, runs)
+
+
+def _noted(of: str, measured: Measurement) -> dict[str, Any]:
+    """Return a run as it is stored."""
+    noted: dict[str, Any] = {
+        "of": of, "values": dict(measured.values), "seconds": round(measured.seconds, 6), "status": measured.status,
+    }  # fmt: skip
+    if not measured.ok:
+        noted["reason"] = measured.reason
+    if measured.traces:
+        noted["traces"] = dict(measured.traces)
+    return noted
 
 
 def _log_ratios(
@@ -232,10 +251,10 @@ def _log_ratios(
     return found
 
 
-def _hopeless(found: Measurement, baseline: Baseline, objective: Metric) -> bool:
-    """So far behind the best that not even the default beside it is worth its time."""
-    gain = improvement(objective, found.values[objective.name], baseline.values[objective.name])
-    return gain is not None and gain < baseline.best - max(6 * baseline.noise, 0.3)
+def _hopeless(pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, objective: Metric) -> bool:
+    """So far behind the best, in its last pair, that further runs are not worth their time."""
+    gains = _log_ratios(pairs[-1:], baseline, objective)
+    return bool(gains) and gains[0] < baseline.best - max(6 * math.sqrt(2) * baseline.noise, 0.3)
 
 
 def _beaten(pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, objective: Metric) -> bool:
@@ -298,11 +317,7 @@ def verify(
         if random.Random(f"order {seed} {number}").random() < 0.5:
             order.reverse()
         for of, tried in order:
-            found = run(tried, seed + number)
-            if not found.ok:
-                raise ConfigError(f"the {of} failed while it was measured again: {found.reason}")
-            values[of] = found.values
-            runs.append({"of": of, "values": dict(found.values), "seconds": round(found.seconds, 6), "status": "ok"})
+            values[of] = _until_it_works(of, partial(run, tried, seed + number), runs).values
         pairs.append((values["candidate"], values["default"]))
         if rank := ranks.get(len(pairs)):
             compared = {m.name: compare_pairs(m, [(c[m.name], d[m.name]) for c, d in pairs], rank) for m in objectives}
@@ -311,3 +326,47 @@ def verify(
                 break
     progress(len(pairs), len(pairs))
     return compared, runs
+
+
+def _until_it_works(of: str, run: Callable[[], Measurement], runs: list[dict[str, Any]]) -> Measurement:
+    """Repeat a run that fails, unless its side fails too often; failures are noted among the runs.
+
+    Raises:
+        ConfigError: it fails too often; the message says what failed and why.
+    """
+    while True:
+        measured = run()
+        runs.append(_noted(of, measured))
+        if measured.ok:
+            return measured
+        failed, of_all = failures(runs)[of]
+        if failed > _FAILURES + _FAILED_SHARE * of_all:
+            raise ConfigError(
+                f"the {of} failed in {failed} of {of_all} runs while it was measured again: {measured.reason}"
+            )
+
+
+def failures(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Return how many runs failed, and of how many, for the candidate and the default."""
+    return {
+        of: (sum(r["of"] == of and r["status"] != "ok" for r in runs), sum(r["of"] == of for r in runs))
+        for of in ("candidate", "default")
+    }
+
+
+def fails_more(candidate: tuple[int, int], default: tuple[int, int]) -> float:
+    """Return the probability of so many failures of the candidate if it fails no more often than the default.
+
+    Args:
+        candidate, default: failed runs, and all runs.
+
+    Returns:
+        The one-sided p of Fisher's exact test.
+
+    >>> round(fails_more((4, 16), (0, 12)), 3), fails_more((0, 12), (2, 14))
+    (0.089, 1.0)
+    """
+    (failed, n), (others, m) = candidate, default
+    total = failed + others
+    ways = [math.comb(n, k) * math.comb(m, total - k) for k in range(min(n, total) + 1)]
+    return sum(ways[failed:]) / sum(ways)
