@@ -196,3 +196,9 @@ def test_secrets_never_reach_the_store(store, tmp_path):
         session.run(trials=3)
     store.close()
     assert b"s3cret" not in (tmp_path / "s.db").read_bytes()
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -5}, {"limit_s": 0.0}, {"memory_mb": 1e308}, {"limit_s": float("nan")}])
+def test_a_plan_that_cannot_work_is_refused(wrong):
+    with pytest.raises(ConfigError, match=f"the plan's {next(iter(wrong))} must be"):
+        Plan(target="sqlite", **wrong)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tunewright.errors import VerificationError, unknown
+from tunewright.measuring.intervals import Look, median_interval
 from tunewright.space import Config
 from tunewright.target import Measurement, Metric, Status
 
@@ -25,28 +28,56 @@ class Trust:
         paired: measure the default beside every candidate.
         least: runs (pairs) of every candidate.
         most: runs (pairs) of a candidate that may be the best.
-        verify_least: pairs of the final verification; 6 is the fewest that carry a 95 % interval.
-        verify_most: pairs at which it ends even if the interval is wide.
-        width: the verification ends once the interval is narrower than this share of the ratio.
+        looks: of the final verification: after how many pairs the interval is looked at, and which order statistics it
+            lies between. All looks together miss the truth in at most 5 of 100 verifications (``intervals.miss_rate``).
+        tries: how often a run that fails is tried in all, before its configuration is said to fail.
+        width: the verification ends at the first look at which the interval is narrower than this share of the ratio.
     """
 
     name: str
     paired: bool
     least: int
     most: int
-    verify_least: int
-    verify_most: int
+    looks: tuple[Look, ...]
     width: float
+    tries: int = 2
+
+    @property
+    def verify_least(self) -> int:
+        """Pairs of the shortest verification."""
+        return self.looks[0][0]
+
+    @property
+    def verify_most(self) -> int:
+        """Pairs at which a verification ends even if the interval is wide."""
+        return self.looks[-1][0]
+
+    def brief(self) -> Trust:
+        """Return the level with one look only, at the least number of pairs."""
+        return replace(self, looks=self.looks[:1])
 
 
 TRUST = {
     t.name: t
     for t in (
-        Trust(name="fast", paired=False, least=1, most=1, verify_least=6, verify_most=6, width=1.0),
-        Trust(name="normal", paired=True, least=1, most=3, verify_least=6, verify_most=12, width=0.10),
-        Trust(name="strict", paired=True, least=3, most=7, verify_least=12, verify_most=30, width=0.04),
+        Trust(name="fast", paired=False, least=1, most=1, looks=((6, 1),), width=1.0),
+        Trust(name="normal", paired=True, least=1, most=3, looks=((8, 1), (10, 2), (12, 3)), width=0.10),
+        Trust(
+            name="strict",
+            paired=True,
+            least=3,
+            most=7,
+            width=0.04,
+            looks=((12, 1), (16, 3), (20, 5), (24, 6), (30, 10)),
+        ),
     )
 }
+_DEFAULT_TRIES = 4  # of a run of the default in the first trial: without it there is no session
+_FAILURES, _FAILED_SHARE = (
+    3,
+    1 / 3,
+)  # of a side's runs that may fail in a verification; at a rate of 10 % it never ends so
+ONE_RUN = ((1, 1),)  # looks at a target whose values repeat exactly
 
 
 def trust(name: str) -> Trust:
@@ -58,32 +89,6 @@ def trust(name: str) -> Trust:
     if name not in TRUST:
         raise unknown("trust level", name, TRUST)
     return TRUST[name]
-
-
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return (median, low, high): the median with its distribution-free interval.
-
-    The interval lies between two order statistics, chosen by the binomial distribution so that it covers
-    the true median with at least the given confidence (Conover, Practical Nonparametric Statistics, 3.2).
-    With fewer values than such an interval needs (6 for 95 %) it is unbounded.
-
-    >>> median_interval([1, 2, 3, 4, 5, 6])
-    (3.5, 1.0, 6.0)
-    """
-    ordered = sorted(float(v) for v in values)
-    n = len(ordered)
-    if n == 0:
-        return math.nan, -math.inf, math.inf
-    middle = float(np.median(ordered))
-    tail, rank = 0.0, 0
-    for k in range(n // 2):  # tail = P(fewer than k + 1 values lie below the median)
-        tail += math.comb(n, k) / 2**n
-        if 2 * tail > 1 - confidence:
-            break
-        rank = k + 1
-    if rank == 0:
-        return middle, -math.inf, math.inf
-    return middle, ordered[rank - 1], ordered[n - rank]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,16 +121,22 @@ def improvement(metric: Metric, candidate: float, default: float) -> float | Non
     return gain if metric.direction == "max" else -gain
 
 
-def compare_pairs(metric: Metric, pairs: Sequence[tuple[float, float]]) -> Comparison:
-    """Compare (candidate, default) pairs of one metric by the median of their log ratios."""
+def compare_pairs(metric: Metric, pairs: Sequence[tuple[float, float]], rank: int | None = None) -> Comparison:
+    """Compare (candidate, default) pairs of one metric by the median of their log ratios.
+
+    Args:
+        metric: its direction says what is better.
+        pairs: values of both.
+        rank: of the order statistics at the interval's ends; None for 95 % of a number of pairs fixed beforehand.
+    """
     logs = [improvement(metric, c, d) for c, d in pairs]
     if all(v is not None for v in logs):
         value, low, high = (
-            math.exp(v) if v < 700 else math.inf for v in median_interval([v for v in logs if v is not None])
+            math.exp(v) if v < 700 else math.inf for v in median_interval([v for v in logs if v is not None], rank=rank)
         )
         return Comparison(kind="ratio", value=value, low=low, high=high, pairs=len(pairs), improved=low > 1)
     sign = 1.0 if metric.direction == "max" else -1.0
-    value, low, high = median_interval([sign * (c - d) for c, d in pairs])
+    value, low, high = median_interval([sign * (c - d) for c, d in pairs], rank=rank)
     return Comparison(kind="difference", value=value, low=low, high=high, pairs=len(pairs), improved=low > 0)
 
 
@@ -149,11 +160,13 @@ class Baseline:
         values: its reference values, from the first trial.
         noise: standard deviation of the log of the objective between its runs.
         best: log ratio of the best feasible trial so far.
+        repeat: whether a candidate's run that fails is tried again: not where repeating never helped.
     """
 
     values: Mapping[str, float]
     noise: float = 0.0
     best: float = 0.0
+    repeat: bool = True
 
 
 def evaluate(
@@ -182,38 +195,47 @@ def evaluate(
     """
     runs: list[dict[str, Any]] = []
 
-    def once(of: str, tried: Config, number: int) -> Measurement:
-        found = run(tried, seed + number)
-        runs.append(
-            {
-                "of": of,
-                "values": dict(found.values),
-                "seconds": round(found.seconds, 6),
-                "status": found.status,
-            }
-        )
-        if found.traces:
-            runs[-1]["traces"] = dict(found.traces)
-        return found
+    def once(of: str, tried: Config, number: int, tries: int) -> Measurement:
+        for _ in range(tries):  # what fails now and then is not held against a configuration
+            measured = run(tried, seed + number)
+            runs.append(_noted(of, measured))
+            if measured.ok or measured.status == "rejected":
+                break
+        return measured
 
     pairs: list[tuple[Measurement, Measurement | None]] = []
-    own = baseline is None
-    most = 1 if exact else max(level.most if level.paired else level.least, 2 if own and level.paired else 1)
+    yardstick = baseline is None
+    most = 1 if exact else max(level.most if level.paired else level.least, 2 if yardstick and level.paired else 1)
+    tries = level.tries if baseline is None or baseline.repeat else 1
+    tries = 1 if exact else max(tries, _DEFAULT_TRIES) if yardstick else tries
     for number in range(most):
         beside: Measurement | None = None
-        paired = level.paired and not own and not exact
+        paired = level.paired and not yardstick and not exact
         if paired and number % 2:  # alternate the order, so that neither always runs on the warmer machine
-            beside = once("default", default, number)
-        found = once("candidate", config, number)
-        if not found.ok:
-            return Evaluation(status=found.status, reason=found.reason, runs=runs)
-        hopeless = baseline is not None and _hopeless(found, baseline, objective)
-        if paired and beside is None and not hopeless:
-            beside = once("default", default, number)
-        pairs.append((found, beside if beside is not None and beside.ok else None))
-        if hopeless or (number + 1 >= level.least and baseline is not None and _beaten(pairs, baseline, objective)):
+            beside = once("default", default, number, level.tries)
+        measured = once("candidate", config, number, tries)
+        if not measured.ok:
+            return Evaluation(status=measured.status, reason=measured.reason, runs=runs)
+        if paired and beside is None:  # also beside one that looks hopeless: the machine may have changed
+            beside = once("default", default, number, level.tries)
+        pairs.append((measured, beside if beside is not None and beside.ok else None))
+        if baseline is None or (paired and pairs[-1][1] is None):
+            continue
+        if _hopeless(pairs, baseline, objective) or (number + 1 >= level.least and _beaten(pairs, baseline, objective)):
             break
     return _summary(pairs, metrics, objective, baseline, runs)
+
+
+def _noted(of: str, measured: Measurement) -> dict[str, Any]:
+    """Return a run as it is stored."""
+    noted: dict[str, Any] = {
+        "of": of, "values": dict(measured.values), "seconds": round(measured.seconds, 6), "status": measured.status,
+    }  # fmt: skip
+    if not measured.ok:
+        noted["reason"] = measured.reason
+    if measured.traces:
+        noted["traces"] = dict(measured.traces)
+    return noted
 
 
 def _log_ratios(
@@ -229,10 +251,10 @@ def _log_ratios(
     return found
 
 
-def _hopeless(found: Measurement, baseline: Baseline, objective: Metric) -> bool:
-    """So far behind the best that not even the default beside it is worth its time."""
-    gain = improvement(objective, found.values[objective.name], baseline.values[objective.name])
-    return gain is not None and gain < baseline.best - max(6 * baseline.noise, 0.3)
+def _hopeless(pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, objective: Metric) -> bool:
+    """So far behind the best, in its last pair, that further runs are not worth their time."""
+    gains = _log_ratios(pairs[-1:], baseline, objective)
+    return bool(gains) and gains[0] < baseline.best - max(6 * math.sqrt(2) * baseline.noise, 0.3)
 
 
 def _beaten(pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, objective: Metric) -> bool:
@@ -276,7 +298,7 @@ def verify(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
-    """Measure the winner afresh, alternating with the default.
+    """Measure the winner afresh in pairs with the default, each pair in an order drawn by lot.
 
     Returns:
         A comparison for each objective, and all runs.
@@ -286,22 +308,65 @@ def verify(
     """
     runs: list[dict[str, Any]] = []
     pairs: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
-    while len(pairs) < level.verify_most:
-        number = len(pairs)
+    ranks = dict(level.looks)
+    for number in range(level.verify_most):
         progress(number, level.verify_least if number < level.verify_least else level.verify_most)
         values: dict[str, Mapping[str, float]] = {}
         order = [("candidate", config), ("default", default)]
-        for of, tried in order if number % 2 == 0 else reversed(order):
-            found = run(tried, seed + number)
-            if not found.ok:
-                raise VerificationError(f"the {of} failed while it was measured again: {found.reason}")
-            values[of] = found.values
-            runs.append({"of": of, "values": dict(found.values), "seconds": round(found.seconds, 6), "status": "ok"})
+        # by lot, not in turn: whatever the machine does with a period of two or four runs would favour one of them
+        if random.Random(f"order {seed} {number}").random() < 0.5:
+            order.reverse()
+        for of, tried in order:
+            values[of] = _until_it_works(of, partial(run, tried, seed + number), runs).values
         pairs.append((values["candidate"], values["default"]))
-        if len(pairs) >= level.verify_least:
-            compared = {m.name: compare_pairs(m, [(c[m.name], d[m.name]) for c, d in pairs]) for m in objectives}
+        if rank := ranks.get(len(pairs)):
+            compared = {m.name: compare_pairs(m, [(c[m.name], d[m.name]) for c, d in pairs], rank) for m in objectives}
             first = compared[objectives[0].name]
             if first.kind == "difference" or first.high - first.low <= level.width * abs(first.value):
                 break
     progress(len(pairs), len(pairs))
     return compared, runs
+
+
+def _until_it_works(of: str, run: Callable[[], Measurement], runs: list[dict[str, Any]]) -> Measurement:
+    """Repeat a run that fails, unless its side fails too often; failures are noted among the runs.
+
+    Raises:
+        VerificationError: it fails too often; the message says what failed and why.
+    """
+    while True:
+        measured = run()
+        runs.append(_noted(of, measured))
+        if measured.ok:
+            return measured
+        failed, of_all = failures(runs)[of]
+        if failed > _FAILURES + _FAILED_SHARE * of_all:
+            raise VerificationError(
+                f"the {of} failed in {failed} of {of_all} runs while it was measured again: {measured.reason}"
+            )
+
+
+def failures(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
+    """Return how many runs failed, and of how many, for the candidate and the default."""
+    return {
+        of: (sum(r["of"] == of and r["status"] != "ok" for r in runs), sum(r["of"] == of for r in runs))
+        for of in ("candidate", "default")
+    }
+
+
+def fails_more(candidate: tuple[int, int], default: tuple[int, int]) -> float:
+    """Return the probability of so many failures of the candidate if it fails no more often than the default.
+
+    Args:
+        candidate, default: failed runs, and all runs.
+
+    Returns:
+        The one-sided p of Fisher's exact test.
+
+    >>> round(fails_more((4, 16), (0, 12)), 3), fails_more((0, 12), (2, 14))
+    (0.089, 1.0)
+    """
+    (failed, n), (others, m) = candidate, default
+    total = failed + others
+    ways = [math.comb(n, k) * math.comb(m, total - k) for k in range(min(n, total) + 1)]
+    return sum(ways[failed:]) / sum(ways)

@@ -90,9 +90,9 @@ class Verification:
         """
         setup, level = self._setup, self._setup.level
         if brief:
-            level = replace(level, verify_most=level.verify_least)
+            level = level.brief()
         if setup.target.exact:
-            level = replace(level, verify_least=1, verify_most=1)
+            level = replace(level, looks=protocol.ONE_RUN)
         compared, runs = protocol.verify(
             self._measurer.once,
             config,

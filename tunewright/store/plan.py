@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from tunewright.errors import ConfigError
+
+_MOST = 1e12  # seconds and megabytes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -44,3 +48,26 @@ class Plan:
     memory_mb: float | None = None
     repeats: bool = False
     workdir: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no session can work with.
+
+        Raises:
+            ConfigError: one is out of its range.
+        """
+        if said := impossible({"seed": self.seed, "limit_s": self.limit_s, "memory_mb": self.memory_mb}):
+            raise ConfigError(f"the plan's {said}")
+
+
+def impossible(plan: Mapping[str, Any]) -> str:
+    """Say which number of a plan is out of its range; "" if none.
+
+    >>> impossible({"seed": -5, "limit_s": None, "memory_mb": 100.0})
+    'seed must be 0 or more, not -5'
+    """
+    if plan["seed"] < 0:
+        return f"seed must be 0 or more, not {plan['seed']}"
+    for name in ("limit_s", "memory_mb"):
+        if plan[name] is not None and not 0 < plan[name] < _MOST:
+            return f"{name} must be above 0 and below {_MOST:g}, not {plan[name]:g}"
+    return ""

@@ -9,11 +9,10 @@ from typing import Any, get_args
 
 from tunewright.errors import StoreError
 from tunewright.store.files import printable
-from tunewright.store.plan import Plan
+from tunewright.store.plan import Plan, impossible
 from tunewright.target import Status
 
 _NEXT = "Restore a backup, or start a new session"
-_MOST = 1e12  # of a plan's seconds and megabytes
 _NUMBER: Any = (int, float, type(None))
 _TEXT: Any = (str, type(None))
 _VALUE: Any = (str, int, float, bool)
@@ -116,7 +115,9 @@ def check_session(name: str, record: Any, verdict: Any) -> None:
             said = "session.metrics has a direction that is neither min nor max"
         elif verdict is not None and not set(objectives) <= set(verdict["comparisons"]):
             said = "verdict.comparisons lacks an objective"
-        elif verdict is not None and any(objectives[0] not in r["values"] for r in verdict["runs"]):
+        elif verdict is not None and any(
+            r.get("status", "ok") == "ok" and objectives[0] not in r["values"] for r in verdict["runs"]
+        ):
             said = "verdict.runs lacks values of an objective"
     if said:
         raise StoreError(f"the session {name!r} is damaged: {said}; was it edited? {_NEXT}")
@@ -127,12 +128,8 @@ def _impossible(plan: Mapping[str, Any]) -> str:
     extra = sorted(set(plan) - {field.name for field in fields(Plan)})
     if extra:
         return f"session.plan has an entry {_shown(extra[0])}"
-    if plan["seed"] < 0:
-        return f"session.plan.seed must be 0 or more, not {plan['seed']}"
-    for key in ("limit_s", "memory_mb"):
-        if plan[key] is not None and not 0 < plan[key] < _MOST:
-            return f"session.plan.{key} must be above 0 and below {_MOST:g}, not {_shown(plan[key])}"
-    return ""
+    said = impossible(plan)
+    return said and f"session.plan.{said}"
 
 
 def _unlike(entry: Mapping[str, Any], record: Mapping[str, Any], where: str) -> str:

@@ -1,0 +1,79 @@
+"""Intervals that hold without assumptions on the noise, also where runs end as soon as the interval is narrow.
+
+The sign of a pair's log ratio against the true one is a fair coin, whatever the noise is, because each pair's order is
+drawn by lot: under any drift, trend or period of the machine both orders are as likely. How many of n pairs lie below
+the truth is therefore binomial, and so is how often a sequence of intervals between order statistics misses it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+Look = tuple[int, int]  # (pairs, rank): after so many pairs the interval lies between the rank-th values from both ends
+
+
+def rank_of(n: int, confidence: float = 0.95) -> int:
+    """Return the highest rank whose interval covers the median of ``n`` values; 0 if there is none.
+
+    The interval lies between the ``rank``-th smallest and the ``rank``-th largest value (Conover, Practical
+    Nonparametric Statistics, 3.2).
+
+    >>> rank_of(12), rank_of(6), rank_of(5)
+    (3, 1, 0)
+    """
+    tail, rank = 0.0, 0
+    for k in range(n // 2):  # tail = P(fewer than k + 1 values lie below the median)
+        tail += math.comb(n, k) / 2**n
+        if 2 * tail > 1 - confidence:
+            break
+        rank = k + 1
+    return rank
+
+
+def median_interval(
+    values: Sequence[float], confidence: float = 0.95, rank: int | None = None
+) -> tuple[float, float, float]:
+    """Return (median, low, high): the median with its distribution-free interval.
+
+    Args:
+        values: numbers; with fewer than an interval needs (6 for 95 %) it is unbounded.
+        confidence: with which it covers the true median.
+        rank: of the order statistics at its ends, counted from both ends; None for the one of the confidence.
+
+    >>> median_interval([1, 2, 3, 4, 5, 6])
+    (3.5, 1.0, 6.0)
+    """
+    ordered = sorted(float(v) for v in values)
+    if not ordered:
+        return math.nan, -math.inf, math.inf
+    place = rank_of(len(ordered), confidence) if rank is None else rank
+    middle = float(np.median(ordered))
+    if place == 0:
+        return middle, -math.inf, math.inf
+    return middle, ordered[place - 1], ordered[len(ordered) - place]
+
+
+def miss_rate(looks: Sequence[Look]) -> float:
+    """Return the probability that the interval of any look misses the truth: exactly, by the walk of a fair coin.
+
+    Args:
+        looks: in the order in which they are taken.
+
+    >>> round(miss_rate([(6, 1)]), 4), round(miss_rate([(8, 1), (10, 2), (12, 3)]), 4)
+    (0.0312, 0.0449)
+    """
+    share, pairs, missed = {0: 1.0}, 0, 0.0  # values below the truth -> probability that no look has missed yet
+    for until, rank in looks:
+        for _ in range(until - pairs):
+            following: dict[int, float] = {}
+            for below, p in share.items():
+                following[below] = following.get(below, 0.0) + p / 2
+                following[below + 1] = following.get(below + 1, 0.0) + p / 2
+            share = following
+        pairs = until
+        outside = [below for below in share if below < rank or pairs - below < rank]
+        missed += sum(share.pop(below) for below in outside)
+    return missed
