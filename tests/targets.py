@@ -111,3 +111,33 @@ class Logged(BaseTarget):
             file.write(f"{config['n']}\n")
         time.sleep(0.01)
         return Measurement(values={"speed": float(config["n"])})
+
+
+class Stumbling(BaseTarget):
+    """A target some of whose runs fail, by their number: of all runs, or of those of the better choice alone.
+
+    Args:
+        folder: where the runs are counted.
+        fails: numbers of runs, from 0, that fail.
+        better_only: only runs of the better choice are counted.
+    """
+
+    name = "stumbling"
+    limit_seconds = 60.0
+
+    def __init__(self, folder, fails, better_only=False):
+        self.folder, self.fails, self.better_only = folder, fails, better_only
+        self.space = Space([Choice(name="mode", choices=("plain", "better"), default="plain")])
+        self.metrics = [Metric(name="speed", direction="max")]
+        self.workloads = {"only": "one"}
+
+    def measure(self, config, *, workload, seed, budget):
+        better = config["mode"] == "better"
+        counted = self.folder / "runs"
+        number = counted.stat().st_size if counted.exists() else 0
+        if better or not self.better_only:
+            with counted.open("a") as file:
+                file.write(".")
+            if number in self.fails:
+                return Measurement(status="failed", reason="it stumbled")
+        return Measurement(values={"speed": (150.0 if better else 100.0) * (1 + 0.05 * (seed * 7 % 11) / 11)})

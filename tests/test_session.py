@@ -3,7 +3,7 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
 import pytest
-from targets import Guarded, Misbehaving
+from targets import Guarded, Misbehaving, Stumbling
 
 from tunewright.errors import ConfigError, TargetError, UnknownNameError
 from tunewright.sessions.session import Session
@@ -370,3 +370,30 @@ def test_a_store_can_be_shared_by_sessions(tmp_path):
             session.run(trials=2, verify=False)
     assert Store(url).names() == ["one", "two"]
     assert not math.isnan(session.seconds)
+
+
+@pytest.mark.parametrize("level", ["normal", "strict"])
+def test_a_session_survives_a_tenth_of_runs_that_fail(level, store, tmp_path):
+    target = Stumbling(tmp_path, {n for n in range(1000) if n % 10 in (0, 7) and n % 20 != 10})
+    verdict = create(store, target=target, tuner="grid", trust=level).run(trials=2)
+    assert verdict.improved and "Runs that failed and were repeated:" in verdict.sentence
+
+
+def test_a_winner_that_fails_more_often_than_the_default_is_not_called_an_improvement(store, tmp_path):
+    target = Stumbling(tmp_path, {n for n in range(1000) if n % 5 in (1, 3)}, better_only=True)
+    verdict = create(store, target=target, tuner="grid", trust="strict").run(trials=2)
+    assert not verdict.improved
+    assert verdict.sentence.startswith("No improvement was shown: it fails more often than the default, in ")
+    assert "0 of the default's" in verdict.sentence
+    assert verdict.comparisons["speed"].low > 1, "where it works it is faster"
+
+
+def test_repeating_failed_runs_ends_where_it_never_helped(store, tmp_path):
+    class Breaking(Misbehaving):
+        ways = ("well", "raise", "exit")
+
+    session = create(store, target=Breaking(), tuner="random", repeats=True)
+    session.run(trials=12, verify=False)
+    failed = [t for t in session.decided if not t.ok]
+    assert len(failed) > 4
+    assert [len(t.runs) for t in failed[:3]] == [2, 2, 2] and {len(t.runs) for t in failed[3:]} == {1}

@@ -12,6 +12,7 @@ from tunewright.store.store import Store
 from tunewright.tuner import Trial, best_trial
 
 _NO_GAIN = 0.01  # share by which the best must improve to count as a gain, where the noise is smaller
+_REPEATS_TRIED = 3  # trials with failed runs after which it is clear that repeating them does not help
 
 
 class Trials:
@@ -92,7 +93,12 @@ class Trials:
         if default is None:
             return None
         gain = math.log(best.ratio) if best and best.ratio and best.ratio > 0 else 0.0
-        return Baseline(values=default.metrics, noise=self.noise(), best=gain)
+        return Baseline(values=default.metrics, noise=self.noise(), best=gain, repeat=self._repeating_helps())
+
+    def _repeating_helps(self) -> bool:
+        """Whether runs that failed went well when they were repeated, as far as is known."""
+        again = [t for t in self.decided if any(r.get("status", "ok") != "ok" for r in t.runs)]
+        return len(again) < _REPEATS_TRIED or any(t.ok for t in again)
 
     def stalled(self, patience: int | None) -> bool:
         """Whether the last ``patience`` trials brought no gain beyond the noise."""

@@ -8,13 +8,15 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
-from tunewright.measuring.protocol import Comparison
+from tunewright.measuring.protocol import Comparison, fails_more
 from tunewright.sessions.watcher import View
 from tunewright.space import Config
 from tunewright.space.notebook import html_table
 from tunewright.space.space import single_change
 from tunewright.store.secrets import public_spec, redact
 from tunewright.target import Metric
+
+_UNRELIABLE = 0.05  # probability of so many more failures by chance, below which a winner is not recommended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +103,24 @@ def sentence(compared: Comparison, metric: Metric) -> str:
     if inside:
         return f"No improvement was shown: {interval}, and the interval holds 'no change' ({bounds})."
     return f"No improvement was shown: on fresh runs it is worse, {interval} ({bounds})."
+
+
+def reliability(failures: Mapping[str, tuple[int, int]]) -> tuple[bool, str]:
+    """Say whether a winner fails more often than the default, and how often runs failed; "" if none did.
+
+    Args:
+        failures: of ``candidate`` and ``default``: failed runs, and all runs.
+
+    >>> reliability({"candidate": (1, 13), "default": (0, 12)})[1]
+    "Runs that failed and were repeated: 1 of the winner's 13, 0 of the default's 12."
+    """
+    (failed, runs), (others, beside) = failures["candidate"], failures["default"]
+    if not failed + others:
+        return False, ""
+    counts = f"{failed} of the winner's {runs}, {others} of the default's {beside}."
+    if fails_more(failures["candidate"], failures["default"]) < _UNRELIABLE:
+        return True, f"No improvement was shown: it fails more often than the default, in {counts}"
+    return False, f"Runs that failed and were repeated: {counts}"
 
 
 def contributions(

@@ -15,7 +15,7 @@ from tunewright.measuring.protocol import Comparison
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import VERIFICATION_SEEDS, Setup
 from tunewright.sessions.trials import Trials
-from tunewright.sessions.verdict import Verdict, sentence
+from tunewright.sessions.verdict import Verdict, reliability, sentence
 from tunewright.sessions.watcher import View, Watcher
 from tunewright.space import Config
 from tunewright.tuner import Trial, pareto
@@ -57,18 +57,20 @@ class Verification:
         runs: list[dict[str, Any]]
         if setup.space.key(best.config) == setup.space.key(setup.space.default):
             same = Comparison(kind="ratio", value=1.0, low=1.0, high=1.0, pairs=0, improved=False)
-            compared, runs = {o.name: same for o in setup.objectives}, []
+            compared, runs, unreliable = {o.name: same for o in setup.objectives}, [], False
             said = "No improvement was shown: nothing that was tried beat the default configuration."
         else:
             compared, runs = self._compare(best.config, "the winner against the default")
             said = sentence(compared[setup.objectives[0].name], setup.objectives[0])
+            unreliable, told = reliability(protocol.failures(runs))
+            said = told if unreliable else f"{said} {told}".strip()
         return Verdict(
             number=best.number,
             config=best.config,
             changes=setup.space.changes(best.config),
             metrics=best.metrics,
             comparisons=compared,
-            improved=compared[setup.objectives[0].name].improved,
+            improved=compared[setup.objectives[0].name].improved and not unreliable,
             runs=runs,
             sentence=said,
             weaker=self._weaker(best),
