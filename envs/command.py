@@ -187,13 +187,13 @@ class CommandTarget(BaseTarget):
 
     def snapshot(self, folder: Path) -> dict[str, Any]:
         """Copy the user's files."""
-        own = self._own_files()
-        if not own and not self._lasting_hooks():
+        paths = self._own_files()
+        if not paths and not self._lasting_hooks():
             return {}
         texts = [file.text for file in self.description.files if not file.inside]
         files = [
             {**originals.save(path, folder, str(number)), "template": text}
-            for number, (path, text) in enumerate(zip(own, texts, strict=True))
+            for number, (path, text) in enumerate(zip(paths, texts, strict=True))
         ]
         return {
             "files": files,

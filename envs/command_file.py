@@ -156,9 +156,9 @@ def _description(path: Path, data: Any) -> Description:
         raise ConfigError(f"{path}, [target]: cwd {cwd} is not a directory")
     workloads = top.get("workloads", dict, {"default": target.get("about", str, "")})
     hooks = _Table(f"{path}, [hooks]", top.get("hooks", dict, {}), {"reset", "apply", "rollback"})
-    made = {name: _command(hooks, name, shell) for name in hooks.data}
+    commands = {name: _command(hooks, name, shell) for name in hooks.data}
     known = {*space.params, *_BUILT_IN}
-    for where, words in [("command", command), *made.items()]:
+    for where, words in [("command", command), *commands.items()]:
         _check_places(path, where, words, known)
     if not shell:
         _check_program(path, command[0], cwd)
@@ -194,16 +194,16 @@ def _description(path: Path, data: Any) -> Description:
         contains=success.get("contains", str),
         forbids=success.get("forbids", str),
         files=files,
-        hooks=made,
+        hooks=commands,
         workloads={str(k): str(v) for k, v in workloads.items()},
     )
 
 
 def _texts(table: _Table, key: str) -> list[str]:
-    found = table.get(key, list, [])
-    if not all(isinstance(v, str) for v in found):
+    texts = table.get(key, list, [])
+    if not all(isinstance(v, str) for v in texts):
         raise ConfigError(f"{table.where}: every entry of {key} must be a text")
-    return list(found)
+    return list(texts)
 
 
 def _command(table: _Table, key: str, shell: bool) -> tuple[str, ...]:
@@ -330,7 +330,7 @@ def _direction(table: _Table) -> Any:
 
 
 def _files(path: Path, entries: list[Any], cwd: Path, known: set[str]) -> tuple[File, ...]:
-    found = []
+    files = []
     for number, data in enumerate(entries, 1):
         table = _Table(f"{path}, file number {number}", data, {"path", "content", "template"})
         content, template = table.get("content", str), table.get("template", str)
@@ -342,8 +342,8 @@ def _files(path: Path, entries: list[Any], cwd: Path, known: set[str]) -> tuple[
             except ConfigError as error:
                 raise ConfigError(f"{table.where}: {error}") from None
         where = table.get("path", str, needed=True)
-        found.append(File(path=where, text=str(content), inside=_inside(table, where, cwd, known)))
-    return tuple(found)
+        files.append(File(path=where, text=str(content), inside=_inside(table, where, cwd, known)))
+    return tuple(files)
 
 
 def _inside(table: _Table, where: str, cwd: Path, known: set[str]) -> bool:

@@ -114,18 +114,18 @@ def _texts(values: Sequence[Any]) -> bool:
 
 
 def _numbers(options: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = dict(options)
+    values: dict[str, Any] = dict(options)
     for name in ("censored_at", "noise"):
-        if name in found:
+        if name in values:
             try:
-                found[name] = float(found[name])
+                values[name] = float(values[name])
             except ValueError:
-                raise ConfigError(f"option {name} must be a number, not {found[name]!r}") from None
-    if "ignore" in found:
-        found["ignore"] = [n.strip() for n in found["ignore"].split(",")]
-    if "default" in found:
-        found["default"] = dict(pair.split("=", 1) for pair in found["default"].split(",") if "=" in pair)
-    return found
+                raise ConfigError(f"option {name} must be a number, not {values[name]!r}") from None
+    if "ignore" in values:
+        values["ignore"] = [n.strip() for n in values["ignore"].split(",")]
+    if "default" in values:
+        values["default"] = dict(pair.split("=", 1) for pair in values["default"].split(",") if "=" in pair)
+    return values
 
 
 class PoolSpace(Space):
@@ -151,8 +151,8 @@ class PoolSpace(Space):
 
     def with_constraints(self, more: Any) -> Space:
         """Return the pool without the rows that break a further constraint."""
-        made = [Constraint.of(c) if isinstance(c, str) else c for c in more]
-        rows = [r for r in self.rows if all(c.holds(self.scope(r)) for c in made)]
+        constraints = [Constraint.of(c) if isinstance(c, str) else c for c in more]
+        rows = [r for r in self.rows if all(c.holds(self.scope(r)) for c in constraints)]
         return PoolSpace(list(self.params.values()), rows)
 
     def legalise(self, config: Mapping[str, Value]) -> Config:
@@ -299,21 +299,21 @@ class TableTarget(BaseTarget):
         }
 
     def _features(self, config: Config) -> list[float]:
-        found: list[float] = []
+        features: list[float] = []
         for name, param in self.space.params.items():
             value = config[name]
-            found += [float(value == c) for c in param.choices] if isinstance(param, Choice) else [float(value)]
-        return found
+            features += [float(value == c) for c in param.choices] if isinstance(param, Choice) else [float(value)]
+        return features
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Look the configuration up, or ask the surrogate."""
         if self._model is not None:
             value = float(self._model.predict(np.array([self._features(config)]))[0])
         else:
-            found = self.values.get(tuple(config[n] for n in self.names))
-            if found is None:
+            known = self.values.get(tuple(config[n] for n in self.names))
+            if known is None:
                 return Measurement(status="failed", reason="this configuration was not measured")
-            value = found
+            value = known
         metric = self.metrics[0]
         if self.censored_at is not None and not metric.better(value, self.censored_at):
             return Measurement(status="timed out", reason=f"the source cut it off at {self.censored_at:g}")

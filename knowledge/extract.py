@@ -79,7 +79,7 @@ def extract(sections: Iterable[Section]) -> list[ParameterDoc]:
 
 def _terms(section: Section) -> list[tuple[str, str, str]]:
     """Names, kinds and values that a section defines."""
-    found = []
+    terms = []
     dump = next((m for line in section.text.splitlines()[:2] if (m := _DUMP.match(bare(line)))), None)
     if dump and section.path:
         return [(section.path[-1], dump["kind"], dump["value"])]
@@ -94,8 +94,8 @@ def _terms(section: Section) -> list[tuple[str, str, str]]:
             name = re.sub(r"\*[\w-]+\*|<[\w-]+>|\{[\w-]+\}", "*", match["name"])  # osc.*osc_instance*.max_dirty_mb
             value = match["value"] or ""
             placeholder = re.fullmatch(r"<?[A-Z]+>?", value) is not None  # the N of "name=N"
-            found.append((name.strip(".<>"), kind, "" if placeholder else value))
-    return found
+            terms.append((name.strip(".<>"), kind, "" if placeholder else value))
+    return terms
 
 
 def _read(draft: _Draft, section: Section, kind: str, value: str) -> None:
@@ -164,16 +164,16 @@ def _finish(draft: _Draft) -> ParameterDoc:
             quote = next(e for e in draft.evidence if e.field == "default")
             draft.evidence.append(replace(quote, field="type"))
     if kind in ("integer", "real") and not unit and raw is not None:
-        found = quantity(str(raw))
-        if found and found[1]:
-            unit = found[1]
+        amount = quantity(str(raw))
+        if amount and amount[1]:
+            unit = amount[1]
             quote = next(e for e in draft.evidence if e.field == "default")
             draft.evidence.append(replace(quote, field="unit"))
     if limits.options and kind in ("integer", "real"):
         numbers = [in_unit(str(o), unit) for o in limits.options]
         limits = Range(options=tuple(n for n in numbers if n is not None))
-    for end, amount in ends.items():
-        value = in_unit(str(WORDS.get(amount, amount)), unit)
+    for end, stated in ends.items():
+        value = in_unit(str(WORDS.get(stated, stated)), unit)
         if value is not None and not limits.options:
             whole = _whole(value) if kind != "real" else value
             limits = replace(limits, low=whole) if end == "low" else replace(limits, high=whole)
@@ -193,9 +193,9 @@ def _finish(draft: _Draft) -> ParameterDoc:
 
 
 def _guess(raw: str) -> str:
-    found = quantity(raw)
-    if found:
-        return "real" if not float(found[0]).is_integer() and not found[1] else "integer"
+    amount = quantity(raw)
+    if amount:
+        return "real" if not float(amount[0]).is_integer() and not amount[1] else "integer"
     return "boolean" if raw.lower() in _TRUE + _FALSE else ""
 
 
@@ -228,11 +228,11 @@ def merged(first: Sequence[ParameterDoc], second: Sequence[ParameterDoc]) -> lis
     Amounts are brought to the first one's unit; where that cannot be done, they are left out.
     """
     others = {d.name: d for d in second}
-    made = []
+    docs = []
     for doc in first:
         other = others.pop(doc.name, None)
         if other is None:
-            made.append(doc)
+            docs.append(doc)
             continue
         blank = ParameterDoc(name=doc.name)
         other = _in_unit_of(doc, other)
@@ -242,20 +242,20 @@ def merged(first: Sequence[ParameterDoc], second: Sequence[ParameterDoc]) -> lis
             if getattr(doc, name) == getattr(blank, name) and getattr(other, name) != getattr(blank, name)
         }
         proof = tuple(e for e in other.evidence if e.field in taken)
-        made.append(
+        docs.append(
             replace(doc, **taken, evidence=doc.evidence + proof, importance=max(doc.importance, other.importance))
         )
-    return made + list(others.values())
+    return docs + list(others.values())
 
 
 def _in_unit_of(doc: ParameterDoc, other: ParameterDoc) -> ParameterDoc:
     """Return a document with its default and range in the unit of another one of the same parameter."""
     if not doc.unit or not other.unit or doc.unit == other.unit:
         return other
-    mine, theirs = scale(doc.unit), scale(other.unit)
-    if mine is None or theirs is None or mine[0] != theirs[0]:
+    to_scale, from_scale = scale(doc.unit), scale(other.unit)
+    if to_scale is None or from_scale is None or to_scale[0] != from_scale[0]:
         return replace(other, default=None, range=Range())
-    factor = theirs[1] / mine[1]
+    factor = from_scale[1] / to_scale[1]
 
     def turned(value: Any) -> Any:
         if isinstance(value, str):

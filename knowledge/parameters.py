@@ -133,14 +133,14 @@ def supported(doc: ParameterDoc, texts: Mapping[str, str]) -> tuple[ParameterDoc
 
 def to_json(doc: ParameterDoc) -> dict[str, Any]:
     """Return the form that ``tunewright read`` prints."""
-    made = asdict(doc)
-    made["range"] = {
-        k: list(v) if isinstance(v, tuple) else v for k, v in made["range"].items() if v is not None and v != ()
+    entry = asdict(doc)
+    entry["range"] = {
+        k: list(v) if isinstance(v, tuple) else v for k, v in entry["range"].items() if v is not None and v != ()
     } or None
-    made["special"] = dict(doc.special)
-    made["remarks"] = list(doc.remarks)
-    made["evidence"] = [asdict(e) for e in doc.evidence]
-    return made
+    entry["special"] = dict(doc.special)
+    entry["remarks"] = list(doc.remarks)
+    entry["evidence"] = [asdict(e) for e in doc.evidence]
+    return entry
 
 
 def from_json(entry: Mapping[str, Any], where: str = "") -> ParameterDoc:
@@ -208,28 +208,27 @@ def to_space(docs: Iterable[ParameterDoc], facts: Mapping[str, Value] | None = N
         SpaceError: none is left.
     """
     left_out: dict[str, str] = {}
-    made: dict[str, Param] = {}
+    params: dict[str, Param] = {}
     for doc in docs:
         one = _param(doc)
         if isinstance(one, str):
             left_out[doc.name] = one
         else:
-            made[doc.name] = one
+            params[doc.name] = one
     while True:  # one whose range names another goes when that one does
         gone = {}
-        for name, one in made.items():
+        for name, one in params.items():
             try:
-                Space([*(made[n] for n in _named(one) if n in made and n != name), one], facts=facts)
+                Space([*(params[n] for n in _named(one) if n in params and n != name), one], facts=facts)
             except SpaceError as error:
                 gone[name] = str(error)
         if not gone:
             break
         left_out.update(gone)
-        made = {n: p for n, p in made.items() if n not in gone}
-    params = list(made.values())
+        params = {n: p for n, p in params.items() if n not in gone}
     if not params:
         raise SpaceError("no parameter is described well enough to be tuned")
-    return Space(params, facts=facts), left_out
+    return Space(list(params.values()), facts=facts), left_out
 
 
 def _named(param: Param) -> set[str]:
@@ -279,10 +278,10 @@ def _param(doc: ParameterDoc) -> Param | str:
 
 def _safely(make: Any) -> Param | str:
     try:
-        made: Param = make()
+        param: Param = make()
     except SpaceError as error:
         return str(error)
-    return made
+    return param
 
 
 def _wide(low: Any, high: Any) -> bool:

@@ -66,13 +66,13 @@ def in_unit(text: str, unit: str) -> float | None:
     >>> in_unit("128MB", "8kB"), in_unit("5min", "s"), in_unit("-1", "8kB"), in_unit("5min", "kB")
     (16384.0, 300.0, -1.0, None)
     """
-    found = quantity(text)
-    if found is None:
+    amount = quantity(text)
+    if amount is None:
         return None
-    number, own = found
-    if not own or own == unit or not unit:
+    number, stated = amount
+    if not stated or stated == unit or not unit:
         return number
-    mine, theirs = scale(own), scale(unit)
-    if mine is None or theirs is None or mine[0] != theirs[0]:
+    scale_from, scale_to = scale(stated), scale(unit)
+    if scale_from is None or scale_to is None or scale_from[0] != scale_to[0]:
         return None
-    return number * mine[1] / theirs[1]
+    return number * scale_from[1] / scale_to[1]

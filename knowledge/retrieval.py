@@ -32,15 +32,15 @@ def words(text: str) -> list[str]:
     >>> words("Raise max_dirty_mb on clients")
     ['raise', 'max_dirty_mb', 'max', 'dirty', 'mb', 'on', 'clients', 'client']
     """
-    found = []
+    terms = []
     for word in re.findall(r"[A-Za-z0-9]+(?:[._-][A-Za-z0-9]+)*", text.lower()):
-        found.append(word)
+        terms.append(word)
         parts = re.split(r"[._-]", word)
         if len(parts) > 1:
-            found += parts
+            terms += parts
         elif len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
-            found.append(word[:-1])
-    return found
+            terms.append(word[:-1])
+    return terms
 
 
 class Index:

@@ -48,7 +48,7 @@ def chunks(sections: Iterable[Section], *, size: int = 3000, overlap: int = 80) 
         size: most characters of a chunk.
         overlap: characters that a piece of a cut line repeats from the one before.
     """
-    made = []
+    pieces = []
     for section in sections:
         piece = ""
         for line in section.text.splitlines():
@@ -56,12 +56,12 @@ def chunks(sections: Iterable[Section], *, size: int = 3000, overlap: int = 80) 
                 [line[i : i + size] for i in range(0, len(line), size - overlap)] if len(line) > size else [line]
             ):
                 if piece and len(piece) + len(part) >= size:
-                    made.append(Chunk(path=section.path, text=piece, source=section.source))
+                    pieces.append(Chunk(path=section.path, text=piece, source=section.source))
                     piece = ""
                 piece = f"{piece}\n{part}" if piece else part
         if piece:
-            made.append(Chunk(path=section.path, text=piece, source=section.source))
-    return made
+            pieces.append(Chunk(path=section.path, text=piece, source=section.source))
+    return pieces
 
 
 def squeeze(text: str) -> str:

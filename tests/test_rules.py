@@ -226,9 +226,8 @@ def test_explaining_takes_back_each_change_once(tmp_path):
         assert page.count("×</td>") > len(extra) and "What a change gives" in page
         found = from_session(export(store, "a"), "random")
         session.run(trials=0, explain=True)
-        print(
-            "PROBE", count, len(session.decided), session.best.config, best.config, [t.config for t in session.decided]
-        )
+        assert session.best.config == best.config
+        assert len(session.decided) == count, "nothing is measured twice"
     assert found and {r.parameter for r in found} <= {"x0", "x1", "x2"}
 
 

@@ -66,12 +66,12 @@ def converse(
     from langchain_core.tools import StructuredTool
     from langgraph.errors import GraphRecursionError
 
-    made = []
+    structured = []
     for tool in tools:
         how: dict[str, Any] = {} if tool.schema is None else {"args_schema": tool.schema}
-        made.append(StructuredTool.from_function(tool.function, name=tool.name, description=tool.does, **how))
+        structured.append(StructuredTool.from_function(tool.function, name=tool.name, description=tool.does, **how))
     agent = create_agent(
-        model, made, system_prompt=f"{system}\n\n{DATA}", middleware=[recorder(ledger, role, answered)]
+        model, structured, system_prompt=f"{system}\n\n{DATA}", middleware=[recorder(ledger, role, answered)]
     )
     for attempt in range(2):
         try:

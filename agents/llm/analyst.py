@@ -54,7 +54,7 @@ def analyse(model: Any, ledger: Ledger, observations: Observations, question: st
     Raises:
         TunerError: the model cannot be reached, its budget is spent, or it gives no usable answer.
     """
-    found: list[str] = []
+    reported: list[str] = []
     repaired: list[int] = []
 
     def ask_sql(sql: str = "") -> str:
@@ -70,8 +70,8 @@ def analyse(model: Any, ledger: Ledger, observations: Observations, question: st
         if not said and not repaired:
             repaired.append(1)
             return "not accepted, report again: findings must be a list of {finding, numbers} with at least one finding"
-        found.extend(f"- {f['finding']} ({f.get('numbers', 'no numbers given')})" for f in said)
-        found.append(f"- not shown: {unknown}" if unknown else "")
+        reported.extend(f"- {f['finding']} ({f.get('numbers', 'no numbers given')})" for f in said)
+        reported.append(f"- not shown: {unknown}" if unknown else "")
         return "accepted"
 
     columns = {
@@ -89,5 +89,5 @@ def analyse(model: Any, ledger: Ledger, observations: Observations, question: st
         Tool(name="ask_sql", does="Answer one SQL SELECT over the tables of the trace.", function=ask_sql),
         Tool(name="report", does="Report the findings; ends the analysis.", function=report, schema=_REPORT),
     ]
-    converse(model, ledger, "analyst", SYSTEM, text, tools, lambda: bool(found), ends="`report`")
-    return "\n".join(filter(None, found)) or "- the analyst found nothing"
+    converse(model, ledger, "analyst", SYSTEM, text, tools, lambda: bool(reported), ends="`report`")
+    return "\n".join(filter(None, reported)) or "- the analyst found nothing"

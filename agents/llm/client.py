@@ -164,7 +164,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     text = read_text(path, "log")
     lines = text.splitlines()
     check_size(f"the log {path}: {len(lines):,} calls", len(lines) * _CALL_BYTES + len(text), 1, "give a shorter one")
-    found: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
@@ -173,12 +173,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             if not all(0 <= float(entry.get(n) or 0.0) < 1e12 for n in ("money", "seconds")):
                 raise ValueError("money and seconds are numbers")
             _reply(entry)  # a damaged call is found here, by its line, and not in the middle of a session
-            found.append(entry)
+            entries.append(entry)
         except (ValueError, KeyError, TypeError, RecursionError):
-            if number == len(lines) and found:
+            if number == len(lines) and entries:
                 break
             raise ConfigError(f"{path}, line {number}: not a call as this program logs them") from None
-    return found
+    return entries
 
 
 def open_model(

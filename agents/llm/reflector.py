@@ -43,7 +43,7 @@ def reflect(
         TunerError: the model cannot be reached, its budget is spent, or it gives no usable answer.
     """
     by_id = {r.id: r for r in rules}
-    held: list[dict[str, Rule]] = []
+    accepted: list[dict[str, Rule]] = []
     out: set[str] = set()
     wrong: list[str] = []
     repaired: list[int] = []
@@ -57,7 +57,7 @@ def reflect(
             if isinstance(entry, dict) and entry.get("id") in by_id:
                 out.add(str(entry["id"]))
                 wrong.append(f"{entry['id']}: left out by the model: {entry.get('why', '')}")
-        held.append(worded)
+        accepted.append(worded)
         return "accepted"
 
     claims = [
@@ -69,8 +69,8 @@ def reflect(
     ]  # fmt: skip
     text = "Claims:\n" + quoted(json.dumps(claims, ensure_ascii=False, indent=1))
     tools = [Tool(name="keep", does="Keep rules; ends the reflection.", function=keep, schema=_schema(list(by_id)))]
-    converse(model, ledger, "reflector", SYSTEM, text, tools, lambda: bool(held), ends="`keep`")
-    return [held[-1].get(r.id, r) for r in rules if r.id not in out], wrong
+    converse(model, ledger, "reflector", SYSTEM, text, tools, lambda: bool(accepted), ends="`keep`")
+    return [accepted[-1].get(r.id, r) for r in rules if r.id not in out], wrong
 
 
 def _schema(ids: list[str]) -> dict[str, Any]:

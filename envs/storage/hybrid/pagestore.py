@@ -299,12 +299,12 @@ class PageStore:
                                 found[page] = held[1], held[2]
         raise TargetError(f"page {next(p for p in pages if p not in found)} cannot be read with a valid checksum")
 
-    def store_copy(self, pages: Sequence[int], held: Sequence[tuple[int, bytes]], tier: int) -> None:
+    def store_copy(self, pages: Sequence[int], contents: Sequence[tuple[int, bytes]], tier: int) -> None:
         """Second half of a migration: put versions that were read on another tier; newer ones win."""
         with self.lock:
-            fresh = [i for i, p in enumerate(pages) if self.version[p] == held[i][0] and self.where[p][0] != tier]
+            fresh = [i for i, p in enumerate(pages) if self.version[p] == contents[i][0] and self.where[p][0] != tier]
         if fresh:
-            self._put([pages[i] for i in fresh], [held[i][0] for i in fresh], [held[i][1] for i in fresh], tier)
+            self._put([pages[i] for i in fresh], [contents[i][0] for i in fresh], [contents[i][1] for i in fresh], tier)
 
     def move(self, pages: Sequence[int], tier: int) -> None:
         """Migrate pages: read, write on the other tier, then give up the old slots."""

@@ -119,9 +119,9 @@ class RealTiers:
 
         self._give(tier, job)
 
-    def copy(self, pages: Sequence[int], held: dict[int, tuple[int, bytes]], tier: int) -> None:
+    def copy(self, pages: Sequence[int], contents: dict[int, tuple[int, bytes]], tier: int) -> None:
         """Write pages that have been read to a tier."""
-        self._give(tier, lambda: self.store.store_copy(pages, [held[p] for p in pages], tier))
+        self._give(tier, lambda: self.store.store_copy(pages, [contents[p] for p in pages], tier))
 
     def move(self, pages: Sequence[int], target: int) -> None:
         """Migrate pages in the background: read where they are, then write on ``target``."""
