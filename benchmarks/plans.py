@@ -22,8 +22,9 @@ from common import DATA, publish, rehearse, table
 from tunewright.envs.parallelism import calibration, clusters, models, plans, search
 from tunewright.envs.parallelism import serving as V
 from tunewright.envs.parallelism.check import check
+from tunewright.envs.parallelism.estimate import RESULTS, estimate, estimate_numpy
 from tunewright.envs.parallelism.target import PRESETS, open_train
-from tunewright.envs.parallelism.training import RESULTS, Job, estimate, estimate_numpy
+from tunewright.envs.parallelism.training import Job
 from tunewright.plugins import make_tuner
 from tunewright.target import Budget
 from tunewright.tuner import Problem

@@ -173,7 +173,7 @@ def run(
 
 
 def _write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
-    from tunewright.report import charts
+    from tunewright.report import pages, svg
 
     raw = cut.trace
     cells, _, _ = np.histogram2d(cut.first, raw.time_us, bins=(40, 90))
@@ -193,27 +193,27 @@ def _write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
     sizes, counts = np.unique(np.minimum(cut.count, 1024), return_counts=True)
     rank = np.unique(np.geomspace(1, len(touches), 120).astype(int))
     sections = [
-        ("Where and when", charts.heat(cells.tolist(), "time", "address (touched pages, in order)", ("0", seconds)), ""),
+        ("Where and when", svg.heat(cells.tolist(), "time", "address (touched pages, in order)", ("0", seconds)), ""),
         (
             "What a cache of a size would hit",
-            charts.curves([("hit ratio", [x + 1 for x in xs], hits)], "pages held (LRU)", "share of page touches", log_x=True),
+            svg.curves([("hit ratio", [x + 1 for x in xs], hits)], "pages held (LRU)", "share of page touches", log_x=True),
             f"{100 * m['reuse']['first_touches']:.1f} % of the page touches are the first of their page.",
         ),
         (
             "Popularity",
-            charts.curves(
+            svg.curves(
                 [("requests", rank.tolist(), touches[rank - 1].tolist())], "rank of the first page", "requests", log_x=True, log_y=True
             ),
             f"The hottest tenth of the pages gets {100 * m['hot_share']['10%']:.0f} % of the touches.",
         ),
         (
             "Time between arrivals",
-            charts.curves([("share", *curve(gaps))], "gap in us", "share of gaps up to it", log_x=True),
+            svg.curves([("share", *curve(gaps))], "gap in us", "share of gaps up to it", log_x=True),
             "",
         ),
         (
             "Sizes",
-            charts.bars(
+            svg.bars(
                 [
                     (f"{s} page{'s' if s > 1 else ''}", c / len(cut.count), f"{100 * c / len(cut.count):.1f} %")
                     for c, s in sorted(zip(counts.tolist(), sizes.tolist(), strict=True), reverse=True)[:12]
@@ -223,7 +223,7 @@ def _write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
             "",
         ),
     ]  # fmt: skip
-    charts.write_page(path, f"trace {raw.name}", " · ".join(m["facts"]), sections)
+    pages.write_figures(path, f"trace {raw.name}", " · ".join(m["facts"]), sections)
 
 
 def _show_observations(console: Console, m: dict[str, Any]) -> None:

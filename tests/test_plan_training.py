@@ -10,12 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunewright.envs.parallelism import calibration, clusters, models, plans, search, timeline
+from tunewright.envs.parallelism import calibration, clusters, models, plans, search
 from tunewright.envs.parallelism import scenario as X
 from tunewright.envs.parallelism.check import check
 from tunewright.envs.parallelism.emit import TRAIN, emit_train
+from tunewright.envs.parallelism.estimate import RESULTS, estimate, estimate_numpy
 from tunewright.envs.parallelism.measured import regret, spearman
-from tunewright.envs.parallelism.training import RESULTS, Job, estimate, estimate_numpy
+from tunewright.envs.parallelism.pipeline import schedule
+from tunewright.envs.parallelism.training import Job
 from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
 from tunewright.testing import check_space, check_target
 
@@ -163,10 +165,10 @@ def test_the_bubble_is_that_of_1f1b():
 @given(st.integers(1, 6), st.integers(1, 12))
 @settings(max_examples=40)
 def test_the_schedule_takes_what_the_formula_says(stages, batches):
-    made = timeline.schedule(stages, batches, [1.0] * stages, [2.0] * stages)
-    assert len(made) == 2 * stages * batches
-    assert max(w.end_s for w in made) == pytest.approx(3.0 * (batches + stages - 1))
-    by_stage = [sorted((w.start_s, w.end_s) for w in made if w.stage == s) for s in range(stages)]
+    bars = schedule(stages, batches, [1.0] * stages, [2.0] * stages)
+    assert len(bars) == 2 * stages * batches
+    assert max(w.end_s for w in bars) == pytest.approx(3.0 * (batches + stages - 1))
+    by_stage = [sorted((w.start_s, w.end_s) for w in bars if w.lane == f"stage {s}") for s in range(stages)]
     assert all(a[1] <= b[0] + 1e-9 for ws in by_stage for a, b in itertools.pairwise(ws)), (
         "a stage does one thing at a time"
     )

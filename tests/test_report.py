@@ -5,8 +5,8 @@ import pytest
 from targets import Guarded
 
 from tunewright.errors import ConfigError
-from tunewright.report.figures import ticks
 from tunewright.report.report import importance, render_report, write_report
+from tunewright.report.svg import ticks
 from tunewright.sessions.session import Session
 from tunewright.store.export import export
 from tunewright.store.plan import Plan

@@ -12,10 +12,10 @@ from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism import steptime as S
 from tunewright.envs.parallelism.calibration import calibration
 from tunewright.envs.parallelism.cases import fields, shape_of, training_case
+from tunewright.envs.parallelism.estimate import RESULTS, estimate_numpy
 from tunewright.envs.parallelism.measured import Row, errors, finite, read, regret
 from tunewright.envs.parallelism.serving import first_token_s, unknown_batch
 from tunewright.envs.parallelism.serving_cases import Served, served
-from tunewright.envs.parallelism.training import RESULTS, estimate_numpy
 from tunewright.errors import ConfigError
 
 TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")

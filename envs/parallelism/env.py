@@ -36,8 +36,9 @@ from tunewright.envs.parallelism import calibration, clusters, models
 from tunewright.envs.parallelism import plans as P
 from tunewright.envs.parallelism import search as R
 from tunewright.envs.parallelism import serving as V
+from tunewright.envs.parallelism.estimate import estimate
 from tunewright.envs.parallelism.models import Model
-from tunewright.envs.parallelism.training import RECOMPUTE, Floats, Job, estimate
+from tunewright.envs.parallelism.training import RECOMPUTE, Floats, Job
 from tunewright.errors import ConfigError
 
 Vector = NDArray[np.float32]

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.envs.parallelism.training import COLUMNS, OVERLAP, PRECISION, RECOMPUTE, Floats, Job
+from tunewright.envs.parallelism.estimate import COLUMNS
+from tunewright.envs.parallelism.training import OVERLAP, PRECISION, RECOMPUTE, Floats, Job
 from tunewright.errors import ConfigError, unknown
 
 MOST_MICRO = 16  # sequences of a micro-batch

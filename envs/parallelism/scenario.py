@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.envs.parallelism.clusters import Cluster
+from tunewright.envs.parallelism.estimate import RESULTS, estimate_numpy
 from tunewright.envs.parallelism.plans import Plan, divisors
-from tunewright.envs.parallelism.training import RESULTS, Job, estimate_numpy
+from tunewright.envs.parallelism.training import Job
 from tunewright.errors import ConfigError
 
 BATCHING = ("pad", "pack", "balance")

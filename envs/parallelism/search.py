@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from tunewright.envs.parallelism import clusters
 from tunewright.envs.parallelism import plans as P
-from tunewright.envs.parallelism.training import COLUMNS, OVERLAP, PRECISION, RESULTS, Floats, Job, estimate
+from tunewright.envs.parallelism.estimate import COLUMNS, RESULTS, estimate
+from tunewright.envs.parallelism.training import OVERLAP, PRECISION, Floats, Job
 from tunewright.errors import ConfigError
 
 TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")

@@ -15,7 +15,8 @@ from tunewright.envs.parallelism import scenario as X
 from tunewright.envs.parallelism import search as R
 from tunewright.envs.parallelism import serving as V
 from tunewright.envs.parallelism.command import job_of
-from tunewright.envs.parallelism.training import COLUMNS, OVERLAP, RECOMPUTE, Job, estimate_numpy
+from tunewright.envs.parallelism.estimate import COLUMNS, estimate_numpy
+from tunewright.envs.parallelism.training import OVERLAP, RECOMPUTE, Job
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config, Constraint, Space
 from tunewright.space.parameters import Choice, Int, Param

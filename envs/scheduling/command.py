@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tunewright.envs.scheduling import limits as L
-from tunewright.envs.scheduling.timeline import Bar, write
 from tunewright.errors import ConfigError
+from tunewright.report.timeline import Bar, write
 from tunewright.store.files import check_size
 
 if TYPE_CHECKING:
