@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tunewright.envs.parallelism import calibration, clusters, models, plans, search
-from tunewright.envs.parallelism import scenario as X
+from tunewright.envs.parallelism import calibration, clusters, models, plans, scenario, search
 from tunewright.envs.parallelism.check import check
 from tunewright.envs.parallelism.emit import TRAIN, emit_train
 from tunewright.envs.parallelism.estimate import RESULTS, estimate, estimate_numpy
@@ -412,42 +411,42 @@ def test_statistics():
 
 def test_unequal_lengths():
     given_job = job("llama3-8b", "h100:16", seq=8192, batch=256)
-    lengths = X.draw_lengths(512, 8192, np.random.default_rng(1))
-    factors = {how: X.batching_factor(lengths, given_job, 16, how) for how in X.BATCHING}
+    lengths = scenario.draw_lengths(512, 8192, np.random.default_rng(1))
+    factors = {how: scenario.batching_factor(lengths, given_job, 16, how) for how in scenario.BATCHING}
     assert factors["pad"] > 2 > factors["pack"] > factors["balance"] >= 1
     full = np.full(64, 8192)
-    assert all(X.batching_factor(full, given_job, 16, how) == pytest.approx(1) for how in X.BATCHING)
+    assert all(scenario.batching_factor(full, given_job, 16, how) == pytest.approx(1) for how in scenario.BATCHING)
     with pytest.raises(ConfigError, match="pad, pack, balance"):
-        X.batching_factor(full, given_job, 16, "sort")
+        scenario.batching_factor(full, given_job, 16, "sort")
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=60))
 def test_packing_loses_nothing(lengths):
-    bins = X._first_fit(np.sort(np.array(lengths))[::-1], 100)
+    bins = scenario._first_fit(np.sort(np.array(lengths))[::-1], 100)
     assert sorted(x for b in bins for x in b) == sorted(lengths) and all(sum(b) <= 100 for b in bins)
 
 
 def test_failures_against_a_simulation():
-    failures = X.Failures(node_hours=500.0, checkpoint_s=60.0, restart_s=300.0)
+    failures = scenario.Failures(node_hours=500.0, checkpoint_s=60.0, restart_s=300.0)
     for interval in (600.0, 3600.0):
-        simulated = X.simulate_share(interval, failures, 32, 20_000.0, np.random.default_rng(0))
-        assert X.useful_share(interval, failures, 32) == pytest.approx(simulated, rel=0.01)
-    best = X.best_interval_s(failures, 32)
-    assert X.useful_share(best, failures, 32) > max(
-        X.useful_share(best / 3, failures, 32), X.useful_share(best * 3, failures, 32)
+        simulated = scenario.simulate_share(interval, failures, 32, 20_000.0, np.random.default_rng(0))
+        assert scenario.useful_share(interval, failures, 32) == pytest.approx(simulated, rel=0.01)
+    best = scenario.best_interval_s(failures, 32)
+    assert scenario.useful_share(best, failures, 32) > max(
+        scenario.useful_share(best / 3, failures, 32), scenario.useful_share(best * 3, failures, 32)
     )
 
 
 def test_mixed_clusters_give_faster_nodes_more_layers():
     cluster = clusters.load("h100:64+a100:64")
     parts = [job("llama2-13b", f"{g.kind}:{g.gpus}", seq=4096, batch=256) for g in cluster.groups]
-    mixed = X.plan_mixed(cluster, parts)
+    mixed = scenario.plan_mixed(cluster, parts)
     per = [n / s for n, s in zip(mixed.layers, mixed.stages, strict=True)]
     assert sum(mixed.layers) == 40 and per[0] > per[1]
     assert mixed.time_s <= mixed.even_s <= mixed.naive_s
     same = clusters.load("h100:64+h100:64")
     parts = [job("llama2-13b", f"{g.kind}:{g.gpus}", seq=4096, batch=256) for g in same.groups]
-    assert X.plan_mixed(same, parts).time_s == pytest.approx(X.plan_mixed(same, parts).even_s)
+    assert scenario.plan_mixed(same, parts).time_s == pytest.approx(scenario.plan_mixed(same, parts).even_s)
 
 
 # -- the target -------------------------------------------------------------------------------------

@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.envs.parallelism import clusters, models
-from tunewright.envs.parallelism import steptime as S
+from tunewright.envs.parallelism import clusters, models, steptime
 from tunewright.envs.parallelism.calibration import calibration
 from tunewright.envs.parallelism.cases import fields, shape_of, training_case
 from tunewright.envs.parallelism.estimate import RESULTS, estimate_numpy
 from tunewright.envs.parallelism.measured import Row, errors, finite, read, regret
-from tunewright.envs.parallelism.serving import first_token_s, unknown_batch
 from tunewright.envs.parallelism.serving_cases import Served, served
+from tunewright.envs.parallelism.serving_load import first_token_s, unknown_batch
 from tunewright.errors import ConfigError
 
 TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")
@@ -73,26 +72,26 @@ def _training(rows: list[Row], name: str) -> dict[str, Any]:
 def predict_served(case: Served) -> tuple[float, float]:
     """Return predicted times to the first and of each further token of a measured serving plan [s]."""
     nodes = clusters.load(f"{case.kind}:{max(case.gpus, case.prefill_gpus):.0f}").nodes
-    stack, shape = S.stack_of(case.backend, case.kind), S.shape_of(models.load(case.model))
-    size, speed, four = S.precision_of(case.precision, case.kind)
-    more = {"weight_bytes": size, "speed": speed, "four": four, "cache_bytes": S.cache_bytes_of(case.precision)}
-    raw = S.engine(shape, nodes, stack, gpus=case.gpus, ranks=case.ranks, **more)
+    stack, shape = steptime.stack_of(case.backend, case.kind), steptime.shape_of(models.load(case.model))
+    size, speed, four = steptime.precision_of(case.precision, case.kind)
+    more = {"weight_bytes": size, "speed": speed, "four": four, "cache_bytes": steptime.cache_bytes_of(case.precision)}
+    raw = steptime.engine(shape, nodes, stack, gpus=case.gpus, ranks=case.ranks, **more)
     key = (case.backend, case.model, case.kind, case.precision, case.mode, case.version)
-    e = S.corrected(raw, S.step_factors(*key))
-    apart, data = case.mode == "disagg", S.constants()
+    e = steptime.corrected(raw, steptime.step_factors(*key))
+    apart, data = case.mode == "disagg", steptime.constants()
     if case.workers_known:
         batch = min(case.batch, stack.most * case.ranks)
     else:
         batch = float(unknown_batch(case.batch, case.isl, case.osl, data["unknown"]))
     if apart:
-        tpot = S.decode_s(e, batch, case.isl + 0.5 * case.osl) * (
+        tpot = steptime.decode_s(e, batch, case.isl + 0.5 * case.osl) * (
             1.0 if case.workers_known else data["unknown"]["faster"]
         )
         stack = replace(stack, first_prefill=data["disagg"]["prefill"], wave=data["disagg"]["wave"])
-        prefill = S.prefill_s(S.engine(shape, nodes, stack, gpus=case.prefill_gpus, **more), case.isl)
+        prefill = steptime.prefill_s(steptime.engine(shape, nodes, stack, gpus=case.prefill_gpus, **more), case.isl)
     else:
-        tpot, prefill = S.tpot_s(e, batch, case.isl, case.osl), S.prefill_s(raw, case.isl)
-    return float(first_token_s(prefill, tpot, case.batch, stack)) * S.first_factor(*key), float(tpot)
+        tpot, prefill = steptime.tpot_s(e, batch, case.isl, case.osl), steptime.prefill_s(raw, case.isl)
+    return float(first_token_s(prefill, tpot, case.batch, stack)) * steptime.first_factor(*key), float(tpot)
 
 
 def _serving(rows: list[Row]) -> dict[str, Any]:

@@ -13,7 +13,17 @@ import numpy as np
 
 from tunewright.envs.parallelism import calibration as K
 from tunewright.envs.parallelism import check as C
-from tunewright.envs.parallelism import clusters, emit, models, plans, scenario, search, serving
+from tunewright.envs.parallelism import (
+    clusters,
+    emit,
+    models,
+    plans,
+    scenario,
+    search,
+    serving,
+    serving_load,
+    serving_search,
+)
 from tunewright.envs.parallelism.estimate import RESULTS
 from tunewright.envs.parallelism.families import shown
 from tunewright.envs.parallelism.training import Job
@@ -239,13 +249,13 @@ def serve(
         raise ConfigError(f"--rate, --isl and --osl may be {_MOST_LOAD:,}, not {max(rate, isl, osl):g}")
     load = serving.Load(rate=rate, isl=isl, osl=osl, ttft_s=ttft, tpot_s=tpot)
     wanted = ("bf16", "fp8") if precision == "auto" else (precision,)
-    found = serving.search(service, load, wanted=wanted, disaggregated=mode == "auto")
+    found = serving_search.search(service, load, wanted=wanted, disaggregated=mode == "auto")
     if not len(found.plans):
-        raise ConfigError(serving.shortage(service, load, wanted))
-    order = serving.rank(found, load)
+        raise ConfigError(serving_search.shortage(service, load, wanted))
+    order = serving_search.rank(found, load)
     plan = found.plan(int(order[0]))
-    best = serving.describe(service, load, plan, found.values[order[0]])
-    most = serving.capacity(service, load, plan)
+    best = serving_load.describe(service, load, plan, found.values[order[0]])
+    most = serving_load.capacity(service, load, plan)
     best["capacity_requests_per_s"], best["goodput_per_gpu"] = most, most / plan.gpus
     document: dict[str, Any] = {
         "model": model, "cluster": cluster, "backend": backend, "load": {
@@ -254,12 +264,12 @@ def serve(
         "counted": found.counted, "oom": found.oom, "seconds": found.seconds,
         "says": _verdict(service, load, best), **_left_out(service.model),
     }  # fmt: skip
-    for name, other in serving.baselines(service, load, plan.precision).items():
+    for name, other in serving_search.baselines(service, load, plan.precision).items():
         if other is None:
             document["baselines"][name] = None
             continue
-        got = serving.describe(service, load, other, serving.evaluate(service, load, other))
-        can = serving.capacity(service, load, other)
+        got = serving_load.describe(service, load, other, serving_load.evaluate(service, load, other))
+        can = serving_load.capacity(service, load, other)
         document["baselines"][name] = got | {
             "capacity_requests_per_s": can,
             "goodput_per_gpu": can / other.gpus,
@@ -304,7 +314,7 @@ def _other_plans(
         key = tuple(found.plans[k, :8])
         if key not in seen and len(made) < most:
             seen.add(key)
-            made.append(serving.describe(service, load, found.plan(int(k)), found.values[k]))
+            made.append(serving_load.describe(service, load, found.plan(int(k)), found.values[k]))
     return made
 
 

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.parallelism import clusters
-from tunewright.envs.parallelism import plans as P
+from tunewright.envs.parallelism import clusters, plans
 from tunewright.envs.parallelism.estimate import COLUMNS, RESULTS, estimate
 from tunewright.envs.parallelism.training import OVERLAP, PRECISION, Floats, Job
 from tunewright.errors import ConfigError
@@ -48,7 +47,7 @@ class Found:
     seconds: float = 0.0
 
 
-def search(job: Job, choices: P.Choices | None = None) -> Found:
+def search(job: Job, choices: plans.Choices | None = None) -> Found:
     """Estimate all legal plans.
 
     Args:
@@ -60,15 +59,17 @@ def search(job: Job, choices: P.Choices | None = None) -> Found:
         TooManyPlansError: there are more than ``plans.LIMIT``.
     """
     numbers = job.numbers
-    estimate(numbers, P.Plan().row[None])  # compiles
+    estimate(numbers, plans.Plan().row[None])  # compiles
     start = time.perf_counter()
     found, buffer = Found(), np.empty((0, len(RESULTS)))
-    for rows in P.enumerate_plans(job, choices):
+    for rows in plans.enumerate_plans(job, choices):
         if len(buffer) < len(rows):
             buffer = np.empty((len(rows), len(RESULTS)))
         out = estimate(numbers, rows, buffer[: len(rows)])
-        if found.counted + len(rows) > P.LIMIT:
-            raise TooManyPlansError(f"more than {P.LIMIT:,} legal plans; fix a part of the plan, or let a tuner search")
+        if found.counted + len(rows) > plans.LIMIT:
+            raise TooManyPlansError(
+                f"more than {plans.LIMIT:,} legal plans; fix a part of the plan, or let a tuner search"
+            )
         collect(found, rows, out, job)
     found.seconds = time.perf_counter() - start
     if not found.counted:
@@ -109,12 +110,12 @@ def pareto(values: Floats) -> NDArray[np.intp]:
     return order[first]
 
 
-def _nothing_legal(job: Job, choices: P.Choices | None) -> str:
+def _nothing_legal(job: Job, choices: plans.Choices | None) -> str:
     m, n = job.model, job.nodes
     text = f"no legal plan splits {m.name} over {n.gpus} GPUs with a global batch of {job.global_batch}"
     if choices and choices.fixed:
         return f"{text} when {', '.join(f'{k} = {v}' for k, v in choices.fixed.items())}; fix less"
-    degrees = [t for t in P.divisors(n.gpus) if m.heads % t == 0]
+    degrees = [t for t in plans.divisors(n.gpus) if m.heads % t == 0]
     return (
         f"{text}: tp must divide {m.heads} heads and the GPUs ({', '.join(map(str, degrees[:8]))}), pp must be at most"
         f" {m.layers}, and dp, which is what is left, must divide the batch; try another number of GPUs or a"
@@ -124,7 +125,7 @@ def _nothing_legal(job: Job, choices: P.Choices | None) -> str:
 
 def describe(job: Job, row: Floats, values: Floats) -> dict[str, Any]:
     """Return a plan with what it costs, as ``tunewright plan train --json`` prints it."""
-    plan, time_s = P.from_row(row), float(values[TIME])
+    plan, time_s = plans.from_row(row), float(values[TIME])
     v = dict(zip(RESULTS, map(float, values), strict=True))
     n = job.nodes
     mfu = job.model_flops / time_s / n.gpus / (n.bf16_tflops * 1e12)
@@ -146,7 +147,7 @@ def describe(job: Job, row: Floats, values: Floats) -> dict[str, Any]:
     }
 
 
-def hardware_share(job: Job, plan: P.Plan) -> float:
+def hardware_share(job: Job, plan: plans.Plan) -> float:
     """Operations that the hardware executes over those that the model needs (HFU over MFU)."""
     m = job.model
     weights = m.active_params - m.embedding_params * (0 if m.tied else 1) - m.positions * m.hidden
@@ -171,12 +172,12 @@ def baselines(job: Job) -> dict[str, tuple[Floats, Floats] | None]:
     """
     return {
         "megatron": _megatron(job), "zero3": _zero3(job), "tensor": _tensor(job),
-        "defaults": _first_fit(job, [P.Plan(dp=job.nodes.gpus, zero=1 if job.nodes.gpus > 1 else 0)]),
+        "defaults": _first_fit(job, [plans.Plan(dp=job.nodes.gpus, zero=1 if job.nodes.gpus > 1 else 0)]),
     }  # fmt: skip
 
 
-def _first_fit(job: Job, candidates: Sequence[P.Plan]) -> tuple[Floats, Floats] | None:
-    legal = [p for p in candidates if not P.problems(p, job)]
+def _first_fit(job: Job, candidates: Sequence[plans.Plan]) -> tuple[Floats, Floats] | None:
+    legal = [p for p in candidates if not plans.problems(p, job)]
     if not legal:
         return None
     rows = np.array([p.row for p in legal])
@@ -191,21 +192,21 @@ def _recomputes(job: Job) -> tuple[str, ...]:
 
 def _megatron(job: Job) -> tuple[Floats, Floats] | None:
     gpus = job.nodes.gpus
-    tensor = [t for t in P.divisors(gpus) if t <= job.nodes.per_node]
+    tensor = [t for t in plans.divisors(gpus) if t <= job.nodes.per_node]
     made = []
-    for size in P.divisors(gpus):  # fewest GPUs for a replica first, so most data parallelism
+    for size in plans.divisors(gpus):  # fewest GPUs for a replica first, so most data parallelism
         for tp in [t for t in tensor if size % t == 0][::-1][:1]:
             for recompute in _recomputes(job):
-                for cp in P.contexts(job):
+                for cp in plans.contexts(job):
                     if (gpus // size) % cp:
                         continue
                     dp = gpus // size // cp
-                    for chunks in range(P.MOST_CHUNKS, 0, -1):
+                    for chunks in range(plans.MOST_CHUNKS, 0, -1):
                         ep = (
                             max(
                                 (
                                     e
-                                    for e in P.divisors(job.model.experts)
+                                    for e in plans.divisors(job.model.experts)
                                     if (dp * cp) % e == 0 and e <= job.nodes.per_node
                                 ),
                                 default=1,
@@ -214,7 +215,7 @@ def _megatron(job: Job) -> tuple[Floats, Floats] | None:
                             else 1
                         )
                         made.append(
-                            P.Plan(
+                            plans.Plan(
                                 tp=tp,
                                 pp=size // tp,
                                 dp=dp,
@@ -230,13 +231,13 @@ def _megatron(job: Job) -> tuple[Floats, Floats] | None:
 
 
 def _micro(job: Job) -> list[int]:
-    return [b for b in P.divisors(job.global_batch) if b <= P.MOST_MICRO][::-1]
+    return [b for b in plans.divisors(job.global_batch) if b <= plans.MOST_MICRO][::-1]
 
 
 def _zero3(job: Job) -> tuple[Floats, Floats] | None:
     return _first_fit(job, [
-        P.Plan(dp=job.nodes.gpus // cp, cp=cp, zero=3, micro_batch=b, recompute=r)
-        for cp in P.contexts(job) if job.nodes.gpus % cp == 0 for r in _recomputes(job) for b in _micro(job)
+        plans.Plan(dp=job.nodes.gpus // cp, cp=cp, zero=3, micro_batch=b, recompute=r)
+        for cp in plans.contexts(job) if job.nodes.gpus % cp == 0 for r in _recomputes(job) for b in _micro(job)
     ])  # fmt: skip
 
 
@@ -244,7 +245,7 @@ def _tensor(job: Job) -> tuple[Floats, Floats] | None:
     return _first_fit(
         job,
         [
-            P.Plan(
+            plans.Plan(
                 tp=t,
                 dp=job.nodes.gpus // t,
                 zero=1 if job.nodes.gpus > t else 0,
@@ -252,7 +253,7 @@ def _tensor(job: Job) -> tuple[Floats, Floats] | None:
                 recompute=r,
                 sequence_parallel=t > 1,
             )
-            for t in P.divisors(job.nodes.gpus)
+            for t in plans.divisors(job.nodes.gpus)
             for r in _recomputes(job)
             for b in _micro(job)
         ],
@@ -262,12 +263,12 @@ def _tensor(job: Job) -> tuple[Floats, Floats] | None:
 # -- what bounds a plan -----------------------------------------------------------------------------
 
 
-def neighbours(job: Job, plan: P.Plan) -> list[tuple[str, P.Plan]]:
+def neighbours(job: Job, plan: plans.Plan) -> list[tuple[str, plans.Plan]]:
     """Return the legal plans that differ in one choice, each with what was changed, in words.
 
     Degrees trade a factor of two with another one, so that the number of GPUs stays.
     """
-    made: list[tuple[str, P.Plan]] = []
+    made: list[tuple[str, plans.Plan]] = []
     degrees = ("tp", "pp", "cp", "dp")
     for up in degrees:
         for down in degrees:
@@ -304,14 +305,14 @@ def neighbours(job: Job, plan: P.Plan) -> list[tuple[str, P.Plan]]:
                 replace(plan, **flipped),
             )
         )
-    return [(what, p) for what, p in made if not P.problems(p, job)]
+    return [(what, p) for what, p in made if not plans.problems(p, job)]
 
 
 def explain(job: Job, row: Floats, values: Floats) -> dict[str, Any]:
     """Say what a plan's time goes to, and what changes when one choice does."""
     v = dict(zip(RESULTS, map(float, values), strict=True))
     parts = sorted(((p, v[f"{p}_s"] / v["time_s"]) for p in PARTS), key=lambda x: -x[1])
-    near = neighbours(job, P.from_row(row))
+    near = neighbours(job, plans.from_row(row))
     moved = []
     if near:
         out = estimate(job.numbers, np.array([p.row for _, p in near]))
@@ -349,6 +350,6 @@ def shortage(job: Job, found: Found) -> str:
         hints.append("shorter sequences")
     return (
         f"{job.model.name} does not fit on {job.nodes.gpus} {job.nodes.gpu}: the leanest of {found.counted:,}"
-        f" legal plans ({P.from_row(row).short}) needs {needs:.1f} GB a GPU, {needs - has:.1f} GB more than the"
+        f" legal plans ({plans.from_row(row).short}) needs {needs:.1f} GB a GPU, {needs - has:.1f} GB more than the"
         f" {has:.0f} GB it has. It would fit with {' or '.join(hints) or 'a smaller model'}."
     )

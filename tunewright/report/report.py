@@ -78,7 +78,7 @@ def _point(trial: Mapping[str, Any], metric: str, default: Mapping[str, Any]) ->
 def _importance(shares: list[tuple[str, float]]) -> Any:
     if not shares:
         return svg.nothing("Too few trials to say.")
-    return svg.bars([(name, share, f"{100 * share:.0f} %") for name, share in shares], "share of what matters")
+    return svg.bars([(name, share, f"{100 * share:.0f} %") for name, share in shares], "parameter importance")
 
 
 def _gives(
