@@ -139,58 +139,60 @@ class Job:
     @property
     def numbers(self) -> Numbers:
         """The job as the compiled code takes it."""
-        m, n, c = self.model, self.nodes, self.calibration
-        moe = m.moe_layers / m.layers
-        odd = 1.0 if m.qk_dim % 8 == 0 else c.odd_head
-        eight = max(n.bf16_tflops, n.bf16_tflops + c.fp8 * (n.fp8_tflops - n.bf16_tflops))
-        shared = m.shared_experts * m.expert_params * moe
+        model, nodes, fit = self.model, self.nodes, self.calibration
+        moe = model.moe_layers / model.layers
+        odd = 1.0 if model.qk_dim % 8 == 0 else fit.odd_head
+        eight = max(nodes.bf16_tflops, nodes.bf16_tflops + fit.fp8 * (nodes.fp8_tflops - nodes.bf16_tflops))
+        shared = model.shared_experts * model.expert_params * moe
         # causal fused attention computes half of the scores, the older kernels all of them
-        context = m.context(self.seq) * (0.5 if c.fused else 1.0)
-        narrow = 2.0 * m.heads * m.v_dim + m.heads * m.qk_dim + m.kv_heads * (m.qk_dim + m.v_dim)
-        ffn = (1 - moe) * m.ffn + moe * (m.top_k + m.shared_experts) * m.expert_ffn
+        context = model.context(self.seq) * (0.5 if fit.fused else 1.0)
+        narrow = (
+            2.0 * model.heads * model.v_dim + model.heads * model.qk_dim + model.kv_heads * (model.qk_dim + model.v_dim)
+        )
+        ffn = (1 - moe) * model.ffn + moe * (model.top_k + model.shared_experts) * model.expert_ffn
         # without dropout, and with the gate's product computed again, newer stacks keep less
-        width = narrow - m.heads * m.v_dim + (2 if c.fused else m.matrices) * ffn
+        width = narrow - model.heads * model.v_dim + (2 if fit.fused else model.matrices) * ffn
         return Numbers(
-            layers=m.layers,
-            slots=2.0 * c.embedding_slots,
-            hidden=m.hidden,
-            attention_params=m.attention_params,
-            dense_params=(1 - moe) * m.dense_ffn_params + shared,
-            expert_params=moe * m.experts * m.expert_params,
-            used_params=moe * m.top_k * m.expert_params,
-            score_width=m.heads * (m.qk_dim + m.v_dim),
-            heads=m.heads,
-            key_value=m.kv_bytes,
+            layers=model.layers,
+            slots=2.0 * fit.embedding_slots,
+            hidden=model.hidden,
+            attention_params=model.attention_params,
+            dense_params=(1 - moe) * model.dense_ffn_params + shared,
+            expert_params=moe * model.experts * model.expert_params,
+            used_params=moe * model.top_k * model.expert_params,
+            score_width=model.heads * (model.qk_dim + model.v_dim),
+            heads=model.heads,
+            key_value=model.kv_bytes,
             width=width,
-            top_k=moe * m.top_k,
-            vocab=m.vocab,
+            top_k=moe * model.top_k,
+            vocab=model.vocab,
             seq=self.seq,
             context=context,
             batch=self.global_batch,
             imbalance=self.imbalance,
-            gpus=n.gpus,
-            per_node=n.per_node,
-            flop_s=1e-12 / (n.bf16_tflops * c.gemm),
-            flop8_s=1e-12 / (eight * c.gemm),
-            scores_s=1e-12 * odd / (n.bf16_tflops * c.gemm * c.attention),
-            byte_s=1e-9 / n.memory_gb_s,
-            link_s=1e-9 / (n.link_gb_s * c.link),
-            fabric_s=1e-9 / (n.fabric_gb_s * c.fabric),
-            host_s=1e-9 / n.host_gb_s,
-            latency=c.latency_s,
-            overhead=c.overhead_s,
-            softmax=c.softmax * 2.0,
-            elementwise=c.elementwise * 2.0,
-            fused=float(c.fused),
-            drag=1.0 + c.straggler * math.log2(n.gpus),
-            optimizer_bytes=c.optimizer_bytes,
-            rails=float(c.rails),
-            reserved=c.reserved_gb * 1e9,
-            work=c.work_bytes,
-            logit=c.logit_bytes,
-            weight=c.weight_bytes,
-            gradient=c.gradient_bytes,
-            hide=c.hidden,
+            gpus=nodes.gpus,
+            per_node=nodes.per_node,
+            flop_s=1e-12 / (nodes.bf16_tflops * fit.gemm),
+            flop8_s=1e-12 / (eight * fit.gemm),
+            scores_s=1e-12 * odd / (nodes.bf16_tflops * fit.gemm * fit.attention),
+            byte_s=1e-9 / nodes.memory_gb_s,
+            link_s=1e-9 / (nodes.link_gb_s * fit.link),
+            fabric_s=1e-9 / (nodes.fabric_gb_s * fit.fabric),
+            host_s=1e-9 / nodes.host_gb_s,
+            latency=fit.latency_s,
+            overhead=fit.overhead_s,
+            softmax=fit.softmax * 2.0,
+            elementwise=fit.elementwise * 2.0,
+            fused=float(fit.fused),
+            drag=1.0 + fit.straggler * math.log2(nodes.gpus),
+            optimizer_bytes=fit.optimizer_bytes,
+            rails=float(fit.rails),
+            reserved=fit.reserved_gb * 1e9,
+            work=fit.work_bytes,
+            logit=fit.logit_bytes,
+            weight=fit.weight_bytes,
+            gradient=fit.gradient_bytes,
+            hide=fit.hidden,
         )
 
     @property
@@ -200,8 +202,13 @@ class Job:
         Six for each weight and token, and for attention all scores where the kernels compute all of them, as the
         papers of Megatron-LM count, and the causal half where they are fused.
         """
-        m, tokens = self.model, self.seq * self.global_batch
-        weights = m.active_params - m.embedding_params * (0 if m.tied else 1) - m.positions * m.hidden
         half = 0.5 if self.calibration.fused else 1.0
-        scores = m.layers * m.heads * (m.qk_dim + m.v_dim) * m.context(self.seq) * half
-        return 6.0 * tokens * (weights + scores)
+        model = self.model
+        scores = model.layers * model.heads * (model.qk_dim + model.v_dim) * model.context(self.seq) * half
+        return 6.0 * (self.seq * self.global_batch) * (self.used_weights + scores)
+
+    @property
+    def used_weights(self) -> int:
+        """Weights that a token is multiplied with; looking an embedding up is no product."""
+        model = self.model
+        return model.active_params - model.embedding_params * (0 if model.tied else 1) - model.positions * model.hidden
