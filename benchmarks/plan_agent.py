@@ -14,8 +14,7 @@ import numpy as np
 from common import publish, table
 
 import tunewright.envs  # noqa: F401
-from tunewright.envs.parallelism import search as R
-from tunewright.envs.parallelism import serving as V
+from tunewright.envs.parallelism import search, serving_load, serving_search
 
 
 def run(env, pick):
@@ -47,15 +46,19 @@ def rules(name, pool):
     out = {}
     for case in pool:
         if name == "TrainPlan":
-            found = {k: (v[1][R.TIME] / case.best if v else math.inf) for k, v in R.baselines(case.job).items()}
+            found = {
+                k: (v[1][search.TIME] / case.best if v else math.inf) for k, v in search.baselines(case.job).items()
+            }
         else:
             job = case.job
             found = {}
             for kind in ("bf16", "fp8"):
                 if kind == "fp8" and job.service.nodes.fp8_tflops <= job.service.nodes.bf16_tflops:
                     continue
-                for k, plan in V.baselines(job.service, job.load, kind).items():
-                    meets = plan is not None and V.meets(V.evaluate(job.service, job.load, plan), job.load)
+                for k, plan in serving_search.baselines(job.service, job.load, kind).items():
+                    meets = plan is not None and serving_load.meets(
+                        serving_load.evaluate(job.service, job.load, plan), job.load
+                    )
                     found[f"{k}, {kind}"] = plan.gpus / case.best if meets else math.inf
         for k, v in found.items():
             out.setdefault(k, []).append(v)

@@ -19,11 +19,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from common import DATA, publish, rehearse, table
 
-from tunewright.envs.parallelism import calibration, clusters, models, plans, search
-from tunewright.envs.parallelism import serving as V
+from tunewright.envs.parallelism import (
+    calibration,
+    clusters,
+    models,
+    plans,
+    search,
+    serving,
+    serving_load,
+    serving_search,
+)
 from tunewright.envs.parallelism.check import check
+from tunewright.envs.parallelism.estimate import RESULTS, estimate, estimate_numpy
 from tunewright.envs.parallelism.target import PRESETS, open_train
-from tunewright.envs.parallelism.training import RESULTS, Job, estimate, estimate_numpy
+from tunewright.envs.parallelism.training import Job
 from tunewright.plugins import make_tuner
 from tunewright.target import Budget
 from tunewright.tuner import Problem
@@ -158,9 +167,9 @@ def speed():
         rows.append(
             [f"{label} ({found[0].counted:,} plans)", f"{statistics.median(f.seconds for f in found):.3f} s", "1 s"]
         )
-    sv = V.Service(model=models.load("llama3-70b"), nodes=clusters.load("h100:256").nodes)
-    load = V.Load(rate=200.0, isl=3000, osl=300, ttft_s=2.0, tpot_s=0.05)
-    found = [V.search(sv, load) for _ in range(7)]
+    sv = serving.Service(model=models.load("llama3-70b"), nodes=clusters.load("h100:256").nodes)
+    load = serving.Load(rate=200.0, isl=3000, osl=300, ttft_s=2.0, tpot_s=0.05)
+    found = [serving_search.search(sv, load) for _ in range(7)]
     rows.append(
         [
             f"whole serving search, Llama 3 70B on 256 H100 ({found[0].counted:,} plans)",
@@ -187,26 +196,26 @@ def heuristics():
         ("deepseek-v3", "h200:64"),
     ):
         for words, (isl, osl) in loads.items():
-            sv = V.Service(model=models.load(model), nodes=clusters.load(cluster).nodes)
+            sv = serving.Service(model=models.load(model), nodes=clusters.load(cluster).nodes)
             kind = "bf16" if model in ("llama3-8b", "llama3-70b", "mixtral-8x22b") else "fp8"
-            load = V.Load(rate=1.0, isl=isl, osl=osl, ttft_s=3.0, tpot_s=0.06)
-            plan = V.baselines(sv, load, kind)["apex"]
+            load = serving.Load(rate=1.0, isl=isl, osl=osl, ttft_s=3.0, tpot_s=0.06)
+            plan = serving_search.baselines(sv, load, kind)["apex"]
             if plan is None:
                 continue
-            theirs = V.capacity(sv, load, plan)
+            theirs = serving_load.capacity(sv, load, plan)
             if theirs <= 0:
                 rows.append([model, cluster, words, plan.short, "-", "-", "the rule misses the limits"])
                 continue
             # the most that any plan of the whole cluster carries: search at rising rates
             best, low, high = plan, theirs, theirs
             for _ in range(14):
-                at = V.Load(rate=high * 1.3, isl=isl, osl=osl, ttft_s=3.0, tpot_s=0.06)
-                found = V.search(sv, at, wanted=(kind,))
-                k = int(V.rank(found, at)[0])
-                if not V.meets(found.values[k], at):
+                at = serving.Load(rate=high * 1.3, isl=isl, osl=osl, ttft_s=3.0, tpot_s=0.06)
+                found = serving_search.search(sv, at, wanted=(kind,))
+                k = int(serving_search.rank(found, at)[0])
+                if not serving_load.meets(found.values[k], at):
                     break
                 best, high = found.plan(k), at.rate
-            low = max(V.capacity(sv, load, best), theirs)
+            low = max(serving_load.capacity(sv, load, best), theirs)
             rows.append([model, cluster, words, plan.short, best.short, f"{theirs:.1f}", f"{low / theirs:.2f}×"])
     text = (
         "## Serving plans beside a heuristic\n\nRequests a second that the whole cluster carries within 3 s and 60 ms: APEX's heuristic"

@@ -17,8 +17,9 @@ from plan_split import bloom_half
 from scipy.optimize import least_squares
 
 from tunewright.envs.parallelism.cases import shape_of, training_case
+from tunewright.envs.parallelism.estimate import estimate_numpy
 from tunewright.envs.parallelism.measured import errors, read, regret
-from tunewright.envs.parallelism.training import Calibration, estimate_numpy
+from tunewright.envs.parallelism.training import Calibration
 
 # chosen with all tables in view, and then kept: the tables cannot tell them from those that are fitted
 SHARED = {

@@ -20,8 +20,8 @@ from scipy.optimize import least_squares
 from tunewright.envs.parallelism import clusters, models
 from tunewright.envs.parallelism import steptime as S
 from tunewright.envs.parallelism.measured import read, spearman
-from tunewright.envs.parallelism.serving import first_token_s, unknown_batch
 from tunewright.envs.parallelism.serving_cases import served
+from tunewright.envs.parallelism.serving_load import first_token_s, unknown_batch
 
 OUTPUT = Path(__file__).parents[1] / "envs" / "parallelism" / "presets" / "serving.toml"
 HOSTS = ("h100", "h200", "b200", "b300", "gb200", "gb300")

@@ -151,7 +151,7 @@ def facts(m: dict[str, Any]) -> list[str]:
 
 def write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
     """Write a page of figures on what ``measure`` and ``facts`` found."""
-    from tunewright.report import charts
+    from tunewright.report import pages, svg
 
     raw = cut.trace
     cells, _, _ = np.histogram2d(cut.first, raw.time_us, bins=(40, 90))
@@ -173,19 +173,19 @@ def write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
     sections = [
         (
             "Where and when",
-            charts.heat(cells.tolist(), "time", "address (touched pages, in order)", ("0", seconds)),
+            svg.heat(cells.tolist(), "time", "address (touched pages, in order)", ("0", seconds)),
             "",
         ),
         (
             "What a cache of a size would hit",
-            charts.curves(
+            svg.curves(
                 [("hit ratio", [x + 1 for x in xs], hits)], "pages held (LRU)", "share of page touches", log_x=True
             ),
             f"{100 * m['reuse']['first_touches']:.1f} % of the page touches are the first of their page.",
         ),
         (
             "Popularity",
-            charts.curves(
+            svg.curves(
                 [("requests", rank.tolist(), touches[rank - 1].tolist())], "rank of the first page", "requests",
                 log_x=True, log_y=True,
             ),
@@ -193,12 +193,12 @@ def write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
         ),
         (
             "Time between arrivals",
-            charts.curves([("share", *curve(gaps))], "gap in us", "share of gaps up to it", log_x=True),
+            svg.curves([("share", *curve(gaps))], "gap in us", "share of gaps up to it", log_x=True),
             "",
         ),
         (
             "Sizes",
-            charts.bars(
+            svg.bars(
                 [
                     (f"{s} page{'s' if s > 1 else ''}", c / len(cut.count), f"{100 * c / len(cut.count):.1f} %")
                     for c, s in sorted(zip(counts.tolist(), sizes.tolist(), strict=True), reverse=True)[:12]
@@ -208,4 +208,4 @@ def write_page(cut: PagedTrace, m: dict[str, Any], path: Path) -> None:
             "",
         ),
     ]  # fmt: skip
-    charts.write_page(path, f"trace {raw.name}", " · ".join(m["facts"]), sections)
+    pages.write_figures(path, f"trace {raw.name}", " · ".join(m["facts"]), sections)

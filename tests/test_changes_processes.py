@@ -14,7 +14,7 @@ import pytest
 from changing import command, python
 from targets import Guarded, Misbehaving
 
-from tunewright.comparing import tournament
+from tunewright.comparing import playing
 from tunewright.envs.command import open_target
 from tunewright.errors import ConfigError, HeldError, TargetError
 from tunewright.measuring import hooks
@@ -126,13 +126,13 @@ def test_ending_a_tournament_leaves_the_callers_pools_alone():
     with ProcessPoolExecutor(1, mp_context=context) as mine:
         future = mine.submit(_sleepy, 2.0)
         ids = context.SimpleQueue()
-        pool = ProcessPoolExecutor(1, mp_context=context, initializer=tournament._quiet_worker, initargs=(ids,))
+        pool = ProcessPoolExecutor(1, mp_context=context, initializer=playing._quiet_worker, initargs=(ids,))
         hanging = pool.submit(_sleepy, 60.0)
         while not hanging.running():
             time.sleep(0.05)
         while ids.empty():
             time.sleep(0.05)
-        tournament._end_workers(pool, ids)
+        playing._end_workers(pool, ids)
         assert future.result(30) == "done"
 
 

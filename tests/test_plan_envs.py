@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import tunewright.envs  # noqa: F401
-from tunewright.envs.parallelism import env as E
 from tunewright.envs.parallelism import plans
+from tunewright.envs.parallelism.env import WORST
+from tunewright.envs.parallelism.pool import HELD_OUT
 from tunewright.testing import check_env
 
 NAMES = ("tunewright/TrainPlan-v0", "tunewright/ServePlan-v0")
@@ -42,7 +43,7 @@ def test_masks_lead_to_legal_plans_and_the_same_seed_to_the_same_episode(name):
             rng = np.random.default_rng(seed)
             runs.append(rollout(environment, seed, lambda mask, r=rng: int(r.choice(np.flatnonzero(mask)))))
         (a, first, info), (b, second, _) = runs
-        assert np.array_equal(a, b) and first == second and E.WORST <= first <= 0
+        assert np.array_equal(a, b) and first == second and WORST <= first <= 0
         assert (
             ("illegal" not in info and info["regret"] > -1e-9)
             or info.get("fits") is False
@@ -60,7 +61,7 @@ def test_illegal_actions_end_the_episode(name):
         bad = np.flatnonzero(~info["action_mask"])
         if len(bad):
             _, reward, done, _, info = environment.step(int(bad[-1]))
-            assert done and reward == E.WORST and info["illegal"]
+            assert done and reward == WORST and info["illegal"]
             return
         _, _, done, _, info = environment.step(int(np.flatnonzero(info["action_mask"])[0]))
         assert not done
@@ -70,7 +71,7 @@ def test_illegal_actions_end_the_episode(name):
 def test_held_out_jobs_are_published_models():
     test = make(NAMES[0], held_out=True)
     names = {c.job.model.name for c in test.unwrapped.pool()}
-    assert names <= set(E.HELD_OUT) and len(names) >= 8
+    assert names <= set(HELD_OUT) and len(names) >= 8
     assert all(c.job.model.name == "drawn" for c in make(NAMES[0]).unwrapped.pool())
 
 

@@ -14,8 +14,9 @@ from tunewright.envs.parallelism import calibration, clusters, models, plans, se
 from tunewright.envs.parallelism.check import check
 from tunewright.envs.parallelism.emit import emit_train
 from tunewright.envs.parallelism.env import TrainPlanEnv
+from tunewright.envs.parallelism.estimate import RESULTS, estimate, estimate_numpy
 from tunewright.envs.parallelism.target import train_space
-from tunewright.envs.parallelism.training import RESULTS, Job, estimate, estimate_numpy
+from tunewright.envs.parallelism.training import Job
 from tunewright.errors import ConfigError
 
 TIME = RESULTS.index("time_s")

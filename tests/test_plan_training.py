@@ -1,4 +1,4 @@
-"""Training plans: shapes, the model's arithmetic, legality, search, and agreement with published measurements."""
+"""Training plans: the arithmetic of a plan, published measurements, scenarios, the target and the command."""
 
 import itertools
 import json
@@ -9,114 +9,20 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plan_jobs import job, legal_rows
 
-from tunewright.envs.parallelism import calibration, clusters, models, plans, search, timeline
-from tunewright.envs.parallelism import scenario as X
+from tunewright.envs.parallelism import clusters, plans, scenario
 from tunewright.envs.parallelism.check import check
-from tunewright.envs.parallelism.emit import TRAIN, emit_train
+from tunewright.envs.parallelism.estimate import RESULTS, estimate, estimate_numpy
 from tunewright.envs.parallelism.measured import regret, spearman
-from tunewright.envs.parallelism.training import RESULTS, Job, estimate, estimate_numpy
-from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
+from tunewright.envs.parallelism.pipeline import schedule
+from tunewright.errors import ConfigError, TunewrightError
 from tunewright.testing import check_space, check_target
 
 TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")
 
 
-def job(model="llama3-8b", cluster="h100:16", seq=4096, batch=256, **more):
-    nodes = clusters.load(cluster).nodes
-    return Job(
-        model=models.load(model), nodes=nodes, seq=seq, global_batch=batch, calibration=calibration.of_nodes(nodes.kind)[1], **more
-    )  # fmt: skip
-
-
-# -- descriptions -----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", [n for n, p in models.presets().items() if "parameters" in p])
-def test_presets_have_the_published_number_of_weights(name):
-    preset, model = models.presets()[name], models.load(name)
-    assert model.params == pytest.approx(preset["parameters"], rel=0.02)
-    if "active" in preset:  # published counts differ in whether they include the embedding
-        assert model.active_params == pytest.approx(preset["active"], rel=0.16)
-
-
-def test_every_preset_says_where_it_is_from():
-    assert all(p["source"] for p in models.presets().values())
-    assert all(p["source"] for p in clusters.presets().values())
-
-
-def test_a_config_json_is_read(tmp_path):
-    config = {
-        "model_type": "llama", "hidden_act": "silu", "hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8,
-        "num_key_value_heads": 2, "intermediate_size": 1024, "vocab_size": 1000,
-    }  # fmt: skip
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(config))
-    model = models.load(str(path))
-    by_hand = 4 * (512 * 512 * 2 + 512 * 2 * 2 * 64 + 3 * 512 * 1024 + 2 * 512) + 2 * 1000 * 512
-    assert model.params == by_hand and models.load(str(tmp_path)) == model
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ({"hidden_size": 8}, "lacks num_hidden_layers or n_layer or num_layers, num_attention_heads"),
-        ({"hidden_size": 8, "n_layer": 1, "n_head": 3, "vocab_size": 5}, "8 is not a multiple of 3 heads"),
-        ({"hidden_size": 0, "n_layer": 1, "n_head": 3, "vocab_size": 5}, "hidden = 0"),
-        (
-            {"hidden_size": 8, "n_layer": 1, "n_head": 2, "vocab_size": 5, "num_experts": 4, "num_experts_per_tok": 9},
-            "1 to 4",
-        ),
-        (
-            {"hidden_size": 8, "n_layer": 1, "n_head": 4, "num_key_value_heads": 3, "vocab_size": 5},
-            "not a multiple of 3 key",
-        ),
-    ],
-)
-def test_bad_descriptions_are_named(config, said):
-    with pytest.raises(ConfigError, match=said):
-        models.from_config(config, "x")
-
-
-def test_unknown_names_suggest_neighbours(tmp_path):
-    with pytest.raises(UnknownNameError, match="Did you mean 'llama3-70b'"):
-        models.load("lama3-70b")
-    with pytest.raises(UnknownNameError, match="Did you mean 'h100'"):
-        clusters.load("h10:8")
-    with pytest.raises(ConfigError, match="how many GPUs"):
-        clusters.load("h100")
-    with pytest.raises(ConfigError, match="there is no model description"):
-        models.load(str(tmp_path / "none.json"))
-
-
-def test_clusters_of_a_file(tmp_path):
-    path = tmp_path / "c.toml"
-    path.write_text(
-        'name = "mine"\nbetween_gb_s = 5.0\n[[node]]\nkind = "h100"\ngpus = 16\nmemory_gb = 96.0\n[[node]]\nkind = "a100"\ngpus = 8\n'
-    )
-    cluster = clusters.load(str(path))
-    assert (
-        cluster.gpus == 24
-        and cluster.groups[0].memory_gb == 96.0
-        and not cluster.uniform
-        and cluster.between_gb_s == 5.0
-    )
-    with pytest.raises(ConfigError, match="2 kinds of nodes"):
-        _ = cluster.nodes
-    path.write_text('[[node]]\nkind = "mine"\ngpus = 16\n')
-    with pytest.raises(ConfigError, match="per_node, bf16_tflops"):
-        clusters.load(str(path))
-    path.write_text('[[node]]\nkind = "h100"\ngpus = -1\n')
-    with pytest.raises(ConfigError, match="gpus must be a whole number above 0"):
-        clusters.load(str(path))
-
-
 # -- the model --------------------------------------------------------------------------------------
-
-
-def legal_rows(given_job, count=200, seed=0):
-    rows = np.concatenate(list(plans.enumerate_plans(given_job)))
-    return rows[np.random.default_rng(seed).integers(0, len(rows), count)]
 
 
 @pytest.mark.parametrize("name", ["llama3-8b", "mixtral-8x7b", "bloom-176b", "deepseek-v3"])
@@ -163,10 +69,10 @@ def test_the_bubble_is_that_of_1f1b():
 @given(st.integers(1, 6), st.integers(1, 12))
 @settings(max_examples=40)
 def test_the_schedule_takes_what_the_formula_says(stages, batches):
-    made = timeline.schedule(stages, batches, [1.0] * stages, [2.0] * stages)
-    assert len(made) == 2 * stages * batches
-    assert max(w.end_s for w in made) == pytest.approx(3.0 * (batches + stages - 1))
-    by_stage = [sorted((w.start_s, w.end_s) for w in made if w.stage == s) for s in range(stages)]
+    bars = schedule(stages, batches, [1.0] * stages, [2.0] * stages)
+    assert len(bars) == 2 * stages * batches
+    assert max(w.end_s for w in bars) == pytest.approx(3.0 * (batches + stages - 1))
+    by_stage = [sorted((w.start_s, w.end_s) for w in bars if w.lane == f"stage {s}") for s in range(stages)]
     assert all(a[1] <= b[0] + 1e-9 for ws in by_stage for a, b in itertools.pairwise(ws)), (
         "a stage does one thing at a time"
     )
@@ -199,135 +105,6 @@ def test_imbalance_and_longer_sequences_cost():
     assert estimate_numpy(long.numbers, row)[0][TIME] > 1.2 * estimate_numpy(short.numbers, row)[0][TIME], (
         "the same tokens"
     )
-
-
-# -- legality and search ----------------------------------------------------------------------------
-
-
-@given(
-    st.sampled_from(["llama3-8b", "mixtral-8x7b", "bloom-176b"]),
-    st.sampled_from([4, 24, 64, 96]),
-    st.sampled_from([96, 256, 480]),
-)
-@settings(max_examples=20)
-def test_all_enumerated_plans_are_legal(name, gpus, batch):
-    given_job = job(name, f"h100:{gpus}", batch=batch)
-    rows = list(plans.enumerate_plans(given_job))
-    if rows:
-        every = np.concatenate(rows)
-        assert len(np.unique(every, axis=0)) == len(every)
-        for row in every[np.random.default_rng(0).integers(0, len(every), 50)]:
-            assert plans.problems(plans.from_row(row), given_job) == []
-            assert np.array_equal(plans.from_row(row).row, row)
-
-
-def test_enumeration_finds_every_legal_plan_of_a_small_job():
-    """Against all combinations, judged one by one by the rules."""
-    given_job = job("mixtral-8x7b", "h100:8", batch=16)
-    found = {tuple(r) for rows in plans.enumerate_plans(given_job) for r in rows}
-    expected = set()
-    degrees = (1, 2, 4, 8)
-    for tp, pp, dp, cp, ep in itertools.product(degrees, repeat=5):
-        if tp * pp * dp * cp != 8:
-            continue
-        for b, v, z, r, sp, off in itertools.product(
-            (1, 2, 4, 8, 16), range(1, 9), range(4), ("none", "full"), (False, True), (False, True)
-        ):
-            plan = plans.Plan(
-                tp=tp,
-                pp=pp,
-                dp=dp,
-                cp=cp,
-                ep=ep,
-                micro_batch=b,
-                chunks=v,
-                zero=z,
-                recompute=r,
-                sequence_parallel=sp,
-                offload=off,
-            )
-            if not plans.problems(plan, given_job) and (z == 0 or dp * cp > 1):
-                expected.add(tuple(plan.row))
-    # fewer than 1,024 tokens of a sequence on a GPU are legal, but not looked at
-    assert found == {r for r in expected if r[3] <= 4}
-
-
-@pytest.mark.parametrize(
-    ("plan", "said"),
-    [
-        ({"tp": 3, "dp": 4}, "not the 16 GPUs"),
-        ({"tp": 8, "dp": 1}, "dp = 2 would"),
-        ({"dp": 16, "micro_batch": 3}, "micro_batch could be 2 or 4"),
-        ({"dp": 16, "ep": 2}, "has none"),
-        ({"dp": 16, "chunks": 2}, "interleaving"),
-        ({"pp": 2, "dp": 8, "zero": 3}, "zero 3 gathers weights"),
-        ({"dp": 16, "sequence_parallel": True}, "tp above 1"),
-        ({"dp": 16, "zero": 0, "offload": True}, "offload needs zero 1"),
-        ({"cp": 16, "dp": 1, "micro_batch": 0}, "micro_batch must be at least 1"),
-    ],
-)
-def test_impossible_plans_say_the_rule_and_what_is_near(plan, said):
-    assert any(said in p for p in plans.problems(plans.Plan(**plan), job()))
-
-
-def test_heads_that_do_not_divide():
-    odd = replace(job("llama3-8b", "h100:24", batch=48), model=replace(models.load("llama3-8b"), heads=40, kv_heads=8))
-    said = plans.problems(plans.Plan(tp=24, dp=1), odd)
-    assert any("does not divide the 40 attention heads; nearest: 20 or 40" in p for p in said)
-
-
-def test_search_finds_the_best_and_its_front():
-    given_job = job("llama3-8b", "h100:16", batch=256)
-    found = search.search(given_job)
-    every = np.concatenate(list(plans.enumerate_plans(given_job)))
-    out = estimate_numpy(given_job.numbers, every)
-    fits = out[:, MEMORY] <= given_job.nodes.memory_gb
-    assert found.counted == len(every) and found.feasible == fits.sum()
-    assert found.values[0, TIME] == pytest.approx(out[fits, TIME].min())
-    front = found.pareto_values
-    assert (np.diff(front[:, TIME]) >= 0).all() and (np.diff(front[:, MEMORY]) < 0).all()
-    for values in front:
-        better = (out[fits, TIME] < values[TIME] - 1e-12) & (out[fits, MEMORY] < values[MEMORY] - 1e-12)
-        assert not better.any()
-    for name, got in search.baselines(given_job).items():
-        assert got is None or got[1][TIME] >= found.values[0, TIME] * (1 - 1e-9), name
-
-
-def test_a_model_that_fits_nowhere_says_what_would_help():
-    given_job = job("llama3-405b", "h100:8", batch=64)
-    found = search.search(given_job)
-    assert not found.feasible
-    said = search.shortage(given_job, found)
-    assert "GB more than the 80 GB" in said and "such GPUs" in said
-
-
-def test_explanations_change_one_choice():
-    given_job = job("llama3-8b", "h100:16", batch=256)
-    found = search.search(given_job)
-    told = search.explain(given_job, found.best[0], found.values[0])
-    assert told["bound_by"] == "compute" and sum(told["shares"].values()) == pytest.approx(1)
-    searched = [c for c in told["changes"] if c["fits"] and not c["change"].startswith("precision")]
-    assert searched and all(c["time_ratio"] >= 1 - 1e-9 for c in searched), "no neighbour of the best is faster"
-
-
-@pytest.mark.parametrize("form", TRAIN)
-def test_launch_arguments(form):
-    plan = plans.Plan(tp=2, pp=4, dp=2, chunks=2, zero=1, recompute="full", sequence_parallel=True)
-    given_job = job("llama3-8b", "h100:16", batch=256)
-    text = emit_train(form, plan, given_job)
-    for words in {
-        "megatron": (
-            "--tensor-model-parallel-size 2",
-            "--pipeline-model-parallel-size 4",
-            "--sequence-parallel",
-            "--num-query-groups 8",
-        ),
-        "deepspeed": ('"stage": 1', "num_stages=4", '"autotp_size": 2'),
-        "torchtitan": ("tensor_parallel_degree = 2", "Interleaved1F1B", "data_parallel_shard_degree = 2"),
-    }[form]:
-        assert words in text
-    with pytest.raises(UnknownNameError, match="megatron"):
-        emit_train("megatrn", plan, given_job)
 
 
 # -- measurements -----------------------------------------------------------------------------------
@@ -410,42 +187,42 @@ def test_statistics():
 
 def test_unequal_lengths():
     given_job = job("llama3-8b", "h100:16", seq=8192, batch=256)
-    lengths = X.draw_lengths(512, 8192, np.random.default_rng(1))
-    factors = {how: X.batching_factor(lengths, given_job, 16, how) for how in X.BATCHING}
+    lengths = scenario.draw_lengths(512, 8192, np.random.default_rng(1))
+    factors = {how: scenario.batching_factor(lengths, given_job, 16, how) for how in scenario.BATCHING}
     assert factors["pad"] > 2 > factors["pack"] > factors["balance"] >= 1
     full = np.full(64, 8192)
-    assert all(X.batching_factor(full, given_job, 16, how) == pytest.approx(1) for how in X.BATCHING)
+    assert all(scenario.batching_factor(full, given_job, 16, how) == pytest.approx(1) for how in scenario.BATCHING)
     with pytest.raises(ConfigError, match="pad, pack, balance"):
-        X.batching_factor(full, given_job, 16, "sort")
+        scenario.batching_factor(full, given_job, 16, "sort")
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=60))
 def test_packing_loses_nothing(lengths):
-    bins = X._first_fit(np.sort(np.array(lengths))[::-1], 100)
+    bins = scenario._first_fit(np.sort(np.array(lengths))[::-1], 100)
     assert sorted(x for b in bins for x in b) == sorted(lengths) and all(sum(b) <= 100 for b in bins)
 
 
 def test_failures_against_a_simulation():
-    failures = X.Failures(node_hours=500.0, checkpoint_s=60.0, restart_s=300.0)
+    failures = scenario.Failures(node_hours=500.0, checkpoint_s=60.0, restart_s=300.0)
     for interval in (600.0, 3600.0):
-        simulated = X.simulate_share(interval, failures, 32, 20_000.0, np.random.default_rng(0))
-        assert X.useful_share(interval, failures, 32) == pytest.approx(simulated, rel=0.01)
-    best = X.best_interval_s(failures, 32)
-    assert X.useful_share(best, failures, 32) > max(
-        X.useful_share(best / 3, failures, 32), X.useful_share(best * 3, failures, 32)
+        simulated = scenario.simulate_share(interval, failures, 32, 20_000.0, np.random.default_rng(0))
+        assert scenario.useful_share(interval, failures, 32) == pytest.approx(simulated, rel=0.01)
+    best = scenario.best_interval_s(failures, 32)
+    assert scenario.useful_share(best, failures, 32) > max(
+        scenario.useful_share(best / 3, failures, 32), scenario.useful_share(best * 3, failures, 32)
     )
 
 
 def test_mixed_clusters_give_faster_nodes_more_layers():
     cluster = clusters.load("h100:64+a100:64")
     parts = [job("llama2-13b", f"{g.kind}:{g.gpus}", seq=4096, batch=256) for g in cluster.groups]
-    mixed = X.plan_mixed(cluster, parts)
+    mixed = scenario.plan_mixed(cluster, parts)
     per = [n / s for n, s in zip(mixed.layers, mixed.stages, strict=True)]
     assert sum(mixed.layers) == 40 and per[0] > per[1]
     assert mixed.time_s <= mixed.even_s <= mixed.naive_s
     same = clusters.load("h100:64+h100:64")
     parts = [job("llama2-13b", f"{g.kind}:{g.gpus}", seq=4096, batch=256) for g in same.groups]
-    assert X.plan_mixed(same, parts).time_s == pytest.approx(X.plan_mixed(same, parts).even_s)
+    assert scenario.plan_mixed(same, parts).time_s == pytest.approx(scenario.plan_mixed(same, parts).even_s)
 
 
 # -- the target -------------------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -5,8 +6,9 @@ import pytest
 from targets import Guarded
 
 from tunewright.errors import ConfigError
-from tunewright.report.figures import ticks
 from tunewright.report.report import importance, render_report, write_report
+from tunewright.report.svg import ticks
+from tunewright.report.timeline import Bar, figure, rows_of
 from tunewright.sessions.session import Session
 from tunewright.store.export import export
 from tunewright.store.plan import Plan
@@ -105,3 +107,20 @@ def test_ticks_are_few_and_inside(low, high):
     found = ticks(low, high)
     assert 1 <= len(found) <= 12
     assert all(low - 1e-12 <= t <= high * (1 + 1e-12) + 1e-12 for t in found)
+
+
+def test_bars_of_a_lane_share_rows_only_where_they_do_not_overlap():
+    spans = [("node 10", 0, 2), ("node 9", 0, 3), ("node 9", 1, 2), ("node 9", 3, 4), ("node 9", 2.5, 5)]
+    bars = [Bar(lane=lane, start_s=start, end_s=end, who="a", what="job") for lane, start, end in spans]
+    rows = rows_of(bars)
+    assert [lane for lane, _ in rows] == ["node 9", "node 9", "node 10"]
+    assert sorted(bar.start_s for _, row in rows for bar in row) == sorted(start for _, start, _ in spans)
+    assert all(a.end_s <= b.start_s for _, row in rows for a, b in itertools.pairwise(row))
+
+
+@pytest.mark.parametrize("users", [1, 2, 8, 9])
+def test_a_timeline_has_a_key_where_each_user_has_a_colour_of_its_own(users):
+    bars = [Bar(lane="node", start_s=k, end_s=k + 1, who=f"u{k}", what="job") for k in range(users)]
+    shown = ElementTree.fromstring(figure(bars, "who ran"))
+    keys = [text for text in shown.findall("text") if (text.text or "").startswith("u")]
+    assert len(shown.findall("rect")) == users + len(keys) and len(keys) == (users if 1 < users <= 8 else 0)

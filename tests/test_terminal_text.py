@@ -247,16 +247,16 @@ def test_a_report_shows_hostile_names_and_reasons(store):
 
 
 def test_pages_of_figures_show_hostile_labels(tmp_path):
-    from tunewright.envs.scheduling.timeline import Bar, write
-    from tunewright.report import charts
+    from tunewright.report import pages, svg
+    from tunewright.report.timeline import Bar, write
 
     sections = [
-        ("h" + HTML, charts.curves([(HTML, [1, 2], [3, 4])], HTML, HTML), HTML),
-        (HTML, charts.bars([(HTML, 1.0, HTML)], HTML), HTML),
-        (HTML, charts.stacks([(HTML, [1.0])], [HTML], HTML), HTML),
-        (HTML, charts.heat([[1.0]], HTML, HTML, (HTML, HTML)), HTML),
+        ("h" + HTML, svg.curves([(HTML, [1, 2], [3, 4])], HTML, HTML), HTML),
+        (HTML, svg.bars([(HTML, 1.0, HTML)], HTML), HTML),
+        (HTML, svg.stacks([(HTML, [1.0])], [HTML], HTML), HTML),
+        (HTML, svg.heat([[1.0]], HTML, HTML, (HTML, HTML)), HTML),
     ]
-    charts.write_page(tmp_path / "p.html", HTML, HTML, sections)
+    pages.write_figures(tmp_path / "p.html", HTML, HTML, sections)
     inert((tmp_path / "p.html").read_text())
     write(tmp_path / "t.html", HTML, [Bar(lane=HTML, start_s=0, end_s=1, who=HTML, what=HTML)], HTML)
     inert((tmp_path / "t.html").read_text())

@@ -50,7 +50,7 @@ def _show(console: Console, document: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from tunewright.report.charts import short
+    from tunewright.report.svg import short
     from tunewright.report.words import number
 
     d = document

@@ -171,12 +171,10 @@ def _row(r: P.Replay, floor: float, slow: P.Replay) -> dict[str, Any]:
 
 def write_page(path: Path, document: dict[str, Any], setup: P.Setup, shown: Sequence[P.Replay]) -> None:
     """Write a page of plots of the replays in a document."""
-    from tunewright.report import charts
+    from tunewright.report import pages, svg
 
     rows = [(r["policy"], r["normalised"], f"{r['normalised']:,.4g}") for r in document["policies"]]
-    best = sorted((r for r in shown if r.policy not in ("fast-only", "oracle")), key=lambda r: r.mean_us)[
-        : charts.COLOURS
-    ]
+    best = sorted((r for r in shown if r.policy not in ("fast-only", "oracle")), key=lambda r: r.mean_us)[: svg.COLOURS]
     size = max(1, len(setup.paged.first) // 120)
     series = []
     for r in best:
@@ -190,16 +188,16 @@ def write_page(path: Path, document: dict[str, Any], setup: P.Setup, shown: Sequ
         f"{document['requests']:,} requests · {setup.devices.title} · fast tier {100 * setup.fast:g} % of the footprint"
     )
     sections = [
-        ("Mean latency over fast-only", charts.bars(rows, "times fast-only, log scale; lower is better", log=True), ""),
+        ("Mean latency over fast-only", svg.bars(rows, "times fast-only, log scale; lower is better", log=True), ""),
         (
             "Latency over time",
-            charts.curves(series, "request", "mean latency in us", log_y=True, height=340),
+            svg.curves(series, "request", "mean latency in us", log_y=True, height=340),
             f"Each point is the mean of {size:,} requests.",
         ),
         (
             "Where the hot pages are at the end",
-            charts.stacks(shares, names, "share of the hottest tenth of the pages"),
+            svg.stacks(shares, names, "share of the hottest tenth of the pages"),
             "",
         ),
     ]
-    charts.write_page(path, f"placement on {document['trace']}", words, sections)
+    pages.write_figures(path, f"placement on {document['trace']}", words, sections)

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from tunewright.envs.parallelism import calibration, clusters
+from tunewright.envs.parallelism.estimate import COLUMNS
 from tunewright.envs.parallelism.measured import Row
 from tunewright.envs.parallelism.models import Model
-from tunewright.envs.parallelism.training import COLUMNS, RECOMPUTE, Floats, Job
+from tunewright.envs.parallelism.training import RECOMPUTE, Floats, Job
 from tunewright.errors import ConfigError
 
 SEQ, VOCAB, BLOOM_VOCAB = 2048, 51_200, 250_880

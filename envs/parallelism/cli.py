@@ -361,7 +361,7 @@ def serve(
     as_json: Json = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Find the plan with the fewest GPUs that serves a model at a rate within limits on its latencies."""
-    from tunewright.envs.parallelism import clusters, emit, models, planning, serving
+    from tunewright.envs.parallelism import clusters, emit, models, planning, serving, serving_load, serving_search
     from tunewright.envs.parallelism.families import shown
     from tunewright.errors import ConfigError, unknown
 
@@ -379,13 +379,13 @@ def serve(
         raise ConfigError(f"--rate, --isl and --osl may be {_MOST_LOAD:,}, not {max(rate, isl, osl):g}")
     load = serving.Load(rate=rate, isl=isl, osl=osl, ttft_s=ttft, tpot_s=tpot)
     wanted = ("bf16", "fp8") if precision == "auto" else (precision,)
-    found = serving.search(service, load, wanted=wanted, disaggregated=mode == "auto")
+    found = serving_search.search(service, load, wanted=wanted, disaggregated=mode == "auto")
     if not len(found.plans):
-        raise ConfigError(serving.shortage(service, load, wanted))
-    order = serving.rank(found, load)
+        raise ConfigError(serving_search.shortage(service, load, wanted))
+    order = serving_search.rank(found, load)
     plan = found.plan(int(order[0]))
-    best = serving.describe(service, load, plan, found.values[order[0]])
-    most = serving.capacity(service, load, plan)
+    best = serving_load.describe(service, load, plan, found.values[order[0]])
+    most = serving_load.capacity(service, load, plan)
     best["capacity_requests_per_s"], best["goodput_per_gpu"] = most, most / plan.gpus
     document: dict[str, Any] = {
         "model": model, "cluster": cluster, "backend": backend, "load": {
@@ -394,12 +394,12 @@ def serve(
         "counted": found.counted, "oom": found.oom, "seconds": found.seconds,
         "says": planning.verdict(service, load, best), **planning.left_out(service.model),
     }  # fmt: skip
-    for name, other in serving.baselines(service, load, plan.precision).items():
+    for name, other in serving_search.baselines(service, load, plan.precision).items():
         if other is None:
             document["baselines"][name] = None
             continue
-        got = serving.describe(service, load, other, serving.evaluate(service, load, other))
-        can = serving.capacity(service, load, other)
+        got = serving_load.describe(service, load, other, serving_load.evaluate(service, load, other))
+        can = serving_load.capacity(service, load, other)
         document["baselines"][name] = got | {
             "capacity_requests_per_s": can,
             "goodput_per_gpu": can / other.gpus,

@@ -27,12 +27,12 @@ def emit_train(form: str, plan: Plan, job: Job) -> str:
 
 
 def _megatron(plan: Plan, job: Job) -> str:
-    m = job.model
+    model = job.model
     words = [
-        f"--num-layers {m.layers}",
-        f"--hidden-size {m.hidden}",
-        f"--ffn-hidden-size {m.ffn}",
-        f"--num-attention-heads {m.heads}",
+        f"--num-layers {model.layers}",
+        f"--hidden-size {model.hidden}",
+        f"--ffn-hidden-size {model.ffn}",
+        f"--num-attention-heads {model.heads}",
         f"--seq-length {job.seq}",
         f"--micro-batch-size {plan.micro_batch}",
         f"--global-batch-size {job.global_batch}",
@@ -40,10 +40,10 @@ def _megatron(plan: Plan, job: Job) -> str:
         f"--pipeline-model-parallel-size {plan.pp}",
         "--bf16",
     ]
-    if m.kv_heads != m.heads and not m.kv_rank:
-        words += ["--group-query-attention", f"--num-query-groups {m.kv_heads}"]
-    if m.experts:
-        words += [f"--num-experts {m.experts}", f"--moe-router-topk {m.top_k}"]
+    if model.kv_heads != model.heads and not model.kv_rank:
+        words += ["--group-query-attention", f"--num-query-groups {model.kv_heads}"]
+    if model.experts:
+        words += [f"--num-experts {model.experts}", f"--moe-router-topk {model.top_k}"]
     if plan.ep > 1:
         words.append(f"--expert-model-parallel-size {plan.ep}")
     if plan.cp > 1:

@@ -19,11 +19,10 @@ log(fewest GPUs / GPUs) if the plan carries the load within its limits, else -3 
 
 from __future__ import annotations
 
-import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -32,88 +31,42 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from tunewright.envs.linked import Independent
-from tunewright.envs.parallelism import calibration, clusters, models
-from tunewright.envs.parallelism import plans as P
-from tunewright.envs.parallelism import search as R
-from tunewright.envs.parallelism import serving as V
+from tunewright.envs.parallelism import plans, search
+from tunewright.envs.parallelism.clusters import Nodes
+from tunewright.envs.parallelism.estimate import estimate
 from tunewright.envs.parallelism.models import Model
-from tunewright.envs.parallelism.training import RECOMPUTE, Floats, Job, estimate
+from tunewright.envs.parallelism.pool import Case, ServingJob, held_out_serve, held_out_train, serve_pool, train_pool
+from tunewright.envs.parallelism.serving import Part, ServePlan, problems
+from tunewright.envs.parallelism.serving_load import evaluate, meets
+from tunewright.envs.parallelism.training import RECOMPUTE, Floats, Job
 from tunewright.errors import ConfigError
 
 Vector = NDArray[np.float32]
 WORST, LOST = -5.0, -3.0
 OPTIONS = 8
-HELD_OUT = (
-    "llama2-7b",
-    "llama2-70b",
-    "llama3-8b",
-    "llama3-70b",
-    "llama3-405b",
-    "qwen3-8b",
-    "qwen3-32b",
-    "qwen3-30b-a3b",
-    "mixtral-8x7b",
-    "bloom-176b",
-    "gpt3-13b",
-    "gpt3-175b",
-)
 
 
-def draw_model(rng: np.random.Generator) -> Model:
-    """Draw a model: dense or with experts, 0.3 to 500 billion weights, none of the presets."""
-    heads = int(rng.choice([16, 32, 48, 64, 96, 128]))
-    head = int(rng.choice([64, 128]))
-    hidden = heads * head
-    layers = int(rng.choice([16, 24, 32, 40, 48, 64, 80, 96]))
-    grouped = rng.random() < 0.7
-    experts = int(rng.choice([8, 16, 64, 128])) if rng.random() < 0.25 else 0
-    ffn = hidden * (4 if not grouped else 3)
-    return Model(
-        name="drawn",
-        layers=layers,
-        hidden=hidden,
-        heads=heads,
-        kv_heads=8 if grouped else heads,
-        qk_dim=head,
-        v_dim=head,
-        ffn=ffn,
-        gated=grouped,
-        vocab=int(rng.choice([32000, 51200, 128256])),
-        experts=experts,
-        top_k=0 if not experts else 2 if experts <= 16 else 8,
-        expert_ffn=(ffn if experts <= 16 else ffn // 4) if experts else 0,
-    )
-
-
-@dataclass(frozen=True)
-class _Case:
-    """A job with the best that is known of it."""
-
-    job: Any
-    best: float
-
-
-def _numbers(m: Model) -> list[float]:
+def _size(model: Model) -> list[float]:
     values = [
-        math.log(m.params / 2e10),
-        math.log(m.active_params / 1e10),
-        math.log(m.layers / 40),
-        math.log(m.hidden / 5000),
-        math.log(m.heads / 48),
-        math.log(m.heads / m.kv_heads) - 1.0,
-        math.log(m.vocab / 6e4),
-        math.log1p(m.experts) - 1.0,
+        math.log(model.params / 2e10),
+        math.log(model.active_params / 1e10),
+        math.log(model.layers / 40),
+        math.log(model.hidden / 5000),
+        math.log(model.heads / 48),
+        math.log(model.heads / model.kv_heads) - 1.0,
+        math.log(model.vocab / 6e4),
+        math.log1p(model.experts) - 1.0,
     ]
-    return [v * 0.6 for v in values]
+    return [value * 0.6 for value in values]
 
 
-def _hardware(n: clusters.Nodes) -> list[float]:
+def _hardware(nodes: Nodes) -> list[float]:
     return [
-        0.5 * math.log(n.gpus / 64),
-        math.log(n.bf16_tflops / 700),
-        math.log(n.memory_gb / 90),
-        math.log(n.link_gb_s / 300),
-        math.log(n.fabric_gb_s / 35),
+        0.5 * math.log(nodes.gpus / 64),
+        math.log(nodes.bf16_tflops / 700),
+        math.log(nodes.memory_gb / 90),
+        math.log(nodes.link_gb_s / 300),
+        math.log(nodes.fabric_gb_s / 35),
     ]
 
 
@@ -136,12 +89,12 @@ class PlanEnv(Independent, gymnasium.Env[Vector, np.int64], ABC):
             np.array(low, dtype=np.float32), np.array(high, dtype=np.float32), dtype=np.float32
         )
         self.chosen: dict[str, Any] = {}
-        self.case: _Case | None = None
+        self.case: Case | None = None
 
     # what the two differ in
     @abstractmethod
-    def draw(self, rng: np.random.Generator) -> _Case:
-        """Draw a job."""
+    def pool(self) -> Sequence[Case]:
+        """Return all jobs."""
 
     @abstractmethod
     def describe(self, job: Any) -> list[float]:
@@ -167,17 +120,13 @@ class PlanEnv(Independent, gymnasium.Env[Vector, np.int64], ABC):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Vector, dict[str, Any]]:
         """Draw a job and start with an empty plan; ``options={"case": n}`` takes a certain job of the pool."""
         super().reset(seed=seed)
-        self.case = (
-            self.draw(self.np_random)
-            if not options or "case" not in options
-            else self.pool()[int(options["case"]) % len(self.pool())]
-        )
+        pool = self.pool()
+        if options and "case" in options:
+            self.case = pool[int(options["case"]) % len(pool)]
+        else:
+            self.case = pool[int(self.np_random.integers(len(pool)))]
         self.chosen = {}
         return self._observe(), {"action_mask": self.action_masks()}
-
-    @abstractmethod
-    def pool(self) -> Sequence[_Case]:
-        """Return all jobs."""
 
     def step(self, action: np.int64) -> tuple[Vector, float, bool, bool, dict[str, Any]]:
         """Set one part of the plan; an option that the mask forbids ends the episode with the worst reward."""
@@ -202,47 +151,6 @@ class PlanEnv(Independent, gymnasium.Env[Vector, np.int64], ABC):
         now = [float(k == len(self.chosen)) for k in range(len(self.parts))]
         out = np.array([*self.describe(self.case.job), *done, *now], dtype=np.float32)
         return np.clip(out, self.observation_space.low, self.observation_space.high)  # type: ignore[attr-defined]
-
-
-def _job(model: Model, kind: str, gpus: int, seq: int, per_gpu: int) -> Job:
-    nodes = clusters.load(f"{kind}:{gpus}").nodes
-    return Job(
-        model=model, nodes=nodes, seq=seq, global_batch=gpus * per_gpu, calibration=calibration.of_nodes(kind)[1]
-    )
-
-
-def _train_cases(jobs: Sequence[Job], most: int) -> list[_Case]:
-    found: list[_Case] = []
-    for job in jobs:
-        if len(found) == most:
-            break
-        got = R.search(job)
-        if got.feasible:
-            found.append(_Case(job, float(got.values[0, R.TIME])))
-    return found
-
-
-@functools.lru_cache(maxsize=8)
-def train_pool(count: int, seed: int) -> tuple[_Case, ...]:
-    """Return drawn jobs that some plan fits, with the best time of each."""
-    rng = np.random.default_rng(seed)
-
-    def jobs() -> Any:
-        while True:
-            kind, gpus = str(rng.choice(["a100", "h100", "h200", "b200"])), int(2 ** rng.integers(3, 11))
-            yield _job(draw_model(rng), kind, gpus, int(rng.choice([2048, 4096, 8192])), int(rng.choice([2, 4, 8, 16])))
-
-    return tuple(_train_cases(jobs(), count))
-
-
-@functools.lru_cache(maxsize=1)
-def held_out_train() -> tuple[_Case, ...]:
-    """Return jobs with published models, none of which is drawn for training."""
-    made = []
-    for name in HELD_OUT:
-        for kind, gpus, seq in (("a100", 64, 2048), ("h100", 128, 4096), ("h200", 512, 8192), ("b200", 32, 4096)):
-            made.append(_job(models.load(name), kind, gpus, seq, 8))
-    return tuple(_train_cases(made, len(made)))
 
 
 class TrainPlanEnv(PlanEnv):
@@ -281,28 +189,23 @@ class TrainPlanEnv(PlanEnv):
             15,
         )
 
-    def pool(self) -> Sequence[_Case]:
+    def pool(self) -> Sequence[Case]:
         """Return all jobs."""
         return held_out_train() if self.held_out else train_pool(self.count, self.seed)
-
-    def draw(self, rng: np.random.Generator) -> _Case:
-        """Draw a job of the pool."""
-        pool = self.pool()
-        return pool[int(rng.integers(len(pool)))]
 
     def describe(self, job: Job) -> list[float]:
         """Describe a job in 15 numbers."""
         return [
-            *_numbers(job.model),
+            *_size(job.model),
             *_hardware(job.nodes),
             math.log(job.seq / 4096),
             0.5 * math.log(job.global_batch / job.nodes.gpus / 6),
         ]
 
-    def plan(self, chosen: dict[str, Any]) -> P.Plan:
+    def plan(self, chosen: dict[str, Any]) -> plans.Plan:
         """Return the plan of what was chosen; data parallelism is what is left of the GPUs."""
         assert self.case is not None
-        base = P.Plan(zero=1, recompute="full")
+        base = plans.Plan(zero=1, recompute="full")
         made = replace(base, **chosen)
         dp = self.case.job.nodes.gpus // (made.tp * made.pp * made.cp)
         zero = chosen.get("zero", 1 if dp * made.cp > 1 else 0)
@@ -314,14 +217,14 @@ class TrainPlanEnv(PlanEnv):
         plan = self.plan(chosen)
         same = chosen.get("recompute") != "selective" or not self.case.job.calibration.fused
         alone = plan.dp * plan.cp > 1 or "zero" not in chosen or chosen["zero"] == 0
-        return same and alone and not P.problems(plan, self.case.job)
+        return same and alone and not plans.problems(plan, self.case.job)
 
     def score(self) -> tuple[float, dict[str, Any]]:
         """Return the reward, and the plan with its time and memory."""
         assert self.case is not None
         plan, job = self.plan(self.chosen), self.case.job
         out: Floats = estimate(job.numbers, plan.row[None])[0]
-        time_s, memory = float(out[R.TIME]), float(out[R.MEMORY])
+        time_s, memory = float(out[search.TIME]), float(out[search.MEMORY])
         told = {
             "plan": plan,
             "time_s": time_s,
@@ -332,62 +235,6 @@ class TrainPlanEnv(PlanEnv):
         if memory > job.nodes.memory_gb:
             return max(LOST - math.log(memory / job.nodes.memory_gb), WORST), told
         return float(np.clip(math.log(self.case.best / time_s), LOST, 0.0)), told
-
-
-@dataclass(frozen=True)
-class _Service:
-    service: V.Service
-    load: V.Load
-
-
-def _serve_case(model: Model, kind: str, gpus: int, rng: np.random.Generator) -> _Case | None:
-    service = V.Service(model=model, nodes=clusters.load(f"{kind}:{gpus}").nodes)
-    isl, osl = int(rng.choice([500, 1000, 3000, 8000])), int(rng.choice([100, 300, 1000]))
-    load = V.Load(
-        rate=1.0,
-        isl=isl,
-        osl=osl,
-        ttft_s=float(rng.choice([0.5, 1.0, 3.0])),
-        tpot_s=float(rng.choice([0.03, 0.05, 0.1])),
-    )
-    base = V.baselines(service, load, "bf16")["tensor"]
-    if base is None:
-        return None
-    most = V.capacity(service, load, base)
-    if most <= 0:
-        return None
-    load = replace(load, rate=most * float(rng.uniform(0.2, 0.9)))
-    found = V.search(service, load, wanted=("bf16", "fp8"))
-    first = V.rank(found, load)[0]
-    if not V.meets(found.values[first], load):
-        return None
-    return _Case(_Service(service, load), float(found.values[first, V.RESULTS.index("gpus")]))
-
-
-@functools.lru_cache(maxsize=8)
-def serve_pool(count: int, seed: int) -> tuple[_Case, ...]:
-    """Return drawn models, clusters and loads that some plan carries, with the fewest GPUs for each."""
-    rng = np.random.default_rng(seed)
-    found: list[_Case] = []
-    while len(found) < count:
-        case = _serve_case(
-            draw_model(rng), str(rng.choice(["a100", "h100", "h200", "b200"])), int(rng.choice([8, 16, 32, 64])), rng
-        )
-        if case:
-            found.append(case)
-    return tuple(found)
-
-
-@functools.lru_cache(maxsize=1)
-def held_out_serve() -> tuple[_Case, ...]:
-    """Return loads on published models, none of which is drawn for training."""
-    rng = np.random.default_rng(12345)
-    made = [
-        _serve_case(models.load(name), kind, gpus, rng)
-        for name in HELD_OUT
-        for kind, gpus in (("a100", 16), ("h100", 32), ("h200", 16), ("b200", 8))
-    ]
-    return tuple(c for c in made if c)
 
 
 class ServePlanEnv(PlanEnv):
@@ -416,16 +263,11 @@ class ServePlanEnv(PlanEnv):
             18,
         )
 
-    def pool(self) -> Sequence[_Case]:
+    def pool(self) -> Sequence[Case]:
         """Return all jobs."""
         return held_out_serve() if self.held_out else serve_pool(self.count, self.seed)
 
-    def draw(self, rng: np.random.Generator) -> _Case:
-        """Draw a job of the pool."""
-        pool = self.pool()
-        return pool[int(rng.integers(len(pool)))]
-
-    def describe(self, job: _Service) -> list[float]:
+    def describe(self, job: ServingJob) -> list[float]:
         """Describe a load in 18 numbers."""
         load = job.load
         asked = [
@@ -435,19 +277,17 @@ class ServePlanEnv(PlanEnv):
             math.log(load.ttft_s),
             math.log(load.tpot_s / 0.05),
         ]
-        return [*_numbers(job.service.model), *_hardware(job.service.nodes), *asked]
+        return [*_size(job.service.model), *_hardware(job.service.nodes), *asked]
 
-    def plan(self, chosen: dict[str, Any]) -> V.ServePlan:
+    def plan(self, chosen: dict[str, Any]) -> ServePlan:
         """Return the plan of what was chosen."""
         ranks = chosen.get("tp", 1) if chosen.get("attention_dp") else 1
         tp = 1 if chosen.get("attention_dp") else chosen.get("tp", 1)
         prefill = (
-            V.Part(count=chosen.get("prefill_workers", 1), tp=chosen["prefill_tp"])
-            if chosen.get("prefill_tp")
-            else None
+            Part(count=chosen.get("prefill_workers", 1), tp=chosen["prefill_tp"]) if chosen.get("prefill_tp") else None
         )
-        return V.ServePlan(
-            engines=V.Part(count=chosen.get("replicas", 1), tp=tp, pp=chosen.get("pp", 1), ranks=ranks),
+        return ServePlan(
+            engines=Part(count=chosen.get("replicas", 1), tp=tp, pp=chosen.get("pp", 1), ranks=ranks),
             prefill=prefill,
             precision=chosen.get("precision", "bf16"),
             max_batch=chosen.get("max_batch", 256),
@@ -456,26 +296,26 @@ class ServePlanEnv(PlanEnv):
     def legal(self, chosen: dict[str, Any]) -> bool:
         """Whether the plan is legal with the rest at its defaults."""
         assert self.case is not None
-        service: V.Service = self.case.job.service
+        service = self.case.job.service
         if chosen.get("precision") == "fp8" and service.nodes.fp8_tflops <= service.nodes.bf16_tflops:
             return False
         if not chosen.get("prefill_tp") and chosen.get("prefill_workers", 1) != 1:
             return False
         if chosen.get("attention_dp") and (chosen["tp"] == 1 or chosen["pp"] > 1):
             return False
-        return not V.problems(self.plan(chosen), service)
+        return not problems(self.plan(chosen), service)
 
     def score(self) -> tuple[float, dict[str, Any]]:
         """Return the reward, and the plan with what it gives."""
         assert self.case is not None
         job, plan = self.case.job, self.plan(self.chosen)
-        out = V.evaluate(job.service, job.load, plan)
+        out = evaluate(job.service, job.load, plan)
         ttft, tpot, use = float(out[0]), float(out[1]), float(out[2])
         told = {
             "plan": plan,
             "ttft_s": ttft,
             "tpot_s": tpot,
-            "meets": V.meets(out, job.load),
+            "meets": meets(out, job.load),
             "gpus": plan.gpus,
             "regret": plan.gpus / self.case.best - 1,
         }

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tunewright.envs.parallelism import plans, search, timeline
-from tunewright.envs.parallelism.training import RESULTS, Job
+from tunewright.envs.parallelism import plans, search
+from tunewright.envs.parallelism.estimate import RESULTS
+from tunewright.envs.parallelism.training import Job
 
 DRAWN_BATCHES = 24  # micro-batches that the timeline shows at most
 DRAWN_STAGES = 64
@@ -14,19 +15,23 @@ DRAWN_STAGES = 64
 
 def pipeline(job: Job, plan: plans.Plan, values: Any) -> Any:
     """Draw the plan's pipeline: one iteration, at most ``DRAWN_BATCHES`` micro-batches of it."""
+    from tunewright.envs.parallelism.pipeline import schedule
+    from tunewright.report.timeline import figure
+
     v = dict(zip(RESULTS, map(float, values), strict=True))
     rounds = job.global_batch // (plan.dp * plan.micro_batch)
     stages, batches = min(plan.pp, DRAWN_STAGES), min(rounds, max(DRAWN_BATCHES, 2 * plan.pp))
     per_pass = (v["compute_s"] + v["tensor_s"] + v["expert_s"] + v["context_s"] + v["overhead_s"]) / rounds
     forward, backward = [per_pass / 3.0] * stages, [per_pass * 2.0 / 3.0] * stages
-    made = timeline.schedule(stages, batches, forward, backward, v["pipeline_s"] / max(2 * rounds, 1))
+    bars = schedule(stages, batches, forward, backward, v["pipeline_s"] / max(2 * rounds, 1))
     note = f"seconds; {batches} of {rounds} micro-batches" + (", drawn without interleaving" if plan.chunks > 1 else "")
-    return timeline.draw(made, stages, note)
+    return figure(bars, "the pipeline's schedule", note)
 
 
 def write_page(path: Path, job: Job, document: dict[str, Any], found: search.Found) -> None:
     """Write the figures of a training plan's document."""
-    from tunewright.report.charts import bars, curves, stacks, write_page
+    from tunewright.report.pages import write_figures
+    from tunewright.report.svg import bars, curves, stacks
 
     best = document["best"]
     rows = [("best", best)] + [(n, b) for n, b in document["baselines"].items() if b]
@@ -68,7 +73,7 @@ def write_page(path: Path, job: Job, document: dict[str, Any], found: search.Fou
         sections.append(
             ("The pipeline", pipeline(job, plan, found.values[0]), "1F1B of the best plan; gaps are the bubble.")
         )
-    write_page(
+    write_figures(
         path,
         f"Training {document['model']} on {document['cluster']}",
         f"{best['short']}; {document['calibration']['source']}",

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.envs.parallelism import clusters, models, plans, scenario, search, serving
+from tunewright.envs.parallelism import clusters, models, plans, scenario, search, serving, serving_load
 from tunewright.envs.parallelism.jobs import job_of
 from tunewright.envs.parallelism.training import Job
 from tunewright.errors import ConfigError
@@ -136,5 +136,5 @@ def other_plans(
         key = tuple(found.plans[k, :8])
         if key not in seen and len(made) < most:
             seen.add(key)
-            made.append(serving.describe(service, load, found.plan(int(k)), found.values[k]))
+            made.append(serving_load.describe(service, load, found.plan(int(k)), found.values[k]))
     return made

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.envs.parallelism.training import COLUMNS, OVERLAP, PRECISION, RECOMPUTE, Floats, Job
+from tunewright.envs.parallelism.estimate import COLUMNS
+from tunewright.envs.parallelism.training import OVERLAP, PRECISION, RECOMPUTE, Floats, Job
 from tunewright.errors import ConfigError, unknown
 
 MOST_MICRO = 16  # sequences of a micro-batch
@@ -61,7 +62,9 @@ class Plan:
     @property
     def short(self) -> str:
         """The plan in a line, what is at its default left out."""
-        degrees = [f"{n.upper()}{getattr(self, n)}" for n in ("tp", "cp", "pp", "dp", "ep") if getattr(self, n) > 1]
+        degrees = [
+            f"{name.upper()}{getattr(self, name)}" for name in ("tp", "cp", "pp", "dp", "ep") if getattr(self, name) > 1
+        ]
         words = [
             *(degrees or ["one GPU"]),
             f"micro-batch {self.micro_batch}",
@@ -77,14 +80,14 @@ class Plan:
 
 def from_row(row: Sequence[float] | Floats) -> Plan:
     """Return the plan of a row of the model."""
-    v = dict(zip(COLUMNS, (int(x) for x in row), strict=True))
+    of = dict(zip(COLUMNS, (int(value) for value in row), strict=True))
     return Plan(
-        **{n: v[n] for n in ("tp", "pp", "dp", "cp", "ep", "micro_batch", "chunks", "zero")},
-        recompute=RECOMPUTE[v["recompute"]],
-        sequence_parallel=bool(v["sequence_parallel"]),
-        overlap=OVERLAP[v["overlap"]],
-        offload=bool(v["offload"]),
-        precision=PRECISION[v["precision"]],
+        **{name: of[name] for name in ("tp", "pp", "dp", "cp", "ep", "micro_batch", "chunks", "zero")},
+        recompute=RECOMPUTE[of["recompute"]],
+        sequence_parallel=bool(of["sequence_parallel"]),
+        overlap=OVERLAP[of["overlap"]],
+        offload=bool(of["offload"]),
+        precision=PRECISION[of["precision"]],
     )
 
 
@@ -102,11 +105,13 @@ def plan_from(values: Mapping[str, Any]) -> Plan:
     for name, options in (("recompute", RECOMPUTE), ("overlap", OVERLAP), ("precision", PRECISION)):
         if values.get(name, options[0]) not in options:
             raise ConfigError(f"{name} must be one of {', '.join(options)}, not {values[name]!r}")
-    made: dict[str, Any] = {n: (bool(v) if isinstance(getattr(known, n), bool) else v) for n, v in values.items()}
-    for name, value in made.items():
+    parts: dict[str, Any] = {
+        name: bool(value) if isinstance(getattr(known, name), bool) else value for name, value in values.items()
+    }
+    for name, value in parts.items():
         if isinstance(getattr(known, name), int) and not isinstance(value, int):
             raise ConfigError(f"{name} must be a whole number, not {value!r}")
-    return Plan(**made)
+    return Plan(**parts)
 
 
 def divisors(n: int) -> list[int]:
@@ -159,32 +164,33 @@ def near(value: int, legal: Sequence[int]) -> str:
 
 def problems(plan: Plan, job: Job) -> list[str]:
     """Say which rules a plan breaks, each with the nearest legal values; empty for a legal plan."""
-    m, n = job.model, job.nodes
-    found = []
+    model, nodes = job.model, job.nodes
+    broken = []
     for name in ("tp", "pp", "dp", "cp", "ep", "micro_batch", "chunks"):
         if getattr(plan, name) < 1:
-            found.append(f"{name} must be at least 1, not {getattr(plan, name)}")
-    if found:
-        return found
+            broken.append(f"{name} must be at least 1, not {getattr(plan, name)}")
+    if broken:
+        return broken
     size = plan.tp * plan.pp * plan.dp * plan.cp
-    if size != n.gpus:
-        rest = n.gpus // (plan.tp * plan.pp * plan.cp)
-        hint = f"dp = {rest} would" if rest and rest * plan.tp * plan.pp * plan.cp == n.gpus else (
-            f"{plan.tp * plan.pp * plan.cp} does not divide {n.gpus}; tp can be {near(plan.tp, divisors(n.gpus))}"
-        )  # fmt: skip
-        found.append(
-            f"tp {plan.tp} * pp {plan.pp} * dp {plan.dp} * cp {plan.cp} is {size}, not the {n.gpus} GPUs; {hint}"
+    if size != nodes.gpus:
+        others = plan.tp * plan.pp * plan.cp
+        if nodes.gpus % others == 0:
+            hint = f"dp = {nodes.gpus // others} would"
+        else:
+            hint = f"{others} does not divide {nodes.gpus}; tp can be {near(plan.tp, divisors(nodes.gpus))}"
+        broken.append(
+            f"tp {plan.tp} * pp {plan.pp} * dp {plan.dp} * cp {plan.cp} is {size}, not the {nodes.gpus} GPUs; {hint}"
         )
     for _, count, what in _split_by_tp(job):
         if count % plan.tp:
-            found.append(f"tp {plan.tp} does not divide the {count} {what}; nearest: {near(plan.tp, divisors(count))}")
+            broken.append(f"tp {plan.tp} does not divide the {count} {what}; nearest: {near(plan.tp, divisors(count))}")
             break
-    if plan.pp > m.layers:
-        found.append(f"pp {plan.pp} is more than the {m.layers} layers")
-    elif plan.chunks > 1 and not evenly(m.layers, plan.pp * plan.chunks, ends=job.calibration.embedding_slots):
-        found.append(
-            f"chunks {plan.chunks} of {plan.pp} stages do not cut the {m.layers} layers evenly, as interleaving needs;"
-            f" nearest: {near(plan.chunks, legal_chunks(job, plan.pp))}"
+    if plan.pp > model.layers:
+        broken.append(f"pp {plan.pp} is more than the {model.layers} layers")
+    elif plan.chunks > 1 and not evenly(model.layers, plan.pp * plan.chunks, ends=job.calibration.embedding_slots):
+        broken.append(
+            f"chunks {plan.chunks} of {plan.pp} stages do not cut the {model.layers} layers evenly, as interleaving"
+            f" needs; nearest: {near(plan.chunks, legal_chunks(job, plan.pp))}"
         )
     if job.global_batch % (plan.dp * plan.micro_batch):
         legal = divisors(job.global_batch // plan.dp) if job.global_batch % plan.dp == 0 else []
@@ -193,46 +199,46 @@ def problems(plan: Plan, job: Job) -> list[str]:
             if legal
             else f"dp could be {near(plan.dp, divisors(job.global_batch))}"
         )
-        found.append(
+        broken.append(
             f"dp {plan.dp} * micro_batch {plan.micro_batch} does not divide the global batch of"
             f" {job.global_batch}; {said}"
         )
     elif plan.chunks > 1 and (plan.pp == 1 or (job.global_batch // (plan.dp * plan.micro_batch)) % plan.pp):
-        found.append(
+        broken.append(
             f"interleaving (chunks {plan.chunks}) needs a pipeline, and micro-batches that are a multiple of pp"
             f" {plan.pp}; there are {job.global_batch // (plan.dp * plan.micro_batch)}"
         )
     if plan.cp > 1 and job.seq % (2 * plan.cp):
-        found.append(
+        broken.append(
             f"cp {plan.cp} needs sequences that 2 * cp divides, not {job.seq}; nearest: {near(plan.cp, contexts(job))}"
         )
-    if plan.ep > 1 and not m.experts:
-        found.append(f"ep {plan.ep} needs a model with experts, and {m.name} has none")
-    elif plan.ep > 1 and (m.experts % plan.ep or (plan.dp * plan.cp) % plan.ep):
-        legal = [e for e in divisors(m.experts) if (plan.dp * plan.cp) % e == 0]
-        found.append(
-            f"ep {plan.ep} must divide the {m.experts} experts and dp * cp = {plan.dp * plan.cp}; nearest:"
+    if plan.ep > 1 and not model.experts:
+        broken.append(f"ep {plan.ep} needs a model with experts, and {model.name} has none")
+    elif plan.ep > 1 and (model.experts % plan.ep or (plan.dp * plan.cp) % plan.ep):
+        legal = [e for e in divisors(model.experts) if (plan.dp * plan.cp) % e == 0]
+        broken.append(
+            f"ep {plan.ep} must divide the {model.experts} experts and dp * cp = {plan.dp * plan.cp}; nearest:"
             f" {near(plan.ep, legal)}"
         )
     if plan.sequence_parallel and plan.tp == 1:
-        found.append("sequence_parallel needs tp above 1")
+        broken.append("sequence_parallel needs tp above 1")
     if plan.zero not in (0, 1, 2, 3):
-        found.append(f"zero must be 0, 1, 2 or 3, not {plan.zero}")
+        broken.append(f"zero must be 0, 1, 2 or 3, not {plan.zero}")
     elif plan.zero == 3 and plan.pp > 1:
-        found.append(
+        broken.append(
             "zero 3 gathers weights for each micro-batch and is not combined with a pipeline; take zero 1 or 2, or pp 1"
         )
     if plan.offload and plan.zero == 0:
-        found.append("offload needs zero 1 or more")
-    if plan.precision == "fp8" and n.fp8_tflops <= n.bf16_tflops:
-        found.append(f"{n.gpu} has no FP8")
-    return found
+        broken.append("offload needs zero 1 or more")
+    if plan.precision == "fp8" and nodes.fp8_tflops <= nodes.bf16_tflops:
+        broken.append(f"{nodes.gpu} has no FP8")
+    return broken
 
 
 def _split_by_tp(job: Job) -> list[tuple[str, int, str]]:
-    m = job.model
-    split = [("heads", m.heads, "attention heads"), ("ffn", m.ffn, "hidden units of a feed-forward layer")]
-    return [*split, ("experts", m.expert_ffn, "hidden units of an expert")] if m.experts else split
+    model = job.model
+    split = [("heads", model.heads, "attention heads"), ("ffn", model.ffn, "hidden units of a feed-forward layer")]
+    return [*split, ("experts", model.expert_ffn, "hidden units of an expert")] if model.experts else split
 
 
 def contexts(job: Job) -> list[int]:
@@ -271,7 +277,7 @@ def enumerate_plans(job: Job, choices: Choices | None = None) -> Iterator[Floats
     def only(name: str, values: Sequence[int]) -> list[int]:
         return [v for v in values if v == fixed.get(name, v)]
 
-    m, n, batch = job.model, job.nodes, job.global_batch
+    model, nodes, batch = job.model, job.nodes, job.global_batch
     # a fused kernel has nothing that selective recomputation could save
     recompute = [
         RECOMPUTE.index(r)
@@ -283,25 +289,25 @@ def enumerate_plans(job: Job, choices: Choices | None = None) -> Iterator[Floats
     ]
     precision = [
         PRECISION.index(p) for p in choices.precision
-        if p == fixed.get("precision", p) and (p == "bf16" or n.fp8_tflops > n.bf16_tflops)
+        if p == fixed.get("precision", p) and (p == "bf16" or nodes.fp8_tflops > nodes.bf16_tflops)
     ]  # fmt: skip
     overlap = [OVERLAP.index(o) for o in choices.overlap if o == fixed.get("overlap", o)]
     degrees = [
         t
-        for t in divisors(n.gpus)
-        if all(count % t == 0 for _, count, _ in _split_by_tp(job)) and t <= max(n.per_node, 8) * 2
+        for t in divisors(nodes.gpus)
+        if all(count % t == 0 for _, count, _ in _split_by_tp(job)) and t <= max(nodes.per_node, 8) * 2
     ]
     for tp, cp in itertools.product(only("tp", degrees), only("cp", contexts(job))):
-        if n.gpus % (tp * cp):
+        if nodes.gpus % (tp * cp):
             continue
-        for pp in only("pp", [p for p in divisors(n.gpus // (tp * cp)) if p <= m.layers]):
-            dp = n.gpus // (tp * cp * pp)
+        for pp in only("pp", [p for p in divisors(nodes.gpus // (tp * cp)) if p <= model.layers]):
+            dp = nodes.gpus // (tp * cp * pp)
             if batch % dp or dp != fixed.get("dp", dp):
                 continue
             rounds = batch // dp
             interleaved = legal_chunks(job, pp)
             micro = only("micro_batch", [b for b in divisors(rounds) if b <= MOST_MICRO])
-            experts = only("ep", [e for e in divisors(m.experts) if (dp * cp) % e == 0] if m.experts else [1])
+            experts = only("ep", [e for e in divisors(model.experts) if (dp * cp) % e == 0] if model.experts else [1])
             zero = [
                 z for z in choices.zero if z == fixed.get("zero", z) and (z < 3 or pp == 1) and (z == 0 or dp * cp > 1)
             ]

@@ -15,13 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.envs.parallelism.clusters import Cluster
+from tunewright.envs.parallelism.estimate import estimate_one
 from tunewright.envs.parallelism.plans import Plan, divisors
-from tunewright.envs.parallelism.training import RESULTS, Job, estimate_numpy
+from tunewright.envs.parallelism.training import Job
 from tunewright.errors import ConfigError
 
 BATCHING = ("pad", "pack", "balance")
 SEQUENCES, LENGTHS_SEED = 2048, 7  # lengths that stand for a job: the same for all plans and sessions
-TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")
 
 
 # -- sequences of unequal length --------------------------------------------------------------------
@@ -49,9 +49,10 @@ def lengths_of(job: Job) -> NDArray[np.int64]:
 
 def sequence_cost(lengths: Any, job: Job) -> Any:
     """Operations of a forward pass of sequences: weights for each token, scores for each pair [FLOP]."""
-    m = job.model
+    model = job.model
     pairs = lengths * (1.0 + lengths) / 2.0
-    return 2.0 * m.active_params * lengths + 2.0 * m.layers * m.heads * (m.qk_dim + m.v_dim) * pairs
+    scores = 2.0 * model.layers * model.heads * (model.qk_dim + model.v_dim) * pairs
+    return 2.0 * model.active_params * lengths + scores
 
 
 def batching_factor(lengths: NDArray[np.int64], job: Job, ranks: int, how: str) -> float:
@@ -77,32 +78,32 @@ def batching_factor(lengths: NDArray[np.int64], job: Job, ranks: int, how: str) 
         return each * float(sequence_cost(float(job.seq), job)) / ideal
     bins = _first_fit(np.sort(lengths)[::-1], job.seq)
     # attention stays inside a sequence, so a bin costs what its sequences cost, not what one of its length would
-    costs = [float(sequence_cost(np.array(b, dtype=float), job).sum()) for b in bins]
+    costs = [float(sequence_cost(np.array(inside, dtype=float), job).sum()) for inside in bins]
     loads = [0.0] * ranks
     if how == "pack":
-        for k, cost in enumerate(costs):
-            loads[k % ranks] += cost
+        for number, cost in enumerate(costs):
+            loads[number % ranks] += cost
     else:
-        heap = [(0.0, r) for r in range(ranks)]
+        heap = [(0.0, rank) for rank in range(ranks)]
         for cost in sorted(costs, reverse=True):
-            load, r = heapq.heappop(heap)
-            loads[r] = load + cost
-            heapq.heappush(heap, (loads[r], r))
+            load, rank = heapq.heappop(heap)
+            loads[rank] = load + cost
+            heapq.heappush(heap, (loads[rank], rank))
     return max(loads) / ideal
 
 
 def _first_fit(lengths: NDArray[np.int64], room: int) -> list[list[int]]:
-    """Put lengths into bins, each into the first with room; by free space, so that a bin is found quickly."""
+    """Put lengths into bins, each into the first with room."""
     bins: list[list[int]] = []
     free: list[int] = []
-    for length in (int(v) for v in lengths):
-        best = next((k for k, left in enumerate(free) if left >= length), None)
-        if best is None:
+    for length in map(int, lengths):
+        first = next((number for number, left in enumerate(free) if left >= length), None)
+        if first is None:
             bins.append([])
             free.append(room)
-            best = len(bins) - 1
-        bins[best].append(length)
-        free[best] -= length
+            first = len(bins) - 1
+        bins[first].append(length)
+        free[first] -= length
     return bins
 
 
@@ -144,30 +145,29 @@ def plan_mixed(cluster: Cluster, jobs: Sequence[Job], micro_batch: int = 1) -> M
     Raises:
         ConfigError: none fits.
     """
-    model, batch = jobs[0].model, jobs[0].global_batch
+    model, batch, groups = jobs[0].model, jobs[0].global_batch, cluster.groups
     best: Mixed | None = None
-    common = math.gcd(*(g.gpus for g in cluster.groups))
-    for tp in [t for t in divisors(common) if model.heads % t == 0 and t <= min(g.per_node for g in cluster.groups)]:
+    common = math.gcd(*(nodes.gpus for nodes in groups))
+    per_node = min(nodes.per_node for nodes in groups)
+    for tp in [t for t in divisors(common) if model.heads % t == 0 and t <= per_node]:
         for dp in [d for d in divisors(common // tp) if batch % (d * micro_batch) == 0]:
-            stages = [g.gpus // (tp * dp) for g in cluster.groups]
+            stages = [nodes.gpus // (tp * dp) for nodes in groups]
             if sum(stages) > model.layers:
                 continue
             speeds = [_per_layer(job, tp, dp, micro_batch) for job in jobs]
             by_speed = _deal(model.layers, stages, speeds)
             evenly = _deal(model.layers, stages, [1.0] * len(stages))
             rounds = batch // (dp * micro_batch)
-            times = []
-            for layers, between in ((by_speed, None), (evenly, None), (evenly, cluster.between_gb_s)):
-                times.append(_mixed_time(jobs, tp, dp, micro_batch, stages, layers, speeds, rounds, between))
-            made = tuple(
-                Plan(tp=tp, pp=max(s, 1), dp=dp, micro_batch=micro_batch, sequence_parallel=tp > 1, recompute="full")
-                for s in stages
-            )
-            if not _fits(jobs, made, stages, by_speed, sum(stages)):
+            times = [
+                _mixed_time(jobs, tp, dp, stages, layers, speeds, rounds, between)
+                for layers, between in ((by_speed, None), (evenly, None), (evenly, cluster.between_gb_s))
+            ]
+            plans = tuple(replace(_layer_plan(tp, dp, micro_batch), pp=max(count, 1)) for count in stages)
+            if not _fits(jobs, plans, stages, by_speed):
                 continue
             if best is None or times[0] < best.time_s:
                 best = Mixed(
-                    plans=made,
+                    plans=plans,
                     stages=tuple(stages),
                     layers=tuple(by_speed),
                     time_s=times[0],
@@ -179,69 +179,68 @@ def plan_mixed(cluster: Cluster, jobs: Sequence[Job], micro_batch: int = 1) -> M
     return best
 
 
+def _layer_plan(tp: int, dp: int, micro_batch: int) -> Plan:
+    return Plan(tp=tp, dp=dp, micro_batch=micro_batch, sequence_parallel=tp > 1, recompute="full")
+
+
 def _per_layer(job: Job, tp: int, dp: int, micro: int) -> float:
     """Time of one layer and micro-batch, forward and backward, on a kind of node."""
-    plan = Plan(tp=tp, pp=1, dp=dp, micro_batch=micro, sequence_parallel=tp > 1, recompute="full")
+    plan = _layer_plan(tp, dp, micro)
     alone = replace(job, nodes=replace(job.nodes, gpus=tp * dp), global_batch=dp * micro)
-    out = dict(zip(RESULTS, estimate_numpy(alone.numbers, plan.row[None])[0], strict=True))
-    return float(out["compute_s"] + out["tensor_s"] + out["overhead_s"]) / job.model.layers
+    cost = estimate_one(alone, plan.row)
+    return float(cost.compute_s + cost.tensor_s + cost.overhead_s) / job.model.layers
 
 
 def _deal(layers: int, stages: Sequence[int], seconds: Sequence[float]) -> list[int]:
     """Give layers to kinds so that the slowest stage is as fast as can be: each to the stage that stays fastest."""
-    slots = [(s, k) for k, count in enumerate(stages) for s in [seconds[k]] * count]
-    heap = [(cost, i) for i, (cost, _) in enumerate(slots)]
+    slots = [(seconds[kind], kind) for kind, count in enumerate(stages) for _ in range(count)]
+    heap = [(cost, slot) for slot, (cost, _) in enumerate(slots)]
     heapq.heapify(heap)
-    given = [0] * len(slots)
+    dealt = [0] * len(stages)
     for _ in range(layers):
-        after, i = heapq.heappop(heap)
-        given[i] += 1
-        heapq.heappush(heap, (after + slots[i][0], i))
-    out = [0] * len(stages)
-    for i, (_, k) in enumerate(slots):
-        out[k] += given[i]
-    return out
+        after, slot = heapq.heappop(heap)
+        cost, kind = slots[slot]
+        dealt[kind] += 1
+        heapq.heappush(heap, (after + cost, slot))
+    return dealt
 
 
 def _mixed_time(
     jobs: Sequence[Job],
     tp: int,
     dp: int,
-    micro: int,
     stages: Sequence[int],
     layers: Sequence[int],
     seconds: Sequence[float],
     rounds: int,
     between: float | None,
 ) -> float:
-    per_stage = [math.ceil(n / s) * t for n, s, t in zip(layers, stages, seconds, strict=True) if s]
-    whole = sum(n * t for n, t in zip(layers, seconds, strict=True))
-    longest = max(per_stage)
-    m = jobs[0].model
-    share = (
-        (m.attention_params + m.dense_ffn_params)
-        * max(math.ceil(n / s) for n, s in zip(layers, stages, strict=True) if s)
-        / tp
-    )
+    """Time of an iteration: the slowest stage sets the pace, and the slowest link the exchange of gradients [s]."""
+    fullest = [math.ceil(count / parts) for count, parts in zip(layers, stages, strict=True) if parts]
+    paces = [
+        math.ceil(count / parts) * cost for count, parts, cost in zip(layers, stages, seconds, strict=True) if parts
+    ]
+    whole = sum(count * cost for count, cost in zip(layers, seconds, strict=True))
+    longest = max(paces)
+    model = jobs[0].model
+    share = (model.attention_params + model.dense_ffn_params) * max(fullest) / tp
     sync = 0.0
     for job in jobs:
-        rate = (
-            (job.nodes.fabric_gb_s if between is None else min(between, job.nodes.fabric_gb_s))
-            * 1e9
-            * job.calibration.fabric
-        )
-        sync = max(sync, share * (1 - 1 / dp) * (job.calibration.weight_bytes + job.calibration.gradient_bytes) / rate)
+        link = job.nodes.fabric_gb_s if between is None else min(between, job.nodes.fabric_gb_s)
+        fit = job.calibration
+        sync = max(sync, share * (1 - 1 / dp) * (fit.weight_bytes + fit.gradient_bytes) / (link * 1e9 * fit.fabric))
     return rounds * longest + (whole - longest) + sync
 
 
-def _fits(jobs: Sequence[Job], made: Sequence[Plan], stages: Sequence[int], layers: Sequence[int], depth: int) -> bool:
-    for job, plan, count, own in zip(jobs, made, stages, layers, strict=True):
-        if not count or not own:
+def _fits(jobs: Sequence[Job], plans: Sequence[Plan], stages: Sequence[int], layers: Sequence[int]) -> bool:
+    depth = sum(stages)
+    for job, plan, count, dealt in zip(jobs, plans, stages, layers, strict=True):
+        if not count or not dealt:
             continue
-        per = math.ceil(own / count)
-        alone = replace(job, model=replace(job.model, layers=per), nodes=replace(job.nodes, gpus=plan.tp * plan.dp))
-        memory = estimate_numpy(alone.numbers, replace(plan, pp=1).row[None])[0][MEMORY]
-        kept = (depth - 1) * per * 2.0 * plan.micro_batch * job.seq * job.model.hidden / plan.tp * 1e-9
+        most = math.ceil(dealt / count)
+        alone = replace(job, model=replace(job.model, layers=most), nodes=replace(job.nodes, gpus=plan.tp * plan.dp))
+        memory = estimate_one(alone, replace(plan, pp=1).row).memory_gb
+        kept = (depth - 1) * most * 2.0 * plan.micro_batch * job.seq * job.model.hidden / plan.tp * 1e-9
         if memory + kept > job.nodes.memory_gb:
             return False
     return True
@@ -310,7 +309,7 @@ def without_a_rank(job: Job, plan: Plan) -> float | None:
         return None
     left = replace(plan, dp=plan.dp - 1)
     gpus = left.tp * left.pp * left.cp * left.dp
-    return float(estimate_numpy(replace(job, nodes=replace(job.nodes, gpus=gpus)).numbers, left.row[None])[0][TIME])
+    return float(estimate_one(replace(job, nodes=replace(job.nodes, gpus=gpus)), left.row).time_s)
 
 
 def with_failures(

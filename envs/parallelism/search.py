@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.parallelism import clusters
-from tunewright.envs.parallelism import plans as P
-from tunewright.envs.parallelism.training import COLUMNS, OVERLAP, PRECISION, RESULTS, Floats, Job, estimate
+from tunewright.envs.parallelism import clusters, plans
+from tunewright.envs.parallelism.estimate import COLUMNS, RESULTS, estimate
+from tunewright.envs.parallelism.training import OVERLAP, PRECISION, Floats, Job
 from tunewright.errors import ConfigError
 
 TIME, MEMORY = RESULTS.index("time_s"), RESULTS.index("memory_gb")
@@ -47,7 +48,7 @@ class Found:
     seconds: float = 0.0
 
 
-def search(job: Job, choices: P.Choices | None = None) -> Found:
+def search(job: Job, choices: plans.Choices | None = None) -> Found:
     """Estimate all legal plans.
 
     Args:
@@ -59,15 +60,17 @@ def search(job: Job, choices: P.Choices | None = None) -> Found:
         TooManyPlansError: there are more than ``plans.LIMIT``.
     """
     numbers = job.numbers
-    estimate(numbers, P.Plan().row[None])  # compiles
+    estimate(numbers, plans.Plan().row[None])  # compiles
     start = time.perf_counter()
     found, buffer = Found(), np.empty((0, len(RESULTS)))
-    for rows in P.enumerate_plans(job, choices):
+    for rows in plans.enumerate_plans(job, choices):
         if len(buffer) < len(rows):
             buffer = np.empty((len(rows), len(RESULTS)))
         out = estimate(numbers, rows, buffer[: len(rows)])
-        if found.counted + len(rows) > P.LIMIT:
-            raise TooManyPlansError(f"more than {P.LIMIT:,} legal plans; fix a part of the plan, or let a tuner search")
+        if found.counted + len(rows) > plans.LIMIT:
+            raise TooManyPlansError(
+                f"more than {plans.LIMIT:,} legal plans; fix a part of the plan, or let a tuner search"
+            )
         collect(found, rows, out, job)
     found.seconds = time.perf_counter() - start
     if not found.counted:
@@ -108,48 +111,47 @@ def pareto(values: Floats) -> NDArray[np.intp]:
     return order[first]
 
 
-def _nothing_legal(job: Job, choices: P.Choices | None) -> str:
-    m, n = job.model, job.nodes
-    text = f"no legal plan splits {m.name} over {n.gpus} GPUs with a global batch of {job.global_batch}"
+def _nothing_legal(job: Job, choices: plans.Choices | None) -> str:
+    model, gpus = job.model, job.nodes.gpus
+    text = f"no legal plan splits {model.name} over {gpus} GPUs with a global batch of {job.global_batch}"
     if choices and choices.fixed:
-        return f"{text} when {', '.join(f'{k} = {v}' for k, v in choices.fixed.items())}; fix less"
-    degrees = [t for t in P.divisors(n.gpus) if m.heads % t == 0]
+        return f"{text} when {', '.join(f'{name} = {value}' for name, value in choices.fixed.items())}; fix less"
+    degrees = [t for t in plans.divisors(gpus) if model.heads % t == 0]
     return (
-        f"{text}: tp must divide {m.heads} heads and the GPUs ({', '.join(map(str, degrees[:8]))}), pp must be at most"
-        f" {m.layers}, and dp, which is what is left, must divide the batch; try another number of GPUs or a"
+        f"{text}: tp must divide {model.heads} heads and the GPUs ({', '.join(map(str, degrees[:8]))}), pp must be at"
+        f" most {model.layers}, and dp, which is what is left, must divide the batch; try another number of GPUs or a"
         " batch that is a multiple of more of them"
     )
 
 
 def describe(job: Job, row: Floats, values: Floats) -> dict[str, Any]:
     """Return a plan with what it costs, as ``tunewright plan train --json`` prints it."""
-    plan, time_s = P.from_row(row), float(values[TIME])
-    v = dict(zip(RESULTS, map(float, values), strict=True))
-    n = job.nodes
-    mfu = job.model_flops / time_s / n.gpus / (n.bf16_tflops * 1e12)
+    plan, nodes = plans.from_row(row), job.nodes
+    cost = dict(zip(RESULTS, map(float, values), strict=True))
+    time_s, tokens = cost["time_s"], job.seq * job.global_batch
+    mfu = job.model_flops / time_s / nodes.gpus / (nodes.bf16_tflops * 1e12)
+    memory = {part: cost[f"{part}_gb"] * 1e9 / 2**30 for part in MEMORY_PARTS}
     return {
-        "plan": {c: getattr(plan, c) for c in COLUMNS},
+        "plan": {name: getattr(plan, name) for name in COLUMNS},
         "short": plan.short,
         "time_s": time_s,
-        "tokens_per_s_per_gpu": job.seq * job.global_batch / time_s / n.gpus,
+        "tokens_per_s_per_gpu": tokens / time_s / nodes.gpus,
         "mfu": mfu,
         "hfu": mfu * hardware_share(job, plan),
-        "memory_gib": {p: v[f"{p}_gb"] * 1e9 / 2**30 for p in MEMORY_PARTS} | {"total": v["memory_gb"] * 1e9 / 2**30},
-        "fits": v["memory_gb"] <= n.memory_gb,
-        "parts_s": {p: v[f"{p}_s"] for p in PARTS},
+        "memory_gib": memory | {"total": cost["memory_gb"] * 1e9 / 2**30},
+        "fits": cost["memory_gb"] <= nodes.memory_gb,
+        "parts_s": {part: cost[f"{part}_s"] for part in PARTS},
         "cost": {
-            "dollars_per_iteration": time_s / 3600 * n.gpus * n.dollars_hour,
-            "dollars_per_million_tokens": time_s / 3600 * n.gpus * n.dollars_hour / (job.seq * job.global_batch) * 1e6,
-            "joules_per_token": time_s * n.gpus * n.watts / (job.seq * job.global_batch),
+            "dollars_per_iteration": time_s / 3600 * nodes.gpus * nodes.dollars_hour,
+            "dollars_per_million_tokens": time_s / 3600 * nodes.gpus * nodes.dollars_hour / tokens * 1e6,
+            "joules_per_token": time_s * nodes.gpus * nodes.watts / tokens,
         },
     }
 
 
-def hardware_share(job: Job, plan: P.Plan) -> float:
+def hardware_share(job: Job, plan: plans.Plan) -> float:
     """Operations that the hardware executes over those that the model needs (HFU over MFU)."""
-    m = job.model
-    weights = m.active_params - m.embedding_params * (0 if m.tied else 1) - m.positions * m.hidden
-    head = m.embedding_params
+    weights, head = job.used_weights, job.model.embedding_params
     scores = job.model_flops / (6.0 * job.seq * job.global_batch) - weights
     again = {"none": 0.0, "selective": scores, "full": weights - head + scores}[plan.recompute]
     return 1.0 + again / (3.0 * (weights + scores))
@@ -170,18 +172,18 @@ def baselines(job: Job) -> dict[str, tuple[Floats, Floats] | None]:
     """
     return {
         "megatron": _megatron(job), "zero3": _zero3(job), "tensor": _tensor(job),
-        "defaults": _first_fit(job, [P.Plan(dp=job.nodes.gpus, zero=1 if job.nodes.gpus > 1 else 0)]),
+        "defaults": _first_fit(job, [plans.Plan(dp=job.nodes.gpus, zero=1 if job.nodes.gpus > 1 else 0)]),
     }  # fmt: skip
 
 
-def _first_fit(job: Job, candidates: Sequence[P.Plan]) -> tuple[Floats, Floats] | None:
-    legal = [p for p in candidates if not P.problems(p, job)]
+def _first_fit(job: Job, candidates: Sequence[plans.Plan]) -> tuple[Floats, Floats] | None:
+    legal = [plan for plan in candidates if not plans.problems(plan, job)]
     if not legal:
         return None
-    rows = np.array([p.row for p in legal])
-    out = estimate(job.numbers, rows)
-    fits = np.flatnonzero(out[:, MEMORY] <= job.nodes.memory_gb)
-    return (rows[fits[0]], out[fits[0]]) if len(fits) else None
+    rows = np.array([plan.row for plan in legal])
+    results = estimate(job.numbers, rows)
+    fits = np.flatnonzero(results[:, MEMORY] <= job.nodes.memory_gb)
+    return (rows[fits[0]], results[fits[0]]) if len(fits) else None
 
 
 def _recomputes(job: Job) -> tuple[str, ...]:
@@ -189,142 +191,102 @@ def _recomputes(job: Job) -> tuple[str, ...]:
 
 
 def _megatron(job: Job) -> tuple[Floats, Floats] | None:
-    gpus = job.nodes.gpus
-    tensor = [t for t in P.divisors(gpus) if t <= job.nodes.per_node]
-    made = []
-    for size in P.divisors(gpus):  # fewest GPUs for a replica first, so most data parallelism
-        for tp in [t for t in tensor if size % t == 0][::-1][:1]:
-            for recompute in _recomputes(job):
-                for cp in P.contexts(job):
-                    if (gpus // size) % cp:
-                        continue
-                    dp = gpus // size // cp
-                    for chunks in range(P.MOST_CHUNKS, 0, -1):
-                        ep = (
-                            max(
-                                (
-                                    e
-                                    for e in P.divisors(job.model.experts)
-                                    if (dp * cp) % e == 0 and e <= job.nodes.per_node
-                                ),
-                                default=1,
-                            )
-                            if job.model.experts
-                            else 1
-                        )
-                        made.append(
-                            P.Plan(
-                                tp=tp,
-                                pp=size // tp,
-                                dp=dp,
-                                cp=cp,
-                                ep=ep,
-                                chunks=chunks,
-                                recompute=recompute,
-                                zero=1 if dp * cp > 1 else 0,
-                                sequence_parallel=tp > 1,
-                            )
-                        )
-    return _first_fit(job, made)
+    gpus, per_node = job.nodes.gpus, job.nodes.per_node
+    expert_degrees = [e for e in plans.divisors(job.model.experts) if e <= per_node] if job.model.experts else []
+    candidates = []
+    for size in plans.divisors(gpus):  # fewest GPUs for a replica first, so most data parallelism
+        tp = max(t for t in plans.divisors(size) if t <= per_node)
+        for recompute, cp in itertools.product(_recomputes(job), plans.contexts(job)):
+            if (gpus // size) % cp:
+                continue
+            dp = gpus // size // cp
+            plan = plans.Plan(
+                tp=tp,
+                pp=size // tp,
+                dp=dp,
+                cp=cp,
+                ep=max((e for e in expert_degrees if (dp * cp) % e == 0), default=1),
+                recompute=recompute,
+                zero=1 if dp * cp > 1 else 0,
+                sequence_parallel=tp > 1,
+            )
+            candidates += [replace(plan, chunks=chunks) for chunks in range(plans.MOST_CHUNKS, 0, -1)]
+    return _first_fit(job, candidates)
 
 
-def _micro(job: Job) -> list[int]:
-    return [b for b in P.divisors(job.global_batch) if b <= P.MOST_MICRO][::-1]
+def _micro_batches(job: Job) -> list[int]:
+    return [size for size in plans.divisors(job.global_batch) if size <= plans.MOST_MICRO][::-1]
 
 
 def _zero3(job: Job) -> tuple[Floats, Floats] | None:
+    gpus = job.nodes.gpus
+    degrees = [cp for cp in plans.contexts(job) if gpus % cp == 0]
     return _first_fit(job, [
-        P.Plan(dp=job.nodes.gpus // cp, cp=cp, zero=3, micro_batch=b, recompute=r)
-        for cp in P.contexts(job) if job.nodes.gpus % cp == 0 for r in _recomputes(job) for b in _micro(job)
+        plans.Plan(dp=gpus // cp, cp=cp, zero=3, micro_batch=size, recompute=recompute)
+        for cp, recompute, size in itertools.product(degrees, _recomputes(job), _micro_batches(job))
     ])  # fmt: skip
 
 
 def _tensor(job: Job) -> tuple[Floats, Floats] | None:
-    return _first_fit(
-        job,
-        [
-            P.Plan(
-                tp=t,
-                dp=job.nodes.gpus // t,
-                zero=1 if job.nodes.gpus > t else 0,
-                micro_batch=b,
-                recompute=r,
-                sequence_parallel=t > 1,
-            )
-            for t in P.divisors(job.nodes.gpus)
-            for r in _recomputes(job)
-            for b in _micro(job)
-        ],
-    )
+    gpus = job.nodes.gpus
+    candidates = []
+    for tp, recompute, size in itertools.product(plans.divisors(gpus), _recomputes(job), _micro_batches(job)):
+        plan = plans.Plan(tp=tp, dp=gpus // tp, micro_batch=size, recompute=recompute, sequence_parallel=tp > 1)
+        candidates.append(replace(plan, zero=1 if gpus > tp else 0))
+    return _first_fit(job, candidates)
 
 
 # -- what bounds a plan -----------------------------------------------------------------------------
 
 
-def neighbours(job: Job, plan: P.Plan) -> list[tuple[str, P.Plan]]:
+def neighbours(job: Job, plan: plans.Plan) -> list[tuple[str, plans.Plan]]:
     """Return the legal plans that differ in one choice, each with what was changed, in words.
 
     Degrees trade a factor of two with another one, so that the number of GPUs stays.
     """
-    made: list[tuple[str, P.Plan]] = []
-    degrees = ("tp", "pp", "cp", "dp")
-    for up in degrees:
-        for down in degrees:
-            if up != down and getattr(plan, down) % 2 == 0:
-                changed = replace(plan, **{up: getattr(plan, up) * 2, down: getattr(plan, down) // 2})
-                changed = replace(changed, sequence_parallel=plan.sequence_parallel and changed.tp > 1)
-                if changed.pp == 1:
-                    changed = replace(changed, chunks=1)
-                made.append(
-                    (
-                        f"{up} {getattr(plan, up)} → {getattr(changed, up)},"
-                        f" {down} {getattr(plan, down)} → {getattr(changed, down)}",
-                        changed,
-                    )
-                )
-    for name in ("micro_batch", "chunks", "ep"):
-        for value in (getattr(plan, name) * 2, getattr(plan, name) // 2):
-            made.append((f"{name} {getattr(plan, name)} → {value}", replace(plan, **{name: value})))
-    made += [(f"zero {plan.zero} → {z}", replace(plan, zero=z)) for z in range(4) if z != plan.zero]
-    made += [
-        (f"recompute {plan.recompute} → {r}", replace(plan, recompute=r))
-        for r in _recomputes(job)
-        if r != plan.recompute
+    changes: list[tuple[str, plans.Plan]] = []
+    for up, down in itertools.permutations(("tp", "pp", "cp", "dp"), 2):
+        more, less = getattr(plan, up), getattr(plan, down)
+        if less % 2 == 0:
+            other = replace(plan, **{up: more * 2, down: less // 2})
+            other = replace(other, sequence_parallel=plan.sequence_parallel and other.tp > 1)
+            if other.pp == 1:
+                other = replace(other, chunks=1)
+            changes.append((f"{up} {more} → {more * 2}, {down} {less} → {less // 2}", other))
+    options: list[tuple[str, Sequence[Any]]] = [
+        *((name, (getattr(plan, name) * 2, getattr(plan, name) // 2)) for name in ("micro_batch", "chunks", "ep")),
+        ("zero", range(4)),
+        ("recompute", _recomputes(job)),
+        ("overlap", OVERLAP),
+        ("precision", PRECISION),
+        *((name, (not getattr(plan, name),)) for name in ("sequence_parallel", "offload")),
     ]
-    made += [(f"overlap {plan.overlap} → {o}", replace(plan, overlap=o)) for o in OVERLAP if o != plan.overlap]
-    made += [
-        (f"precision {plan.precision} → {p}", replace(plan, precision=p)) for p in PRECISION if p != plan.precision
-    ]
-    for name in ("sequence_parallel", "offload"):
-        flipped: dict[str, Any] = {name: not getattr(plan, name)}
-        made.append(
-            (
-                f"{name} {'on' if getattr(plan, name) else 'off'} → {'off' if getattr(plan, name) else 'on'}",
-                replace(plan, **flipped),
-            )
-        )
-    return [(what, p) for what, p in made if not P.problems(p, job)]
+    for name, values in options:
+        now = getattr(plan, name)
+        for value in values:
+            if value != now:
+                words = [{True: "on", False: "off"}[v] if isinstance(v, bool) else v for v in (now, value)]
+                changes.append((f"{name} {words[0]} → {words[1]}", replace(plan, **{name: value})))
+    return [(what, other) for what, other in changes if not plans.problems(other, job)]
 
 
 def explain(job: Job, row: Floats, values: Floats) -> dict[str, Any]:
     """Say what a plan's time goes to, and what changes when one choice does."""
-    v = dict(zip(RESULTS, map(float, values), strict=True))
-    parts = sorted(((p, v[f"{p}_s"] / v["time_s"]) for p in PARTS), key=lambda x: -x[1])
-    near = neighbours(job, P.from_row(row))
-    moved = []
+    cost = dict(zip(RESULTS, map(float, values), strict=True))
+    shares = sorted(((part, cost[f"{part}_s"] / cost["time_s"]) for part in PARTS), key=lambda share: -share[1])
+    near = neighbours(job, plans.from_row(row))
+    changes = []
     if near:
-        out = estimate(job.numbers, np.array([p.row for _, p in near]))
-        for (what, _), other in zip(near, out, strict=True):
-            moved.append(
-                {
-                    "change": what,
-                    "time_ratio": float(other[TIME] / values[TIME]),
-                    "memory_gib": float(other[MEMORY]) * 1e9 / 2**30,
-                    "fits": bool(other[MEMORY] <= job.nodes.memory_gb),
-                }
-            )
-    moved.sort(key=lambda e: (not e["fits"], e["time_ratio"]))
-    return {"bound_by": parts[0][0], "shares": dict(parts), "changes": moved}
+        results = estimate(job.numbers, np.array([plan.row for _, plan in near]))
+        for (what, _), other in zip(near, results, strict=True):
+            changes.append({
+                "change": what,
+                "time_ratio": float(other[TIME] / values[TIME]),
+                "memory_gib": float(other[MEMORY]) * 1e9 / 2**30,
+                "fits": bool(other[MEMORY] <= job.nodes.memory_gb),
+            })  # fmt: skip
+    changes.sort(key=lambda change: (not change["fits"], change["time_ratio"]))
+    return {"bound_by": shares[0][0], "shares": dict(shares), "changes": changes}
 
 
 def shortage(job: Job, found: Found) -> str:
@@ -332,7 +294,11 @@ def shortage(job: Job, found: Found) -> str:
     assert found.smallest is not None
     row, values = found.smallest
     needs, has = float(values[MEMORY]), job.nodes.memory_gb
-    larger = [f"{k} ({p['memory_gb']:.0f} GB)" for k, p in clusters.presets().items() if p["memory_gb"] >= needs]
+    larger = [
+        f"{kind} ({preset['memory_gb']:.0f} GB)"
+        for kind, preset in clusters.presets().items()
+        if preset["memory_gb"] >= needs
+    ]
     hints = []
     for factor in (2, 4, 8, 16, 32, 64):
         more = replace(job, nodes=replace(job.nodes, gpus=job.nodes.gpus * factor))
@@ -348,6 +314,6 @@ def shortage(job: Job, found: Found) -> str:
         hints.append("shorter sequences")
     return (
         f"{job.model.name} does not fit on {job.nodes.gpus} {job.nodes.gpu}: the leanest of {found.counted:,}"
-        f" legal plans ({P.from_row(row).short}) needs {needs:.1f} GB a GPU, {needs - has:.1f} GB more than the"
+        f" legal plans ({plans.from_row(row).short}) needs {needs:.1f} GB a GPU, {needs - has:.1f} GB more than the"
         f" {has:.0f} GB it has. It would fit with {' or '.join(hints) or 'a smaller model'}."
     )

@@ -116,50 +116,50 @@ def missed(chance: Any, tokens: Any) -> Any:
     return chance**tokens
 
 
-def decode_s(e: Engine, batch: Any, context: Any) -> Any:
+def decode_s(engine: Engine, batch: Any, context: Any) -> Any:
     """Return the time of a step that decodes.
 
     Args:
-        e: the engine.
+        engine: the engine.
         batch: sequences, all attention ranks together.
         context: mean tokens of a sequence so far.
 
     Returns:
         Seconds.
     """
-    share = batch / e.ranks
-    touched = 1.0 - missed(e.chance, batch)
-    heavy = larger(e.weights_s + e.experts_s * touched, e.token_s * batch + e.rank_token_s * share)
-    return e.fixed_s + heavy + e.reduce_s * batch + (e.cache_s * context + e.sequence_s) * share
+    share = batch / engine.ranks
+    touched = 1.0 - missed(engine.chance, batch)
+    heavy = larger(engine.weights_s + engine.experts_s * touched, engine.token_s * batch + engine.rank_token_s * share)
+    return engine.fixed_s + heavy + engine.reduce_s * batch + (engine.cache_s * context + engine.sequence_s) * share
 
 
-def prefill_s(e: Engine, tokens: Any, before: Any = 0.0) -> Any:
+def prefill_s(engine: Engine, tokens: Any, before: Any = 0.0) -> Any:
     """Return the time of computing a prompt, or a chunk of one.
 
     Args:
-        e: the engine.
+        engine: the engine.
         tokens: tokens of the chunk.
         before: tokens of the prompt that were computed already.
 
     Returns:
         Seconds.
     """
-    return e.prefill_s * tokens + e.prefill_pair_s * tokens * (before + 0.5 * tokens)
+    return engine.prefill_s * tokens + engine.prefill_pair_s * tokens * (before + 0.5 * tokens)
 
 
-def tpot_s(e: Engine, batch: Any, isl: Any, osl: Any) -> Any:
+def tpot_s(engine: Engine, batch: Any, isl: Any, osl: Any) -> Any:
     """Return the mean time of an output token at a steady batch, with prefills between the steps."""
-    return decode_s(e, batch, isl + 0.5 * osl) + batch / osl * (prefill_s(e, isl) + e.admit_s)
+    return decode_s(engine, batch, isl + 0.5 * osl) + batch / osl * (prefill_s(engine, isl) + engine.admit_s)
 
 
-def iteration_s(e: Engine, batch: Any, context: Any, tokens: Any, pairs: Any) -> Any:
+def iteration_s(engine: Engine, batch: Any, context: Any, tokens: Any, pairs: Any) -> Any:
     """Return the time of an iteration that decodes and computes parts of prompts at once.
 
     Decoding waits for the memory and prompts for arithmetic, so the weights come once, beside the products; without
     prompts it is ``decode_s``. Attention is not shared.
 
     Args:
-        e: the engine.
+        engine: the engine.
         batch: tokens that are decoded, all attention ranks together.
         context: tokens that they look back at, summed over the sequences.
         tokens: of prompts.
@@ -168,12 +168,12 @@ def iteration_s(e: Engine, batch: Any, context: Any, tokens: Any, pairs: Any) ->
     Returns:
         Seconds.
     """
-    touched = 1.0 - missed(e.chance, batch + tokens)
-    computed = (e.token_s + e.rank_token_s / e.ranks) * batch + e.prefill_s * tokens
-    heavy = larger(e.weights_s + e.experts_s * touched, computed)
-    looked = (e.cache_s * context + e.sequence_s * batch) / e.ranks
-    both = e.both_s * ((batch > 0) * (tokens > 0))
-    return e.fixed_s + both + heavy + e.reduce_s * batch + looked + e.prefill_pair_s * pairs
+    touched = 1.0 - missed(engine.chance, batch + tokens)
+    computed = (engine.token_s + engine.rank_token_s / engine.ranks) * batch + engine.prefill_s * tokens
+    heavy = larger(engine.weights_s + engine.experts_s * touched, computed)
+    looked = (engine.cache_s * context + engine.sequence_s * batch) / engine.ranks
+    both = engine.both_s * ((batch > 0) * (tokens > 0))
+    return engine.fixed_s + both + heavy + engine.reduce_s * batch + looked + engine.prefill_pair_s * pairs
 
 
 class Shape(NamedTuple):
@@ -195,24 +195,37 @@ class Shape(NamedTuple):
     kv_heads: Any
 
 
-def shape_of(m: Model) -> Shape:
+def shape_of(model: Model) -> Shape:
     """Return the shape of a model."""
-    dense = (m.layers - m.moe_layers) * m.dense_ffn_params + m.moe_layers * m.shared_experts * m.expert_params
+    dense_layers = model.layers - model.moe_layers
+    shared = model.moe_layers * model.shared_experts * model.expert_params
     return Shape(
-        m.layers, m.attention_params, dense, m.expert_params, m.experts, m.top_k, m.moe_layers, m.hidden, m.kv_bytes,
-        m.full_every, m.embedding_params, m.heads * (m.qk_dim + m.v_dim), float(m.kv_rank > 0), m.kv_heads,
-    )  # fmt: skip
+        layers=model.layers,
+        attention=model.attention_params,
+        dense=dense_layers * model.dense_ffn_params + shared,
+        expert=model.expert_params,
+        experts=model.experts,
+        top_k=model.top_k,
+        moe_layers=model.moe_layers,
+        hidden=model.hidden,
+        cache=model.kv_bytes,
+        full_every=model.full_every,
+        head=model.embedding_params,
+        scores=model.heads * (model.qk_dim + model.v_dim),
+        latent=float(model.kv_rank > 0),
+        kv_heads=model.kv_heads,
+    )
 
 
 def engine(
-    s: Shape, n: Nodes | Any, stack: Stack | Any, *, gpus: Any, ranks: Any = 1.0, weight_bytes: Any = 2.0,
+    shape: Shape, nodes: Nodes | Any, stack: Stack | Any, *, gpus: Any, ranks: Any = 1.0, weight_bytes: Any = 2.0,
     speed: Any = 1.0, cache_bytes: Any = 1.0, four: Any = 0.0,
 ) -> Engine:  # fmt: skip
     """Return an engine in numbers; arguments may be arrays.
 
     Args:
-        s: the model.
-        n: the nodes.
+        shape: the model.
+        nodes: the nodes.
         stack: constants of the software.
         gpus: GPUs of the engine.
         ranks: attention ranks (data parallelism inside the engine); ``gpus / ranks`` GPUs split the heads.
@@ -221,34 +234,34 @@ def engine(
         cache_bytes: of a number in the key-value cache.
         four: 1 for 4-bit weights.
     """
-    peak, rate, link = n.bf16_tflops * 1e12, n.memory_gb_s * 1e9, n.link_gb_s * 1e9 * stack.link
+    peak, rate, link = nodes.bf16_tflops * 1e12, nodes.memory_gb_s * 1e9, nodes.link_gb_s * 1e9 * stack.link
     tp = gpus / ranks
     both = 1.0 / gpus
-    far = np.where(gpus > n.per_node, stack.far, 1.0)
+    far = np.where(gpus > nodes.per_node, stack.far, 1.0)
     thin = np.where(four > 0, stack.step_fp4, 1.0)
-    attention = s.layers * s.attention
-    static = (attention / tp + s.dense * both) * weight_bytes + s.head * 2.0 * both
-    routed = s.moe_layers * s.experts * s.expert * weight_bytes * both
+    attention = shape.layers * shape.attention
+    static = (attention / tp + shape.dense * both) * weight_bytes + shape.head * 2.0 * both
+    routed = shape.moe_layers * shape.experts * shape.expert * weight_bytes * both
     per_flop = 2.0 / (peak * speed * stack.flops)
-    split = np.where(s.latent > 0, 1.0, np.minimum(tp, s.kv_heads))
-    per_context = s.cache * s.layers / s.full_every * cache_bytes / split
-    moved = 4.0 * s.layers * s.hidden * (1.0 - both) / link
-    work = attention + s.dense + s.moe_layers * s.top_k * s.expert
+    split = np.where(shape.latent > 0, 1.0, np.minimum(tp, shape.kv_heads))
+    per_context = shape.cache * shape.layers / shape.full_every * cache_bytes / split
+    moved = 4.0 * shape.layers * shape.hidden * (1.0 - both) / link
+    work = attention + shape.dense + shape.moe_layers * shape.top_k * shape.expert
     slow = stack.prefill * np.where(four > 0, stack.prefill_fp4, 1.0)
-    hops = 2.0 * s.layers * stack.hop_s * np.log2(np.maximum(gpus, 1.0)) * far
+    hops = 2.0 * shape.layers * stack.hop_s * np.log2(np.maximum(gpus, 1.0)) * far
     return Engine(
         ranks=ranks,
-        fixed_s=(stack.base_s + s.layers * stack.layer_s + s.moe_layers * stack.expert_s) * stack.host + hops,
+        fixed_s=(stack.base_s + shape.layers * stack.layer_s + shape.moe_layers * stack.expert_s) * stack.host + hops,
         weights_s=static / (rate * stack.memory) * thin,
         experts_s=routed / (rate * stack.memory) * thin,
-        chance=np.where(s.experts > 0, 1.0 - s.top_k / np.maximum(s.experts, 1.0), 1.0),
-        token_s=per_flop * (s.dense + s.moe_layers * s.top_k * s.expert + s.head) * both * thin,
+        chance=np.where(shape.experts > 0, 1.0 - shape.top_k / np.maximum(shape.experts, 1.0), 1.0),
+        token_s=per_flop * (shape.dense + shape.moe_layers * shape.top_k * shape.expert + shape.head) * both * thin,
         rank_token_s=per_flop * attention / tp * thin,
         reduce_s=moved * far,
-        cache_s=per_context / (rate * stack.cache) * np.where(s.latent > 0, stack.latent, 1.0),
+        cache_s=per_context / (rate * stack.cache) * np.where(shape.latent > 0, stack.latent, 1.0),
         sequence_s=stack.sequence_s,
         prefill_s=2.0 * work / (peak * speed * gpus) * slow + moved,
-        prefill_pair_s=4.0 * s.scores * s.layers / s.full_every / (peak * gpus) * slow,
+        prefill_pair_s=4.0 * shape.scores * shape.layers / shape.full_every / (peak * gpus) * slow,
         admit_s=stack.admit_s,
         most=stack.most,
         bytes_per_gpu=static + routed,
@@ -330,10 +343,14 @@ _PARTS = {
 }
 
 
-def corrected(e: Engine, factors: Factors) -> Engine:
+def corrected(engine: Engine, factors: Factors) -> Engine:
     """Return an engine whose parts take longer by factors."""
-    return e._replace(
-        **{field: getattr(e, field) * getattr(factors, part) for part, fields in _PARTS.items() for field in fields}
+    return engine._replace(
+        **{
+            field: getattr(engine, field) * getattr(factors, part)
+            for part, fields in _PARTS.items()
+            for field in fields
+        }
     )
 
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from tunewright.envs.parallelism import plans as P
 from tunewright.envs.parallelism import search as R
+from tunewright.envs.parallelism.estimate import estimate
 from tunewright.envs.parallelism.target import plan_of, train_space
-from tunewright.envs.parallelism.training import Job, estimate
+from tunewright.envs.parallelism.training import Job
 from tunewright.errors import TunerError
 from tunewright.plugins import make_tuner
 from tunewright.space import Config

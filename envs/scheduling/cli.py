@@ -147,7 +147,7 @@ def serving(
     from tunewright.envs.scheduling.serving import simulate as M
     from tunewright.envs.scheduling.serving.state import REJECTED
     from tunewright.envs.scheduling.serving.trace import load
-    from tunewright.envs.scheduling.timeline import write
+    from tunewright.report.timeline import write
 
     L.check(
         "--", speed=speed, requests=limit, ttft=ttft_s, tpot=tpot_s, error=error, tp=tp, prefill_gpus=prefill_gpus,
@@ -215,7 +215,7 @@ def spark(
     from tunewright.envs.scheduling.serving.simulate import finite
     from tunewright.envs.scheduling.spark import jobs as J
     from tunewright.envs.scheduling.spark import simulate as M
-    from tunewright.envs.scheduling.timeline import write
+    from tunewright.report.timeline import write
     from tunewright.store.files import check_size
 
     L.check(
@@ -275,8 +275,8 @@ def cluster(
     from tunewright.envs.scheduling.cluster import simulate as M
     from tunewright.envs.scheduling.inspection import bars_of_cluster, check_cluster
     from tunewright.envs.scheduling.serving.simulate import finite
-    from tunewright.envs.scheduling.timeline import write
     from tunewright.errors import ConfigError
+    from tunewright.report.timeline import write
 
     L.check("--", speed=speed, load=load, jobs=limit, seed=seed)
     changes: dict[str, Any] = {}

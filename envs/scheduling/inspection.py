@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.envs.scheduling.timeline import Bar
 from tunewright.errors import ConfigError
+from tunewright.report.timeline import Bar
 
 CHECKED_REQUESTS, CHECKED_JOBS = 300, 150  # the plain reference serves so many
 

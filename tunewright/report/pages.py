@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,3 +29,17 @@ def write(path: Path, page: str) -> None:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; name another file with -o") from None
+
+
+def write_figures(path: Path, title: str, subtitle: str, sections: Sequence[tuple[str, Any, str]]) -> None:
+    """Write a page of figures.
+
+    Args:
+        path: file to write.
+        title, subtitle: plain text.
+        sections: (heading, figure, plain text under it).
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
+    write(path, render("page.html.j2", {"title": title, "subtitle": subtitle, "sections": sections}))

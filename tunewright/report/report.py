@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunewright.report import figures, pages
+from tunewright.report import pages, svg
 from tunewright.report.words import duration, number, verified
 from tunewright.sessions.verdict import contributions
 from tunewright.store.export import shown
@@ -38,26 +38,17 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
     objective = next(m for m in document["metrics"] if m["name"] == document["objectives"][0])
     name, trials, verdict = objective["name"], document["trials"], document["verdict"]
     default = document["default"]
-    decided = [t for t in trials if t["status"] in DECIDED]
+    decided = [trial for trial in trials if trial["status"] in DECIDED]
     label = f"{name} [{objective['unit']}]" if objective["unit"] else name
-    points = [
-        {
-            "number": t["number"],
-            "value": t["scores"].get(name) if t["status"] == "ok" else None,
-            "feasible": _feasible(t),
-            "title": f"trial {t['number']}: {_changes(t, default)}" + (f" — {t['reason']}" if t["reason"] else ""),
-        }
-        for t in decided
-    ]
     first = verdict["comparisons"][name] if verdict else None
+    ratio = first["value"] if first and first["kind"] == "ratio" else None
+    shares = importance(document)
     return {
         "doc": document,
         "objective": objective,
         "verdict": verdict,
         "first": first,
-        "gain": verified(
-            {"ratio": first["value"] if first and first["kind"] == "ratio" else None, "verdict": shown(verdict)}
-        ),
+        "gain": verified({"ratio": ratio, "verdict": shown(verdict)}),
         "trials": trials,
         "decided": decided,
         "default_trial": next((t for t in decided if t["step"] == 0 and t["status"] == "ok"), None),
@@ -65,13 +56,29 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "said": _said(document, verdict),
         "gives": _gives(document, verdict, first),
         "notes": document.get("notes") or {},
-        "history": figures.history(points, label, objective["direction"]),
-        "importance": figures.bars(importance(document), "parameter importance"),
-        "parallel": _parallel(document, decided, objective),
+        "history": svg.history([_point(trial, name, default) for trial in decided], label, objective["direction"]),
+        "importance": _importance(shares),
+        "parallel": _parallel([parameter for parameter, _ in shares], decided, objective),
         "noise": _noise(decided, verdict, name, label),
-        "failures": [t for t in trials if t["status"] not in ("ok", "running")],
+        "failures": [trial for trial in trials if trial["status"] not in ("ok", "running")],
         "summary_of": lambda trial: _changes(trial, default),
     }
+
+
+def _point(trial: Mapping[str, Any], metric: str, default: Mapping[str, Any]) -> dict[str, Any]:
+    reason = f" — {trial['reason']}" if trial["reason"] else ""
+    return {
+        "number": trial["number"],
+        "value": trial["scores"].get(metric) if trial["status"] == "ok" else None,
+        "feasible": _feasible(trial),
+        "title": f"trial {trial['number']}: {_changes(trial, default)}{reason}",
+    }
+
+
+def _importance(shares: list[tuple[str, float]]) -> Any:
+    if not shares:
+        return svg.nothing("Too few trials to say.")
+    return svg.bars([(name, share, f"{100 * share:.0f} %") for name, share in shares], "parameter importance")
 
 
 def _gives(
@@ -90,8 +97,8 @@ def _said(document: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> dic
         return {}
     why = next((t["why"] for t in document["trials"] if t["config"] == verdict["config"] and t["step"]), "")
     answers = (document.get("notes") or {}).get("answers", [])
-    own: Mapping[str, Any] = next((a for a in reversed(answers) if a.get("config") == verdict["config"]), {})
-    return {"why": why, "reasons": {}, "expects": "", "doubts": "", **own}
+    said: Mapping[str, Any] = next((a for a in reversed(answers) if a.get("config") == verdict["config"]), {})
+    return {"why": why, "reasons": {}, "expects": "", "doubts": "", **said}
 
 
 def _feasible(trial: Mapping[str, Any]) -> bool:
@@ -115,12 +122,12 @@ def importance(document: Mapping[str, Any]) -> list[tuple[str, float]]:
 
     name = document["objectives"][0]
     direction = next(m["direction"] for m in document["metrics"] if m["name"] == name)
-    good = [t for t in document["trials"] if t["status"] == "ok"]
-    if len(good) < 8:
+    measured = [trial for trial in document["trials"] if trial["status"] == "ok"]
+    if len(measured) < 8:
         return []
     study = optuna.create_study(direction="minimize" if direction == "min" else "maximize")
     ranges: dict[str, set[Any]] = {}
-    for trial in good:
+    for trial in measured:
         for key, value in trial["config"].items():
             ranges.setdefault(key, set()).add(value)
     distributions: dict[str, Any] = {}
@@ -131,7 +138,7 @@ def importance(document: Mapping[str, Any]) -> list[tuple[str, float]]:
             distributions[key] = optuna.distributions.FloatDistribution(float(min(values)), float(max(values)), log=log)
         elif len(values) > 1:
             distributions[key] = optuna.distributions.CategoricalDistribution(sorted(values, key=str))
-    for trial in good:
+    for trial in measured:
         params = {
             k: float(v) if isinstance(distributions[k], optuna.distributions.FloatDistribution) else v
             for k, v in trial["config"].items()
@@ -144,34 +151,36 @@ def importance(document: Mapping[str, Any]) -> list[tuple[str, float]]:
             warnings.simplefilter("ignore")
             # what separates the better half from all trials; the default, the best tenth, is two of twenty
             evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
-            found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+            shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     except (ValueError, RuntimeError):
         return []
-    return list(found.items())[:_MOST_AXES]
+    return list(shares.items())[:_MOST_AXES]
 
 
-def _parallel(document: Mapping[str, Any], decided: list[dict[str, Any]], objective: Mapping[str, Any]) -> Any:
-    good = [t for t in decided if t["status"] == "ok"]
-    ranked = sorted(good, key=lambda t: t["scores"][objective["name"]], reverse=objective["direction"] == "min")
-    shade = {t["number"]: i / max(len(ranked) - 1, 1) for i, t in enumerate(ranked)}
-    names = [n for n, _ in importance(document)]
-    names += [n for t in good for n in t["config"] if n not in names]
-    names = list(dict.fromkeys(names))
-    varied = [n for n in names if len({str(t["config"].get(n)) for t in good}) > 1][:_MOST_AXES]
-    places = {n: _places([t["config"].get(n) for t in good]) for n in varied}
+def _parallel(first: list[str], decided: list[dict[str, Any]], objective: Mapping[str, Any]) -> Any:
+    """Draw all measured trials; the parameters that matter most come first."""
+    measured = [trial for trial in decided if trial["status"] == "ok"]
+    metric = objective["name"]
+    ranked = sorted(measured, key=lambda trial: trial["scores"][metric], reverse=objective["direction"] == "min")
+    shade = {trial["number"]: rank / max(len(ranked) - 1, 1) for rank, trial in enumerate(ranked)}
+    values: dict[str, list[Any]] = {}
+    for name in dict.fromkeys([*first, *(n for trial in measured for n in trial["config"])]):
+        values[name] = [trial["config"].get(name) for trial in measured]
+    varied = [name for name in values if len({str(value) for value in values[name]}) > 1][:_MOST_AXES]
+    places = {name: _places(values[name]) for name in varied}
     lines = [
         {
-            "points": [places[n].get(str(t["config"].get(n))) for n in varied],
-            "shade": shade[t["number"]],
-            "title": f"trial {t['number']}: {t['scores'][objective['name']]:,.6g}",
+            "points": [places[name].get(str(trial["config"].get(name))) for name in varied],
+            "shade": shade[trial["number"]],
+            "title": f"trial {trial['number']}: {trial['scores'][metric]:,.6g}",
         }
-        for t in good
+        for trial in measured
     ]
     axes = []
     for name in varied:
         ends = sorted(places[name], key=places[name].__getitem__)
         axes.append((name, _short(ends[0]), _short(ends[-1])))
-    return figures.parallel(axes, lines)
+    return svg.parallel(axes, lines)
 
 
 def _short(text: str) -> str:
@@ -200,4 +209,4 @@ def _noise(decided: list[dict[str, Any]], verdict: Mapping[str, Any] | None, nam
     if verdict:
         for of, text in (("default", "default, verified"), ("candidate", "winner, verified")):
             groups.append((text, [r["values"][name] for r in verdict["runs"] if r["of"] == of]))
-    return figures.strip(groups, label)
+    return svg.strip(groups, label)
