@@ -24,7 +24,7 @@ Model = Annotated[str, Option(
 )]  # fmt: skip
 Cluster = Annotated[str, Option(
     "--cluster", "-c", metavar="KIND:GPUS",
-    help="Such as h100:2048 (a100, h100, h800, h200, b200, b300, gb200, gb300, mi250x), or a TOML file.",
+    help="Such as h100:2048 (a100, h100, h800, h200, b200, b300, gb200, gb300, mi250x, jean-zay), or a TOML file.",
 )]  # fmt: skip
 Runners = Annotated[int, Option("--runners", min=0, help="How many of the next best plans to show.")]
 

@@ -81,13 +81,19 @@ class Commands(TyperGroup):
         try:
             return build(name, _part(named))
         except Exception as error:
-            raise ConfigError(broken(self.points[name], "command", error)) from error
+            raise ConfigError(broken(self.points[name], "command", error, "is no command")) from error
 
 
 def _part(named: Any) -> CommandInfo | typer.Typer:
-    """Return what an entry point names as one command or a group of several: an app of one command is that command."""
+    """Return what an entry point names as one command or a group of several: an app of one command is that command.
+
+    Raises:
+        TypeError: it is neither an app nor a function.
+    """
     holder = named
     if not isinstance(named, typer.Typer):
+        if not callable(named):
+            raise TypeError(f"a Typer app or a function is needed, not {type(named).__name__}")
         holder = typer.Typer()
         holder.command()(named)
     single = len(holder.registered_commands) == 1 and not holder.registered_groups and not holder.registered_callback
