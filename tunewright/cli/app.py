@@ -90,14 +90,13 @@ def _part(named: Any) -> CommandInfo | typer.Typer:
     Raises:
         TypeError: it is neither an app nor a function.
     """
-    holder = named
     if not isinstance(named, typer.Typer):
         if not callable(named):
             raise TypeError(f"a Typer app or a function is needed, not {type(named).__name__}")
-        holder = typer.Typer()
-        holder.command()(named)
-    single = len(holder.registered_commands) == 1 and not holder.registered_groups and not holder.registered_callback
-    return holder.registered_commands[0] if single else holder
+        return CommandInfo(callback=named)
+    commands: list[CommandInfo] = named.registered_commands
+    single = len(commands) == 1 and not named.registered_groups and not named.registered_callback
+    return commands[0] if single else named
 
 
 def _whole(name: str, part: CommandInfo | typer.Typer) -> Any:
