@@ -123,16 +123,12 @@ def _headline(name: str, part: CommandInfo | typer.Typer) -> Any:
 
 
 app = typer.Typer(
-    name="tunewright",
-    cls=Commands,
+    name="tunewright", cls=Commands,
     help="Tune a real system, and trust the answer.\n\nStart with: [bold]tunewright tune sqlite[/bold]",
     epilog="A target is a name (see 'tunewright targets'), table:FILE.csv, or the path of a TOML file for your own "
     "program.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+    no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+)  # fmt: skip
 
 
 @app.callback(invoke_without_command=True)
