@@ -90,22 +90,14 @@ def measure(trace: PagedTrace) -> dict[str, Any]:
     strict, near = _sequential(trace)
     duration = float(raw.time_us[-1])
     return {
-        "trace": raw.name,
-        "info": raw.info,
-        "requests": len(raw),
-        "duration_s": duration / 1e6,
+        "trace": raw.name, "info": raw.info, "requests": len(raw), "duration_s": duration / 1e6,
         "requests_per_s": len(raw) / duration * 1e6 if duration > 0 else None,
-        "read_ratio": float(1 - raw.write.mean()),
-        "footprint_pages": trace.footprint,
-        "footprint_bytes": trace.footprint * trace.page_bytes,
-        "bytes": int(raw.size.sum()),
-        "size_bytes": {"mean": float(raw.size.mean()), **_spread(raw.size)},
-        "sequential": strict,
-        "sequential_16_streams": near,
-        "touched_once": float(np.mean(hot == 1)),
+        "read_ratio": float(1 - raw.write.mean()), "footprint_pages": trace.footprint,
+        "footprint_bytes": trace.footprint * trace.page_bytes, "bytes": int(raw.size.sum()),
+        "size_bytes": {"mean": float(raw.size.mean()), **_spread(raw.size)}, "sequential": strict,
+        "sequential_16_streams": near, "touched_once": float(np.mean(hot == 1)),
         "hot_share": {f"{p}%": float(share[max(0, round(p / 100 * len(hot)) - 1)]) for p in (1, 5, 10, 20)},
-        "extents_touched": len(trace.address) // EXTENT,
-        "extent_fill": trace.footprint / len(trace.address),
+        "extents_touched": len(trace.address) // EXTENT, "extent_fill": trace.footprint / len(trace.address),
         "reuse": {
             "touches": len(distance),
             "first_touches": float(np.mean(distance < 0)),
@@ -114,7 +106,7 @@ def measure(trace: PagedTrace) -> dict[str, Any]:
         },
         "interarrival_us": {"mean": float(gaps.mean()), "cv": float(gaps.std() / gaps.mean()) if gaps.any() else 0.0}
         | _spread(gaps),
-    }
+    }  # fmt: skip
 
 
 def facts(m: dict[str, Any]) -> list[str]:

@@ -257,3 +257,48 @@ def test_a_closed_pipe_is_no_traceback(tmp_path, url, cli, table):
         text=True,
     )
     assert "Traceback" not in done.stderr
+
+
+def test_help_names_what_there_is(cli):
+    from tunewright.agents import tuning
+    from tunewright.agents.placement import training
+    from tunewright.envs.parallelism import clusters, emit
+    from tunewright.envs.scheduling import names
+    from tunewright.envs.scheduling.cluster import serverless
+    from tunewright.envs.scheduling.cluster import simulate as cluster
+    from tunewright.envs.scheduling.serving import policies as serving
+    from tunewright.envs.scheduling.spark import simulate as spark
+    from tunewright.knowledge import cli as traces
+    from tunewright.knowledge.synthetic import KINDS
+
+    assert names.SERVING == tuple(serving.POLICIES) and names.SPARK == tuple(spark.POLICIES)
+    assert names.CLUSTER == tuple(cluster.POLICIES) and names.SERVERLESS == serverless.POLICIES
+    assert f"synthetic:KIND ({', '.join(KINDS)})" in traces.TRACES
+    shown = {
+        words: " ".join(cli(*words.split(), "--help").stdout.replace("│", " ").split())
+        for words in ("plan train", "plan serve", "simulate spark", "train placement", "train tuner")
+    }
+    assert f"({', '.join(clusters.presets())})" in shown["plan train"].replace("- ", "-")
+    for name in emit.TRAIN:
+        assert name in shown["plan train"]
+    for name in emit.SERVE:
+        assert name in shown["plan serve"]
+    assert "critical-path or uwfq." in shown["simulate spark"]
+    assert "dqn, ppo or a2c" in shown["train placement"] and training.ALGORITHMS == ("dqn", "ppo", "a2c")
+    assert "ppo, sac or td3" in shown["train tuner"] and tuning.ALGORITHMS == ("ppo", "sac", "td3")
+
+
+def test_each_target_and_tuner_says_what_it_is(cli):
+    for kind in ("targets", "tuners"):
+        rows = json.loads(cli(kind, "--json").stdout)
+        texts = [row["description"] for row in rows]
+        assert len(set(texts)) == len(texts) > 10
+        for text in texts:
+            assert text.endswith(".") and not text.startswith("The target"), text
+        told = {row["name"]: row["description"] for row in rows}
+    lists = {row["name"]: row["description"] for row in json.loads(cli("targets", "--json").stdout)}
+    assert "engines, parallel degrees, batch limits" in lists["serveplan"] != lists["trainplan"]
+    assert "Random search" in told["random"]
+    for name in ("serveplan", "lustre", "sqlite"):
+        assert json.loads(cli("show", name, "--json").stdout)["description"] == lists[name]
+        assert lists[name][:40] in cli("show", name).stdout

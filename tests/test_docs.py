@@ -36,7 +36,7 @@ def test_docstring_examples(name):
 
 PAGES = (
     "README.md", "docs/hybrid.md", "docs/reader.md", "docs/lustre.md", "docs/gluster.md", "docs/parallelism.md",
-    "docs/comparing.md", "docs/guides/add_target.md", "docs/guides/add_tuner.md",
+    "docs/comparing.md", "docs/guides/add_target.md", "docs/guides/add_tuner.md", "docs/guides/add_command.md",
 )  # fmt: skip
 
 

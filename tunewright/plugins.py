@@ -66,11 +66,11 @@ def load(point: EntryPoint, kind: str) -> Any:
         raise ConfigError(broken(point, kind, error)) from error
 
 
-def broken(point: EntryPoint, kind: str, error: BaseException) -> str:
-    """Say in a line that an entry point cannot be used, and what to do."""
+def broken(point: EntryPoint, kind: str, error: BaseException, why: str = "cannot be imported") -> str:
+    """Say in a line that an entry point cannot be used, why, and what to do."""
     package = point.dist.name if point.dist is not None else "an unknown package"
     return (
-        f"the {kind} {point.name!r} of {package} is broken: {point.value} cannot be imported: {explained(error)};"
+        f"the {kind} {point.name!r} of {package} is broken: {point.value} {why}: {explained(error)};"
         " mend that package or uninstall it"
     )
 

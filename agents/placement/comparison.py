@@ -110,17 +110,10 @@ def on_real_tiers(
             }
         )
     return {
-        "trace": cut.trace.name,
-        "real": spec,
-        "fast": fast,
-        "seed": seed,
-        "requests": len(cut.first),
-        "time_scale": factor * load,
-        "load": load,
-        "footprint_pages": cut.footprint,
-        "tiers": [{"name": t.name, **t.figures} for t in setup.devices.tiers],
-        "policies": rows,
-    }
+        "trace": cut.trace.name, "real": spec, "fast": fast, "seed": seed, "requests": len(cut.first),
+        "time_scale": factor * load, "load": load, "footprint_pages": cut.footprint,
+        "tiers": [{"name": t.name, **t.figures} for t in setup.devices.tiers], "policies": rows,
+    }  # fmt: skip
 
 
 def document_of(
@@ -138,17 +131,10 @@ def document_of(
     cut = setup.paged
     floor, slow = done["fast-only"].mean_us, done["slow-only"]
     return {
-        "trace": cut.trace.name,
-        "devices": devices,
-        "fast": setup.fast,
-        "seed": seed,
-        "requests": len(cut.first),
-        "time_scale": setup.scale * load,
-        "load": load,
-        "footprint_pages": cut.footprint,
-        "info": cut.trace.info,
+        "trace": cut.trace.name, "devices": devices, "fast": setup.fast, "seed": seed, "requests": len(cut.first),
+        "time_scale": setup.scale * load, "load": load, "footprint_pages": cut.footprint, "info": cut.trace.info,
         "policies": [_row(r, floor, slow) for r in shown],
-    }
+    }  # fmt: skip
 
 
 def _row(r: P.Replay, floor: float, slow: P.Replay) -> dict[str, Any]:

@@ -24,7 +24,7 @@ Model = Annotated[str, Option(
 )]  # fmt: skip
 Cluster = Annotated[str, Option(
     "--cluster", "-c", metavar="KIND:GPUS",
-    help="Such as h100:2048 (a100, h100, h800, h200, b200, b300, gb200, gb300, mi250x), or a TOML file.",
+    help="Such as h100:2048 (a100, h100, h800, h200, b200, b300, gb200, gb300, mi250x, jean-zay), or a TOML file.",
 )]  # fmt: skip
 Runners = Annotated[int, Option("--runners", min=0, help="How many of the next best plans to show.")]
 
@@ -78,13 +78,9 @@ def show_train(console: Console, document: dict[str, Any]) -> None:
             table.add_row(name, Text("does not fit", style="dim"), "", "", "", "")
         else:
             table.add_row(
-                name,
-                r["short"],
-                f"{r['time_s']:.3f} s",
-                f"{r['ratio']:.2f}×",
-                f"{100 * r['mfu']:.1f} %",
+                name, r["short"], f"{r['time_s']:.3f} s", f"{r['ratio']:.2f}×", f"{100 * r['mfu']:.1f} %",
                 f"{r['memory_gib']['total']:.1f}",
-            )
+            )  # fmt: skip
     console.print(table)
     if "sizes" in document:
         _show_sizes(console, document["sizes"])
@@ -149,12 +145,9 @@ def _show_sizes(console: Console, sizes: Sequence[dict[str, Any]]) -> None:
         table.add_column(column, justify="left" if column == "plan" else "right", overflow="fold")
     for s in sizes:
         table.add_row(
-            str(s["gpus"]),
-            f"{s['time_s']:.3f} s",
-            f"{s['cost']['dollars_per_million_tokens']:.3f}",
-            f"{100 * s['mfu']:.1f} %",
-            s["short"],
-        )
+            str(s["gpus"]), f"{s['time_s']:.3f} s", f"{s['cost']['dollars_per_million_tokens']:.3f}",
+            f"{100 * s['mfu']:.1f} %", s["short"],
+        )  # fmt: skip
     console.print(table)
 
 
@@ -203,14 +196,9 @@ def show_serve(console: Console, document: dict[str, Any]) -> None:
         goodput = f"{r['goodput_per_gpu']:.2f}" if "goodput_per_gpu" in r else ""
         told = "" if r["meets"] else Text("unstable" if not r["stable"] else "late", style="yellow")
         table.add_row(
-            name,
-            r["short"],
-            str(r["gpus"]),
-            f"{r['ttft_s']:.2f} s" if r["ttft_s"] is not None else "-",
-            f"{1e3 * r['tpot_s']:.1f} ms",
-            goodput,
-            told,
-        )
+            name, r["short"], str(r["gpus"]), f"{r['ttft_s']:.2f} s" if r["ttft_s"] is not None else "-",
+            f"{1e3 * r['tpot_s']:.1f} ms", goodput, told,
+        )  # fmt: skip
     console.print(table)
     if "launch" in document:
         console.print(document["launch"], markup=False, soft_wrap=True)
@@ -240,12 +228,9 @@ def show_check(console: Console, document: dict[str, Any]) -> None:
     )
     for name, e in parts:
         table.add_row(
-            name,
-            percent(e.get("mean_error")),
-            percent(e.get("median_error")),
-            percent(e.get("p90_error")),
+            name, percent(e.get("mean_error")), percent(e.get("median_error")), percent(e.get("p90_error")),
             f"{e['spearman']:.3f}" if "spearman" in e else "-",
-        )
+        )  # fmt: skip
     console.print(table)
     if document["kind"] == "training":
         console.print(

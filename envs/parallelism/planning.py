@@ -29,15 +29,10 @@ def mixed(model: str, cluster: clusters.Cluster, global_batch: int, seq: int, ca
         for g, s, n, p in zip(cluster.groups, found.stages, found.layers, found.plans, strict=True)
     ]
     return {
-        "model": model,
-        "cluster": cluster.name,
-        "gpus": cluster.gpus,
-        "mixed": parts,
-        "time_s": found.time_s,
-        "tokens_per_s_per_gpu": seq * global_batch / found.time_s / cluster.gpus,
-        "layers_evenly_s": found.even_s,
+        "model": model, "cluster": cluster.name, "gpus": cluster.gpus, "mixed": parts, "time_s": found.time_s,
+        "tokens_per_s_per_gpu": seq * global_batch / found.time_s / cluster.gpus, "layers_evenly_s": found.even_s,
         "slow_link_inside_groups_s": found.naive_s,
-    }
+    }  # fmt: skip
 
 
 def runners(job: Job, found: search.Found, most: int) -> list[dict[str, Any]]:

@@ -81,17 +81,22 @@ class Commands(TyperGroup):
         try:
             return build(name, _part(named))
         except Exception as error:
-            raise ConfigError(broken(self.points[name], "command", error)) from error
+            raise ConfigError(broken(self.points[name], "command", error, "is no command")) from error
 
 
 def _part(named: Any) -> CommandInfo | typer.Typer:
-    """Return what an entry point names as one command or a group of several: an app of one command is that command."""
-    holder = named
+    """Return what an entry point names as one command or a group of several: an app of one command is that command.
+
+    Raises:
+        TypeError: it is neither an app nor a function.
+    """
     if not isinstance(named, typer.Typer):
-        holder = typer.Typer()
-        holder.command()(named)
-    single = len(holder.registered_commands) == 1 and not holder.registered_groups and not holder.registered_callback
-    return holder.registered_commands[0] if single else holder
+        if not callable(named):
+            raise TypeError(f"a Typer app or a function is needed, not {type(named).__name__}")
+        return CommandInfo(callback=named)
+    commands: list[CommandInfo] = named.registered_commands
+    single = len(commands) == 1 and not named.registered_groups and not named.registered_callback
+    return commands[0] if single else named
 
 
 def _whole(name: str, part: CommandInfo | typer.Typer) -> Any:
@@ -118,16 +123,12 @@ def _headline(name: str, part: CommandInfo | typer.Typer) -> Any:
 
 
 app = typer.Typer(
-    name="tunewright",
-    cls=Commands,
+    name="tunewright", cls=Commands,
     help="Tune a real system, and trust the answer.\n\nStart with: [bold]tunewright tune sqlite[/bold]",
     epilog="A target is a name (see 'tunewright targets'), table:FILE.csv, or the path of a TOML file for your own "
     "program.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+    no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
+)  # fmt: skip
 
 
 @app.callback(invoke_without_command=True)

@@ -75,14 +75,9 @@ def target_document(target: BaseTarget, what: str) -> dict[str, Any]:
     params = []
     for param in space.params.values():
         entry: dict[str, Any] = {
-            "name": param.name,
-            "type": type(param).__name__.lower(),
-            "default": param.default,
-            "unit": param.unit,
-            "doc": param.doc,
-            "when": param.when,
-            "restart": param.restart,
-        }
+            "name": param.name, "type": type(param).__name__.lower(), "default": param.default, "unit": param.unit,
+            "doc": param.doc, "when": param.when, "restart": param.restart,
+        }  # fmt: skip
         if isinstance(param, Choice):
             entry["choices"] = list(param.choices)
         else:
@@ -96,9 +91,7 @@ def target_document(target: BaseTarget, what: str) -> dict[str, Any]:
             entry |= {f"{k}_expression": v for k, v in (("low", param.low), ("high", param.high)) if isinstance(v, str)}
         params.append(entry)
     return {
-        "name": target.name,
-        "description": what,
-        "workloads": dict(target.workloads),
+        "name": target.name, "description": what, "workloads": dict(target.workloads),
         "metrics": [
             {
                 "name": m.name,
@@ -110,16 +103,11 @@ def target_document(target: BaseTarget, what: str) -> dict[str, Any]:
             }
             for m in target.metrics
         ],
-        "parameters": params,
-        "constraints": [c.words for c in space.constraints],
-        "guarantees": target.guarantees(space.default),
-        "parallel_safe": target.parallel_safe,
-        "exact": target.exact,
-        "options": dict(target.options),
-        "facts": {**target.facts, **target.known},
-        "manual": target.manual,
-        "json_schema": space.json_schema(),
-    }
+        "parameters": params, "constraints": [c.words for c in space.constraints],
+        "guarantees": target.guarantees(space.default), "parallel_safe": target.parallel_safe,
+        "exact": target.exact, "options": dict(target.options), "facts": {**target.facts, **target.known},
+        "manual": target.manual, "json_schema": space.json_schema(),
+    }  # fmt: skip
 
 
 def show_target(out: Console, document: dict[str, Any]) -> None:
@@ -134,10 +122,7 @@ def show_target(out: Console, document: dict[str, Any]) -> None:
         bound = "".join(f" (≥ {metric['at_least']:g})" if metric["at_least"] is not None else "")
         bound += f" (≤ {metric['at_most']:g})" if metric["at_most"] is not None else ""
         table.add_row(
-            Text(metric["name"] + bound, style="bold"),
-            metric["direction"],
-            metric["unit"],
-            Text(metric["doc"]),
+            Text(metric["name"] + bound, style="bold"), metric["direction"], metric["unit"], Text(metric["doc"])
         )
     out.print(Text("\nMetrics (the first is the default objective)", style="dim"))
     out.print(table)
@@ -151,13 +136,9 @@ def show_target(out: Console, document: dict[str, Any]) -> None:
             span += "".join(f"; {k}: {v}" for k, v in param["special"].items())
         doc = param["doc"] + (f" Only where {param['when']}." if param["when"] else "")
         table.add_row(
-            Text(param["name"], style="bold"),
-            Text(str(param["default"])),
-            Text(span),
-            param["unit"],
-            "" if param["restart"] == "none" else param["restart"],
-            Text(doc),
-        )
+            Text(param["name"], style="bold"), Text(str(param["default"])), Text(span), param["unit"],
+            "" if param["restart"] == "none" else param["restart"], Text(doc),
+        )  # fmt: skip
     out.print(table)
     for words in document["constraints"]:
         out.print(Text(f"must hold: {words}"))
@@ -207,14 +188,9 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
     out.print(head, soft_wrap=not out.is_terminal)
     # the ratios of trials led the search; what is shown is in the verdict alone
     table = _table(
-        "trial",
-        "status",
-        objective,
-        "in search",
-        "changed from the default",
-        "why",
+        "trial", "status", objective, "in search", "changed from the default", "why",
         right=("trial", objective, "in search"),
-    )
+    )  # fmt: skip
     default = document["default"]
     for trial in document["trials"]:
         changed = {n: v for n, v in trial["config"].items() if default.get(n) != v}
@@ -222,13 +198,10 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
         ratio = f"{trial['ratio']:.2f}×" if trial["ratio"] is not None else ""
         note = trial["why"] if trial["status"] == "ok" else trial["reason"]
         table.add_row(
-            str(trial["number"]),
-            trial["status"],
-            value,
-            ratio,
+            str(trial["number"]), trial["status"], value, ratio,
             Text(settings(changed, 5 if out.is_terminal else 0)),
             Text(note if out.is_terminal else " ".join(note.split()), style="dim"),
-        )
+        )  # fmt: skip
     print_table(out, table)
     if verdict:
         style = "green" if verdict["improved"] else "yellow"
@@ -255,12 +228,9 @@ def show_check(out: Console, document: dict[str, Any]) -> None:
         )
     )
     table = _table(
-        "metric",
-        *(f"run {i + 1}" for i in range(len(runs))),
-        "unit",
-        "spread",
+        "metric", *(f"run {i + 1}" for i in range(len(runs))), "unit", "spread",
         right=tuple(f"run {i + 1}" for i in range(len(runs))),
-    )
+    )  # fmt: skip
     for name, noise in document["noise"].items():
         values = [number(r["values"][name]) for r in runs]
         table.add_row(Text(name, style="bold"), *values, units[name], "" if noise is None else f"{100 * noise:.1f} %")
