@@ -230,6 +230,12 @@ def test_a_bundle_holds_everything(played):
     assert config["facts"]["CPU_COUNT"] >= 1
 
 
+def test_a_bundle_shows_itself(played):
+    assert repr(played) == f"<Bundle in {str(played.folder)!r}: 12 games of 2 tuners on 2 targets>"
+    assert played._repr_html_().startswith("<p>12 games of 2 tuners on 2 targets.")
+    assert "<table" in played._repr_html_() and "random" in played._repr_html_()
+
+
 def test_games_are_paired(played):
     """One seed gives every tuner the same noise: defaults agree exactly within it, and differ between seeds."""
     own = played.games[played.games["target"] == "lustre:ior-16m"]
