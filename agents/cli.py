@@ -23,35 +23,33 @@ _OUTPUT = Path("policy.zip")
 
 
 def _show_placement(console: Console, document: dict[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
+    from tunewright.cli.terminal import table
     from tunewright.report.words import number
 
     console.print(Text(f"trained on {document['trace']} for {document['steps']:,} requests; mean latency of a replay:"))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("policy")
-    table.add_column("mean us", justify="right")
+    rows = table("policy", "mean us", numbers=("mean us",))
     for row in document["policies"]:
-        table.add_row(Text(row["policy"], style="bold"), number(row["mean_latency_us"]))
-    console.print(table)
+        rows.add_row(Text(row["policy"], style="bold"), number(row["mean_latency_us"]))
+    console.print(rows)
     console.print(Text(f"wrote {document['file']}", style="dim"))
 
 
 def _show_tuner(console: Console, document: dict[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
+
+    from tunewright.cli.terminal import table
 
     console.print(
         f"{document['steps']:,} steps of {document['algorithm']} on {', '.join(document['family'])};"
         f" {document['members']} members that were never drawn, median improvement over the default:"
     )
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("", "first trial", "half the trials", "all trials"):
-        table.add_column(name, justify="right" if name else "left")
+    heads = ("first trial", "half the trials", "all trials")
+    rows = table("", *heads, numbers=heads)
     for who, held in document["held_out"].items():
-        table.add_row(Text(who), *(f"{held[k]:.2f} x" for k in ("first", "half", "all")))
-    console.print(table)
+        rows.add_row(Text(who), *(f"{held[k]:.2f} x" for k in ("first", "half", "all")))
+    console.print(rows)
     console.print(f"use it: tunewright tune TARGET --tuner policy:{document['file']}", markup=False)
 
 

@@ -30,17 +30,18 @@ app = typer.Typer()
 
 
 def _show_observations(console: Console, m: dict[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
+
+    from tunewright.cli.terminal import table
 
     console.print(Text(f"{m['source']} ({m['kind']})", style="bold"))
     for fact in m["facts"]:
         console.print(Text(f"• {fact}"))
-    table = Table(box=None, pad_edge=False, show_header=False)
+    rows = table()
     for name, value in m["features"].items():
         shown = f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
-        table.add_row(Text(name, style="dim"), Text(f"{shown} {m['units'].get(name, '')}".strip()))
-    console.print(table)
+        rows.add_row(Text(name, style="dim"), Text(f"{shown} {m['units'].get(name, '')}".strip()))
+    console.print(rows)
     for name in m["missing"]:
         console.print(Text(f"- {name}", style="dim"))
 
@@ -49,15 +50,16 @@ def _show(console: Console, m: dict[str, Any]) -> None:
     if "kind" in m:
         _show_observations(console, m)
         return
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column(style="dim")
-    table.add_column()
+    from tunewright.cli.terminal import table
+
+    rows = table()
+    rows.add_column(style="dim")
+    rows.add_column()
 
     def row(name: str, value: str) -> None:
-        table.add_row(name, Text(value))
+        rows.add_row(name, Text(value))
 
     rate = f", {m['requests_per_s']:,.4g} a second" if m["requests_per_s"] else ""
     row("requests", f"{m['requests']:,} in {m['duration_s']:,.4g} s{rate}; {100 * m['read_ratio']:.1f} % reads")
@@ -89,7 +91,7 @@ def _show(console: Console, m: dict[str, Any]) -> None:
     made = ", ".join(f"{k}={v}" for k, v in source.items() if k not in ("file",))
     row("source", made)
     console.print(Text(f"trace {m['trace']}", style="bold"))
-    console.print(table)
+    console.print(rows)
     for fact in m["facts"]:
         console.print(Text(f"• {fact}"))
     if "page" in m:

@@ -172,8 +172,9 @@ def _show_list(console: Console, rules: list[dict[str, Any]], folder: Path) -> N
 
 
 def _show_rule(console: Console, rule: dict[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
+
+    from tunewright.cli.terminal import table
 
     console.print(Text(rule["sentence"], style="bold"))
     console.print(Text(f"{rule['status']}{': ' + rule['reason'] if rule.get('reason') else ''}"))
@@ -182,15 +183,14 @@ def _show_rule(console: Console, rule: dict[str, Any]) -> None:
     )
     if rule.get("quote"):
         console.print(Text(f"the manual: “{rule['quote']}”", style="dim"))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("session", "better trial", "worse trial", "effect", "noise", "runs", "date"):
-        table.add_column(column, justify="left" if column in ("session", "date") else "right")
+    numbers = ("better trial", "worse trial", "effect", "noise", "runs")
+    trials = table("session", *numbers, "date", numbers=numbers)
     for e in rule["evidence"]:
         noise = f"{100 * e['noise']:.1f} %"
-        table.add_row(
+        trials.add_row(
             e["session"], str(e["better"]), str(e["worse"]), f"{e['effect']:.3f}×", noise, str(e["runs"]), e["date"]
         )
-    console.print(table)
+    console.print(trials)
 
 
 def _show_done(console: Console, document: dict[str, Any]) -> None:

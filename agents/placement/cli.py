@@ -20,9 +20,9 @@ app = typer.Typer()
 
 
 def _show_real(console: Console, d: dict[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
+    from tunewright.cli.terminal import table
     from tunewright.report.words import number
 
     console.print(Text(f"trace {d['trace']} · {d['requests']:,} requests on real tiers {d['real']}", style="bold"))
@@ -31,25 +31,23 @@ def _show_real(console: Console, d: dict[str, Any]) -> None:
             f"  {t['name']}: 4 KiB read {number(t['read_latency_us'])} us, write {number(t['write_latency_us'])} us",
             style="dim",
         )
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("policy")
-    for column in ("mean us", "p99 us", "simulated us", "over measured", "moved", "checked"):
-        table.add_column(column, justify="right")
+    heads = ("mean us", "p99 us", "simulated us", "over measured", "moved", "checked")
+    rows = table("policy", *heads, numbers=heads)
     for r in d["policies"]:
-        table.add_row(
+        rows.add_row(
             r["policy"], number(r["mean_latency_us"]), number(r["p99_latency_us"]), number(r["simulated_mean_us"]),
             f"{r['simulated_over_measured']:.3f}", f"{r['pages_moved']:,}", f"{r['pages_checked']:,}",
         )  # fmt: skip
-    console.print(table)
+    console.print(rows)
 
 
 def _show(console: Console, document: dict[str, Any]) -> None:
     if "real" in document:
         _show_real(console, document)
         return
-    from rich.table import Table
     from rich.text import Text
 
+    from tunewright.cli.terminal import table
     from tunewright.report.svg import short
     from tunewright.report.words import number
 
@@ -62,21 +60,19 @@ def _show(console: Console, document: dict[str, Any]) -> None:
             + (f" · load x{d['load']:g}" if d["load"] != 1 else ""),
         )
     )  # fmt: skip
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("policy", no_wrap=True)
-    for column in ("mean us", "p99 us", "× fast", "hits", "evicted", "moved", "replayed/s"):
-        table.add_column(column, justify="right", no_wrap=True)
+    heads = ("mean us", "p99 us", "× fast", "hits", "evicted", "moved", "replayed/s")
+    rows = table("policy", *heads, numbers=heads, no_wrap=True)
     judged = [r for r in d["policies"] if r["policy"] not in ("fast-only", "oracle")]
     best = min((r["mean_latency_us"] for r in judged), default=0.0)
     for r in d["policies"]:
         name = Text(r["policy"], style="bold green" if r["mean_latency_us"] == best and r in judged else "bold")
         if r["saturated"]:
             name.append(" !", style="yellow")
-        table.add_row(
+        rows.add_row(
             name, number(r["mean_latency_us"]), number(r["p99_latency_us"]), number(r["normalised"]),
             f"{100 * r['fast_hit_ratio']:.1f} %", *(short(r[k]) for k in ("evictions", "migrations", "requests_per_s")),
         )  # fmt: skip
-    console.print(table)
+    console.print(rows)
     for r in d["policies"]:
         if "of" in r:
             whose = "a clairvoyant variant" if r["of"] == "oracle" else r["of"]

@@ -57,8 +57,9 @@ def texts_of(pairs: Sequence[str] | None, what: str) -> dict[str, str]:
 
 
 def _show(screen: Console, d: Mapping[str, Any]) -> None:
-    from rich.table import Table
     from rich.text import Text
+
+    from tunewright.cli.terminal import table
 
     words = f"{d['policy']}: {d['about']}" if "about" in d else d["policy"]
     screen.print(Text(words, style="bold"))
@@ -71,20 +72,18 @@ def _show(screen: Console, d: Mapping[str, Any]) -> None:
         screen.print(Text(d["unstable_because"], style="bold red"))
     spreads = {k: v for k, v in d["metrics"].items() if isinstance(v, dict)}
     columns = list(dict.fromkeys(c for v in spreads.values() for c in v))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("", *columns):
-        table.add_column(column, justify="right" if column else "left")
+    rows = table("", *columns, numbers=columns)
     for name, values in spreads.items():
-        table.add_row(Text(_label(name)), *("" if values.get(c) is None else f"{values[c]:,.4g}" for c in columns))
-    screen.print(table)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(justify="right")
+        rows.add_row(Text(_label(name)), *("" if values.get(c) is None else f"{values[c]:,.4g}" for c in columns))
+    screen.print(rows)
+    rows = table()
+    rows.add_column()
+    rows.add_column(justify="right")
     for name, value in d["metrics"].items():
         if not isinstance(value, dict):
             words = "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
-            table.add_row(Text(_label(name)), words)
-    screen.print(table)
+            rows.add_row(Text(_label(name)), words)
+    screen.print(rows)
     for note in d.get("notes", ()):
         screen.print(Text(note, style="yellow"))
     if "check" in d:

@@ -17,16 +17,15 @@ app = typer.Typer()
 
 
 def _show_rows(screen: Console, rows: list[dict[str, Any]]) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("name", "ready", "what it is"):
-        table.add_column(column)
+    from tunewright.cli.terminal import table
+
+    listed = table("name", "ready", "what it is")
     for row in rows:
         ready = Text("yes", style="green") if row["available"] else Text(str(row["install"]), style="yellow")
-        table.add_row(Text(row["name"], style="bold"), ready, Text(row["description"]))
-    screen.print(table)
+        listed.add_row(Text(row["name"], style="bold"), ready, Text(row["description"]))
+    screen.print(listed)
 
 
 @command(app, "targets", _show_rows)

@@ -144,23 +144,23 @@ class _Progress:
 
 def _show(screen: Console, bundle: Bundle) -> None:
     from rich.panel import Panel
-    from rich.table import Table
     from rich.text import Text
+
+    from tunewright.cli.terminal import table
 
     board = bundle.leaderboard
     screen.print(Panel(Text(bundle.verdict), title="verdict", expand=False))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("tuner", "score", "95 % int.", "rank", "won/tied/lost", "near", "failed", "own time"):
-        table.add_column(name, justify="left" if name == "tuner" else "right", no_wrap=True)
+    heads = ("score", "95 % int.", "rank", "won/tied/lost", "near", "failed", "own time")
+    rows = table("tuner", *heads, numbers=heads, no_wrap=True)
     for r in board.to_dict("records"):
         rank = f"{r['mean_rank']:.2f}" if r["mean_rank"] == r["mean_rank"] else "–"
-        table.add_row(
+        rows.add_row(
             Text(r["tuner"], style="bold"), f"{100 * r['score']:.0f} %",
             f"{100 * r['low']:.0f} to {100 * r['high']:.0f}", rank,
             f"{r['wins']}/{r['ties']}/{r['losses']}", f"{100 * r['near_share']:.0f} %",
             str(r["failed_trials"]), f"{1000 * r['tuner_s_per_trial']:.1f} ms",
         )  # fmt: skip
-    screen.print(table)
+    screen.print(rows)
     screen.print(
         Text("score: part of the way from the default to the best known; near: games within 5 % of it", style="dim")
     )

@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from tunewright.cli.terminal import table
 from tunewright.plugins import explained, installed, load
 from tunewright.report.words import duration, number, settings, verified
 from tunewright.space.parameters import Choice
@@ -62,13 +63,6 @@ def description(plugin: Any) -> str:
     return (text or "").split("\n")[0].replace("``", "")
 
 
-def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left")
-    return table
-
-
 def target_document(target: BaseTarget, what: str) -> dict[str, Any]:
     """Return a target as a document: what it is, parameters with bounds, metrics, workloads, facts."""
     space, scope = target.space, target.space.scope({})
@@ -113,21 +107,21 @@ def target_document(target: BaseTarget, what: str) -> dict[str, Any]:
 def show_target(out: Console, document: dict[str, Any]) -> None:
     """Print a target."""
     out.print(Text.assemble((document["name"], "bold cyan"), f"  {document['description']}"))
-    table = _table("workload", "what it does")
+    rows = table("workload", "what it does")
     for name, text in document["workloads"].items():
-        table.add_row(Text(name, style="bold"), Text(text))
-    out.print(table)
-    table = _table("metric", "better", "unit", "what it is")
+        rows.add_row(Text(name, style="bold"), Text(text))
+    out.print(rows)
+    rows = table("metric", "better", "unit", "what it is")
     for metric in document["metrics"]:
         bound = "".join(f" (≥ {metric['at_least']:g})" if metric["at_least"] is not None else "")
         bound += f" (≤ {metric['at_most']:g})" if metric["at_most"] is not None else ""
-        table.add_row(
+        rows.add_row(
             Text(metric["name"] + bound, style="bold"), metric["direction"], metric["unit"], Text(metric["doc"])
         )
     out.print(Text("\nMetrics (the first is the default objective)", style="dim"))
-    out.print(table)
+    out.print(rows)
     out.print(Text("\nParameters", style="dim"))
-    table = _table("parameter", "default", "range", "unit", "change costs", "effect")
+    rows = table("parameter", "default", "range", "unit", "change costs", "effect")
     for param in document["parameters"]:
         if "choices" in param:
             span = ", ".join(map(str, param["choices"]))
@@ -135,19 +129,19 @@ def show_target(out: Console, document: dict[str, Any]) -> None:
             span = f"{param['low']:,.10g} to {param['high']:,.10g}" + (" log" if param["log"] else "")
             span += "".join(f"; {k}: {v}" for k, v in param["special"].items())
         doc = param["doc"] + (f" Only where {param['when']}." if param["when"] else "")
-        table.add_row(
+        rows.add_row(
             Text(param["name"], style="bold"), Text(str(param["default"])), Text(span), param["unit"],
             "" if param["restart"] == "none" else param["restart"], Text(doc),
         )  # fmt: skip
-    out.print(table)
+    out.print(rows)
     for words in document["constraints"]:
         out.print(Text(f"must hold: {words}"))
     if document["options"]:
         out.print(Text("\nOptions (--option NAME=VALUE)", style="dim"))
-        table = _table("option", "what it sets")
+        rows = table("option", "what it sets")
         for name, text in document["options"].items():
-            table.add_row(Text(name, style="bold"), Text(text))
-        out.print(table)
+            rows.add_row(Text(name, style="bold"), Text(text))
+        out.print(rows)
 
 
 def print_table(out: Console, table: Table) -> None:
@@ -187,9 +181,9 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
     )
     out.print(head, soft_wrap=not out.is_terminal)
     # the ratios of trials led the search; what is shown is in the verdict alone
-    table = _table(
+    rows = table(
         "trial", "status", objective, "in search", "changed from the default", "why",
-        right=("trial", objective, "in search"),
+        numbers=("trial", objective, "in search"),
     )  # fmt: skip
     default = document["default"]
     for trial in document["trials"]:
@@ -197,12 +191,12 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
         value = f"{number(trial['scores'][objective])} {unit}" if trial["status"] == "ok" else ""
         ratio = f"{trial['ratio']:.2f}×" if trial["ratio"] is not None else ""
         note = trial["why"] if trial["status"] == "ok" else trial["reason"]
-        table.add_row(
+        rows.add_row(
             str(trial["number"]), trial["status"], value, ratio,
             Text(settings(changed, 5 if out.is_terminal else 0)),
             Text(note if out.is_terminal else " ".join(note.split()), style="dim"),
         )  # fmt: skip
-    print_table(out, table)
+    print_table(out, rows)
     if verdict:
         style = "green" if verdict["improved"] else "yellow"
         if out.is_terminal:
@@ -227,14 +221,14 @@ def show_check(out: Console, document: dict[str, Any]) -> None:
             f" · workload {document['workload']} · {document['parameters']} parameters",
         )
     )
-    table = _table(
+    rows = table(
         "metric", *(f"run {i + 1}" for i in range(len(runs))), "unit", "spread",
-        right=tuple(f"run {i + 1}" for i in range(len(runs))),
+        numbers=tuple(f"run {i + 1}" for i in range(len(runs))),
     )  # fmt: skip
     for name, noise in document["noise"].items():
         values = [number(r["values"][name]) for r in runs]
-        table.add_row(Text(name, style="bold"), *values, units[name], "" if noise is None else f"{100 * noise:.1f} %")
-    out.print(table)
+        rows.add_row(Text(name, style="bold"), *values, units[name], "" if noise is None else f"{100 * noise:.1f} %")
+    out.print(rows)
     for run in runs:
         for text in run["traces"].values():
             if isinstance(text, str):

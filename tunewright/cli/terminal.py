@@ -6,7 +6,7 @@ or answer for the user. Every text goes through ``clean`` on its way out, in one
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
 from tunewright.report.words import clean
@@ -14,6 +14,7 @@ from tunewright.report.words import clean
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
+    from rich.table import Table
 
 
 def screen(*, stderr: bool = False) -> Console:
@@ -31,3 +32,19 @@ def screen(*, stderr: bool = False) -> Console:
 
     settings: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
     return Screen(stderr=stderr, **settings)
+
+
+def table(*columns: str, numbers: Container[str] = (), **settings: Any) -> Table:
+    """Return an empty table without lines.
+
+    Args:
+        columns: their heads; without any there is no head.
+        numbers: columns that stand to the right.
+        settings: of every column, such as ``no_wrap``.
+    """
+    from rich.table import Table
+
+    empty = Table(box=None, pad_edge=False, header_style="dim", show_header=bool(columns))
+    for column in columns:
+        empty.add_column(column, justify="right" if column in numbers else "left", **settings)
+    return empty

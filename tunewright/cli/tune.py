@@ -265,9 +265,9 @@ def _store_hint(session: Session) -> str:
 
 def _conclusion(session: Session, verdict: Verdict) -> None:
     from rich.panel import Panel
-    from rich.table import Table
     from rich.text import Text
 
+    from tunewright.cli.terminal import table
     from tunewright.report.words import duration, number
 
     printed = out()
@@ -280,26 +280,22 @@ def _conclusion(session: Session, verdict: Verdict) -> None:
         )
     )
     default = session.default_trial
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("metric", "default", "best found", "unit"):
-        table.add_column(column, justify="right" if column in ("default", "best found") else "left")
+    rows = table("metric", "default", "best found", "unit", numbers=("default", "best found"))
     for metric in session.metrics:
         before = number(default.metrics[metric.name]) if default else ""
-        table.add_row(metric.name, before, number(verdict.metrics[metric.name]), metric.unit)
-    printed.print(table)
+        rows.add_row(metric.name, before, number(verdict.metrics[metric.name]), metric.unit)
+    printed.print(rows)
     changes = session.space.changes(verdict.config)
     if changes:
         printed.print(Text("\nBest configuration, in the system's own form:", style="bold"))
         printed.print(Text(session.target.render(verdict.config), style="cyan"))
-        table = Table(box=None, pad_edge=False, header_style="dim")
         gives = _gives(session, verdict)
-        for column in ("changed", "from", "to", *(["gives"] if gives else [])):
-            table.add_column(column, justify="right" if column == "gives" else "left")
+        rows = table("changed", "from", "to", *(["gives"] if gives else []), numbers=("gives",))
         for name, value in changes.items():
             last = [f"{gives[name]:.2f}×" if name in gives else ""] if gives else []
-            table.add_row(name, str(session.space.default.get(name, "(not active)")), str(value), *last)
+            rows.add_row(name, str(session.space.default.get(name, "(not active)")), str(value), *last)
         printed.print()
-        printed.print(table)
+        printed.print(rows)
     if verdict.weaker:
         printed.print(Text("\nNot used, for your information: what weaker guarantees would give on top", style="bold"))
         for entry in verdict.weaker:
@@ -328,17 +324,14 @@ def _gives(session: Session, verdict: Verdict) -> dict[str, float]:
 
 
 def _pareto(screen: Console, session: Session, verdict: Verdict) -> None:
-    from rich.table import Table
     from rich.text import Text
 
+    from tunewright.cli.terminal import table
     from tunewright.report.words import number, settings
 
     screen.print(Text("\nPareto set: no configuration that was tried is better in every objective", style="bold"))
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("trial", justify="right")
-    for metric in session.objectives:
-        table.add_column(f"{metric.name} [{metric.unit}]", justify="right")
-    table.add_column("settings")
+    numbers = ("trial", *(f"{metric.name} [{metric.unit}]" for metric in session.objectives))
+    rows = table(*numbers, "settings", numbers=numbers)
     for entry in verdict.pareto:
         row = [str(entry["number"])]
         for metric in session.objectives:
@@ -347,5 +340,5 @@ def _pareto(screen: Console, session: Session, verdict: Verdict) -> None:
             if compared and compared["kind"] == "ratio":
                 text += f"  {compared['value']:.2f}× ({compared['low']:.2f} to {compared['high']:.2f})"
             row.append(text)
-        table.add_row(*row, settings(session.space.changes(entry["config"]), 6))
-    screen.print(table)
+        rows.add_row(*row, settings(session.space.changes(entry["config"]), 6))
+    screen.print(rows)
