@@ -22,8 +22,8 @@ from tunewright.envs.scheduling.serving import reference as R
 from tunewright.envs.scheduling.serving import simulate as M
 from tunewright.envs.scheduling.serving import synthetic
 from tunewright.envs.scheduling.spark import jobs as J
-from tunewright.envs.scheduling.spark.session import session
 from tunewright.envs.scheduling.spark import simulate as K
+from tunewright.envs.scheduling.spark.session import session
 
 # (user, arrival s, tasks, seconds of a task): one heavy user, three light ones
 MIX = [

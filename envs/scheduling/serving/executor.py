@@ -187,5 +187,6 @@ def calibrate(rows: NDArray[np.float64]) -> Engine:
     return Engine(
         ranks=1.0, fixed_s=float(fixed), weights_s=0.0, experts_s=0.0, chance=1.0, token_s=0.0, rank_token_s=0.0,
         reduce_s=0.0, cache_s=float(looked), sequence_s=float(each), prefill_s=float(prompt),
-        prefill_pair_s=float(pair), admit_s=0.0, part_s=float(part), both_s=float(mixed), most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
+        prefill_pair_s=float(pair), admit_s=0.0, part_s=float(part), both_s=float(mixed),
+        most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
     )  # fmt: skip

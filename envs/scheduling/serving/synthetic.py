@@ -47,10 +47,7 @@ KINDS: dict[str, tuple[str, dict[str, float]]] = {
         "one prompt in ten is eight times as long, so that short requests wait behind it",
         {"prompt": 800.0, "long_share": 0.1, "output_cv": 1.5, "users": 50},
     ),
-    "tenants": (
-        "few heavy users and many light ones",
-        {"users": 30, "user_skew": 1.6, "output_cv": 1.5, "cv": 2.0},
-    ),
+    "tenants": ("few heavy users and many light ones", {"users": 30, "user_skew": 1.6, "output_cv": 1.5, "cv": 2.0}),
     "prefixes": (
         "requests share long prefixes (system prompts, documents)",
         {"prompt": 400.0, "groups": 64, "prefix": 4096.0, "users": 50},
