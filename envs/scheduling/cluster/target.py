@@ -103,7 +103,7 @@ class ClusterTarget(BaseTarget):
 
     def policy(self, config: Config) -> simulate.Policy:
         """Return the policy of a configuration."""
-        given = {f: config[f] for f in simulate.Policy.__dataclass_fields__ if f in config}
+        given = {name: config[name] for name in simulate.Policy.__dataclass_fields__ if name in config}
         given["backfill"] = config.get("backfill", "none")
         given["every_s"] = float(config.get("every_s", 0.0)) if config.get("migration") else 0.0
         return simulate.policy("fifo", **given)
@@ -111,17 +111,18 @@ class ClusterTarget(BaseTarget):
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Run the jobs."""
         jobs, where = self.load(workload)
-        o = simulate.simulate(jobs, where, self.policy(config))
-        stable, words = simulate.stability(o)
-        m = simulate.metrics(o)
-        if not o.finished or m["wait_s"]["mean"] is None:
+        outcome = simulate.simulate(jobs, where, self.policy(config))
+        stable, words = simulate.stability(outcome)
+        metrics = simulate.metrics(outcome)
+        if not outcome.finished or metrics["wait_s"]["mean"] is None:
             return Measurement(status="failed", reason=words or "no job could run")
         values = {
-            "slowdown": m["bounded_slowdown"]["mean"], "wait": m["wait_s"]["mean"],
-            "response_p99": m["response_s"]["p99"], "utilisation": m["utilisation"], "fairness": m["fairness"],
+            "slowdown": metrics["bounded_slowdown"]["mean"], "wait": metrics["wait_s"]["mean"],
+            "response_p99": metrics["response_s"]["p99"], "utilisation": metrics["utilisation"],
+            "fairness": metrics["fairness"],
         }  # fmt: skip
-        more = {k: m[k] for k in ("preemptions", "migrations", "makespan_s")}
-        return Measurement(values=values, seconds=o.seconds, traces={"stable": stable, **more})
+        more = {name: metrics[name] for name in ("preemptions", "migrations", "makespan_s")}
+        return Measurement(values=values, seconds=outcome.seconds, traces={"stable": stable, **more})
 
 
 def _space() -> Space:
@@ -178,10 +179,14 @@ class ServerlessTarget(BaseTarget):
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Run the functions."""
-        m = serverless.simulate(self.invocations, str(config["policy"]), float(config.get("keep_s", 0.0)))
+        metrics = serverless.simulate(self.invocations, str(config["policy"]), float(config.get("keep_s", 0.0)))
         return Measurement(
-            values={"cold_share": m["cold_share"], "idle": m["idle_gb_s"], "wait": m["wait_s"]["mean"]},
-            seconds=m["seconds"],
+            values={
+                "cold_share": metrics["cold_share"],
+                "idle": metrics["idle_gb_s"],
+                "wait": metrics["wait_s"]["mean"],
+            },
+            seconds=metrics["seconds"],
         )
 
 
@@ -198,7 +203,7 @@ def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
             raise unknown("option of target cluster", name, OPTIONS)
     numbers = numeric_options(
         "cluster",
-        {k: v for k, v in options.items() if k not in ("nodes", "trace")},
+        {name: value for name, value in options.items() if name not in ("nodes", "trace")},
         {"load": 0.9, "jobs": 3000, "seed": 1},
     )
     return ClusterTarget(str(options.get("trace", argument)), str(options.get("nodes", "")), numbers)

@@ -88,23 +88,25 @@ class SparkTarget(BaseTarget):
             self._mixes[workload] = spark_jobs.generate(
                 self.cores, {"jobs": self.count, **WORKLOADS[workload][1]}, self.seed, self.pool
             )
-        o = simulate.simulate(
+        outcome = simulate.simulate(
             self._mixes[workload], self.cores,
             simulate.Options(
                 policy=str(config["policy"]), partition_s=float(config["partition_s"]) if config["partition"] else 0.0,
                 estimates=str(config["estimates"]), seed=self.seed,
             ),
         )  # fmt: skip
-        stable, words = simulate.stability(o)
-        if not o.finished:
+        stable, words = simulate.stability(outcome)
+        if not outcome.finished:
             return Measurement(status="failed", reason=words)
-        m = simulate.metrics(o)
+        metrics = simulate.metrics(outcome)
         values = {
-            "small_response": m["small_response_s"]["mean"], "response": m["response_s"]["mean"],
-            "response_p95": m["response_s"]["p95"], "unfair_delay": m["unfair_delay_s"],
+            "small_response": metrics["small_response_s"]["mean"], "response": metrics["response_s"]["mean"],
+            "response_p95": metrics["response_s"]["p95"], "unfair_delay": metrics["unfair_delay_s"],
         }  # fmt: skip
         return Measurement(
-            values=values, seconds=o.seconds, traces={"tasks": o.tasks, "stable": stable, "fairness": m["fairness"]}
+            values=values,
+            seconds=outcome.seconds,
+            traces={"tasks": outcome.tasks, "stable": stable, "fairness": metrics["fairness"]},
         )
 
     def render(self, config: Config) -> str:
@@ -128,6 +130,8 @@ def open_target(argument: str, options: Mapping[str, Any]) -> SparkTarget:
         if name not in OPTIONS:
             raise unknown("option of target spark", name, OPTIONS)
     numbers = numeric_options(
-        "spark", {k: v for k, v in options.items() if k != "dags"}, {"cores": 32, "jobs": 400, "seed": 1}
+        "spark",
+        {name: value for name, value in options.items() if name != "dags"},
+        {"cores": 32, "jobs": 400, "seed": 1},
     )
     return SparkTarget(numbers["cores"], numbers["jobs"], numbers["seed"], str(options.get("dags", argument)))
