@@ -8,11 +8,12 @@ from typing import Any
 
 from tunewright.envs.scheduling.cluster import jobs as cluster_jobs
 from tunewright.envs.scheduling.cluster import serverless, simulate
+from tunewright.envs.scheduling.simulated import SIMULATED, SimulatedTarget, numbers_of
 from tunewright.envs.scheduling.traces import real_file
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config, Space
 from tunewright.space.parameters import Choice, Int, Real
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+from tunewright.target import Budget, Measurement, Metric
 
 REAL = {
     "philly": ("sched/philly.csv.gz", "Microsoft's Philly, GPU jobs of 2017"),
@@ -33,7 +34,7 @@ OPTIONS = {
 }
 
 
-class ClusterTarget(BaseTarget):
+class ClusterTarget(SimulatedTarget):
     """Scheduling of a cluster, simulated.
 
     Args:
@@ -43,9 +44,6 @@ class ClusterTarget(BaseTarget):
     """
 
     name = "cluster"
-    isolated = False
-    parallel_safe = True
-    exact = True
     options: Mapping[str, str] = OPTIONS
     metrics = (
         Metric(
@@ -69,7 +67,7 @@ class ClusterTarget(BaseTarget):
         self.workloads: Mapping[str, str] = found
         self.facts = {
             "jobs": int(numbers["jobs"]),
-            "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
+            "simulated": SIMULATED,
         }
         self.space = _space()
         self._loads: dict[str, tuple[cluster_jobs.Jobs, cluster_jobs.Nodes]] = {}
@@ -146,7 +144,7 @@ def _space() -> Space:
     )  # fmt: skip
 
 
-class ServerlessTarget(BaseTarget):
+class ServerlessTarget(SimulatedTarget):
     """How long instances of functions are kept, simulated.
 
     Args:
@@ -154,9 +152,6 @@ class ServerlessTarget(BaseTarget):
     """
 
     name = "cluster"
-    isolated = False
-    parallel_safe = True
-    exact = True
     options: Mapping[str, str] = {n: f"parameter of the generator ({v:g})" for n, v in serverless.DEFAULTS.items()}
     metrics = (
         Metric(name="cold_share", direction="min", doc="invocations that wait for a new instance"),
@@ -190,7 +185,7 @@ class ServerlessTarget(BaseTarget):
         )
 
 
-def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
+def open_target(argument: str, options: Mapping[str, Any]) -> SimulatedTarget:
     """Open ``cluster``, ``cluster:FILE`` for a trace of one's own, or ``cluster:serverless``.
 
     Raises:
@@ -198,12 +193,5 @@ def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
     """
     if argument == "serverless":
         return ServerlessTarget(options)
-    for name in options:
-        if name not in OPTIONS:
-            raise unknown("option of target cluster", name, OPTIONS)
-    numbers = numeric_options(
-        "cluster",
-        {name: value for name, value in options.items() if name not in ("nodes", "trace")},
-        {"load": 0.9, "jobs": 3000, "seed": 1},
-    )
+    numbers = numbers_of("cluster", options, OPTIONS, {"load": 0.9, "jobs": 3000, "seed": 1})
     return ClusterTarget(str(options.get("trace", argument)), str(options.get("nodes", "")), numbers)

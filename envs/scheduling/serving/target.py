@@ -11,11 +11,12 @@ from tunewright.envs.parallelism.serving import Part, ServePlan, Service
 from tunewright.envs.scheduling.serving import policies, simulate, synthetic
 from tunewright.envs.scheduling.serving.requests import Requests
 from tunewright.envs.scheduling.serving.trace import load, read
+from tunewright.envs.scheduling.simulated import SIMULATED, SimulatedTarget, numbers_of
 from tunewright.envs.scheduling.traces import real_file
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config, Constraint, Space
 from tunewright.space.parameters import Choice, Int, Real
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+from tunewright.target import Budget, Measurement, Metric
 
 REAL = {
     "azure-conv": ("llm/AzureLLMInferenceTrace_conv.csv.gz", "Azure's chat service, November 2023"),
@@ -40,7 +41,7 @@ OPTIONS = {
 }
 
 
-class ServingTarget(BaseTarget):
+class ServingTarget(SimulatedTarget):
     """A serving system under one trace.
 
     Args:
@@ -50,9 +51,6 @@ class ServingTarget(BaseTarget):
     """
 
     name = "serving"
-    isolated = False
-    parallel_safe = True
-    exact = True
     options: Mapping[str, str] = OPTIONS
 
     def __init__(self, service: Service, trace: str, numbers: Mapping[str, float]) -> None:
@@ -80,7 +78,7 @@ class ServingTarget(BaseTarget):
         self.facts = {
             "model": service.model.name, "parameters": service.model.params, "GPUS": n.gpus, "gpu": n.gpu,
             "GPU_MEMORY_GB": n.memory_gb, "ttft_limit_s": self.ttft_s, "tpot_limit_s": self.tpot_s,
-            "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
+            "simulated": SIMULATED,
         }  # fmt: skip
         self.space = space_of(service)
         self._loads: dict[str, tuple[Requests, float]] = {}
@@ -242,14 +240,8 @@ def open_target(argument: str, options: Mapping[str, Any]) -> ServingTarget:
     Raises:
         ConfigError: an option is wrong, or the model fits nowhere.
     """
-    for name in options:
-        if name not in OPTIONS:
-            raise unknown("option of target serving", name, OPTIONS)
-    texts = {"model", "cluster", "trace"}
-    numbers = numeric_options(
-        "serving", {name: value for name, value in options.items() if name not in texts},
-        {"ttft": 2.0, "tpot": 0.1, "speed": 0.0, "requests": 4000, "error": 0.3},
-    )  # fmt: skip
+    defaults = {"ttft": 2.0, "tpot": 0.1, "speed": 0.0, "requests": 4000, "error": 0.3}
+    numbers = numbers_of("serving", options, OPTIONS, defaults)
     service = Service(
         model=models.load(str(options.get("model", "llama3-70b"))),
         nodes=clusters.load(str(options.get("cluster", "h100:8"))).nodes,

@@ -233,17 +233,10 @@ def generate(
     params = parameters_of(options or {})
     rng = np.random.default_rng([seed, 1510])
     users, count = int(params["users"]), int(params["jobs"])
-    heavy = (
-        max(round(users * params["heavy_users"]), 1) if params["heavy_users"] > 0 and params["heavy_share"] > 0 else 0
-    )
+    work_share, factor = params["heavy_share"], params["heavy_factor"]
+    heavy = max(round(users * params["heavy_users"]), 1) if params["heavy_users"] > 0 and work_share > 0 else 0
     # heavy users send few large jobs: the shares of work and the ratio of sizes fix the shares of jobs
-    share = (
-        params["heavy_share"]
-        / params["heavy_factor"]
-        / (params["heavy_share"] / params["heavy_factor"] + 1 - params["heavy_share"])
-        if heavy
-        else 0.0
-    )
+    share = work_share / factor / (work_share / factor + 1 - work_share) if heavy else 0.0
     if heavy == users:
         share = 1.0
     large = rng.random(count) < share

@@ -56,15 +56,10 @@ class Reference:
     ) -> None:  # fmt: skip
         cut = partitioned(jobs, options.partition_s) if options.partition_s else list(jobs)
         self.jobs = [
-            Running(
-                number,
-                job,
-                job.work if expected is None else float(expected[number]),
-                job.paths(),
-                [0] * len(job.stages),
-                [0] * len(job.stages),
+            Running(number, job, work, job.paths(), [0] * len(job.stages), [0] * len(job.stages))
+            for number, (job, work) in enumerate(
+                zip(cut, [job.work for job in cut] if expected is None else map(float, expected), strict=True)
             )
-            for number, job in enumerate(cut)
         ]
         self.cores, self.free, self.o, self.each = cores, cores, options, each
         self.now, self.heap, self.order = 0.0, [], 0  # type: ignore[var-annotated]

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from tunewright.envs.scheduling.command import pool_of
+from tunewright.envs.scheduling.simulated import SIMULATED, SimulatedTarget, numbers_of
 from tunewright.envs.scheduling.spark import jobs as spark_jobs
 from tunewright.envs.scheduling.spark import simulate
 from tunewright.errors import unknown
 from tunewright.space import Config, Space
 from tunewright.space.parameters import Choice, Real
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+from tunewright.target import Budget, Measurement, Metric
 
 WORKLOADS = {
     "mixed": ("20 users, a fifth of them with large jobs", {}),
@@ -30,7 +31,7 @@ OPTIONS = {
 }
 
 
-class SparkTarget(BaseTarget):
+class SparkTarget(SimulatedTarget):
     """Scheduling of a Spark application, simulated.
 
     Args:
@@ -39,9 +40,6 @@ class SparkTarget(BaseTarget):
     """
 
     name = "spark"
-    isolated = False
-    parallel_safe = True
-    exact = True
     options: Mapping[str, str] = OPTIONS
     metrics = (
         Metric(
@@ -76,7 +74,7 @@ class SparkTarget(BaseTarget):
         self.facts = {
             "CORES": cores,
             "jobs": jobs,
-            "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
+            "simulated": SIMULATED,
         }
         self._mixes: dict[str, list[spark_jobs.Job]] = {}
 
@@ -126,12 +124,5 @@ def open_target(argument: str, options: Mapping[str, Any]) -> SparkTarget:
     Raises:
         ConfigError: an option is wrong.
     """
-    for name in options:
-        if name not in OPTIONS:
-            raise unknown("option of target spark", name, OPTIONS)
-    numbers = numeric_options(
-        "spark",
-        {name: value for name, value in options.items() if name != "dags"},
-        {"cores": 32, "jobs": 400, "seed": 1},
-    )
+    numbers = numbers_of("spark", options, OPTIONS, {"cores": 32, "jobs": 400, "seed": 1})
     return SparkTarget(numbers["cores"], numbers["jobs"], numbers["seed"], str(options.get("dags", argument)))
