@@ -329,9 +329,9 @@ def _best(system, replica, now, kept):
 @jit
 def _generated(system, replica, request):
     """Tokens that a running request has given."""
-    return (
-        request.output - (request.end_clock - replica.clock) if request.phase == state.DECODING else request.generated
-    )
+    if request.phase != state.DECODING:
+        return request.generated
+    return request.output - (request.end_clock - replica.clock)
 
 
 @jit
@@ -347,16 +347,13 @@ def _learn(system, replica):
         generated = _generated(system, replica, request_at(system.requests, integer_at(replica.running, place).value))
         number_at(replica.curve, min(generated // state.HISTORY_STEP, state.HISTORY_BINS - 1)).value += 1.0
     ended, lasting = 0, 0.0
-    for bucket in range(
-        state.HISTORY_BINS - 1, -1, -1
-    ):  # of those that came to a bin, the share that went on to the next
-        running = number_at(replica.curve, bucket).value
-        ended += integer_at(replica.history, bucket).value
+    for bucket in range(state.HISTORY_BINS - 1, -1, -1):
+        share, ending = number_at(replica.curve, bucket), integer_at(replica.history, bucket).value
+        ended += ending
         there = ended + lasting
-        lasting += running
-        number_at(replica.curve, bucket).value = (
-            (there - integer_at(replica.history, bucket).value) / there if there > 0.0 else 1.0
-        )
+        lasting += share.value
+        # of those that came to a bin, the share that went on to the next
+        share.value = (there - ending) / there if there > 0.0 else 1.0
     for bucket in range(1, state.HISTORY_BINS):
         number_at(replica.curve, bucket).value *= number_at(replica.curve, bucket - 1).value
 
@@ -502,10 +499,8 @@ def _fill(system, replica, now, budget, whole, kept):
         if replica.running_count >= system.most_running or not _admit(system, replica, at, now):
             place = _worst(system, replica, now) if system.quantum_tokens > 0 else -1
             margin = float(system.quantum_tokens) if system.order == state.FAIR else 0.0
-            if (
-                place >= 0
-                and _key(system, integer_at(replica.running, place).value, now) > _key(system, number, now) + margin
-            ):
+            other = integer_at(replica.running, max(place, 0)).value
+            if place >= 0 and _key(system, other, now) > _key(system, number, now) + margin:
                 wait += _preempt(system, replica, place, now)
                 continue
             replica.blocked = 1
@@ -748,10 +743,8 @@ def route(system, number):
             got = _hits(system, replica, request)
             if got > most:
                 best, most = index, got
-        if (
-            best >= 0
-            and replica_at(system.replicas, best).load_tokens * stop <= 2 * total + stop * state.AFFINITY_TOKENS
-        ):
+        most_tokens = 2 * total + stop * state.AFFINITY_TOKENS
+        if best >= 0 and replica_at(system.replicas, best).load_tokens * stop <= most_tokens:
             return best
         return _least(system, 0, stop)
     # two hashes of the prompt's beginning, or of the request itself where that is short; the better of the two by what
@@ -762,12 +755,8 @@ def route(system, number):
         return one
     size = system.chunk_blocks * system.block_tokens
     first, second = replica_at(system.replicas, one), replica_at(system.replicas, two)
-    if (
-        first.load_tokens - _hits(system, first, request) * size
-        <= second.load_tokens - _hits(system, second, request) * size
-    ):
-        return one
-    return two
+    left = first.load_tokens - _hits(system, first, request) * size
+    return one if left <= second.load_tokens - _hits(system, second, request) * size else two
 
 
 @jit
@@ -784,13 +773,12 @@ def arrive(system, number):
         _next_of_client(system, now)
         return
     size = system.block_tokens
-    most = request.prompt + (
-        max(system.most_output_tokens, request.output) if system.admission == state.CONSERVATIVE else request.output
-    )
-    if (
-        blocks_of(most, size) > replica_at(system.replicas, 0).total_blocks
-        or blocks_of(most, size) > replica_at(system.replicas, system.replica_count - 1).total_blocks
-    ):
+    output = request.output
+    if system.admission == state.CONSERVATIVE:
+        output = max(system.most_output_tokens, output)
+    needed = blocks_of(request.prompt + output, size)
+    first, last = replica_at(system.replicas, 0), replica_at(system.replicas, system.replica_count - 1)
+    if needed > first.total_blocks or needed > last.total_blocks:
         request.phase = state.REJECTED
         system.unfinished -= 1
         _next_of_client(system, now)
@@ -813,14 +801,11 @@ def _lift(system, number):
     for index in range(system.replica_count):
         replica = replica_at(system.replicas, index)
         for place in range(replica.waiting_count + replica.running_count):
-            other = (
-                integer_at(replica.waiting, place).value
-                if place < replica.waiting_count
-                else integer_at(replica.running, place - replica.waiting_count).value
-            )
-            if request_at(system.requests, other).user == mine:
-                here = True
-            least = min(least, number_at(system.served, request_at(system.requests, other).user).value)
+            at = place - replica.waiting_count
+            queued = integer_at(replica.waiting, place) if at < 0 else integer_at(replica.running, at)
+            user = request_at(system.requests, queued.value).user
+            here = here or user == mine
+            least = min(least, number_at(system.served, user).value)
     if not here and least < INF:
         number_at(system.served, mine).value = max(number_at(system.served, mine).value, least)
 
@@ -829,35 +814,29 @@ def _lift(system, number):
 def _answered(system, number):
     """Whether an answer to the same question is kept and not too old for its category; keeps this one otherwise."""
     request = request_at(system.requests, number)
-    question = request.question
-    if question < 0:
+    if request.question < 0:
         return False
-    ttl = number_at(system.ttl_s, request.category).value
-    earlier, now = answer_at(system.kept_answers, question).request, request.arrival_s
-    if (
-        earlier >= 0
-        and request_at(system.requests, earlier).done_at <= now
-        and now - request_at(system.requests, earlier).done_at <= ttl
-        and answer_at(system.kept_answers, question).kept == 1
-    ):
+    ttl_s, now = number_at(system.ttl_s, request.category).value, request.arrival_s
+    answer = answer_at(system.kept_answers, request.question)
+    earlier = request_at(system.requests, answer.request)
+    if answer.request >= 0 and earlier.done_at <= now and now - earlier.done_at <= ttl_s and answer.kept == 1:
         system.answered += 1
-        system.stale += request.version != request_at(system.requests, earlier).version
+        system.stale += request.version != earlier.version
         return True
-    if ttl > 0.0 and not (earlier >= 0 and request_at(system.requests, earlier).done_at > now):
-        if answer_at(system.kept_answers, question).kept == 0:
+    if ttl_s > 0.0 and not (answer.request >= 0 and earlier.done_at > now):
+        if answer.kept == 0:
             if system.answer_count >= system.most_answers:  # the oldest makes room
                 oldest, oldest_at = -1, INF
                 for other in range(system.question_count):
                     other_answer = answer_at(system.kept_answers, other)
-                    if other_answer.kept == 1 and (
-                        oldest < 0 or request_at(system.requests, other_answer.request).arrival_s < oldest_at
-                    ):
-                        oldest, oldest_at = other, request_at(system.requests, other_answer.request).arrival_s
+                    asked = request_at(system.requests, other_answer.request)
+                    if other_answer.kept == 1 and (oldest < 0 or asked.arrival_s < oldest_at):
+                        oldest, oldest_at = other, asked.arrival_s
                 answer_at(system.kept_answers, oldest).kept = 0
                 system.answer_count -= 1
-            answer_at(system.kept_answers, question).kept = 1
+            answer.kept = 1
             system.answer_count += 1
-        answer_at(system.kept_answers, question).request = number
+        answer.request = number
     return False
 
 
@@ -874,11 +853,8 @@ def step(system, engine, prefill_engine):
     for other in range(1, system.replica_count):
         if replica_at(system.replicas, other).ready_at < when:
             index, when = other, replica_at(system.replicas, other).ready_at
-    coming = (
-        request_at(system.requests, system.next_request).arrival_s
-        if system.next_request < system.request_count
-        else INF
-    )
+    following = request_at(system.requests, system.next_request)
+    coming = following.arrival_s if system.next_request < system.request_count else INF
     moved = event_at(system.moves, 0).time_s if system.move_count > 0 else INF
     if moved < INF and moved <= when and moved <= coming:
         number = event_at(system.moves, 0).what

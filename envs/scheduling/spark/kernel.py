@@ -86,10 +86,8 @@ def _serve(system, user_number):
         user.clock_s = virtual_at(system.virtual_jobs, base + gone).finish_s
         gone += 1
     for place in range(running - gone):
-        slot, after = (
-            virtual_at(system.virtual_jobs, base + place),
-            virtual_at(system.virtual_jobs, base + place + gone),
-        )
+        slot = virtual_at(system.virtual_jobs, base + place)
+        after = virtual_at(system.virtual_jobs, base + place + gone)
         slot.finish_s, slot.job = after.finish_s, after.job
     user.virtual_count = running - gone
 
