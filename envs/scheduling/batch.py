@@ -49,11 +49,11 @@ class BatchEnv(Linked, gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], n
     def _link(self) -> None:
         """Set the addresses in the table, which has a copy of each system's record with what has happened since."""
         self._compiled = self._decide_all()
-        for k, system in enumerate(self._systems):
+        for index, system in enumerate(self._systems):
             if system is not None:
-                system.systems[0] = self._table[k]
+                system.systems[0] = self._table[index]
                 system._link()
-                self._table[k] = system.systems[0]
+                self._table[index] = system.systems[0]
 
     @abstractmethod
     def _piece(self, rng: np.random.Generator) -> Any:
@@ -83,26 +83,28 @@ class BatchEnv(Linked, gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], n
             seed: of the batch; system k uses ``seed + k``, or the k-th of a list.
             options: ``reset_mask``, bool, (n,): reset only these.
         """
-        n = self.num_envs
-        which = np.ones(n, np.bool_)
+        count = self.num_envs
+        which = np.ones(count, np.bool_)
         if options and "reset_mask" in options:
             which = np.asarray(options["reset_mask"], np.bool_)
         if seed is not None or not hasattr(self, "_rngs"):
-            seeds = seed if isinstance(seed, list) else [None if seed is None else seed + k for k in range(n)]
-            if len(seeds) != n:
-                raise ConfigError(f"{len(seeds)} seeds for {n} environments")
-            self._rngs = [np.random.default_rng(s) for s in seeds]
-        seen = np.zeros((n, *self.single_observation_space.shape), np.float32)  # type: ignore[misc]
+            seeds = (
+                seed if isinstance(seed, list) else [None if seed is None else seed + index for index in range(count)]
+            )
+            if len(seeds) != count:
+                raise ConfigError(f"{len(seeds)} seeds for {count} environments")
+            self._rngs = [np.random.default_rng(one) for one in seeds]
+        seen = np.zeros((count, *self.single_observation_space.shape), np.float32)  # type: ignore[misc]
         self._begin(which, seen)
         return seen, {"action_mask": self._mask.copy()}
 
     def _begin(self, which: npt.NDArray[np.bool_], seen: Seen) -> None:
-        which = which | np.array([s is None for s in self._systems])
-        for k in np.flatnonzero(which):
-            self._systems[k] = self._piece(self._rngs[k])
+        which = which | np.array([system is None for system in self._systems])
+        for index in np.flatnonzero(which):
+            self._systems[index] = self._piece(self._rngs[index])
             if self._table is None:
-                self._table = np.zeros(self.num_envs, self._systems[k].systems.dtype)
-            self._table[k] = self._systems[k].systems[0]
+                self._table = np.zeros(self.num_envs, self._systems[index].systems.dtype)
+            self._table[index] = self._systems[index].systems[0]
         self._waiting[which] = -1
         self._go(which, np.zeros(self.num_envs, np.int64), seen)
         self._over[which] = self._waiting[which] < 0
@@ -118,17 +120,17 @@ class BatchEnv(Linked, gymnasium.vector.VectorEnv[Seen, npt.NDArray[np.int64], n
     ) -> tuple[Seen, npt.NDArray[np.float64], npt.NDArray[np.bool_], npt.NDArray[np.bool_], dict[str, Any]]:
         """Take one decision in every system whose episode goes on; begin a new one in the others."""
         actions = np.asarray(actions, np.int64)
-        n, count = self.num_envs, int(self.single_action_space.n)  # type: ignore[attr-defined]
-        if actions.shape != (n,) or ((actions < 0) | (actions >= count)).any():
-            raise ConfigError(f"actions are {n} numbers from 0 to {count - 1}, not {actions}")
-        seen = np.zeros((n, *self.single_observation_space.shape), np.float32)  # type: ignore[misc]
+        size, count = self.num_envs, int(self.single_action_space.n)  # type: ignore[attr-defined]
+        if actions.shape != (size,) or ((actions < 0) | (actions >= count)).any():
+            raise ConfigError(f"actions are {size} numbers from 0 to {count - 1}, not {actions}")
+        seen = np.zeros((size, *self.single_observation_space.shape), np.float32)  # type: ignore[misc]
         fresh = self._over.copy()
         reward = self._go(~fresh, actions, seen)
         over = ~fresh & (self._waiting < 0)
         self._over = over.copy()
         if fresh.any():
             self._begin(fresh, seen)
-        return seen, reward, over, np.zeros(n, np.bool_), {"action_mask": self._mask.copy()}
+        return seen, reward, over, np.zeros(size, np.bool_), {"action_mask": self._mask.copy()}
 
 
 class SingleEnv(Independent, gymnasium.Env[Seen, np.int64]):

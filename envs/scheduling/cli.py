@@ -226,7 +226,8 @@ def spark(
     given |= {k: v for k, v in (("users", users), ("jobs", jobs)) if v}
     how = M.Options(
         policy=policy, partition_s=partition_s or (M.PARTITION_S if partition else 0.0), estimates=estimates,
-        noise=noise, overhead_s=M.OVERHEAD_S if overhead_s is None else overhead_s, weights=tuple(weights or ()), seed=seed,
+        noise=noise, overhead_s=M.OVERHEAD_S if overhead_s is None else overhead_s, weights=tuple(weights or ()),
+        seed=seed,
     )  # fmt: skip
     M.check(how)
     check_size(f"--cores {cores}", cores, _CORE_BYTES)

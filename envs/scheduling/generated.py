@@ -60,12 +60,12 @@ def numbers(
     return parameters
 
 
-def lognormal(rng: np.random.Generator, mean: float, cv: float, n: int) -> Any:
+def lognormal(rng: np.random.Generator, mean: float, cv: float, count: int) -> Any:
     """Draw log-normal values by mean and coefficient of variation."""
     if cv == 0:
-        return np.full(n, mean)
+        return np.full(count, mean)
     sigma = math.sqrt(math.log1p(cv * cv))
-    return rng.lognormal(math.log(mean) - 0.5 * sigma * sigma, sigma, n)
+    return rng.lognormal(math.log(mean) - 0.5 * sigma * sigma, sigma, count)
 
 
 def zipf(rng: np.random.Generator, count: int, skew: float, n: int) -> Any:

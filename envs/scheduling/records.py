@@ -24,6 +24,8 @@ def record(words: str) -> np.dtype[Any]:
 
 
 INTEGER, NUMBER = record("i8: value"), record("f8: value")
+#: something that will happen; ``order`` among those of one time, ``what`` and ``tasks`` as a simulator needs them
+EVENT = record("f8: time_s\ni8: order what tasks")
 
 
 def link(records: NDArray[Any], name: str, array: NDArray[Any]) -> None:

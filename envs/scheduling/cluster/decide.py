@@ -4,18 +4,7 @@
 from __future__ import annotations
 
 from tunewright.envs.compiled import jit
-from tunewright.envs.scheduling.cluster import state
-from tunewright.envs.scheduling.cluster.kernel import (
-    find,
-    fits_node,
-    job_at,
-    load,
-    next_moment,
-    part_at,
-    start,
-    system_at,
-    unused,
-)  # fmt: skip
+from tunewright.envs.scheduling.cluster import kernel, state
 from tunewright.envs.scheduling.kernels import integer_at, over_batch, squash
 
 NODES, FEATURES, WORLD = 16, 4, 9
@@ -29,19 +18,19 @@ def observe(system, seen, mask):
     """Write what an agent sees, and which actions are legal: nodes where the job fits, and waiting."""
     seen[:] = 0.0
     mask[:] = False
-    job = job_at(system.jobs, integer_at(system.waiting, 0).value)
+    job = kernel.job_at(system.jobs, integer_at(system.waiting, 0).value)
     for node in range(min(system.node_count, NODES)):
-        bits = fits_node(system, system.room, node, job)
+        bits = kernel.fits_node(system, system.room, node, job)
         at = node * FEATURES
-        seen[at] = 1.0 - load(system, node)
+        seen[at] = 1.0 - kernel.load(system, node)
         free = 0
         for gpu in range(system.gpus_per_node):
             free += integer_at(system.room, node * system.stride + 2 + gpu).value == state.WHOLE
         seen[at + 1] = free / max(system.gpus_per_node, 1)
         seen[at + 2] = bits != 0
-        seen[at + 3] = unused(system, system.whole, node) > 0
+        seen[at + 3] = kernel.unused(system, system.whole, node) > 0
         mask[node] = bits != 0
-    large = job.gpus > system.gpus_per_node and find(system, system.room, job)
+    large = job.gpus > system.gpus_per_node and kernel.find(system, system.room, job)
     if large:
         mask[0] = True  # it goes to several nodes; which, the simulator says
     mask[NODES] = system.running_count > 0 or system.next_job < system.job_count
@@ -55,7 +44,7 @@ def observe(system, seen, mask):
     seen[at + 6] = system.next_job / system.job_count
     wanted, shortest = 0.0, 1e18
     for place in range(1, min(system.waiting_count, 32)):
-        other = job_at(system.jobs, integer_at(system.waiting, place).value)
+        other = kernel.job_at(system.jobs, integer_at(system.waiting, place).value)
         wanted += other.gpus * other.milli / state.WHOLE
         shortest = min(shortest, other.estimate_s)
     seen[at + 7] = squash(wanted, 16.0)
@@ -76,29 +65,25 @@ def decide(systems, index, begun, action, seen, mask):
     Returns:
         (0, or -1 when the episode is over; minus the job-hours that passed).
     """
-    system = system_at(systems, index)
+    system = kernel.system_at(systems, index)
     passed = 0.0
     wait = False
     if begun >= 0:
-        job = job_at(system.jobs, integer_at(system.waiting, 0).value)
-        bits = fits_node(system, system.room, action, job) if 0 <= action < min(system.node_count, NODES) else 0
+        job = kernel.job_at(system.jobs, integer_at(system.waiting, 0).value)
+        bits = kernel.fits_node(system, system.room, action, job) if 0 <= action < min(system.node_count, NODES) else 0
         if bits != 0:
-            part = part_at(system.plan, 0)
+            part = kernel.part_at(system.plan, 0)
             part.node, part.mask = action, bits
             system.plan_size = 1
-            start(system, 0)
-        elif action < NODES and job.gpus > system.gpus_per_node and find(system, system.room, job):
-            start(system, 0)
+            kernel.start(system, 0)
+        elif action < NODES and job.gpus > system.gpus_per_node and kernel.find(system, system.room, job):
+            kernel.start(system, 0)
         else:
             wait = True
-    while (
-        wait
-        or system.waiting_count == 0
-        or not find(system, system.room, job_at(system.jobs, integer_at(system.waiting, 0).value))
-    ):
+    while wait or system.waiting_count == 0 or not kernel.first_fits(system):
         wait = False
         before, here = system.now_s, system.waiting_count + system.running_count
-        if not next_moment(system):
+        if not kernel.next_moment(system):
             break
         passed += (system.now_s - before) * here
     if system.over == 1:

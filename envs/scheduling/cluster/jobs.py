@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tunewright.envs.scheduling import limits
 from tunewright.envs.scheduling.cluster.state import WHOLE
 from tunewright.envs.scheduling.generated import lognormal, numbers, zipf
-from tunewright.envs.scheduling.traces import numbered
+from tunewright.envs.scheduling.traces import check_growth, numbered
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.knowledge import timestamps
 from tunewright.store.files import check_size, limit_mb, open_lines, parsing, read_head, read_text, reason
@@ -61,12 +61,12 @@ class Jobs:
         """Whether any job wants a GPU."""
         return bool((self.gpus > 0).any())
 
-    def first(self, n: int, start: int = 0) -> Jobs:
+    def first(self, count: int, start: int = 0) -> Jobs:
         """Return ``n`` jobs from a place on; the first is submitted at 0."""
-        part = slice(start, start + n)
+        part = slice(start, start + count)
         cut = {
-            f: getattr(self, f)[part]
-            for f in ("submit_s", "run_s", "estimate_s", "gpus", "milli", "cpu", "memory", "user")
+            name: getattr(self, name)[part]
+            for name in ("submit_s", "run_s", "estimate_s", "gpus", "milli", "cpu", "memory", "user")
         }
         cut["submit_s"] = cut["submit_s"] - cut["submit_s"][0]
         return replace(self, **cut)
@@ -103,12 +103,12 @@ def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -
                 f"{source}, job {bad[0] + 1}: the {name} {values[bad[0]]} is no time up to"
                 f" {limits.MOST_TIME_S:g} s ({len(bad)} such jobs)"
             )
-    n = len(submit)
+    count = len(submit)
     order = np.argsort(submit, kind="stable")
     late = int((np.diff(submit) < 0).sum())
     whole: dict[str, Any] = {}
     for name, default in (("gpus", 0), ("milli", WHOLE), ("cpu", 0), ("memory", 0)):
-        values = np.asarray(rows[name], float) if name in rows else np.full(n, float(default))
+        values = np.asarray(rows[name], float) if name in rows else np.full(count, float(default))
         bad = np.flatnonzero(~((values >= 0) & (values <= limits.MOST_UNITS)))
         if len(bad):
             raise ConfigError(
@@ -116,7 +116,7 @@ def jobs_of(source: str, rows: Mapping[str, Any], notes: tuple[str, ...] = ()) -
             )
         whole[name] = values[order].astype(np.int64)
     whole["milli"] = np.where((whole["gpus"] == 1) & (whole["milli"] > 0), np.minimum(whole["milli"], WHOLE), WHOLE)
-    user = numbered(rows["user"]) if "user" in rows else np.zeros(n, np.int64)
+    user = numbered(rows["user"]) if "user" in rows else np.zeros(count, np.int64)
     run = np.maximum(run, 1e-3)
     estimate = np.asarray(rows["estimate_s"], float) if "estimate_s" in rows else run
     estimate = np.maximum(
@@ -149,12 +149,6 @@ def _text_lines(head: bytes) -> list[str]:
     return head.decode("utf-8-sig", errors="replace").splitlines()
 
 
-def _bounded(path: Path, jobs: int) -> None:
-    """Look now and then at how much memory a trace takes that is being read."""
-    if not jobs & 0x3FF:
-        check_size(f"the trace {path}: {jobs:,} jobs and more", jobs, _JOB_BYTES, "give a shorter one")
-
-
 def _swf(path: Path, lines: Iterable[str]) -> Jobs:
     """Read the Standard Workload Format (Chapin et al., 1999): 18 fields a line.
 
@@ -166,9 +160,9 @@ def _swf(path: Path, lines: Iterable[str]) -> Jobs:
     for number, line in enumerate(lines, 1):
         if line.lstrip().startswith(";") or not line.strip():
             continue
-        _bounded(path, number)
+        check_growth(path, "jobs", number, number * _JOB_BYTES)
         try:
-            values = [float(v) for v in line.split()[:18]]
+            values = [float(field) for field in line.split()[:18]]
             if len(values) < 12:
                 raise ValueError(f"{len(values)} fields instead of 18")
             for place in (1, 3):
@@ -187,8 +181,9 @@ def _swf(path: Path, lines: Iterable[str]) -> Jobs:
         if whole not in summed:
             jobs.append(
                 pieces[0]._replace(
-                    submit=next((p.submit for p in pieces if p.submit >= 0), pieces[0].submit),
-                    run=sum(max(p.run, 0.0) for p in pieces), allocated=max(p.allocated for p in pieces),
+                    submit=next((piece.submit for piece in pieces if piece.submit >= 0), pieces[0].submit),
+                    run=sum(max(piece.run, 0.0) for piece in pieces),
+                    allocated=max(piece.allocated for piece in pieces),
                 )
             )  # fmt: skip
     cancelled = [job for job in jobs if job.status == 5 and job.run <= 0]
@@ -247,8 +242,8 @@ _NAMES = {
 
 def _table(path: Path, lines: Iterable[str]) -> Jobs:
     table = csv.DictReader(lines)
-    heads = [h.strip() for h in table.fieldnames or []]
-    has = {c: next((h for h in heads if h in names), None) for c, names in _NAMES.items()}
+    heads = [head.strip() for head in table.fieldnames or []]
+    has = {column: next((head for head in heads if head in names), None) for column, names in _NAMES.items()}
     if has["submit_s"] is None:
         raise ConfigError(f"{path} has no column of submissions: one of {', '.join(_NAMES['submit_s'])} is needed")
     if has["run_s"] is None and has["end_s"] is None:
@@ -258,7 +253,7 @@ def _table(path: Path, lines: Iterable[str]) -> Jobs:
     columns: dict[str, list[Any]] = {}
     dropped = 0
     for row in table:
-        _bounded(path, len(columns.get("submit_s", ())))
+        check_growth(path, "jobs", rows := len(columns.get("submit_s", ())), rows * _JOB_BYTES)
         try:
             submit = row[has["submit_s"]]
             ends = row[has["run_s"] or has["end_s"] or ""]
@@ -296,14 +291,15 @@ def _parquet(path: Path) -> Jobs:
     # what a footer promises is checked first; where it lies, duckdb's own limit ends the reading
     with duckdb.connect(config={"memory_limit": f"{limit_mb(_PARQUET_MB):.0f}MB", "threads": "1"}) as database:
         file = [str(path)]
-        names = {r[0] for r in database.execute("SELECT name FROM parquet_schema(?)", file).fetchall()}
+        names = {row[0] for row in database.execute("SELECT name FROM parquet_schema(?)", file).fetchall()}
         if not {"submission_time", "duration", "cpu_count"} <= names:
             raise ConfigError(
                 f"{path} needs the columns submission_time, duration (ms) and cpu_count; it has"
                 f" {', '.join(sorted(names))}"
             )
         count = database.execute("SELECT sum(num_rows) FROM parquet_file_metadata(?)", file).fetchone()
-        _bounded_rows(path, int(count[0] or 0) if count else 0)
+        rows_there = int(count[0] or 0) if count else 0
+        check_size(f"the trace {path}: {rows_there:,} jobs", rows_there, _JOB_BYTES, "give a shorter one")
         kind = database.execute("SELECT typeof(submission_time) FROM read_parquet(?) LIMIT 1", file).fetchone()
         if kind is None:
             raise ConfigError(f"{path}: no jobs in it")
@@ -311,12 +307,8 @@ def _parquet(path: Path) -> Jobs:
         rows = database.execute(
             f"SELECT {when} / 1e3, duration / 1e3, cpu_count * 1000 FROM read_parquet(?)", file
         ).fetchnumpy()
-    submit, run, cpu = (np.ma.filled(np.ma.asarray(v).astype(float), np.nan) for v in rows.values())
+    submit, run, cpu = (np.ma.filled(np.ma.asarray(column).astype(float), np.nan) for column in rows.values())
     return jobs_of(path.name, {"submit_s": submit, "run_s": run, "cpu": cpu})
-
-
-def _bounded_rows(path: Path, rows: int) -> None:
-    check_size(f"the trace {path}: {rows:,} jobs", rows, _JOB_BYTES, "give a shorter one")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -373,9 +365,9 @@ def nodes(text: str, jobs: Jobs | None = None, load: float = 0.9) -> Nodes:
         return Nodes(name=text, cpu=one, memory=np.array([ENOUGH]), gpus=np.array([0]))
     many, _, each = text.partition("x")
     if many.isdecimal() and each.isdecimal() and len(many) < 20 and int(many) > 0 and each in _PER_NODE:
-        n = int(many)
-        check_size(f"{n:,} nodes", n, _NODE_BYTES)
-        return Nodes(name=text, cpu=np.full(n, ENOUGH), memory=np.full(n, ENOUGH), gpus=np.full(n, int(each)))
+        size = int(many)
+        check_size(f"{size:,} nodes", size, _NODE_BYTES)
+        return Nodes(name=text, cpu=np.full(size, ENOUGH), memory=np.full(size, ENOUGH), gpus=np.full(size, int(each)))
     raise ConfigError(f"nodes are 16x8 (16 nodes of 8 GPUs, at most 16 each), cpu:1024, a CSV, or auto, not {text!r}")
 
 
@@ -384,7 +376,9 @@ def _node_list(path: Path) -> Nodes:
     check_size(f"the list of nodes {path}", text.count("\n") + text.count(","), _NODE_BYTES, "give a shorter one")
     with parsing(path, "list of nodes with the columns cpu_milli, memory_mib and gpu"):
         rows = list(csv.DictReader(io.StringIO(text)))
-        cpu, memory, gpus = (np.array([int(r[c]) for r in rows], np.int64) for c in ("cpu_milli", "memory_mib", "gpu"))
+        cpu, memory, gpus = (
+            np.array([int(row[column]) for row in rows], np.int64) for column in ("cpu_milli", "memory_mib", "gpu")
+        )
         for name, values, most in (("cpu_milli", cpu, ENOUGH), ("memory_mib", memory, ENOUGH), ("gpu", gpus, 16)):
             if len(values) and not 0 <= int(values.min()) <= int(values.max()) <= most:
                 raise ConfigError(f"the list of nodes {path}: {name} must be 0 to {most:,}")
@@ -414,28 +408,28 @@ def generate(where: Nodes, options: Mapping[str, Any] | None = None, seed: int =
         UnknownNameError: there is no such parameter.
         ConfigError: a value is out of range.
     """
-    p = numbers(
+    params = numbers(
         "the jobs", DEFAULTS, options or {}, positive=DEFAULTS.keys() - {"share", "run_cv", "user_skew"},
         whole=("jobs", "users", "gpus"),
     )  # fmt: skip
-    if p["over"] < 1 or p["share"] > 1:
+    if params["over"] < 1 or params["share"] > 1:
         raise ConfigError("over is at least 1 (jobs are ended at their estimate), and share at most 1")
     rng = np.random.default_rng([seed, 2503])
-    n = int(p["jobs"])
-    run = lognormal(rng, p["run_s"], p["run_cv"], n)
+    count = int(params["jobs"])
+    run = lognormal(rng, params["run_s"], params["run_cv"], count)
     pooled = int(where.gpus.sum()) == 0
-    most = max(int(math.log2(min(p["gpus"], int(where.gpus.sum()) or p["gpus"]))), 0)
-    size = 2 ** np.minimum(rng.geometric(0.5, n) - 1, most)
-    milli = np.where((size == 1) & (rng.random(n) < p["share"]), rng.choice([100, 250, 500], n), WHOLE)
+    most = max(int(math.log2(min(params["gpus"], int(where.gpus.sum()) or params["gpus"]))), 0)
+    size = 2 ** np.minimum(rng.geometric(0.5, count) - 1, most)
+    milli = np.where((size == 1) & (rng.random(count) < params["share"]), rng.choice([100, 250, 500], count), WHOLE)
     work = float((run * size * (milli / WHOLE if not pooled else 1.0)).sum())
     total = float(where.cpu.sum()) / WHOLE if pooled else float(where.gpus.sum())
-    shape = 1.0 / p["cv"] ** 2
-    submit = np.cumsum(np.maximum(rng.gamma(shape, 1.0 / shape, n), 1e-100))  # a wild cv gives nothing but zeros
-    submit *= work / (p["load"] * total) / submit[-1]
+    shape = 1.0 / params["cv"] ** 2
+    submit = np.cumsum(np.maximum(rng.gamma(shape, 1.0 / shape, count), 1e-100))  # a wild cv gives nothing but zeros
+    submit *= work / (params["load"] * total) / submit[-1]
     rows = {
         "submit_s": submit, "run_s": run,
-        "estimate_s": run * (1.0 + rng.exponential(p["over"] - 1.0, n) if p["over"] > 1 else 1.0),
-        "user": zipf(rng, int(p["users"]), p["user_skew"], n),
+        "estimate_s": run * (1.0 + rng.exponential(params["over"] - 1.0, count) if params["over"] > 1 else 1.0),
+        "user": zipf(rng, int(params["users"]), params["user_skew"], count),
     }  # fmt: skip
     rows |= {"cpu": size * WHOLE} if pooled else {"gpus": size, "milli": milli}
     return jobs_of("synthetic", rows)

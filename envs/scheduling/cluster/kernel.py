@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tunewright.envs.compiled import jit, record_at
 from tunewright.envs.scheduling.cluster import state
-from tunewright.envs.scheduling.kernels import INF, integer_at
+from tunewright.envs.scheduling.kernels import INF, integer_at, take_out
 
 system_at, job_at, piece_at = record_at(state.SYSTEM), record_at(state.JOB), record_at(state.PIECE)
 part_at, step_at = record_at(state.PLAN), record_at(state.STEP)
@@ -21,6 +21,22 @@ kind_at, entry_at = record_at(state.KIND), record_at(state.ENTRY)
 @jit
 def _free(system, room, node, gpu):
     return integer_at(room, node * system.stride + 2 + gpu).value
+
+
+@jit
+def _cpu(system, room, node):
+    return integer_at(room, node * system.stride).value
+
+
+@jit
+def _memory(system, room, node):
+    return integer_at(room, node * system.stride + 1).value
+
+
+@jit
+def _hosts(system, room, node, job):
+    """Whether a node has the CPUs and the memory for a job."""
+    return _cpu(system, room, node) >= job.cpu and _memory(system, room, node) >= job.memory_mib
 
 
 @jit
@@ -47,10 +63,7 @@ def _mask(system, room, node, gpus, milli):
 @jit
 def fits_node(system, room, node, job):
     """Bits of the GPUs that a job would get on a node, -1 if it needs none and fits, 0 if it does not fit."""
-    if (
-        integer_at(room, node * system.stride).value < job.cpu
-        or integer_at(room, node * system.stride + 1).value < job.memory_mib
-    ):
+    if not _hosts(system, room, node, job):
         return 0
     return -1 if job.gpus == 0 else _mask(system, room, node, job.gpus, job.milli)
 
@@ -59,7 +72,7 @@ def fits_node(system, room, node, job):
 def unused(system, room, node):
     """Free part of a node: thousandths of GPUs, or of CPUs where it has none."""
     if system.gpus_per_node == 0:
-        return integer_at(room, node * system.stride).value
+        return _cpu(system, room, node)
     total = 0
     for gpu in range(system.gpus_per_node):
         total += _free(system, room, node, gpu)
@@ -69,36 +82,21 @@ def unused(system, room, node):
 @jit
 def _left(system, room, node):
     """Free part of a node over all resources, each as a share of the largest node's."""
-    left = (
-        integer_at(room, node * system.stride).value / system.most_milli_cpu
-        + integer_at(room, node * system.stride + 1).value / system.most_memory_mib
-    )
-    return (
-        left + unused(system, room, node) / (state.WHOLE * system.gpus_per_node) if system.gpus_per_node > 0 else left
-    )
+    left = _cpu(system, room, node) / system.most_milli_cpu + _memory(system, room, node) / system.most_memory_mib
+    if system.gpus_per_node > 0:
+        left += unused(system, room, node) / (state.WHOLE * system.gpus_per_node)
+    return left
 
 
 @jit
-def _broken(system, room, node, cpu, memory):
-    """Expected thousandths of a node's free GPUs that the kinds of jobs cannot use (FGD, Weng et al., ATC 2023).
-
-    Args:
-        cpu, memory: that are taken off the node's free ones first.
-    """
+def _broken(system, room, node):
+    """Expected thousandths of a node's free GPUs that the kinds of jobs cannot use (FGD, Weng et al., ATC 2023)."""
     lost = 0.0
-    left_cpu, left_memory = (
-        integer_at(room, node * system.stride).value - cpu,
-        integer_at(room, node * system.stride + 1).value - memory,
-    )
     total = unused(system, room, node)
     for nth in range(system.kind_count):
         kind = kind_at(system.kinds, nth)
-        if (
-            kind.gpus == 0
-            or left_cpu < kind.cpu
-            or left_memory < kind.memory_mib
-            or _mask(system, room, node, kind.gpus, kind.milli) == 0
-        ):
+        hosts = kind.gpus > 0 and _hosts(system, room, node, kind)
+        if not hosts or _mask(system, room, node, kind.gpus, kind.milli) == 0:
             lost += kind.share * total
         else:
             for gpu in range(system.gpus_per_node):
@@ -111,9 +109,9 @@ def _broken(system, room, node, cpu, memory):
 @jit
 def _gradient(system, room, node, job, mask):
     """How much more of a node is broken after a job is placed there."""
-    before = _broken(system, room, node, 0, 0)
+    before = _broken(system, room, node)
     _put(system, room, node, job, mask, -1)
-    after = _broken(system, room, node, 0, 0)
+    after = _broken(system, room, node)
     _put(system, room, node, job, mask, 1)
     return after - before
 
@@ -171,11 +169,7 @@ def find(system, room, job):
             for gpu in range(system.gpus_per_node):
                 if _free(system, room, node, gpu) == state.WHOLE:
                     count += 1
-            if (
-                count != wanted
-                or integer_at(room, node * system.stride).value < job.cpu
-                or integer_at(room, node * system.stride + 1).value < job.memory_mib
-            ):
+            if count != wanted or not _hosts(system, room, node, job):
                 continue
             taken = 0
             for gpu in range(system.gpus_per_node):
@@ -190,6 +184,12 @@ def find(system, room, job):
 
 
 @jit
+def first_fits(system):
+    """Write into the plan where the first job of the queue would go; False if it does not fit."""
+    return find(system, system.room, job_at(system.jobs, integer_at(system.waiting, 0).value))
+
+
+@jit
 def _take_plan(system, room, job, sign):
     for nth in range(system.plan_size):
         part = part_at(system.plan, nth)
@@ -201,10 +201,7 @@ def _plan_fits(system, room, job):
     """Whether the plan's very places are free in another room."""
     for nth in range(system.plan_size):
         part = part_at(system.plan, nth)
-        if (
-            integer_at(room, part.node * system.stride).value < job.cpu
-            or integer_at(room, part.node * system.stride + 1).value < job.memory_mib
-        ):
+        if not _hosts(system, room, part.node, job):
             return False
         if part.mask > 0:
             for gpu in range(system.gpus_per_node):
@@ -228,9 +225,8 @@ def _give_back(system, room, job):
 @jit
 def _note(system):
     """Add up what was in use since the last change."""
-    system.used_milli_s += (system.now_s - system.used_until_s) * (
-        system.milli_gpus if system.total_milli_gpus > 0 else system.milli_cpus
-    )
+    in_use = system.milli_gpus if system.total_milli_gpus > 0 else system.milli_cpus
+    system.used_milli_s += (system.now_s - system.used_until_s) * in_use
     system.used_until_s = system.now_s
 
 
@@ -255,8 +251,7 @@ def start(system, at):
         into.node, into.mask, into.next = part.node, part.mask, job.first_piece
         job.first_piece = free
     system.waiting_count -= 1
-    for place in range(at, system.waiting_count):
-        integer_at(system.waiting, place).value = integer_at(system.waiting, place + 1).value
+    take_out(system.waiting, at, system.waiting_count)
     job.phase = state.RUNNING
     job.started_at = system.now_s
     if job.first_start_at == INF:
@@ -268,7 +263,7 @@ def start(system, at):
     # the running jobs are kept by when they are expected to end
     place = system.running_count
     expected_end = _expected_end(job)
-    while place > 0 and _expected_end(job_at(system.jobs, integer_at(system.running, place - 1).value)) > expected_end:
+    while place > 0 and _end_of(system, place - 1) > expected_end:
         integer_at(system.running, place).value = integer_at(system.running, place - 1).value
         place -= 1
     integer_at(system.running, place).value = number
@@ -282,6 +277,12 @@ def _expected_end(job):
 
 
 @jit
+def _end_of(system, place):
+    """When the running job at a place is expected to end."""
+    return _expected_end(job_at(system.jobs, integer_at(system.running, place).value))
+
+
+@jit
 def _stop(system, at):
     """Take the running job at a place off its nodes."""
     number = integer_at(system.running, at).value
@@ -290,13 +291,8 @@ def _stop(system, at):
     if system.logged < system.log_size:
         entry = entry_at(system.log, system.logged)
         piece = piece_at(system.pieces, job.first_piece)
-        entry.start, entry.end, entry.job, entry.node, entry.mask = (
-            job.started_at,
-            system.now_s,
-            number,
-            piece.node,
-            piece.mask,
-        )
+        entry.start, entry.end, entry.job = job.started_at, system.now_s, number
+        entry.node, entry.mask = piece.node, piece.mask
         system.logged += 1
     _give_back(system, system.room, job)
     while job.first_piece >= 0:
@@ -308,8 +304,7 @@ def _stop(system, at):
     system.milli_gpus -= job.gpus * job.milli
     system.milli_cpus -= job.cpu
     system.running_count -= 1
-    for place in range(at, system.running_count):
-        integer_at(system.running, place).value = integer_at(system.running, place + 1).value
+    take_out(system.running, at, system.running_count)
 
 
 @jit
@@ -353,9 +348,7 @@ def _easy(system):
     for place in range(system.running_count):
         job = job_at(system.jobs, integer_at(system.running, place).value)
         _give_back(system, system.shadow, job)
-        last = place + 1 == system.running_count or _expected_end(
-            job_at(system.jobs, integer_at(system.running, place + 1).value)
-        ) > _expected_end(job)
+        last = place + 1 == system.running_count or _end_of(system, place + 1) > _expected_end(job)
         if last and find(system, system.shadow, head):
             shadow = _expected_end(job)
             break
@@ -404,11 +397,10 @@ def _conservative(system):
         while first < system.profile_size:  # from the step ``first`` on there must be room for the whole estimate
             stop = step_at(system.profile, first).time_s + job.estimate_s
             place = first
-            while (
-                place < system.profile_size
-                and step_at(system.profile, place).time_s < stop
-                and step_at(system.profile, place).units >= need
-            ):
+            while place < system.profile_size:
+                step = step_at(system.profile, place)
+                if step.time_s >= stop or step.units < need:
+                    break
                 place += 1
             if place == system.profile_size or step_at(system.profile, place).time_s >= stop:
                 break
@@ -466,9 +458,7 @@ def _level(system, served):
 
 @jit
 def _rate(system, job):
-    return (
-        max(job.gpus * job.milli / state.WHOLE, 1.0) if system.total_milli_gpus > 0 else max(job.cpu / state.WHOLE, 1.0)
-    )
+    return max(units(system, job) / state.WHOLE, 1.0)
 
 
 @jit
@@ -476,14 +466,13 @@ def _las(system):
     """Preempt running jobs of lower queues where one of a higher queue waits and would not fit otherwise (Tiresias)."""
     at, looked = 0, 0
     while at < system.waiting_count and looked < system.depth:
-        number = integer_at(system.waiting, at).value
-        job = job_at(system.jobs, number)
+        job = job_at(system.jobs, integer_at(system.waiting, at).value)
         if find(system, system.room, job):
             start(system, at)
             continue
         _copy_room(system)
         # give back the lowest first, the latest first among these, until it fits; then preempt just these
-        gone, enough = 0, False
+        enough = False
         for level in range(system.level_count - 1, job.level, -1):
             for place in range(system.running_count - 1, -1, -1):
                 other = job_at(system.jobs, integer_at(system.running, place).value)
@@ -491,13 +480,11 @@ def _las(system):
                     continue
                 _give_back(system, system.shadow, other)
                 other.moved = 1
-                gone += 1
                 if find(system, system.shadow, job):
                     enough = True
                     break
             if enough:
                 break
-        back = 0
         for place in range(system.running_count - 1, -1, -1):
             which = integer_at(system.running, place).value
             other = job_at(system.jobs, which)
@@ -506,12 +493,10 @@ def _las(system):
                 if enough:
                     _preempt(system, place)
                     _enqueue(system, which)
-                    back += 1
-        if enough:
-            # those that came back stand behind it: they are in lower queues
-            if find(system, system.room, job):
-                start(system, at)
-                continue
+        # those that came back stand behind it: they are in lower queues
+        if enough and find(system, system.room, job):
+            start(system, at)
+            continue
         at += 1
         looked += 1
 
@@ -532,9 +517,8 @@ def _promote(system):
     """Move running jobs to the queue that their service so far puts them in."""
     for place in range(system.running_count):
         job = job_at(system.jobs, integer_at(system.running, place).value)
-        late = 1e-6 + 1e-15 * system.now_s * _rate(
-            system, job
-        )  # what rounding of the clock may lack; without it time would stand still
+        # what rounding of the clock may lack; without it time would stand still
+        late = 1e-6 + 1e-15 * system.now_s * _rate(system, job)
         job.level = _level(system, job.served_s + (system.now_s - job.started_at) * _rate(system, job) + late)
 
 
@@ -588,9 +572,7 @@ def _rebalance(system):
         job.moved = 0
         system.migrations += 1
         # it ends later now, so its place among the running ones may change
-        while place + 1 < system.running_count and _expected_end(
-            job_at(system.jobs, integer_at(system.running, place + 1).value)
-        ) < _expected_end(job):
+        while place + 1 < system.running_count and _end_of(system, place + 1) < _expected_end(job):
             integer_at(system.running, place).value = integer_at(system.running, place + 1).value
             integer_at(system.running, place + 1).value = number
             place += 1
@@ -612,8 +594,7 @@ def schedule(system):
             job.phase = state.REJECTED
             system.refused += 1
             system.waiting_count -= 1
-            for place in range(system.waiting_count):
-                integer_at(system.waiting, place).value = integer_at(system.waiting, place + 1).value
+            take_out(system.waiting, 0, system.waiting_count)
         return
     if system.order == state.LAS:
         _promote(system)
@@ -623,9 +604,7 @@ def schedule(system):
         if system.waiting_count > 0:
             _conservative(system)
         return
-    while system.waiting_count > 0 and find(
-        system, system.room, job_at(system.jobs, integer_at(system.waiting, 0).value)
-    ):
+    while system.waiting_count > 0 and first_fits(system):
         start(system, 0)
     if system.backfill == state.EASY and system.waiting_count > 1 and system.running_count > 0:
         _easy(system)

@@ -31,9 +31,9 @@ class Node:
     def pick(self, gpus: int, milli: int) -> list[int] | None:
         """GPUs that a request would get."""
         if milli < WHOLE:
-            fitting = [(f, g) for g, f in enumerate(self.gpus) if f >= milli]
+            fitting = [(left, gpu) for gpu, left in enumerate(self.gpus) if left >= milli]
             return [min(fitting)[1]] if fitting else None
-        free = [g for g, f in enumerate(self.gpus) if f == WHOLE]
+        free = [gpu for gpu, left in enumerate(self.gpus) if left == WHOLE]
         return free[:gpus] if len(free) >= gpus else None
 
     def fits(self, cpu: int, memory: int, gpus: int, milli: int) -> list[int] | None:
@@ -79,20 +79,16 @@ class Reference:
         self, jobs: Jobs, nodes: Nodes, policy: Policy, each: Callable[[Reference], None] | None = None
     ) -> None:
         self.p, self.each = policy, each
-        self.items = [
-            Item(
-                k, float(jobs.submit_s[k]), float(jobs.run_s[k]), float(jobs.estimate_s[k]), int(jobs.gpus[k]),
-                int(jobs.milli[k]), int(jobs.cpu[k]), int(jobs.memory[k]), float(jobs.run_s[k]),
-            )
-            for k in range(len(jobs))
-        ]  # fmt: skip
+        names = ("submit_s", "run_s", "estimate_s", "gpus", "milli", "cpu", "memory", "run_s")
+        columns = [getattr(jobs, name).tolist() for name in names]
+        self.items = [Item(number, *row) for number, row in enumerate(zip(*columns, strict=True))]
         slots = int(nodes.gpus.max(initial=0))
         self.nodes = [
-            Node(int(c), int(m), [WHOLE if g < n else 0 for g in range(slots)], slots)
-            for c, m, n in zip(nodes.cpu, nodes.memory, nodes.gpus, strict=True)
+            Node(int(cpu), int(memory), [WHOLE if gpu < gpus else 0 for gpu in range(slots)], slots)
+            for cpu, memory, gpus in zip(nodes.cpu, nodes.memory, nodes.gpus, strict=True)
         ]
         self.whole, self.slots = copy.deepcopy(self.nodes), slots
-        self.most_cpu, self.most_memory = (max(int(x.max(initial=0)), 1) for x in (nodes.cpu, nodes.memory))
+        self.most_cpu, self.most_memory = (max(int(amounts.max(initial=0)), 1) for amounts in (nodes.cpu, nodes.memory))
         self.kinds: Any = kinds_of(jobs) if policy.placement == "fragmentation" else []
         self.waiting: list[Item] = []
         self.running: list[Item] = []
@@ -105,11 +101,11 @@ class Reference:
         left = node.cpu / self.most_cpu + node.memory / self.most_memory
         return left + node.unused() / (WHOLE * self.slots) if self.slots else left
 
-    def find(self, room: list[Node], j: Item) -> Place | None:
+    def find(self, room: list[Node], job: Item) -> Place | None:
         """Where a job would go."""
         best, score = None, math.inf
-        for k, node in enumerate(room):
-            gpus = node.fits(j.cpu, j.memory, j.gpus, j.milli)
+        for index, node in enumerate(room):
+            gpus = node.fits(job.cpu, job.memory, job.gpus, job.milli)
             if gpus is None:
                 continue
             value = {
@@ -117,23 +113,23 @@ class Reference:
             }.get(self.p.placement)  # fmt: skip
             if value is None:
                 before = self.broken(node)
-                self.put(room, j, [(k, gpus)], -1)
+                self.put(room, job, [(index, gpus)], -1)
                 value = self.broken(node) - before
-                self.put(room, j, [(k, gpus)], 1)
+                self.put(room, job, [(index, gpus)], 1)
             if value < score:
-                best, score = (k, gpus), value
+                best, score = (index, gpus), value
         if best:
             return [best]
-        if j.gpus <= self.slots or j.milli < WHOLE:
+        if job.gpus <= self.slots or job.milli < WHOLE:
             return None
-        left, found = j.gpus, []
-        order = sorted(range(len(room)), key=lambda k: -sum(f == WHOLE for f in room[k].gpus))
-        for k in order:
-            free = [g for g, f in enumerate(room[k].gpus) if f == WHOLE]
+        left, found = job.gpus, []
+        order = sorted(range(len(room)), key=lambda index: -sum(part == WHOLE for part in room[index].gpus))
+        for index in order:
+            free = [gpu for gpu, part in enumerate(room[index].gpus) if part == WHOLE]
             if left == 0 or not free:
                 break
-            if room[k].cpu >= j.cpu and room[k].memory >= j.memory:
-                found.append((k, free[:left]))
+            if room[index].cpu >= job.cpu and room[index].memory >= job.memory:
+                found.append((index, free[:left]))
                 left -= len(free[:left])
         return found if left == 0 else None
 
@@ -144,59 +140,61 @@ class Reference:
             if gpus == 0 or node.fits(int(cpu), int(memory), int(gpus), int(milli)) is None:
                 lost += share * sum(node.gpus)
             else:
-                for f in node.gpus:
-                    if f < milli:
-                        lost += share * f
+                for part in node.gpus:
+                    if part < milli:
+                        lost += share * part
         return lost
 
-    def put(self, room: list[Node], j: Item, place: Place, sign: int) -> None:
+    def put(self, room: list[Node], job: Item, place: Place, sign: int) -> None:
         """Give back (1) or take (-1) a place."""
-        for k, gpus in place:
-            room[k].cpu += sign * j.cpu
-            room[k].memory += sign * j.memory
-            for g in gpus:
-                room[k].gpus[g] += sign * j.milli
+        for index, gpus in place:
+            room[index].cpu += sign * job.cpu
+            room[index].memory += sign * job.memory
+            for gpu in gpus:
+                room[index].gpus[gpu] += sign * job.milli
 
-    def free_there(self, room: list[Node], j: Item, place: Place) -> bool:
+    def free_there(self, room: list[Node], job: Item, place: Place) -> bool:
         """Whether a very place is free."""
         return all(
-            room[k].cpu >= j.cpu and room[k].memory >= j.memory and all(room[k].gpus[g] >= j.milli for g in gpus)
-            for k, gpus in place
+            room[index].cpu >= job.cpu
+            and room[index].memory >= job.memory
+            and all(room[index].gpus[gpu] >= job.milli for gpu in gpus)
+            for index, gpus in place
         )
 
-    def units(self, j: Item) -> int:
+    def units(self, job: Item) -> int:
         """What a job takes of the whole cluster."""
-        return j.gpus * j.milli if self.slots else j.cpu
+        return job.gpus * job.milli if self.slots else job.cpu
 
     # --- starting and ending
 
-    def start(self, j: Item, place: Place) -> None:
+    def start(self, job: Item, place: Place) -> None:
         """Start a waiting job."""
-        self.waiting.remove(j)
-        self.put(self.nodes, j, place, -1)
-        j.place, j.started = place, self.now
-        j.first_start = min(j.first_start, self.now)
-        j.end = self.now + (self.p.restart_s if j.preempted and j.left < j.run else 0.0) + j.left
+        self.waiting.remove(job)
+        self.put(self.nodes, job, place, -1)
+        job.place, job.started = place, self.now
+        job.first_start = min(job.first_start, self.now)
+        job.end = self.now + (self.p.restart_s if job.preempted and job.left < job.run else 0.0) + job.left
         at = len(self.running)
-        while at and self.running[at - 1].expected_end > j.expected_end:
+        while at and self.running[at - 1].expected_end > job.expected_end:
             at -= 1
-        self.running.insert(at, j)
+        self.running.insert(at, job)
 
-    def stop(self, j: Item) -> None:
+    def stop(self, job: Item) -> None:
         """Take a running job off its nodes."""
-        self.put(self.nodes, j, j.place, 1)
-        self.running.remove(j)
-        j.place = []
+        self.put(self.nodes, job, job.place, 1)
+        self.running.remove(job)
+        job.place = []
 
-    def order(self, j: Item) -> Any:
+    def order(self, job: Item) -> Any:
         """Place in the queue."""
         if self.p.order == "sjf":
-            return (j.estimate, j.number)
-        return (j.level, j.number) if self.p.order == "las" else (j.number,)
+            return (job.estimate, job.number)
+        return (job.level, job.number) if self.p.order == "las" else (job.number,)
 
-    def enqueue(self, j: Item) -> None:
+    def enqueue(self, job: Item) -> None:
         """Put a job into the queue."""
-        self.waiting.append(j)
+        self.waiting.append(job)
         self.waiting.sort(key=self.order)
 
     # --- before their turn
@@ -204,55 +202,59 @@ class Reference:
     def easy(self) -> None:
         """EASY backfill."""
         head, room, shadow = self.waiting[0], copy.deepcopy(self.nodes), math.inf
-        for k, j in enumerate(self.running):
-            self.put(room, j, j.place, 1)
-            if k + 1 < len(self.running) and self.running[k + 1].expected_end <= j.expected_end:
+        for nth, job in enumerate(self.running):
+            self.put(room, job, job.place, 1)
+            if nth + 1 < len(self.running) and self.running[nth + 1].expected_end <= job.expected_end:
                 continue
             place = self.find(room, head)
             if place:
-                shadow = j.expected_end
+                shadow = job.expected_end
                 self.put(room, head, place, -1)
                 break
         if shadow == math.inf:
             return
-        for j in self.waiting[1 : 1 + self.p.depth]:
-            place = self.find(self.nodes, j)
+        for job in self.waiting[1 : 1 + self.p.depth]:
+            place = self.find(self.nodes, job)
             if not place:
                 continue
-            short = self.now + j.estimate <= shadow
-            if short or self.free_there(room, j, place):
+            short = self.now + job.estimate <= shadow
+            if short or self.free_there(room, job, place):
                 if not short:
-                    self.put(room, j, place, -1)
-                self.start(j, place)
+                    self.put(room, job, place, -1)
+                self.start(job, place)
 
     def conservative(self) -> None:
         """Conservative backfill: the earliest time for each, on what is free of the whole cluster."""
-        total = sum(n.unused() for n in self.whole)
-        held = [(self.now, max(j.expected_end, self.now), self.units(j)) for j in self.running]
-        for j in self.waiting[: self.p.depth]:
+        total = sum(node.unused() for node in self.whole)
+        held = [(self.now, max(job.expected_end, self.now), self.units(job)) for job in self.running]
+        for job in self.waiting[: self.p.depth]:
 
-            def free(t: float) -> int:
-                return total - sum(u for a, b, u in held if a <= t < b)
+            def free(time_s: float) -> int:
+                return total - sum(used for begin, end, used in held if begin <= time_s < end)
 
             times = sorted(
-                {self.now, *(b for _, b, _ in held if b >= self.now), *(a for a, _, _ in held if a >= self.now)}
+                {
+                    self.now,
+                    *(end for _, end, _ in held if end >= self.now),
+                    *(begin for begin, _, _ in held if begin >= self.now),
+                }
             )
-            for t in times:
-                points = [t, *(x for x in times if t < x < t + j.estimate)]
-                if all(free(x) >= self.units(j) for x in points):
+            for time_s in times:
+                points = [time_s, *(point for point in times if time_s < point < time_s + job.estimate)]
+                if all(free(point) >= self.units(job) for point in points):
                     break
             else:
                 continue
-            held.append((t, t + j.estimate, self.units(j)))
-            place = self.find(self.nodes, j) if t <= self.now else None
+            held.append((time_s, time_s + job.estimate, self.units(job)))
+            place = self.find(self.nodes, job) if time_s <= self.now else None
             if place:
-                self.start(j, place)
+                self.start(job, place)
 
     # --- least attained service, balance
 
-    def rate(self, j: Item) -> float:
+    def rate(self, job: Item) -> float:
         """GPU-seconds a second."""
-        return max(j.gpus * j.milli / WHOLE, 1.0) if self.slots else max(j.cpu / WHOLE, 1.0)
+        return max(job.gpus * job.milli / WHOLE, 1.0) if self.slots else max(job.cpu / WHOLE, 1.0)
 
     def level(self, served: float) -> int:
         """Queue of a job."""
@@ -263,66 +265,69 @@ class Reference:
 
     def las(self) -> None:
         """Least attained service."""
-        for j in self.running:
-            late = 1e-6 + 1e-15 * self.now * self.rate(j)  # what rounding of the clock may lack
-            j.level = self.level(j.served + (self.now - j.started) * self.rate(j) + late)
+        for job in self.running:
+            late = 1e-6 + 1e-15 * self.now * self.rate(job)  # what rounding of the clock may lack
+            job.level = self.level(job.served + (self.now - job.started) * self.rate(job) + late)
         at = looked = 0
         while at < len(self.waiting) and looked < self.p.depth:
-            j = self.waiting[at]
-            place = self.find(self.nodes, j)
+            job = self.waiting[at]
+            place = self.find(self.nodes, job)
             if place:
-                self.start(j, place)
+                self.start(job, place)
                 continue
             room, gone = copy.deepcopy(self.nodes), []
             lower = [
-                r for level in range(self.p.levels - 1, j.level, -1) for r in reversed(self.running) if r.level == level
+                other
+                for level in range(self.p.levels - 1, job.level, -1)
+                for other in reversed(self.running)
+                if other.level == level
             ]
             fits = False
-            for r in lower:
-                self.put(room, r, r.place, 1)
-                gone.append(r)
-                if self.find(room, j):
+            for other in lower:
+                self.put(room, other, other.place, 1)
+                gone.append(other)
+                if self.find(room, job):
                     fits = True
                     break
             if fits:
-                for r in [r for r in reversed(self.running) if r in gone]:
-                    r.left = min(r.end - self.now, r.run)
-                    r.served += (self.now - r.started) * self.rate(r)
-                    self.stop(r)
-                    r.preempted += 1
+                for other in [other for other in reversed(self.running) if other in gone]:
+                    other.left = min(other.end - self.now, other.run)
+                    other.served += (self.now - other.started) * self.rate(other)
+                    self.stop(other)
+                    other.preempted += 1
                     self.preemptions += 1
-                    self.enqueue(r)
-                place = self.find(self.nodes, j)
+                    self.enqueue(other)
+                place = self.find(self.nodes, job)
                 if place:
-                    self.start(j, place)
+                    self.start(job, place)
                     continue
             at += 1
             looked += 1
 
-    def load(self, k: int) -> float:
+    def load(self, index: int) -> float:
         """Used share of a node."""
-        whole = self.whole[k].unused()
-        return 1.0 - self.nodes[k].unused() / whole if whole else 0.0
+        whole = self.whole[index].unused()
+        return 1.0 - self.nodes[index].unused() / whole if whole else 0.0
 
     def rebalance(self) -> None:
         """Move one job from the fullest node to the emptiest."""
-        loads = [self.load(k) for k in range(len(self.nodes))]
+        loads = [self.load(index) for index in range(len(self.nodes))]
         full, empty = loads.index(max(loads)), loads.index(min(loads))
         gap = loads[full] - loads[empty]
         if gap <= self.p.balance:
             return
-        for j in list(self.running):
-            if len(j.place) > 1 or j.place[0][0] != full or j.end - self.now <= 2 * self.p.migrate_s:
+        for job in list(self.running):
+            if len(job.place) > 1 or job.place[0][0] != full or job.end - self.now <= 2 * self.p.migrate_s:
                 continue
-            gpus = self.nodes[empty].fits(j.cpu, j.memory, j.gpus, j.milli)
-            if gpus is None or self.units(j) / max(self.whole[empty].unused(), 1) >= gap:
+            gpus = self.nodes[empty].fits(job.cpu, job.memory, job.gpus, job.milli)
+            if gpus is None or self.units(job) / max(self.whole[empty].unused(), 1) >= gap:
                 continue
-            self.put(self.nodes, j, j.place, 1)
-            j.place = [(empty, gpus)]
-            self.put(self.nodes, j, j.place, -1)
-            j.end += self.p.migrate_s
+            self.put(self.nodes, job, job.place, 1)
+            job.place = [(empty, gpus)]
+            self.put(self.nodes, job, job.place, -1)
+            job.end += self.p.migrate_s
             self.migrations += 1
-            self.running.sort(key=lambda r: r.expected_end)
+            self.running.sort(key=lambda one: one.expected_end)
             return
 
     # --- events
@@ -332,26 +337,26 @@ class Reference:
         coming = 0
         while coming < len(self.items) or self.running:
             submit = self.items[coming].submit if coming < len(self.items) else math.inf
-            when = min([submit, *(j.end for j in self.running)])
+            when = min([submit, *(job.end for job in self.running)])
             if self.p.order == "las":
-                for j in self.running:
-                    if j.level < self.p.levels - 1:
-                        bound = self.p.level_s * 10.0**j.level
-                        when = min(when, j.started + max(bound - j.served, 0.0) / self.rate(j))
+                for job in self.running:
+                    if job.level < self.p.levels - 1:
+                        bound = self.p.level_s * 10.0**job.level
+                        when = min(when, job.started + max(bound - job.served, 0.0) / self.rate(job))
             balanced = self.p.every_s > 0 and len(self.nodes) > 1 and self.p.balance > 0
             if balanced and self.running:
                 when = min(when, max(self.next_balance, self.now))
             self.now = max(when, self.now)
-            for j in [j for j in self.running if j.end <= self.now]:
-                self.stop(j)
-                j.done_at, j.left = self.now, 0.0
+            for job in [job for job in self.running if job.end <= self.now]:
+                self.stop(job)
+                job.done_at, job.left = self.now, 0.0
             while coming < len(self.items) and self.items[coming].submit <= self.now:
-                j = self.items[coming]
+                job = self.items[coming]
                 coming += 1
-                if self.find(self.whole, j):
-                    self.enqueue(j)
+                if self.find(self.whole, job):
+                    self.enqueue(job)
                 else:
-                    j.rejected = True
+                    job.rejected = True
             if balanced and self.now >= self.next_balance:
                 self.rebalance()
                 self.next_balance = self.now + self.p.every_s
@@ -363,13 +368,13 @@ class Reference:
     def schedule(self) -> None:
         """Start what may start."""
         if self.p.refuse:
-            for j in list(self.waiting):
-                place = self.find(self.nodes, j)
+            for job in list(self.waiting):
+                place = self.find(self.nodes, job)
                 if place:
-                    self.start(j, place)
+                    self.start(job, place)
                 else:
-                    self.waiting.remove(j)
-                    j.rejected = True
+                    self.waiting.remove(job)
+                    job.rejected = True
             return
         if self.p.order == "las":
             self.las()
@@ -383,14 +388,14 @@ class Reference:
             self.easy()
 
 
-def invariants(r: Reference) -> None:
+def invariants(reference: Reference) -> None:
     """Raise AssertionError where a rule is broken: room, lost jobs, work that could run."""
-    room = copy.deepcopy(r.whole)
-    for j in r.running:
-        assert j.started <= r.now < j.end, "a job runs outside its time"
-        r.put(room, j, j.place, -1)
-    assert room == r.nodes, "room is lost"
-    for node in r.nodes:
+    room = copy.deepcopy(reference.whole)
+    for job in reference.running:
+        assert job.started <= reference.now < job.end, "a job runs outside its time"
+        reference.put(room, job, job.place, -1)
+    assert room == reference.nodes, "room is lost"
+    for node in reference.nodes:
         assert node.cpu >= 0 and node.memory >= 0 and min(node.gpus, default=0) >= 0, "a node holds more than it has"
-    if r.waiting and r.p.backfill != "conservative":
-        assert r.find(r.nodes, r.waiting[0]) is None, "the first of the queue could run"
+    if reference.waiting and reference.p.backfill != "conservative":
+        assert reference.find(reference.nodes, reference.waiting[0]) is None, "the first of the queue could run"

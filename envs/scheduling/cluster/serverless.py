@@ -79,32 +79,34 @@ def generate(options: Mapping[str, Any] | None = None, seed: int = 0) -> Invocat
         UnknownNameError: there is no such parameter.
         ConfigError: a value is out of range.
     """
-    p = numbers(
+    params = numbers(
         "the functions", DEFAULTS, options or {}, whole=("functions",),
         positive=("functions", "hours", "rate", "run_s", "memory_mb", "cold_s"),
     )  # fmt: skip
-    calls = p["functions"] * p["hours"] * 3600.0 * max(p["rate"], 1.0 / 60.0)
-    check_size(f"{p['functions']:g} functions over {p['hours']:g} hours", calls, _CALL_BYTES)
+    calls = params["functions"] * params["hours"] * 3600.0 * max(params["rate"], 1.0 / 60.0)
+    check_size(f"{params['functions']:g} functions over {params['hours']:g} hours", calls, _CALL_BYTES)
     rng = np.random.default_rng([seed, 2020])
-    n, span = int(p["functions"]), p["hours"] * 3600.0
-    rate = np.minimum(p["rate"] * np.exp(rng.normal(0.0, p["rate_spread"], n)), 20.0)
+    count, span = int(params["functions"]), params["hours"] * 3600.0
+    rate = np.minimum(params["rate"] * np.exp(rng.normal(0.0, params["rate_spread"], count)), 20.0)
     function, at = [], []
-    for f in range(n):
-        if rng.random() < p["timers"]:
+    for number in range(count):
+        if rng.random() < params["timers"]:
             period = float(rng.choice([60.0, 300.0, 900.0, 3600.0]))
             times = np.arange(rng.random() * period, span, period)
         else:
-            times = np.sort(rng.random(rng.poisson(rate[f] * span)) * span)
-        function.append(np.full(len(times), f))
+            times = np.sort(rng.random(rng.poisson(rate[number] * span)) * span)
+        function.append(np.full(len(times), number))
         at.append(times)
     which, when = np.concatenate(function), np.concatenate(at)
     if not len(which):
         raise ConfigError(
-            f"none of {n} functions is called within {p['hours']:g} hours; give more hours or a higher rate"
+            f"none of {count} functions is called within {params['hours']:g} hours; give more hours or a higher rate"
         )
-    run = np.exp(rng.normal(math.log(p["run_s"]), p["run_spread"], n))[which] * lognormal(rng, 1.0, 0.5, len(which))
-    memory = p["memory_mb"] * np.exp(rng.normal(0.0, p["memory_spread"], n))
-    cold = p["cold_s"] * np.exp(rng.normal(0.0, p["cold_spread"], n))
+    run = np.exp(rng.normal(math.log(params["run_s"]), params["run_spread"], count))[which] * lognormal(
+        rng, 1.0, 0.5, len(which)
+    )
+    memory = params["memory_mb"] * np.exp(rng.normal(0.0, params["memory_spread"], count))
+    cold = params["cold_s"] * np.exp(rng.normal(0.0, params["cold_spread"], count))
     return Invocations(source="synthetic", function=which, at_s=when, run_s=run, memory_mb=memory, cold_s=cold)
 
 
@@ -119,10 +121,10 @@ def read(path: Path, cold_s: float = 1.35, memory_mb: float = 170.0) -> Invocati
         parsing(path, "invocations with the columns app, func, end_timestamp and duration") as place,
         open_lines(path, "invocations") as lines,
     ):
-        for place.line, r in enumerate(csv.DictReader(lines), 2):
+        for place.line, row in enumerate(csv.DictReader(lines), 2):
             if not place.line & 0x3FF:
                 check_size(f"{path}: {place.line:,} invocations and more", place.line, _ROW_BYTES, "give a shorter one")
-            rows.append((r["app"] + r["func"], float(r["end_timestamp"]), float(r["duration"])))
+            rows.append((row["app"] + row["func"], float(row["end_timestamp"]), float(row["duration"])))
             if not (abs(rows[-1][1]) <= limits.MOST_TIME_S and 0 <= rows[-1][2] <= limits.MOST_TIME_S):
                 raise ConfigError(
                     f"{path}, line {place.line}: an end must lie within {limits.MOST_TIME_S:g} s of 0, and a duration"
@@ -134,10 +136,10 @@ def read(path: Path, cold_s: float = 1.35, memory_mb: float = 170.0) -> Invocati
     which = numbered(names)
     at, run = np.array(ends) - np.array(runs), np.array(runs)
     order = np.lexsort((at, which))
-    n = int(which.max()) + 1
+    count = int(which.max()) + 1
     return Invocations(
         source=path.name, function=which[order], at_s=at[order] - at.min(), run_s=run[order],
-        memory_mb=np.full(n, memory_mb), cold_s=np.full(n, cold_s),
+        memory_mb=np.full(count, memory_mb), cold_s=np.full(count, cold_s),
     )  # fmt: skip
 
 
@@ -151,8 +153,8 @@ def _function(
     counts = np.zeros(BINS, np.int64)
     idles, outside, cold, wasted, last = 0, 0, 0, 0.0, -1.0
     pre, keep = 0.0, keep_s
-    for i in range(len(at)):
-        now = at[i]
+    for nth in range(len(at)):
+        now = at[nth]
         if policy == 2 and last >= 0.0 and now > last:  # how long nothing ran
             gap = now - last
             idles += 1
@@ -161,37 +163,37 @@ def _function(
             else:
                 counts[int(gap // BIN_S)] += 1
         chosen = -1
-        for k in range(MOST_INSTANCES):
-            if alive[k] == 0:
+        for instance in range(MOST_INSTANCES):
+            if alive[instance] == 0:
                 continue
-            free = busy[k]
+            free = busy[instance]
             if free > now:
                 continue
             back, gone = free + pre, free + pre + keep  # it is there between these, apart from the moment it ends
             if now >= gone:
                 wasted += keep
-                alive[k] = 0
+                alive[instance] = 0
             elif now >= back or pre == 0.0:
                 if chosen < 0 or free > busy[chosen]:
-                    chosen = k
+                    chosen = instance
         if chosen >= 0:
             wasted += now - (busy[chosen] + pre)
-            waits[i] = 0.0
+            waits[nth] = 0.0
         else:
-            for k in range(MOST_INSTANCES):  # one that is away and comes back later is not needed any more
-                if alive[k] == 1 and busy[k] <= now:
-                    alive[k] = 0
-                    chosen = k
+            for instance in range(MOST_INSTANCES):  # one that is away and comes back later is not needed any more
+                if alive[instance] == 1 and busy[instance] <= now:
+                    alive[instance] = 0
+                    chosen = instance
                     break
             if chosen < 0:
-                for k in range(MOST_INSTANCES):
-                    if alive[k] == 0:
-                        chosen = k
+                for instance in range(MOST_INSTANCES):
+                    if alive[instance] == 0:
+                        chosen = instance
                         break
-            waits[i] = cold_s
+            waits[nth] = cold_s
             cold += 1
         if chosen >= 0:
-            busy[chosen] = now + waits[i] + run[i]
+            busy[chosen] = now + waits[nth] + run[nth]
             alive[chosen] = 1
             last = max(last, busy[chosen])
         if policy == 2:
@@ -199,30 +201,30 @@ def _function(
             if idles >= LEAST_IDLE and outside <= MOST_OUTSIDE * idles:
                 total, mean = idles - outside, (idles - outside) / BINS
                 spread = 0.0
-                for b in range(BINS):
-                    spread += (counts[b] - mean) ** 2
+                for bucket in range(BINS):
+                    spread += (counts[bucket] - mean) ** 2
                 if total > 0 and math.sqrt(spread / BINS) >= LEAST_PEAK * mean:
                     low, high, passed = -1, BINS, 0
-                    for b in range(BINS):
-                        passed += counts[b]
+                    for bucket in range(BINS):
+                        passed += counts[bucket]
                         if low < 0 and passed >= 0.05 * total:
-                            low = b
+                            low = bucket
                         if passed >= 0.99 * total:
-                            high = b + 1
+                            high = bucket + 1
                             break
                     pre = max(low - 0.1 * low - 1.0, 0.0) * BIN_S
                     keep = high * 1.1 * BIN_S - pre
-    for k in range(MOST_INSTANCES):
-        if alive[k] == 1:
-            wasted += min(max(end - (busy[k] + pre), 0.0), keep)
+    for instance in range(MOST_INSTANCES):
+        if alive[instance] == 1:
+            wasted += min(max(end - (busy[instance] + pre), 0.0), keep)
     return cold, wasted
 
 
-def simulate(x: Invocations, policy: str = "fixed", keep_s: float = 600.0) -> dict[str, Any]:
+def simulate(calls: Invocations, policy: str = "fixed", keep_s: float = 600.0) -> dict[str, Any]:
     """Return what a policy gives.
 
     Args:
-        x: invocations.
+        calls: invocations.
         policy: one of ``POLICIES``.
         keep_s: how long an instance is kept without work, for ``fixed`` and where the histogram says little.
 
@@ -238,24 +240,23 @@ def simulate(x: Invocations, policy: str = "fixed", keep_s: float = 600.0) -> di
         raise unknown("keep-alive policy", policy, POLICIES)
     limits.check(keep=keep_s)
     start = time.perf_counter()
-    n = len(x.memory_mb)
-    edges = np.searchsorted(x.function, np.arange(n + 1))
-    waits, shares, idle, cold = np.zeros(len(x.at_s)), [], 0.0, 0
-    end = float((x.at_s + x.run_s).max())
+    functions = len(calls.memory_mb)
+    edges = np.searchsorted(calls.function, np.arange(functions + 1))
+    waits, shares, idle, cold = np.zeros(len(calls.at_s)), [], 0.0, 0
+    end = float((calls.at_s + calls.run_s).max())
     keep = 0.0 if policy == "none" else keep_s
-    for f in range(n):
-        part = slice(edges[f], edges[f + 1])
-        count = edges[f + 1] - edges[f]
+    for number in range(functions):
+        part = slice(edges[number], edges[number + 1])
+        count = edges[number + 1] - edges[number]
         if count == 0:
             continue
-        c, wasted = _function(
-            x.at_s[part], x.run_s[part], float(x.cold_s[f]), POLICIES.index(policy), keep, end, waits[part]
-        )
-        cold += c
-        shares.append(c / count)
-        idle += wasted * float(x.memory_mb[f]) / 1024.0
+        cold_s, at_s, run_s = float(calls.cold_s[number]), calls.at_s[part], calls.run_s[part]
+        starts, wasted = _function(at_s, run_s, cold_s, POLICIES.index(policy), keep, end, waits[part])
+        cold += starts
+        shares.append(starts / count)
+        idle += wasted * float(calls.memory_mb[number]) / 1024.0
     return {
-        "invocations": len(x.at_s), "functions": len(shares), "cold_share": cold / len(x.at_s),
+        "invocations": len(calls.at_s), "functions": len(shares), "cold_share": cold / len(calls.at_s),
         "wait_s": {"mean": float(waits.mean()), "p99": float(np.percentile(waits, 99))}, "idle_gb_s": idle,
         "per_function": {"p50": float(np.median(shares)), "p75": float(np.percentile(shares, 75))},
         "seconds": time.perf_counter() - start,

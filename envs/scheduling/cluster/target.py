@@ -8,11 +8,12 @@ from typing import Any
 
 from tunewright.envs.scheduling.cluster import jobs as cluster_jobs
 from tunewright.envs.scheduling.cluster import serverless, simulate
+from tunewright.envs.scheduling.simulated import SIMULATED, SimulatedTarget, numbers_of
 from tunewright.envs.scheduling.traces import real_file
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config, Space
 from tunewright.space.parameters import Choice, Int, Real
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+from tunewright.target import Budget, Measurement, Metric
 
 REAL = {
     "philly": ("sched/philly.csv.gz", "Microsoft's Philly, GPU jobs of 2017"),
@@ -33,7 +34,7 @@ OPTIONS = {
 }
 
 
-class ClusterTarget(BaseTarget):
+class ClusterTarget(SimulatedTarget):
     """Scheduling of a cluster, simulated.
 
     Args:
@@ -43,9 +44,6 @@ class ClusterTarget(BaseTarget):
     """
 
     name = "cluster"
-    isolated = False
-    parallel_safe = True
-    exact = True
     options: Mapping[str, str] = OPTIONS
     metrics = (
         Metric(
@@ -69,7 +67,7 @@ class ClusterTarget(BaseTarget):
         self.workloads: Mapping[str, str] = found
         self.facts = {
             "jobs": int(numbers["jobs"]),
-            "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
+            "simulated": SIMULATED,
         }
         self.space = _space()
         self._loads: dict[str, tuple[cluster_jobs.Jobs, cluster_jobs.Nodes]] = {}
@@ -103,7 +101,7 @@ class ClusterTarget(BaseTarget):
 
     def policy(self, config: Config) -> simulate.Policy:
         """Return the policy of a configuration."""
-        given = {f: config[f] for f in simulate.Policy.__dataclass_fields__ if f in config}
+        given = {name: config[name] for name in simulate.Policy.__dataclass_fields__ if name in config}
         given["backfill"] = config.get("backfill", "none")
         given["every_s"] = float(config.get("every_s", 0.0)) if config.get("migration") else 0.0
         return simulate.policy("fifo", **given)
@@ -111,17 +109,18 @@ class ClusterTarget(BaseTarget):
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Run the jobs."""
         jobs, where = self.load(workload)
-        o = simulate.simulate(jobs, where, self.policy(config))
-        stable, words = simulate.stability(o)
-        m = simulate.metrics(o)
-        if not o.finished or m["wait_s"]["mean"] is None:
+        outcome = simulate.simulate(jobs, where, self.policy(config))
+        stable, words = simulate.stability(outcome)
+        metrics = simulate.metrics(outcome)
+        if not outcome.finished or metrics["wait_s"]["mean"] is None:
             return Measurement(status="failed", reason=words or "no job could run")
         values = {
-            "slowdown": m["bounded_slowdown"]["mean"], "wait": m["wait_s"]["mean"],
-            "response_p99": m["response_s"]["p99"], "utilisation": m["utilisation"], "fairness": m["fairness"],
+            "slowdown": metrics["bounded_slowdown"]["mean"], "wait": metrics["wait_s"]["mean"],
+            "response_p99": metrics["response_s"]["p99"], "utilisation": metrics["utilisation"],
+            "fairness": metrics["fairness"],
         }  # fmt: skip
-        more = {k: m[k] for k in ("preemptions", "migrations", "makespan_s")}
-        return Measurement(values=values, seconds=o.seconds, traces={"stable": stable, **more})
+        more = {name: metrics[name] for name in ("preemptions", "migrations", "makespan_s")}
+        return Measurement(values=values, seconds=outcome.seconds, traces={"stable": stable, **more})
 
 
 def _space() -> Space:
@@ -145,7 +144,7 @@ def _space() -> Space:
     )  # fmt: skip
 
 
-class ServerlessTarget(BaseTarget):
+class ServerlessTarget(SimulatedTarget):
     """How long instances of functions are kept, simulated.
 
     Args:
@@ -153,9 +152,6 @@ class ServerlessTarget(BaseTarget):
     """
 
     name = "cluster"
-    isolated = False
-    parallel_safe = True
-    exact = True
     options: Mapping[str, str] = {n: f"parameter of the generator ({v:g})" for n, v in serverless.DEFAULTS.items()}
     metrics = (
         Metric(name="cold_share", direction="min", doc="invocations that wait for a new instance"),
@@ -178,14 +174,18 @@ class ServerlessTarget(BaseTarget):
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Run the functions."""
-        m = serverless.simulate(self.invocations, str(config["policy"]), float(config.get("keep_s", 0.0)))
+        metrics = serverless.simulate(self.invocations, str(config["policy"]), float(config.get("keep_s", 0.0)))
         return Measurement(
-            values={"cold_share": m["cold_share"], "idle": m["idle_gb_s"], "wait": m["wait_s"]["mean"]},
-            seconds=m["seconds"],
+            values={
+                "cold_share": metrics["cold_share"],
+                "idle": metrics["idle_gb_s"],
+                "wait": metrics["wait_s"]["mean"],
+            },
+            seconds=metrics["seconds"],
         )
 
 
-def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
+def open_target(argument: str, options: Mapping[str, Any]) -> SimulatedTarget:
     """Open ``cluster``, ``cluster:FILE`` for a trace of one's own, or ``cluster:serverless``.
 
     Raises:
@@ -193,12 +193,5 @@ def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
     """
     if argument == "serverless":
         return ServerlessTarget(options)
-    for name in options:
-        if name not in OPTIONS:
-            raise unknown("option of target cluster", name, OPTIONS)
-    numbers = numeric_options(
-        "cluster",
-        {k: v for k, v in options.items() if k not in ("nodes", "trace")},
-        {"load": 0.9, "jobs": 3000, "seed": 1},
-    )
+    numbers = numbers_of("cluster", options, OPTIONS, {"load": 0.9, "jobs": 3000, "seed": 1})
     return ClusterTarget(str(options.get("trace", argument)), str(options.get("nodes", "")), numbers)

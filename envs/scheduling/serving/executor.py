@@ -141,7 +141,7 @@ class LlamaExecutor:
         )
 
 
-def measure(x: LlamaExecutor, rounds: int = 3, seed: int = 0, count: int = 120) -> NDArray[np.float64]:
+def measure(executor: LlamaExecutor, rounds: int = 3, seed: int = 0, count: int = 120) -> NDArray[np.float64]:
     """Time ``count`` iterations of random composition, one after the other as in service, ``rounds`` times over.
 
     Returns:
@@ -150,22 +150,29 @@ def measure(x: LlamaExecutor, rounds: int = 3, seed: int = 0, count: int = 120) 
     """
     rng = np.random.default_rng(seed)
     batches: list[tuple[list[int], list[tuple[int, int]]]] = []
-    for k in range(count):
-        decodes = min(int(rng.choice(BATCHES)), x.slots - 2) if k % 3 != 1 else 0
+    for number in range(count):
+        decodes = min(int(rng.choice(BATCHES)), executor.slots - 2) if number % 3 != 1 else 0
         contexts = [int(rng.choice(CONTEXTS)) for _ in range(decodes)]
-        parts = int(rng.integers(1, 3)) if k % 3 else 0
+        parts = int(rng.integers(1, 3)) if number % 3 else 0
         batches.append((contexts, [(int(rng.choice(CHUNKS)), int(rng.choice((0, 0, 64, 128)))) for _ in range(parts)]))
     times = np.zeros((rounds, count))
-    for r in range(rounds):
-        for k, (contexts, prompts) in enumerate(batches):
+    for round_number in range(rounds):
+        for number, (contexts, prompts) in enumerate(batches):
             begin = time.perf_counter()
             if contexts:
-                x.forward(list(range(len(contexts))), contexts, 1)
-            for i, (n, done) in enumerate(prompts):
-                x.forward([x.slots - 1 - i], [done], n)
-            times[r, k] = time.perf_counter() - begin
+                executor.forward(list(range(len(contexts))), contexts, 1)
+            for nth, (tokens, done) in enumerate(prompts):
+                executor.forward([executor.slots - 1 - nth], [done], tokens)
+            times[round_number, number] = time.perf_counter() - begin
     rows = [
-        (len(c), sum(c), len(p), sum(n for n, _ in p), sum(n * (done + 0.5 * n) for n, done in p)) for c, p in batches
+        (
+            len(contexts),
+            sum(contexts),
+            len(prompts),
+            sum(tokens for tokens, _ in prompts),
+            sum(tokens * (done + 0.5 * tokens) for tokens, done in prompts),
+        )
+        for contexts, prompts in batches
     ]
     return np.column_stack([np.array(rows, float), times.mean(axis=0)])
 
@@ -187,5 +194,6 @@ def calibrate(rows: NDArray[np.float64]) -> Engine:
     return Engine(
         ranks=1.0, fixed_s=float(fixed), weights_s=0.0, experts_s=0.0, chance=1.0, token_s=0.0, rank_token_s=0.0,
         reduce_s=0.0, cache_s=float(looked), sequence_s=float(each), prefill_s=float(prompt),
-        prefill_pair_s=float(pair), admit_s=0.0, part_s=float(part), both_s=float(mixed), most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
+        prefill_pair_s=float(pair), admit_s=0.0, part_s=float(part), both_s=float(mixed),
+        most=1e9, bytes_per_gpu=0.0, cache_bytes=1.0,
     )  # fmt: skip

@@ -17,7 +17,7 @@ import types
 
 from tunewright.envs.compiled import inlined, jit, record_at
 from tunewright.envs.parallelism import steptime
-from tunewright.envs.scheduling.kernels import INF, integer_at, number_at
+from tunewright.envs.scheduling.kernels import INF, drop_event, event_at, integer_at, number_at, push_event, take_out
 from tunewright.envs.scheduling.serving import state
 
 system_at, replica_at, request_at = record_at(state.SYSTEM), record_at(state.REPLICA), record_at(state.REQUEST)
@@ -64,21 +64,20 @@ def _key(system, number, now):
 
 
 @jit
-def _charge(system, number, tokens, weight):
+def _charge(system, request, tokens, weight):
     """Put tokens on a user's virtual counter."""
-    number_at(system.served, request_at(system.requests, number).user).value += tokens * weight
+    number_at(system.served, request.user).value += tokens * weight
 
 
 @jit
 def _settle(system, replica):
     """Charge the users of a replica's running sequences for what was generated since they were last charged."""
     for place in range(replica.running_count):
-        number = integer_at(replica.running, place).value
-        request = request_at(system.requests, number)
+        request = request_at(system.requests, integer_at(replica.running, place).value)
         if request.phase == state.DECODING:
-            generated = _generated(system, replica, number)
+            generated = _generated(system, replica, request)
             if generated > request.charged_tokens:
-                _charge(system, number, float(generated - request.charged_tokens), state.DECODE_WEIGHT)
+                _charge(system, request, float(generated - request.charged_tokens), state.DECODE_WEIGHT)
                 request.charged_tokens = generated
 
 
@@ -92,11 +91,12 @@ def _settle_all(system):
 @jit
 def _release(system, replica, chunk_number):
     """One request less holds a chunk of a prompt; the last one leaves it to be evicted."""
-    chunk_at(replica.chunks, chunk_number).holders -= 1
-    if chunk_at(replica.chunks, chunk_number).holders == 0:
+    chunk = chunk_at(replica.chunks, chunk_number)
+    chunk.holders -= 1
+    if chunk.holders == 0:
         if replica.lru_tail - replica.lru_head >= replica.lru_size:
             _pack(system, replica)
-        chunk_at(replica.chunks, chunk_number).lru_stamp = replica.lru_tail
+        chunk.lru_stamp = replica.lru_tail
         integer_at(replica.lru, replica.lru_tail % replica.lru_size).value = chunk_number
         replica.lru_tail += 1
         replica.idle_blocks += system.chunk_blocks
@@ -109,12 +109,10 @@ def _pack(system, replica):
     new = replica.lru_head
     for old in range(replica.lru_head, replica.lru_tail):
         chunk_number = integer_at(replica.lru, old % size).value
-        if (
-            chunk_at(replica.chunks, chunk_number).holders == 0
-            and chunk_at(replica.chunks, chunk_number).lru_stamp == old
-        ):
+        chunk = chunk_at(replica.chunks, chunk_number)
+        if chunk.holders == 0 and chunk.lru_stamp == old:
             integer_at(replica.lru, new % size).value = chunk_number
-            chunk_at(replica.chunks, chunk_number).lru_stamp = new
+            chunk.lru_stamp = new
             new += 1
     replica.lru_tail = new
 
@@ -132,12 +130,9 @@ def _take(system, replica, blocks):
     while replica.free_blocks < blocks:
         at = replica.lru_head
         replica.lru_head += 1
-        chunk_number = integer_at(replica.lru, at % replica.lru_size).value
-        if (
-            chunk_at(replica.chunks, chunk_number).holders == 0
-            and chunk_at(replica.chunks, chunk_number).lru_stamp == at
-        ):
-            chunk_at(replica.chunks, chunk_number).holders = -1
+        chunk = chunk_at(replica.chunks, integer_at(replica.lru, at % replica.lru_size).value)
+        if chunk.holders == 0 and chunk.lru_stamp == at:
+            chunk.holders = -1
             replica.idle_blocks -= system.chunk_blocks
             replica.free_blocks += system.chunk_blocks
     replica.free_blocks -= blocks
@@ -147,9 +142,8 @@ def _take(system, replica, blocks):
 
 
 @jit
-def _hits(system, replica, number):
+def _hits(system, replica, request):
     """Chunks at the start of a prompt that the replica has."""
-    request = request_at(system.requests, number)
     if system.caching == 0:
         return 0
     count = 0
@@ -159,9 +153,8 @@ def _hits(system, replica, number):
 
 
 @jit
-def _grow(system, replica, number, sign):
+def _grow(system, replica, request, sign):
     """Count a decoding sequence into (or out of) the phases and the contexts of its replica."""
-    request = request_at(system.requests, number)
     size = system.block_tokens
     context = request.target_tokens + (replica.clock - request.joined_clock)
     replica.decoding_count += sign
@@ -171,9 +164,8 @@ def _grow(system, replica, number, sign):
 
 
 @jit
-def _join(system, replica, number):
+def _join(system, replica, request):
     """Let a sequence whose prompt is computed decode from the next iteration on."""
-    request = request_at(system.requests, number)
     request.phase = state.DECODING
     if request.stopped_at >= 0.0:  # it was preempted
         request.stall_s = max(request.stall_s, system.now_s - request.stopped_at)
@@ -181,13 +173,12 @@ def _join(system, replica, number):
     request.joined_clock = replica.clock
     request.end_clock = replica.clock + request.output - request.generated
     replica.next_end = min(replica.next_end, request.end_clock)
-    _grow(system, replica, number, 1)
+    _grow(system, replica, request, 1)
 
 
 @jit
-def _own_blocks(system, replica, number):
+def _own_blocks(system, replica, request):
     """Blocks that a request holds for itself, apart from shared chunks."""
-    request = request_at(system.requests, number)
     if system.admission == state.CONSERVATIVE:
         return request.own_blocks
     size = system.block_tokens
@@ -199,18 +190,16 @@ def _own_blocks(system, replica, number):
 
 @jit
 def _leave(system, replica, place):
-    """Take the j-th running request out of its replica, with all that it holds; the others keep their order."""
-    number = integer_at(replica.running, place).value
-    request = request_at(system.requests, number)
-    replica.free_blocks += _own_blocks(system, replica, number)
+    """Take the running request at a place out of its replica, with all that it holds; the others keep their order."""
+    request = request_at(system.requests, integer_at(replica.running, place).value)
+    replica.free_blocks += _own_blocks(system, replica, request)
     if request.phase == state.DECODING:
-        _grow(system, replica, number, -1)
+        _grow(system, replica, request, -1)
     for nth in range(request.shared_chunks):
         _release(system, replica, _prompt_chunk(system, request, nth))
     request.shared_chunks = 0
     replica.running_count -= 1
-    for at in range(place, replica.running_count):
-        integer_at(replica.running, at).value = integer_at(replica.running, at + 1).value
+    take_out(replica.running, place, replica.running_count)
     replica.blocked = 0
 
 
@@ -218,8 +207,7 @@ def _leave(system, replica, place):
 def _next_end(system, replica):
     soonest = state.BIG
     for place in range(replica.running_count):
-        number = integer_at(replica.running, place).value
-        request = request_at(system.requests, number)
+        request = request_at(system.requests, integer_at(replica.running, place).value)
         if request.phase == state.DECODING:
             soonest = min(soonest, request.end_clock)
     replica.next_end = soonest
@@ -235,11 +223,10 @@ def _next_of_client(system, now):
 
 @jit
 def _finish(system, replica, place, now):
-    """The j-th running request has all its tokens."""
-    number = integer_at(replica.running, place).value
-    request = request_at(system.requests, number)
+    """The running request at a place has all its tokens."""
+    request = request_at(system.requests, integer_at(replica.running, place).value)
     if request.output > request.charged_tokens:
-        _charge(system, number, float(request.output - request.charged_tokens), state.DECODE_WEIGHT)
+        _charge(system, request, float(request.output - request.charged_tokens), state.DECODE_WEIGHT)
         request.charged_tokens = request.output
     _leave(system, replica, place)
     request.phase = state.DONE
@@ -275,7 +262,7 @@ def _preempt(system, replica, place, now):
     generated = request.generated
     if request.phase == state.DECODING:
         generated = request.output - (request.end_clock - replica.clock)
-    blocks = _own_blocks(system, replica, number) + request.shared_chunks * system.chunk_blocks
+    blocks = _own_blocks(system, replica, request) + request.shared_chunks * system.chunk_blocks
     swapped = system.swap == 1 and request.phase == state.DECODING
     if request.stopped_at < 0.0:
         request.stopped_at = now
@@ -340,12 +327,11 @@ def _best(system, replica, now, kept):
 
 
 @jit
-def _generated(system, replica, number):
+def _generated(system, replica, request):
     """Tokens that a running request has given."""
-    request = request_at(system.requests, number)
-    return (
-        request.output - (request.end_clock - replica.clock) if request.phase == state.DECODING else request.generated
-    )
+    if request.phase != state.DECODING:
+        return request.generated
+    return request.output - (request.end_clock - replica.clock)
 
 
 @jit
@@ -358,19 +344,16 @@ def _learn(system, replica):
     for bucket in range(state.HISTORY_BINS):
         number_at(replica.curve, bucket).value = 0.0
     for place in range(replica.running_count):
-        generated = _generated(system, replica, integer_at(replica.running, place).value)
+        generated = _generated(system, replica, request_at(system.requests, integer_at(replica.running, place).value))
         number_at(replica.curve, min(generated // state.HISTORY_STEP, state.HISTORY_BINS - 1)).value += 1.0
     ended, lasting = 0, 0.0
-    for bucket in range(
-        state.HISTORY_BINS - 1, -1, -1
-    ):  # of those that came to a bin, the share that went on to the next
-        running = number_at(replica.curve, bucket).value
-        ended += integer_at(replica.history, bucket).value
+    for bucket in range(state.HISTORY_BINS - 1, -1, -1):
+        share, ending = number_at(replica.curve, bucket), integer_at(replica.history, bucket).value
+        ended += ending
         there = ended + lasting
-        lasting += running
-        number_at(replica.curve, bucket).value = (
-            (there - integer_at(replica.history, bucket).value) / there if there > 0.0 else 1.0
-        )
+        lasting += share.value
+        # of those that came to a bin, the share that went on to the next
+        share.value = (there - ending) / there if there > 0.0 else 1.0
     for bucket in range(1, state.HISTORY_BINS):
         number_at(replica.curve, bucket).value *= number_at(replica.curve, bucket - 1).value
 
@@ -404,24 +387,24 @@ def _future_fits(system, replica, number):
     """
     if replica.learned_count >= replica.next_learning:
         _learn(system, replica)
-        replica.next_learning = replica.learned_count + min(
-            max(replica.learned_count // 8, state.HISTORY_LEAST), state.HISTORY_MOST
-        )
+        more = min(max(replica.learned_count // 8, state.HISTORY_LEAST), state.HISTORY_MOST)
+        replica.next_learning = replica.learned_count + more
     count = 0
     for place in range(replica.running_count + 1):
         other = integer_at(replica.running, place).value if place < replica.running_count else number
-        generated = _generated(system, replica, other)
-        context = request_at(system.requests, other).target_tokens
-        if request_at(system.requests, other).phase == state.DECODING:
-            context += replica.clock - request_at(system.requests, other).joined_clock
+        request = request_at(system.requests, other)
+        generated = _generated(system, replica, request)
+        context = request.target_tokens
+        if request.phase == state.DECODING:
+            context += replica.clock - request.joined_clock
         left = _longest(system, replica, other, generated) - generated
         at = count
         while at > 0 and pair_at(system.scratch, at - 1).left_tokens < left:
-            pair_at(system.scratch, at).left_tokens = pair_at(system.scratch, at - 1).left_tokens
-            pair_at(system.scratch, at).context_tokens = pair_at(system.scratch, at - 1).context_tokens
+            pair, before = pair_at(system.scratch, at), pair_at(system.scratch, at - 1)
+            pair.left_tokens, pair.context_tokens = before.left_tokens, before.context_tokens
             at -= 1
-        pair_at(system.scratch, at).left_tokens = left
-        pair_at(system.scratch, at).context_tokens = context
+        pair = pair_at(system.scratch, at)
+        pair.left_tokens, pair.context_tokens = left, context
         count += 1
     total, peak = 0, 0
     for nth in range(count):
@@ -436,7 +419,7 @@ def _admit(system, replica, at, now):
     number = integer_at(replica.waiting, at).value
     request = request_at(system.requests, number)
     size = system.block_tokens
-    hits = 0 if request.cache_kept == 1 else _hits(system, replica, number)
+    hits = 0 if request.cache_kept == 1 else _hits(system, replica, request)
     if system.admission == state.CONSERVATIVE:
         tokens = request.prompt + max(system.most_output_tokens, request.output)
     else:
@@ -455,10 +438,10 @@ def _admit(system, replica, at, now):
     if need > free:
         return False
     for nth in range(hits):
-        chunk_number = _prompt_chunk(system, request, nth)
-        if chunk_at(replica.chunks, chunk_number).holders == 0:
+        chunk = chunk_at(replica.chunks, _prompt_chunk(system, request, nth))
+        if chunk.holders == 0:
             replica.idle_blocks -= system.chunk_blocks
-        chunk_at(replica.chunks, chunk_number).holders += 1
+        chunk.holders += 1
     _take(system, replica, need)
     request.own_blocks = need
     request.shared_chunks = hits
@@ -469,11 +452,11 @@ def _admit(system, replica, at, now):
     replica.running_count += 1
     if request.started < 0.0:
         request.started = now
-        _charge(system, number, float(request.prompt), 1.0)
+        _charge(system, request, float(request.prompt), 1.0)
     if request.cache_kept == 1:
         if replica.decoding_count == 0:
             replica.token_at = now
-        _join(system, replica, number)
+        _join(system, replica, request)
     else:
         request.phase = state.PREFILLING
         request.done_tokens = min(request.hit_tokens, request.target_tokens - 1)
@@ -481,9 +464,8 @@ def _admit(system, replica, at, now):
 
 
 @jit
-def _assign(system, replica, number, most):
+def _assign(system, replica, request, most):
     """Give a request's prompt at most so many tokens of this iteration; returns how many."""
-    request = request_at(system.requests, number)
     tokens = min(request.target_tokens - request.done_tokens, most)
     request.now_tokens = tokens
     replica.prompt_tokens += tokens
@@ -517,10 +499,8 @@ def _fill(system, replica, now, budget, whole, kept):
         if replica.running_count >= system.most_running or not _admit(system, replica, at, now):
             place = _worst(system, replica, now) if system.quantum_tokens > 0 else -1
             margin = float(system.quantum_tokens) if system.order == state.FAIR else 0.0
-            if (
-                place >= 0
-                and _key(system, integer_at(replica.running, place).value, now) > _key(system, number, now) + margin
-            ):
+            other = integer_at(replica.running, max(place, 0)).value
+            if place >= 0 and _key(system, other, now) > _key(system, number, now) + margin:
                 wait += _preempt(system, replica, place, now)
                 continue
             replica.blocked = 1
@@ -529,7 +509,7 @@ def _fill(system, replica, now, budget, whole, kept):
             if request.preempted > 0 and system.swap_async == 0:
                 wait += _swap_s(system, request.own_blocks)
             continue
-        budget -= _assign(system, replica, number, request.target_tokens if whole else budget)
+        budget -= _assign(system, replica, request, request.target_tokens if whole else budget)
         given = True
         replica.admitted_count += 1.0
     return wait
@@ -539,9 +519,9 @@ def _fill(system, replica, now, budget, whole, kept):
 def _go_on(system, replica, budget):
     """Give tokens of this iteration to prompts that were begun; returns what is left."""
     for place in range(replica.running_count):
-        number = integer_at(replica.running, place).value
-        if request_at(system.requests, number).phase == state.PREFILLING and budget > 0:
-            budget -= _assign(system, replica, number, budget)
+        request = request_at(system.requests, integer_at(replica.running, place).value)
+        if request.phase == state.PREFILLING and budget > 0:
+            budget -= _assign(system, replica, request, budget)
     return budget
 
 
@@ -607,15 +587,12 @@ def schedule(system, replica, engine, now):
         replica.pending = 0
         if replica.waiting_count > 0 and wait == 0.0:  # what is queued is still on its way from the host
             for place in range(replica.waiting_count):
-                replica.ready_at = min(
-                    replica.ready_at,
-                    max(request_at(system.requests, integer_at(replica.waiting, place).value).ready_at, now),
-                )
+                request = request_at(system.requests, integer_at(replica.waiting, place).value)
+                replica.ready_at = min(replica.ready_at, max(request.ready_at, now))
         return
     most = 1 + system.guesses
-    took = iteration_s(
-        engine, float(batch * most), float(replica.context_tokens) if batch else 0.0, float(tokens), replica.pairs
-    )
+    context = float(replica.context_tokens) if batch else 0.0
+    took = iteration_s(engine, float(batch * most), context, float(tokens), replica.pairs)
     if system.guesses > 0 and batch > 0:
         took += system.guesses * system.draft_share * iteration_s(engine, float(batch), 0.0, 0.0, 0.0)
     took += replica.admitted_count * engine.admit_s + replica.part_count * engine.part_s + wait
@@ -628,30 +605,21 @@ def schedule(system, replica, engine, now):
     replica.used_s += took * used / replica.total_blocks
     replica.batched_s += took * batch
     if system.logged < system.log_size:
-        row = system.logged
+        entry = entry_at(system.log, system.logged)
         system.logged += 1
-        line = entry_at(system.log, row)
-        line.start, line.end, line.replica, line.batch, line.tokens, line.used = (
-            now,
-            now + took,
-            replica.index,
-            batch,
-            tokens,
-            used,
-        )
+        entry.start, entry.end, entry.replica = now, now + took, replica.index
+        entry.batch, entry.tokens, entry.used = batch, tokens, used
 
 
 @jit
 def _gap(system, replica, now):
     """Count the time since the last tokens of the sequences that decode, with the prompts that came between."""
     gap = max((now - replica.token_at) / max(replica.steps, 1), state.GAP_LEAST_S)
-    if (
-        gap < replica.gap_from_s or gap >= replica.gap_to_s
-    ):  # seldom: iterations are like the last one, and a logarithm is slow
+    # seldom: iterations are like the last one, and a logarithm is slow
+    if gap < replica.gap_from_s or gap >= replica.gap_to_s:
         place = math.log(gap / state.GAP_LEAST_S) / math.log(state.GAP_STEP)
-        replica.gap_bin = (
-            int(place) if place < state.GAP_BINS - 1 else state.GAP_BINS - 1
-        )  # an infinite one must not become a place
+        # an infinite one must not become a place
+        replica.gap_bin = int(place) if place < state.GAP_BINS - 1 else state.GAP_BINS - 1
         replica.gap_from_s = state.GAP_LEAST_S * state.GAP_STEP**replica.gap_bin
         replica.gap_to_s = replica.gap_from_s * state.GAP_STEP
     integer_at(system.gaps, replica.gap_bin).value += replica.decoding_count * replica.steps
@@ -671,8 +639,7 @@ def complete(system, replica, now):
         if replica.clock >= replica.next_end:
             place = 0
             while place < replica.running_count:
-                number = integer_at(replica.running, place).value
-                request = request_at(system.requests, number)
+                request = request_at(system.requests, integer_at(replica.running, place).value)
                 if request.phase == state.DECODING and request.end_clock <= replica.clock:
                     _finish(system, replica, place, now)
                 else:
@@ -682,8 +649,7 @@ def complete(system, replica, now):
         return
     place = 0
     while place < replica.running_count:
-        number = integer_at(replica.running, place).value
-        request = request_at(system.requests, number)
+        request = request_at(system.requests, integer_at(replica.running, place).value)
         computed = request.now_tokens
         if request.phase != state.PREFILLING or computed == 0:
             place += 1
@@ -703,18 +669,18 @@ def _computed(system, replica, place, now):
     request = request_at(system.requests, number)
     if system.caching == 1:
         for nth in range(request.shared_chunks, request.chunk_count):
-            chunk_number = _prompt_chunk(system, request, nth)
-            if chunk_at(replica.chunks, chunk_number).holders < 0:  # its own copy becomes the shared one
-                chunk_at(replica.chunks, chunk_number).holders = 1
+            chunk = chunk_at(replica.chunks, _prompt_chunk(system, request, nth))
+            if chunk.holders < 0:  # its own copy becomes the shared one
+                chunk.holders = 1
             else:
-                if chunk_at(replica.chunks, chunk_number).holders == 0:
+                if chunk.holders == 0:
                     replica.idle_blocks -= system.chunk_blocks
-                chunk_at(replica.chunks, chunk_number).holders += 1
+                chunk.holders += 1
                 replica.free_blocks += system.chunk_blocks
             request.own_blocks -= system.chunk_blocks
         request.shared_chunks = request.chunk_count
     request.generated += 1
-    _charge(system, number, float(request.generated - request.charged_tokens), state.DECODE_WEIGHT)
+    _charge(system, request, float(request.generated - request.charged_tokens), state.DECODE_WEIGHT)
     request.charged_tokens = request.generated
     if request.generated == 1:
         request.first_at = now
@@ -729,50 +695,13 @@ def _computed(system, replica, place, now):
         request.phase = state.MOVING
         request.cache_kept = 1
         request.ready_at = now + system.move_s + blocks * system.move_block_s
-        _push(system, number)
+        push_event(system.moves, system.move_count, request.ready_at, number, number, 1)
+        system.move_count += 1
         return 0
     if replica.decoding_count == 0:
         replica.token_at = now
-    _join(system, replica, number)
+    _join(system, replica, request)
     return 1
-
-
-@jit
-def _sooner(system, one, two):
-    """Whether a request arrives at its decoding replica before another."""
-    first, second = request_at(system.requests, one), request_at(system.requests, two)
-    return first.ready_at < second.ready_at or (first.ready_at == second.ready_at and one < two)
-
-
-@jit
-def _push(system, number):
-    """Put a request on its way to a decoding replica; the heap is by time of arrival there."""
-    at = system.move_count
-    system.move_count += 1
-    while at > 0 and _sooner(system, number, integer_at(system.moves, (at - 1) // 2).value):
-        integer_at(system.moves, at).value = integer_at(system.moves, (at - 1) // 2).value
-        at = (at - 1) // 2
-    integer_at(system.moves, at).value = number
-
-
-@jit
-def _pop(system):
-    """Take the request that arrives first."""
-    first = integer_at(system.moves, 0).value
-    system.move_count -= 1
-    size, last, at = system.move_count, integer_at(system.moves, system.move_count).value, 0
-    while 2 * at + 1 < size:
-        child = 2 * at + 1
-        if child + 1 < size and _sooner(
-            system, integer_at(system.moves, child + 1).value, integer_at(system.moves, child).value
-        ):
-            child += 1
-        if not _sooner(system, integer_at(system.moves, child).value, last):
-            break
-        integer_at(system.moves, at).value = integer_at(system.moves, child).value
-        at = child
-    integer_at(system.moves, at).value = last
-    return first
 
 
 @jit
@@ -811,13 +740,11 @@ def route(system, number):
         for index in range(stop):
             replica = replica_at(system.replicas, index)
             total += replica.load_tokens
-            got = _hits(system, replica, number)
+            got = _hits(system, replica, request)
             if got > most:
                 best, most = index, got
-        if (
-            best >= 0
-            and replica_at(system.replicas, best).load_tokens * stop <= 2 * total + stop * state.AFFINITY_TOKENS
-        ):
+        most_tokens = 2 * total + stop * state.AFFINITY_TOKENS
+        if best >= 0 and replica_at(system.replicas, best).load_tokens * stop <= most_tokens:
             return best
         return _least(system, 0, stop)
     # two hashes of the prompt's beginning, or of the request itself where that is short; the better of the two by what
@@ -828,12 +755,8 @@ def route(system, number):
         return one
     size = system.chunk_blocks * system.block_tokens
     first, second = replica_at(system.replicas, one), replica_at(system.replicas, two)
-    if (
-        first.load_tokens - _hits(system, first, number) * size
-        <= second.load_tokens - _hits(system, second, number) * size
-    ):
-        return one
-    return two
+    left = first.load_tokens - _hits(system, first, request) * size
+    return one if left <= second.load_tokens - _hits(system, second, request) * size else two
 
 
 @jit
@@ -850,13 +773,12 @@ def arrive(system, number):
         _next_of_client(system, now)
         return
     size = system.block_tokens
-    most = request.prompt + (
-        max(system.most_output_tokens, request.output) if system.admission == state.CONSERVATIVE else request.output
-    )
-    if (
-        blocks_of(most, size) > replica_at(system.replicas, 0).total_blocks
-        or blocks_of(most, size) > replica_at(system.replicas, system.replica_count - 1).total_blocks
-    ):
+    output = request.output
+    if system.admission == state.CONSERVATIVE:
+        output = max(system.most_output_tokens, output)
+    needed = blocks_of(request.prompt + output, size)
+    first, last = replica_at(system.replicas, 0), replica_at(system.replicas, system.replica_count - 1)
+    if needed > first.total_blocks or needed > last.total_blocks:
         request.phase = state.REJECTED
         system.unfinished -= 1
         _next_of_client(system, now)
@@ -879,14 +801,11 @@ def _lift(system, number):
     for index in range(system.replica_count):
         replica = replica_at(system.replicas, index)
         for place in range(replica.waiting_count + replica.running_count):
-            other = (
-                integer_at(replica.waiting, place).value
-                if place < replica.waiting_count
-                else integer_at(replica.running, place - replica.waiting_count).value
-            )
-            if request_at(system.requests, other).user == mine:
-                here = True
-            least = min(least, number_at(system.served, request_at(system.requests, other).user).value)
+            at = place - replica.waiting_count
+            queued = integer_at(replica.waiting, place) if at < 0 else integer_at(replica.running, at)
+            user = request_at(system.requests, queued.value).user
+            here = here or user == mine
+            least = min(least, number_at(system.served, user).value)
     if not here and least < INF:
         number_at(system.served, mine).value = max(number_at(system.served, mine).value, least)
 
@@ -895,35 +814,29 @@ def _lift(system, number):
 def _answered(system, number):
     """Whether an answer to the same question is kept and not too old for its category; keeps this one otherwise."""
     request = request_at(system.requests, number)
-    question = request.question
-    if question < 0:
+    if request.question < 0:
         return False
-    ttl = number_at(system.ttl_s, request.category).value
-    earlier, now = answer_at(system.kept_answers, question).request, request.arrival_s
-    if (
-        earlier >= 0
-        and request_at(system.requests, earlier).done_at <= now
-        and now - request_at(system.requests, earlier).done_at <= ttl
-        and answer_at(system.kept_answers, question).kept == 1
-    ):
+    ttl_s, now = number_at(system.ttl_s, request.category).value, request.arrival_s
+    answer = answer_at(system.kept_answers, request.question)
+    earlier = request_at(system.requests, answer.request)
+    if answer.request >= 0 and earlier.done_at <= now and now - earlier.done_at <= ttl_s and answer.kept == 1:
         system.answered += 1
-        system.stale += request.version != request_at(system.requests, earlier).version
+        system.stale += request.version != earlier.version
         return True
-    if ttl > 0.0 and not (earlier >= 0 and request_at(system.requests, earlier).done_at > now):
-        if answer_at(system.kept_answers, question).kept == 0:
+    if ttl_s > 0.0 and not (answer.request >= 0 and earlier.done_at > now):
+        if answer.kept == 0:
             if system.answer_count >= system.most_answers:  # the oldest makes room
                 oldest, oldest_at = -1, INF
                 for other in range(system.question_count):
                     other_answer = answer_at(system.kept_answers, other)
-                    if other_answer.kept == 1 and (
-                        oldest < 0 or request_at(system.requests, other_answer.request).arrival_s < oldest_at
-                    ):
-                        oldest, oldest_at = other, request_at(system.requests, other_answer.request).arrival_s
+                    asked = request_at(system.requests, other_answer.request)
+                    if other_answer.kept == 1 and (oldest < 0 or asked.arrival_s < oldest_at):
+                        oldest, oldest_at = other, asked.arrival_s
                 answer_at(system.kept_answers, oldest).kept = 0
                 system.answer_count -= 1
-            answer_at(system.kept_answers, question).kept = 1
+            answer.kept = 1
             system.answer_count += 1
-        answer_at(system.kept_answers, question).request = number
+        answer.request = number
     return False
 
 
@@ -940,14 +853,13 @@ def step(system, engine, prefill_engine):
     for other in range(1, system.replica_count):
         if replica_at(system.replicas, other).ready_at < when:
             index, when = other, replica_at(system.replicas, other).ready_at
-    coming = (
-        request_at(system.requests, system.next_request).arrival_s
-        if system.next_request < system.request_count
-        else INF
-    )
-    moved = request_at(system.requests, integer_at(system.moves, 0).value).ready_at if system.move_count > 0 else INF
+    following = request_at(system.requests, system.next_request)
+    coming = following.arrival_s if system.next_request < system.request_count else INF
+    moved = event_at(system.moves, 0).time_s if system.move_count > 0 else INF
     if moved < INF and moved <= when and moved <= coming:
-        number = _pop(system)
+        number = event_at(system.moves, 0).what
+        system.move_count -= 1
+        drop_event(system.moves, system.move_count)
         request = request_at(system.requests, number)
         replica = replica_at(system.replicas, _least(system, system.prefiller_count, system.replica_count))
         request.target_tokens = request.prompt

@@ -151,7 +151,7 @@ def policy(name: str, **changes: Any) -> Knobs:
     """
     if name not in POLICIES:
         raise unknown("serving policy", name, POLICIES)
-    known = {f.name for f in fields(Knobs)}
+    known = {field.name for field in fields(Knobs)}
     for key in changes:
         if key not in known:
             raise unknown("serving knob", key, known)
@@ -162,32 +162,34 @@ def policy(name: str, **changes: Any) -> Knobs:
     return knobs
 
 
-def problems(k: Knobs) -> list[str]:
+def problems(knobs: Knobs) -> list[str]:
     """Say what of the knobs is out of range; empty where all is well."""
     found = []
-    for name, value, legal in (
-        ("batching", k.batching, BATCHING), ("order", k.order, ORDER), ("admission", k.admission, ADMISSION),
-        ("preemption", k.preemption, PREEMPTION), ("routing", k.routing, ROUTING),
-    ):  # fmt: skip
-        if value not in legal:
-            found.append(f"{name} is one of {', '.join(legal)}, not {value!r}")
+    choices = {
+        "batching": BATCHING, "order": ORDER, "admission": ADMISSION, "preemption": PREEMPTION, "routing": ROUTING,
+    }  # fmt: skip
+    for name, legal in choices.items():
+        if getattr(knobs, name) not in legal:
+            found.append(f"{name} is one of {', '.join(legal)}, not {getattr(knobs, name)!r}")
     found += [
-        words for f in fields(k) if f.name in limits.RANGES and (words := limits.problem(f.name, getattr(k, f.name)))
+        words
+        for field in fields(knobs)
+        if field.name in limits.RANGES and (words := limits.problem(field.name, getattr(knobs, field.name)))
     ]
     if found:
         return found
-    if k.max_seqs > 4096:
-        found.append(f"max_seqs is at most 4096, not {k.max_seqs}")
-    if 512 % k.block:
-        found.append(f"block must divide 512, not {k.block}")
-    if not 0.1 <= k.kv_share <= 1:
-        found.append(f"kv_share must be 0.1 to 1, not {k.kv_share}")
-    if not 0 <= k.reserve < 1:
-        found.append(f"reserve must be at least 0 and below 1, not {k.reserve}")
-    if k.guesses > 16:
-        found.append(f"guesses must be 0 to 16, not {k.guesses}")
-    if not 0 <= k.accept <= 1:
-        found.append(f"accept must be 0 to 1, not {k.accept}")
+    if knobs.max_seqs > 4096:
+        found.append(f"max_seqs is at most 4096, not {knobs.max_seqs}")
+    if 512 % knobs.block:
+        found.append(f"block must divide 512, not {knobs.block}")
+    if not 0.1 <= knobs.kv_share <= 1:
+        found.append(f"kv_share must be 0.1 to 1, not {knobs.kv_share}")
+    if not 0 <= knobs.reserve < 1:
+        found.append(f"reserve must be at least 0 and below 1, not {knobs.reserve}")
+    if knobs.guesses > 16:
+        found.append(f"guesses must be 0 to 16, not {knobs.guesses}")
+    if not 0 <= knobs.accept <= 1:
+        found.append(f"accept must be 0 to 1, not {knobs.accept}")
     return found
 
 
@@ -203,7 +205,7 @@ def settings(text: Mapping[str, str]) -> dict[str, Any]:
     for name, value in text.items():
         known = getattr(defaults, name, None)
         if known is None:
-            raise unknown("serving knob", name, [f.name for f in fields(Knobs)])
+            raise unknown("serving knob", name, [field.name for field in fields(Knobs)])
         try:
             if isinstance(known, bool):
                 found[name] = {"on": True, "true": True, "1": True, "off": False, "false": False, "0": False}[

@@ -23,7 +23,7 @@ from tunewright.envs.scheduling.serving.simulate import (
     TYPICAL_BATCH,
     WATERMARK,
     Setup,
-)  # fmt: skip
+)
 
 StepTime = Callable[[Replica, Plan], float]
 

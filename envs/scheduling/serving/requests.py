@@ -63,9 +63,9 @@ class Requests:
         """Return the same requests with arrivals so many times as dense."""
         return replace(self, arrival_s=self.arrival_s / factor)
 
-    def first(self, n: int, start: int = 0) -> Requests:
+    def first(self, count: int, start: int = 0) -> Requests:
         """Return ``n`` requests from a place on; the first arrives at 0."""
-        part = slice(start, min(start + n, len(self)))
+        part = slice(start, min(start + count, len(self)))
         at = self.first_chunk
         names = ("prompt", "output", "user", "chunk_count", "question", "category", "version")
         cut = {name: getattr(self, name)[part] for name in names}
@@ -111,22 +111,26 @@ def requests_of(
             f"{source}, row {bad[0] + 1}: the arrival {arrival[int(bad[0])]!r} is no time within"
             f" {limits.MOST_TIME_S:g} s of 0"
         )
-    n = len(when)
+    count = len(when)
     order = np.argsort(when, kind="stable")
     late = int((np.diff(when) < 0).sum())
-    people = np.zeros(n, np.int64) if user is None else numbered(user)
-    lists = [list(chunks[int(i)])[: whole["prompt"][i] // CHUNK_TOKENS] for i in order] if chunks is not None else []
-    flat = np.array([c for part in lists for c in part], dtype=np.int64)
+    people = np.zeros(count, np.int64) if user is None else numbered(user)
+    lists = (
+        [list(chunks[int(place)])[: whole["prompt"][place] // CHUNK_TOKENS] for place in order]
+        if chunks is not None
+        else []
+    )
+    flat = np.array([chunk for part in lists for chunk in part], dtype=np.int64)
     names = np.unique(flat, return_inverse=True)[1].astype(np.int64) if len(flat) else flat
     rest = {
-        "question": np.full(n, -1) if question is None else np.asarray(question),
-        "category": np.zeros(n) if category is None else np.asarray(category),
-        "version": np.zeros(n) if version is None else np.asarray(version),
+        "question": np.full(count, -1) if question is None else np.asarray(question),
+        "category": np.zeros(count) if category is None else np.asarray(category),
+        "version": np.zeros(count) if version is None else np.asarray(version),
     }
     return Requests(
         source=source, arrival_s=when[order] - when[order][0], prompt=whole["prompt"][order],
         output=whole["output"][order], user=people[order].astype(np.int64), chunks=names,
-        chunk_count=np.array([len(p) for p in lists], dtype=np.int64) if lists else np.zeros(n, np.int64),
-        **{k: v[order].astype(np.int64) for k, v in rest.items()}, parameters=dict(parameters or {}),
+        chunk_count=np.array([len(part) for part in lists], dtype=np.int64) if lists else np.zeros(count, np.int64),
+        **{name: column[order].astype(np.int64) for name, column in rest.items()}, parameters=dict(parameters or {}),
         notes=(f"{late} rows come before the one above them; sorted by arrival",) if late else (),
     )  # fmt: skip

@@ -405,9 +405,9 @@ def stability(outcome: Outcome) -> tuple[bool, str]:
 def finite(document: Any) -> Any:
     """Return a document without infinite numbers, which JSON cannot hold."""
     if isinstance(document, dict):
-        return {k: finite(v) for k, v in document.items()}
+        return {name: finite(value) for name, value in document.items()}
     if isinstance(document, list | tuple):
-        return [finite(v) for v in document]
+        return [finite(value) for value in document]
     if isinstance(document, float) and not math.isfinite(document):
         return None
     return document

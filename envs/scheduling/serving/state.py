@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling.records import INTEGER, NUMBER, Batch, link, record
+from tunewright.envs.scheduling.records import EVENT, INTEGER, NUMBER, Batch, link, record
 
 BIG = 2**62
 HISTORY_BINS, HISTORY_STEP = 512, 16  # of finished outputs' lengths, in tokens
@@ -112,7 +112,7 @@ class Systems(Batch):
         self.phases, self.lru = zeros(INTEGER, replicas, block_tokens), zeros(INTEGER, replicas, places)
         self.history, self.curve = zeros(INTEGER, replicas, HISTORY_BINS), zeros(NUMBER, replicas, HISTORY_BINS)
         self.chunks, self.kept_answers = zeros(CHUNK, replicas, chunks), zeros(ANSWER, questions)
-        self.moves, self.gaps = zeros(INTEGER, requests), zeros(INTEGER, GAP_BINS)
+        self.moves, self.gaps = zeros(EVENT, requests), zeros(INTEGER, GAP_BINS)
         self.scratch, self.served = zeros(PAIR, most_running + 1), zeros(NUMBER, users)
         self.chunks["holders"] = self.kept_answers["request"] = self.requests["replica"] = -1
         self.requests["started"] = self.requests["stopped_at"] = -1.0

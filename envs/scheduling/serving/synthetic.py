@@ -47,10 +47,7 @@ KINDS: dict[str, tuple[str, dict[str, float]]] = {
         "one prompt in ten is eight times as long, so that short requests wait behind it",
         {"prompt": 800.0, "long_share": 0.1, "output_cv": 1.5, "users": 50},
     ),
-    "tenants": (
-        "few heavy users and many light ones",
-        {"users": 30, "user_skew": 1.6, "output_cv": 1.5, "cv": 2.0},
-    ),
+    "tenants": ("few heavy users and many light ones", {"users": 30, "user_skew": 1.6, "output_cv": 1.5, "cv": 2.0}),
     "prefixes": (
         "requests share long prefixes (system prompts, documents)",
         {"prompt": 400.0, "groups": 64, "prefix": 4096.0, "users": 50},
@@ -89,31 +86,31 @@ def generate(kind: str, options: Mapping[str, Any], seed: int) -> Requests:
     Raises:
         ConfigError: see ``parameters_of``.
     """
-    p = parameters_of(kind, options)
+    params = parameters_of(kind, options)
     rng = np.random.default_rng([seed, 2401])
-    n, shape = int(p["requests"]), 1.0 / p["cv"] ** 2
-    arrival = np.cumsum(rng.gamma(shape, 1.0 / (p["rate"] * shape), n))
-    prompt = lognormal(rng, p["prompt"], p["prompt_cv"], n)
-    if p["long_share"]:
-        prompt = np.where(rng.random(n) < p["long_share"], prompt * p["long_factor"], prompt)
-    output = lognormal(rng, p["output"], p["output_cv"], n)
-    user = zipf(rng, int(p["users"]), p["user_skew"], n)
+    count, shape = int(params["requests"]), 1.0 / params["cv"] ** 2
+    arrival = np.cumsum(rng.gamma(shape, 1.0 / (params["rate"] * shape), count))
+    prompt = lognormal(rng, params["prompt"], params["prompt_cv"], count)
+    if params["long_share"]:
+        prompt = np.where(rng.random(count) < params["long_share"], prompt * params["long_factor"], prompt)
+    output = lognormal(rng, params["output"], params["output_cv"], count)
+    user = zipf(rng, int(params["users"]), params["user_skew"], count)
     chunks = None
-    if p["groups"]:
-        length = max(round(p["prefix"] / CHUNK_TOKENS), 1)
-        check_size(f"{n:,} requests with prefixes of {length:,} blocks", n * length, _CHUNK_BYTES)
-        group = zipf(rng, int(p["groups"]), p["group_skew"], n)
-        chunks = [[int(g) * length + c for c in range(length)] for g in group]
+    if params["groups"]:
+        length = max(round(params["prefix"] / CHUNK_TOKENS), 1)
+        check_size(f"{count:,} requests with prefixes of {length:,} blocks", count * length, _CHUNK_BYTES)
+        group = zipf(rng, int(params["groups"]), params["group_skew"], count)
+        chunks = [[int(group_number) * length + nth for nth in range(length)] for group_number in group]
         prompt = prompt + length * CHUNK_TOKENS
     question = category = version = None
-    if p["questions"]:
-        question = zipf(rng, int(p["questions"]), p["question_skew"], n)
-        category = question % int(p["categories"])
-        changes = p["change_s"]
-        shift = rng.random(int(p["questions"]))
-        version = np.floor(arrival / changes + shift[question]) if changes else np.zeros(n)
+    if params["questions"]:
+        question = zipf(rng, int(params["questions"]), params["question_skew"], count)
+        category = question % int(params["categories"])
+        changes = params["change_s"]
+        shift = rng.random(int(params["questions"]))
+        version = np.floor(arrival / changes + shift[question]) if changes else np.zeros(count)
         version = np.where(category == 0, version, 0)
     return requests_of(
         f"synthetic:{kind}", arrival, np.maximum(prompt.round(), 1), np.maximum(output.round(), 1), user=user,
-        chunks=chunks, question=question, category=category, version=version, parameters={**p, "seed": seed},
+        chunks=chunks, question=question, category=category, version=version, parameters={**params, "seed": seed},
     )  # fmt: skip

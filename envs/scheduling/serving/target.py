@@ -11,11 +11,12 @@ from tunewright.envs.parallelism.serving import Part, ServePlan, Service
 from tunewright.envs.scheduling.serving import policies, simulate, synthetic
 from tunewright.envs.scheduling.serving.requests import Requests
 from tunewright.envs.scheduling.serving.trace import load, read
+from tunewright.envs.scheduling.simulated import SIMULATED, SimulatedTarget, numbers_of
 from tunewright.envs.scheduling.traces import real_file
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config, Constraint, Space
 from tunewright.space.parameters import Choice, Int, Real
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+from tunewright.target import Budget, Measurement, Metric
 
 REAL = {
     "azure-conv": ("llm/AzureLLMInferenceTrace_conv.csv.gz", "Azure's chat service, November 2023"),
@@ -40,7 +41,7 @@ OPTIONS = {
 }
 
 
-class ServingTarget(BaseTarget):
+class ServingTarget(SimulatedTarget):
     """A serving system for a language model under one trace: its batching and scheduling knobs; simulated.
 
     Args:
@@ -50,9 +51,6 @@ class ServingTarget(BaseTarget):
     """
 
     name = "serving"
-    isolated = False
-    parallel_safe = True
-    exact = True
     options: Mapping[str, str] = OPTIONS
 
     def __init__(self, service: Service, trace: str, numbers: Mapping[str, float]) -> None:
@@ -80,7 +78,7 @@ class ServingTarget(BaseTarget):
         self.facts = {
             "model": service.model.name, "parameters": service.model.params, "GPUS": n.gpus, "gpu": n.gpu,
             "GPU_MEMORY_GB": n.memory_gb, "ttft_limit_s": self.ttft_s, "tpot_limit_s": self.tpot_s,
-            "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
+            "simulated": SIMULATED,
         }  # fmt: skip
         self.space = space_of(service)
         self._loads: dict[str, tuple[Requests, float]] = {}
@@ -97,7 +95,7 @@ class ServingTarget(BaseTarget):
 
     def knobs(self, config: Config) -> policies.Knobs:
         """Return the knobs of a configuration."""
-        known = {f: config[f] for f in policies.Knobs.__dataclass_fields__ if f in config}
+        known = {name: config[name] for name in policies.Knobs.__dataclass_fields__ if name in config}
         return policies.policy("vllm", **known)
 
     def _run(self, config: Config, requests: Requests) -> simulate.Outcome:
@@ -142,12 +140,12 @@ class ServingTarget(BaseTarget):
         """Serve the trace."""
         requests, speed = self.load(workload)
         try:
-            o = self._run(config, requests)
+            outcome = self._run(config, requests)
         except ConfigError as error:
             return Measurement(status="rejected", reason=str(error))
-        found = simulate.metrics(o)
-        stable, words = simulate.stability(o)
-        if o.given_up or found["ttft_s"]["p99"] is None:
+        found = simulate.metrics(outcome)
+        stable, words = simulate.stability(outcome)
+        if outcome.given_up or found["ttft_s"]["p99"] is None:
             return Measurement(status="failed", reason=words or "no request was served")
         values = {
             "goodput": found["goodput_requests_per_s"], "ttft_p99": found["ttft_s"]["p99"],
@@ -156,7 +154,9 @@ class ServingTarget(BaseTarget):
         }  # fmt: skip
         traces = {"speed": speed, "stable": stable, "unstable_because": words}
         more = ("good_share", "kv_use_peak", "preemptions", "prefix_hit_share", "batch_mean", "busy")
-        return Measurement(values=values, seconds=o.seconds, traces={**traces, **{k: found[k] for k in more}})
+        return Measurement(
+            values=values, seconds=outcome.seconds, traces={**traces, **{name: found[name] for name in more}}
+        )
 
     def render(self, config: Config) -> str:
         """Return the command that starts vLLM, and in words what it has no option for."""
@@ -168,17 +168,21 @@ class ServingTarget(BaseTarget):
             "--enable-prefix-caching" if config["caching"] else "--no-enable-prefix-caching",
         ]
         wanted = {
-            n: config[n] for n in ("order", "quantum", "admission", "reserve", "preemption", "routing") if n in config
+            name: config[name]
+            for name in ("order", "quantum", "admission", "reserve", "preemption", "routing")
+            if name in config
         }
-        changed = ", ".join(f"{n}={v}" for n, v in wanted.items() if v != self.space.params[n].default)
+        changed = ", ".join(
+            f"{name}={value}" for name, value in wanted.items() if value != self.space.params[name].default
+        )
         note = f"\n# for the scheduler and the router, vLLM has no option for these: {changed}" if changed else ""
         share = "--gpu-memory-utilization"  # the flags go to every command, after this one
-        return re.sub(rf"({share} \S+)", lambda m: f"{m[1]} \\\n  {' '.join(more)}", text).rstrip() + note
+        return re.sub(rf"({share} \S+)", lambda match: f"{match[1]} \\\n  {' '.join(more)}", text).rstrip() + note
 
 
 def space_of(service: Service) -> Space:
     """Return the knobs that are tuned."""
-    n = service.nodes
+    nodes = service.nodes
     fits = []
     for tp in (1, 2, 4, 8):
         try:
@@ -192,12 +196,16 @@ def space_of(service: Service) -> Space:
     def choice(name: str, choices: tuple[Any, ...], default: Any, doc: str, *, ordered: bool = False) -> Choice:
         return Choice(name=name, choices=choices, default=default, doc=doc, ordered=ordered)
 
-    shares = tuple(g for g in (0, 1, 2, 4, 6, 8, 12, 16) if g < n.gpus)
+    shares = tuple(count for count in (0, 1, 2, 4, 6, 8, 12, 16) if count < nodes.gpus)
     start = simulate.default_plan(service).engines.tp
+
+    def whole_engines(config: Mapping[str, Any]) -> bool:
+        tp, prefill = int(config["tp"]), int(config["prefill_gpus"])
+        return prefill % tp == 0 and nodes.gpus - prefill >= tp
+
     rule = Constraint(
         words="prefill_gpus and the other GPUs are multiples of tp that leave at least one engine",
-        names=("tp", "prefill_gpus"),
-        holds=lambda s: int(s["prefill_gpus"]) % int(s["tp"]) == 0 and n.gpus - int(s["prefill_gpus"]) >= int(s["tp"]),
+        names=("tp", "prefill_gpus"), holds=whole_engines,
     )  # fmt: skip
     return Space(
         [
@@ -232,14 +240,8 @@ def open_target(argument: str, options: Mapping[str, Any]) -> ServingTarget:
     Raises:
         ConfigError: an option is wrong, or the model fits nowhere.
     """
-    for name in options:
-        if name not in OPTIONS:
-            raise unknown("option of target serving", name, OPTIONS)
-    texts = {"model", "cluster", "trace"}
-    numbers = numeric_options(
-        "serving", {k: v for k, v in options.items() if k not in texts},
-        {"ttft": 2.0, "tpot": 0.1, "speed": 0.0, "requests": 4000, "error": 0.3},
-    )  # fmt: skip
+    defaults = {"ttft": 2.0, "tpot": 0.1, "speed": 0.0, "requests": 4000, "error": 0.3}
+    numbers = numbers_of("serving", options, OPTIONS, defaults)
     service = Service(
         model=models.load(str(options.get("model", "llama3-70b"))),
         nodes=clusters.load(str(options.get("cluster", "h100:8"))).nodes,

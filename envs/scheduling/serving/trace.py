@@ -59,7 +59,7 @@ def _lines(path: Path, lines: Iterable[str]) -> Requests:
                 rows.append(
                     (limits.time(float(entry["timestamp"]) / 1e3), entry["input_length"], entry["output_length"])
                 )
-                chunks.append([int(c) for c in entry.get("hash_ids") or []])
+                chunks.append([int(chunk) for chunk in entry.get("hash_ids") or []])
                 ids += len(chunks[-1])
                 users.append(str(entry.get("user", "")))
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
@@ -74,11 +74,11 @@ def _lines(path: Path, lines: Iterable[str]) -> Requests:
 def _table(path: Path, lines: Iterable[str]) -> Requests:
     table = csv.DictReader(lines)
     heads = list(table.fieldnames or [])
-    if heads and any("\x00" in h or len(h) > 200 for h in heads):
+    if heads and any("\x00" in head or len(head) > 200 for head in heads):
         raise ConfigError(f"{path} is no text with named columns")
 
     def column(names: tuple[str, ...], what: str) -> str:
-        head = next((h for h in heads if h.strip() in names), None)
+        head = next((head for head in heads if head.strip() in names), None)
         if head is None:
             raise ConfigError(
                 f"{path} has no column of {what}: one of {', '.join(names)} is needed, and it has"
@@ -88,7 +88,7 @@ def _table(path: Path, lines: Iterable[str]) -> Requests:
 
     arrival = column(_ARRIVAL, "arrivals")
     prompt, output = column(_PROMPT, "prompt tokens"), column(_OUTPUT, "output tokens")
-    user = next((h for h in heads if h.strip() in _USER), None)
+    user = next((head for head in heads if head.strip() in _USER), None)
     when, sizes, people = list[float](), list[tuple[float, float]](), list[str]()
     for row in table:
         check_growth(path, "requests", len(when), len(when) * _REQUEST_BYTES)

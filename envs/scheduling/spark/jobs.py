@@ -62,18 +62,18 @@ class Job:
     @property
     def work(self) -> float:
         """Core-seconds."""
-        return sum(s.work for s in self.stages)
+        return sum(stage.work for stage in self.stages)
 
     def paths(self) -> list[float]:
         """Longest way from the start of each stage to the end of the job, with a core for every task, s."""
         children: list[list[int]] = [[] for _ in self.stages]
-        for k, s in enumerate(self.stages):
-            for p in s.parents:
-                children[p].append(k)
+        for index, stage in enumerate(self.stages):
+            for parent in stage.parents:
+                children[parent].append(index)
         found = [0.0] * len(self.stages)
-        for k in reversed(range(len(self.stages))):
-            longest = float(self.stages[k].durations.max())
-            found[k] = longest + max((found[c] for c in children[k]), default=0.0)
+        for index in reversed(range(len(self.stages))):
+            longest = float(self.stages[index].durations.max())
+            found[index] = longest + max((found[child] for child in children[index]), default=0.0)
         return found
 
     def alone(self, cores: int) -> float:
@@ -87,27 +87,30 @@ def ordered(name: str, stages: Sequence[Stage], where: str) -> tuple[Stage, ...]
     Raises:
         ConfigError: the stages wait for each other in a circle, or for one that is not there.
     """
-    n = len(stages)
-    for k, s in enumerate(stages):
-        for p in s.parents:
-            if not 0 <= p < n:
+    count = len(stages)
+    for index, stage in enumerate(stages):
+        for parent in stage.parents:
+            if not 0 <= parent < count:
                 raise ConfigError(
-                    f"{where}: stage {k} of {name} waits for stage {p}, and there are stages 0 to {n - 1}"
+                    f"{where}: stage {index} of {name} waits for stage {parent}, and there are stages 0 to {count - 1}"
                 )
-    left = {k: set(s.parents) for k, s in enumerate(stages)}
+    left = {index: set(stage.parents) for index, stage in enumerate(stages)}
     order: list[int] = []
     while left:
-        free = sorted(k for k, waits in left.items() if not waits)
+        free = sorted(index for index, waits in left.items() if not waits)
         if not free:
             circle = sorted(left)[:6]
             raise ConfigError(f"{where}: {name} has a cycle: stages {', '.join(map(str, circle))} wait for each other")
-        for k in free:
-            order.append(k)
-            del left[k]
+        for index in free:
+            order.append(index)
+            del left[index]
         for waits in left.values():
             waits.difference_update(free)
-    place = {k: i for i, k in enumerate(order)}
-    return tuple(replace(stages[k], parents=tuple(sorted(place[p] for p in stages[k].parents))) for k in order)
+    place = {index: position for position, index in enumerate(order)}
+    return tuple(
+        replace(stages[index], parents=tuple(sorted(place[parent] for parent in stages[index].parents)))
+        for index in order
+    )
 
 
 def tpch(
@@ -132,15 +135,16 @@ def tpch(
                 for parent, child in entry["edges"]:
                     parents.setdefault(int(child), []).append(int(parent))
                 stages = []
-                for k, s in enumerate(entry["stages"]):
-                    counts = [n for n in (*s["first_wave"], *s["rest_wave"])]
+                for index, stage in enumerate(entry["stages"]):
+                    counts = [count for count in (*stage["first_wave"], *stage["rest_wave"])]
                     near = executors if executors in counts else max(counts, key=int)
-                    times = [*s["first_wave"].get(near, []), *s["rest_wave"].get(near, [])]
+                    times = [*stage["first_wave"].get(near, []), *stage["rest_wave"].get(near, [])]
                     if not times:  # some stages were measured in fresh executors only
-                        times = next((v for v in s["fresh_durations"].values() if v), [1.0])
+                        times = next((values for values in stage["fresh_durations"].values() if values), [1.0])
                     stages.append(
                         Stage(
-                            durations=np.maximum(np.array(times, float) / 1e3, 1e-3), parents=tuple(parents.get(k, ()))
+                            durations=np.maximum(np.array(times, float) / 1e3, 1e-3),
+                            parents=tuple(parents.get(index, ())),
                         )
                     )
                 found.append(Job(name=f"q{query}-{size}", stages=ordered(f"query {query}", stages, str(path))))
@@ -158,14 +162,17 @@ def wfcommons(path: Path) -> Job:
         workflow = data["workflow"]
         if "specification" in workflow:
             tasks = workflow["specification"]["tasks"]
-            times = {t["id"]: t["runtimeInSeconds"] for t in workflow["execution"]["tasks"]}
+            times = {task["id"]: task["runtimeInSeconds"] for task in workflow["execution"]["tasks"]}
         else:
             tasks = workflow["tasks"]
-            times = {t["id"]: t.get("runtimeInSeconds", t.get("runtime")) for t in tasks}
-        place = {t["id"]: k for k, t in enumerate(tasks)}
+            times = {task["id"]: task.get("runtimeInSeconds", task.get("runtime")) for task in tasks}
+        place = {task["id"]: index for index, task in enumerate(tasks)}
         stages = [
-            Stage(durations=np.array([max(float(times[t["id"]]), 1e-3)]), parents=tuple(place[p] for p in t["parents"]))
-            for t in tasks
+            Stage(
+                durations=np.array([max(float(times[task["id"]]), 1e-3)]),
+                parents=tuple(place[parent] for parent in task["parents"]),
+            )
+            for task in tasks
         ]
     name = path.name.split(".")[0]
     return Job(name=name, stages=ordered(name, stages, str(path)))
@@ -223,56 +230,63 @@ def generate(
         seed: fixes everything.
         pool: jobs to draw from instead of making them; heavy users draw from the larger half.
     """
-    p = parameters_of(options or {})
+    params = parameters_of(options or {})
     rng = np.random.default_rng([seed, 1510])
-    users, n = int(p["users"]), int(p["jobs"])
-    heavy = max(round(users * p["heavy_users"]), 1) if p["heavy_users"] > 0 and p["heavy_share"] > 0 else 0
+    users, count = int(params["users"]), int(params["jobs"])
+    work_share, factor = params["heavy_share"], params["heavy_factor"]
+    heavy = max(round(users * params["heavy_users"]), 1) if params["heavy_users"] > 0 and work_share > 0 else 0
     # heavy users send few large jobs: the shares of work and the ratio of sizes fix the shares of jobs
-    share = (
-        p["heavy_share"] / p["heavy_factor"] / (p["heavy_share"] / p["heavy_factor"] + 1 - p["heavy_share"])
-        if heavy
-        else 0.0
-    )
+    share = work_share / factor / (work_share / factor + 1 - work_share) if heavy else 0.0
     if heavy == users:
         share = 1.0
-    large = rng.random(n) < share
-    who = np.where(large, rng.integers(0, max(heavy, 1), n), heavy + rng.integers(0, max(users - heavy, 1), n))
-    ranked = sorted(pool, key=lambda j: j.work)
+    large = rng.random(count) < share
+    who = np.where(large, rng.integers(0, max(heavy, 1), count), heavy + rng.integers(0, max(users - heavy, 1), count))
+    ranked = sorted(pool, key=lambda job: job.work)
     bodies: list[Job] = []
     stages = tasks = 0
-    for k in range(n):
+    for number in range(count):
         if ranked:
-            half = ranked[len(ranked) // 2 :] if large[k] else ranked[: (len(ranked) + 1) // 2]
+            half = ranked[len(ranked) // 2 :] if large[number] else ranked[: (len(ranked) + 1) // 2]
             bodies.append(half[int(rng.integers(len(half)))])
         else:
-            bodies.append(_made(rng, p, bool(large[k])))
+            bodies.append(_made(rng, params, bool(large[number])))
         stages += len(bodies[-1].stages)
-        tasks += sum(len(s.durations) for s in bodies[-1].stages)
-        if not k & 0xFF:
+        tasks += sum(len(stage.durations) for stage in bodies[-1].stages)
+        if not number & 0xFF:
             needed = stages * _STAGE_BYTES + tasks * _TASK_BYTES
-            check_size(f"{k + 1:,} of {n:,} jobs with {tasks:,} tasks", needed, 1, "ask for fewer jobs or longer tasks")
-    shape = 1.0 / p["cv"] ** 2
-    gaps = np.maximum(rng.gamma(shape, 1.0 / shape, n), 1e-100)  # a wild cv gives nothing but zeros
-    span = sum(b.work for b in bodies) / (p["load"] * cores)
+            check_size(
+                f"{number + 1:,} of {count:,} jobs with {tasks:,} tasks",
+                needed,
+                1,
+                "ask for fewer jobs or longer tasks",
+            )
+    shape = 1.0 / params["cv"] ** 2
+    gaps = np.maximum(rng.gamma(shape, 1.0 / shape, count), 1e-100)  # a wild cv gives nothing but zeros
+    span = sum(body.work for body in bodies) / (params["load"] * cores)
     times = np.cumsum(gaps)
     times *= span / times[-1]
-    return [replace(b, arrival_s=float(t), user=int(u)) for b, t, u in zip(bodies, times, who, strict=True)]
+    return [
+        replace(body, arrival_s=float(time_s), user=int(user))
+        for body, time_s, user in zip(bodies, times, who, strict=True)
+    ]
 
 
-def _made(rng: np.random.Generator, p: Mapping[str, float], large: bool) -> Job:
-    mean = p["work"] * (p["heavy_factor"] if large else 1.0)
-    work = float(lognormal(rng, mean, p["work_cv"], 1)[0])
-    check_size(f"{p['stages']:g} stages", p["stages"], _STAGE_BYTES)
-    count = 1 + int(rng.poisson(max(p["stages"] - 1.0, 0.0)))
+def _made(rng: np.random.Generator, params: Mapping[str, float], large: bool) -> Job:
+    mean = params["work"] * (params["heavy_factor"] if large else 1.0)
+    work = float(lognormal(rng, mean, params["work_cv"], 1)[0])
+    check_size(f"{params['stages']:g} stages", params["stages"], _STAGE_BYTES)
+    count = 1 + int(rng.poisson(max(params["stages"] - 1.0, 0.0)))
     parts = rng.dirichlet(np.full(count, 2.0)) * work
-    task = p["task_s"] * (work / p["work"]) ** p["task_power"]
+    task = params["task_s"] * (work / params["work"]) ** params["task_power"]
     stages: list[Stage] = []
-    for k in range(count):
-        n = max(round(parts[k] / task), 1)
-        check_size(f"a stage of {n:,} tasks", n, _TASK_BYTES, "make tasks longer (task_s)")
-        times = lognormal(rng, parts[k] / n, p["skew"], n)
+    for index in range(count):
+        tasks = max(round(parts[index] / task), 1)
+        check_size(f"a stage of {tasks:,} tasks", tasks, _TASK_BYTES, "make tasks longer (task_s)")
+        times = lognormal(rng, parts[index] / tasks, params["skew"], tasks)
         waits = (
-            () if k == 0 else tuple(sorted({k - 1, int(zipf(rng, k, 1.0, 1)[0])} if rng.random() < 0.3 else {k - 1}))
+            ()
+            if index == 0
+            else tuple(sorted({index - 1, int(zipf(rng, index, 1.0, 1)[0])} if rng.random() < 0.3 else {index - 1}))
         )
         stages.append(Stage(durations=np.maximum(times, 1e-3), parents=waits))
     return Job(name="large" if large else "small", stages=tuple(stages))
@@ -284,14 +298,14 @@ def partitioned(jobs: Sequence[Job], seconds: float) -> list[Job]:
     A stage whose tasks are longer in the mean, or uneven, becomes ceil(work / seconds) tasks alike; shorter ones stay.
     """
 
-    def cut(s: Stage) -> Stage:
-        if s.durations.max() <= seconds:
-            return s
-        check_size(f"a stage in tasks of {seconds:g} s", s.work / seconds, _TASK_BYTES, "make them longer")
-        n = max(math.ceil(s.work / seconds), s.count)
-        return Stage(durations=np.array([s.work / n]), parents=s.parents, tasks=n)
+    def cut(stage: Stage) -> Stage:
+        if stage.durations.max() <= seconds:
+            return stage
+        check_size(f"a stage in tasks of {seconds:g} s", stage.work / seconds, _TASK_BYTES, "make them longer")
+        count = max(math.ceil(stage.work / seconds), stage.count)
+        return Stage(durations=np.array([stage.work / count]), parents=stage.parents, tasks=count)
 
-    return [replace(j, stages=tuple(cut(s) for s in j.stages)) for j in jobs]
+    return [replace(job, stages=tuple(cut(stage) for stage in job.stages)) for job in jobs]
 
 
 def pool_of(dags: str) -> list[Any]:

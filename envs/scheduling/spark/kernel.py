@@ -8,55 +8,13 @@ taken in before cores are given out. Tasks of a stage that start together and ta
 from __future__ import annotations
 
 from tunewright.envs.compiled import jit, record_at
-from tunewright.envs.scheduling.kernels import INF, integer_at, number_at
+from tunewright.envs.scheduling.kernels import INF, drop_event, event_at, integer_at, number_at, push_event
 from tunewright.envs.scheduling.spark import state
 
 system_at, job_at, stage_at = record_at(state.SYSTEM), record_at(state.JOB), record_at(state.STAGE)
-user_at, event_at, virtual_at = record_at(state.USER), record_at(state.EVENT), record_at(state.VIRTUAL)
+user_at, virtual_at = record_at(state.USER), record_at(state.VIRTUAL)
 entry_at, class_at = record_at(state.ENTRY), record_at(state.CLASS)
 _MOST_IDLE = 16  # steps in which no job comes or ends: one or two are rounding, more never end
-
-
-@jit
-def _before(system, one, two):
-    first, second = event_at(system.events, one), event_at(system.events, two)
-    return first.time_s < second.time_s or (first.time_s == second.time_s and first.order < second.order)
-
-
-@jit
-def _swap(system, one, two):
-    first, second = event_at(system.events, one), event_at(system.events, two)
-    time, order, which, tasks = first.time_s, first.order, first.stage, first.tasks
-    first.time_s, first.order, first.stage, first.tasks = second.time_s, second.order, second.stage, second.tasks
-    second.time_s, second.order, second.stage, second.tasks = time, order, which, tasks
-
-
-@jit
-def _push(system, time, number, tasks):
-    """Note that tasks of a stage end together."""
-    at = system.event_count
-    system.event_count += 1
-    event = event_at(system.events, at)
-    event.time_s, event.order, event.stage, event.tasks = time, system.launched, number, tasks
-    while at > 0 and _before(system, at, (at - 1) // 2):
-        _swap(system, at, (at - 1) // 2)
-        at = (at - 1) // 2
-
-
-@jit
-def _drop(system):
-    """Take the first event off the heap."""
-    system.event_count -= 1
-    _swap(system, 0, system.event_count)
-    at = 0
-    while 2 * at + 1 < system.event_count:
-        child = 2 * at + 1
-        if child + 1 < system.event_count and _before(system, child + 1, child):
-            child += 1
-        if not _before(system, child, at):
-            break
-        _swap(system, child, at)
-        at = child
 
 
 @jit
@@ -128,10 +86,8 @@ def _serve(system, user_number):
         user.clock_s = virtual_at(system.virtual_jobs, base + gone).finish_s
         gone += 1
     for place in range(running - gone):
-        slot, after = (
-            virtual_at(system.virtual_jobs, base + place),
-            virtual_at(system.virtual_jobs, base + place + gone),
-        )
+        slot = virtual_at(system.virtual_jobs, base + place)
+        after = virtual_at(system.virtual_jobs, base + place + gone)
         slot.finish_s, slot.job = after.finish_s, after.job
     user.virtual_count = running - gone
 
@@ -221,17 +177,12 @@ def launch(system, number, most):
     tasks = min(min(system.free_cores, stage.task_count - stage.launched), most)
     if stage.launched == 0:
         stage.started_at = system.now_s
-    alike = stage.first_duration < 0
-    if alike:
-        system.launched += 1
-        _push(system, system.now_s + system.overhead_s + stage.task_s, number, tasks)
-        _write(system, number, tasks, system.now_s + system.overhead_s + stage.task_s)
+    if stage.first_duration < 0:
+        _begin(system, number, tasks, system.now_s + system.overhead_s + stage.task_s)
     else:
         for nth in range(tasks):
-            system.launched += 1
             took = system.overhead_s + number_at(system.durations_s, stage.first_duration + stage.launched + nth).value
-            _push(system, system.now_s + took, number, 1)
-            _write(system, number, 1, system.now_s + took)
+            _begin(system, number, 1, system.now_s + took)
     stage.launched += tasks
     stage.running_tasks += tasks
     job.running_tasks += tasks
@@ -243,10 +194,14 @@ def launch(system, number, most):
 
 
 @jit
-def _write(system, number, tasks, end):
+def _begin(system, number, tasks, end_s):
+    """Note that tasks of a stage end together."""
+    system.launched += 1
+    push_event(system.events, system.event_count, end_s, system.launched, number, tasks)
+    system.event_count += 1
     if system.logged < system.log_size:
         entry = entry_at(system.log, system.logged)
-        entry.start, entry.end, entry.stage, entry.tasks = system.now_s, end, number, tasks
+        entry.start, entry.end, entry.stage, entry.tasks = system.now_s, end_s, number, tasks
         system.logged += 1
 
 
@@ -316,8 +271,10 @@ def next_moment(system):
         return False
     system.now_s = when
     while system.event_count > 0 and event_at(system.events, 0).time_s == when:
-        number, tasks = event_at(system.events, 0).stage, event_at(system.events, 0).tasks
-        _drop(system)
+        event = event_at(system.events, 0)
+        number, tasks = event.what, event.tasks
+        system.event_count -= 1
+        drop_event(system.events, system.event_count)
         _end(system, number, tasks)
     while system.next_job < system.job_count and job_at(system.jobs, system.next_job).arrival_s == when:
         system.next_job += 1

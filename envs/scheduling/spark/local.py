@@ -58,11 +58,11 @@ def together(
                 return
             times[name].append(time.perf_counter() - start)
 
-    threads = [threading.Thread(target=work, args=u, daemon=True) for u in users]
-    for t in threads:
-        t.start()
-    for t in threads:
-        t.join()
+    threads = [threading.Thread(target=work, args=user, daemon=True) for user in users]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     if wrong:
         raise TargetError("; ".join(wrong))
     return times
@@ -112,7 +112,9 @@ class SparkLocal(BaseTarget):
                 large, small = queries(spark, self.rows)
                 users: list[tuple[str, float, list[Callable[[], None]]]] = {
                     "mixed": [("large", 0.0, [large]), ("ann", 0.2, [small] * 3), ("bob", 0.3, [small] * 3)],
-                    "small": [(n, 0.1 * k, [small] * 3) for k, n in enumerate(("ann", "bob", "cem", "dee"))],
+                    "small": [
+                        (name, 0.1 * place, [small] * 3) for place, name in enumerate(("ann", "bob", "cem", "dee"))
+                    ],
                     "large": [("large", 0.0, [large]), ("other", 0.1, [large])],
                 }[workload]
                 small()  # warm up: compilation, Python workers, page cache
@@ -121,8 +123,8 @@ class SparkLocal(BaseTarget):
                 took = time.perf_counter() - start
             finally:
                 spark.stop()
-        quick = [t for name, taken in times.items() if name not in ("large", "other") for t in taken]
-        slow = [t for name, taken in times.items() if name in ("large", "other") for t in taken]
+        quick = [taken_s for name, taken in times.items() if name not in ("large", "other") for taken_s in taken]
+        slow = [taken_s for name, taken in times.items() if name in ("large", "other") for taken_s in taken]
         every = quick + slow
         values = {
             "makespan": took, "small_response": sum(quick or every) / len(quick or every),

@@ -32,9 +32,10 @@ class Running:
         """Stages with tasks that can start."""
         stages = self.job.stages
         return [
-            k
-            for k, s in enumerate(stages)
-            if self.launched[k] < s.count and all(self.ended[p] == stages[p].count for p in s.parents)
+            index
+            for index, stage in enumerate(stages)
+            if self.launched[index] < stage.count
+            and all(self.ended[parent] == stages[parent].count for parent in stage.parents)
         ]
 
 
@@ -55,15 +56,10 @@ class Reference:
     ) -> None:  # fmt: skip
         cut = partitioned(jobs, options.partition_s) if options.partition_s else list(jobs)
         self.jobs = [
-            Running(
-                k,
-                j,
-                j.work if expected is None else float(expected[k]),
-                j.paths(),
-                [0] * len(j.stages),
-                [0] * len(j.stages),
+            Running(number, job, work, job.paths(), [0] * len(job.stages), [0] * len(job.stages))
+            for number, (job, work) in enumerate(
+                zip(cut, [job.work for job in cut] if expected is None else map(float, expected), strict=True)
             )
-            for k, j in enumerate(cut)
         ]
         self.cores, self.free, self.o, self.each = cores, cores, options, each
         self.now, self.heap, self.order = 0.0, [], 0  # type: ignore[var-annotated]
@@ -79,47 +75,48 @@ class Reference:
     def finish_times(self, user: int) -> None:
         """Order a user's jobs by their ends in the virtual system: a clock that only the user's own share moves."""
         mine = sorted(
-            (j for j in self.jobs if j.here and j.virtual_left > 0 and j.job.user == user), key=lambda j: j.virtual_left
+            (job for job in self.jobs if job.here and job.virtual_left > 0 and job.job.user == user),
+            key=lambda job: job.virtual_left,
         )
         total = before = 0.0
-        for k, j in enumerate(mine):
-            total += (j.virtual_left - before) * (len(mine) - k)
-            before = j.virtual_left
-            j.deadline = self.clock + total / self.weight(user)
+        for place, job in enumerate(mine):
+            total += (job.virtual_left - before) * (len(mine) - place)
+            before = job.virtual_left
+            job.deadline = self.clock + total / self.weight(user)
 
     def move_clock(self, until: float) -> None:
         """Move the virtual clock and serve the virtual system together."""
         while self.virtual_now < until:
-            alive = [j for j in self.jobs if j.here and j.virtual_left > 0]
+            alive = [job for job in self.jobs if job.here and job.virtual_left > 0]
             if not alive:
                 self.virtual_now = until
                 return
-            users = {j.job.user for j in alive}
-            total = sum(self.weight(u) for u in users)
-            count = {u: sum(j.job.user == u for j in alive) for u in users}
-            rate = {u: self.cores * self.weight(u) / total / count[u] for u in users}
-            step = min(min(j.virtual_left / rate[j.job.user] for j in alive), until - self.virtual_now)
-            for j in alive:
-                left = j.virtual_left - rate[j.job.user] * step
-                j.virtual_left = left if left > 1e-9 * j.expected else 0.0
+            users = {job.job.user for job in alive}
+            total = sum(self.weight(user) for user in users)
+            count = {user: sum(job.job.user == user for job in alive) for user in users}
+            rate = {user: self.cores * self.weight(user) / total / count[user] for user in users}
+            step = min(min(job.virtual_left / rate[job.job.user] for job in alive), until - self.virtual_now)
+            for job in alive:
+                left = job.virtual_left - rate[job.job.user] * step
+                job.virtual_left = left if left > 1e-9 * job.expected else 0.0
             self.clock += step * self.cores / total
             self.virtual_now += step
 
-    def key(self, j: Running, stage: int) -> float:
+    def key(self, job: Running, stage: int) -> float:
         """Place in the order; the smallest first."""
         policy = self.o.policy
         if policy == "fifo":
-            return j.number
+            return job.number
         if policy in ("fair", "weighted"):
-            used = sum(other.cores for other in self.jobs if other.job.user == j.job.user)
-            return used / (self.weight(j.job.user) if policy == "weighted" else 1.0)
+            used = sum(other.cores for other in self.jobs if other.job.user == job.job.user)
+            return used / (self.weight(job.job.user) if policy == "weighted" else 1.0)
         if policy == "fair-jobs":
-            return j.cores
+            return job.cores
         if policy == "sjf":
-            return j.expected
+            return job.expected
         if policy == "uwfq":
-            return j.deadline
-        return -j.paths[stage]
+            return job.deadline
+        return -job.paths[stage]
 
     def run(self) -> list[Running]:
         """Run everything; returns the jobs."""
@@ -128,8 +125,8 @@ class Reference:
             arrival = self.jobs[coming].job.arrival_s if coming < len(self.jobs) else math.inf
             self.now = min(arrival, self.heap[0][0] if self.heap else math.inf)
             while self.heap and self.heap[0][0] == self.now:
-                _, _, j, k = heapq.heappop(self.heap)
-                self.end(j, k)
+                _, _, job, k = heapq.heappop(self.heap)
+                self.end(job, k)
             while coming < len(self.jobs) and self.jobs[coming].job.arrival_s == self.now:
                 self.arrive(self.jobs[coming])
                 coming += 1
@@ -138,65 +135,67 @@ class Reference:
                 self.each(self)
         return self.jobs
 
-    def arrive(self, j: Running) -> None:
+    def arrive(self, job: Running) -> None:
         """A job comes."""
         if self.o.estimates == "learned":
-            same = self.history.get(j.job.name)
-            known = same or [w for works in self.history.values() for w in works]
+            same = self.history.get(job.job.name)
+            known = same or [ended for works in self.history.values() for ended in works]
             if known:
-                work, tasks = (sum(c) for c in zip(*known, strict=True))
-                j.expected = sum(s.count for s in j.job.stages) * work / tasks
+                work, tasks = (sum(column) for column in zip(*known, strict=True))
+                job.expected = sum(stage.count for stage in job.job.stages) * work / tasks
         if self.o.policy == "uwfq":
             self.move_clock(self.now)
-        j.here, j.virtual_left = True, j.expected
+        job.here, job.virtual_left = True, job.expected
         if self.o.policy == "uwfq":
-            self.finish_times(j.job.user)
+            self.finish_times(job.job.user)
 
-    def end(self, j: Running, k: int) -> None:
+    def end(self, job: Running, index: int) -> None:
         """A task has ended."""
-        j.ended[k] += 1
-        j.cores -= 1
+        job.ended[index] += 1
+        job.cores -= 1
         self.free += 1
-        if all(e == s.count for e, s in zip(j.ended, j.job.stages, strict=True)):
-            j.done_at = self.now
-            self.history.setdefault(j.job.name, []).append((j.job.work, sum(s.count for s in j.job.stages)))
+        if all(ended == stage.count for ended, stage in zip(job.ended, job.job.stages, strict=True)):
+            job.done_at = self.now
+            self.history.setdefault(job.job.name, []).append(
+                (job.job.work, sum(stage.count for stage in job.job.stages))
+            )
 
     def give(self) -> None:
         """Give free cores to tasks, one by one."""
         while self.free:
             pools = self.o.policy in ("fair", "weighted")
             ready = [
-                (self.key(j, k), j.job.user if pools else 0, j.number, k, j)
-                for j in self.jobs
-                if j.here and j.done_at == math.inf
-                for k in j.runnable()
+                (self.key(job, index), job.job.user if pools else 0, job.number, index, job)
+                for job in self.jobs
+                if job.here and job.done_at == math.inf
+                for index in job.runnable()
             ]
             if not ready:
                 return
-            *_, k, j = min(ready, key=lambda r: r[:4])
-            s = j.job.stages[k]
-            took = float(s.durations[0] if s.tasks else s.durations[j.launched[k]])
-            if s.tasks:
+            *_, index, job = min(ready, key=lambda entry: entry[:4])
+            stage = job.job.stages[index]
+            took = float(stage.durations[0] if stage.tasks else stage.durations[job.launched[index]])
+            if stage.tasks:
                 end = self.now + self.o.overhead_s + took
             else:
                 end = self.now + (self.o.overhead_s + took)
             self.order += 1
-            heapq.heappush(self.heap, (end, self.order, j, k))
-            j.launched[k] += 1
-            j.cores += 1
+            heapq.heappush(self.heap, (end, self.order, job, index))
+            job.launched[index] += 1
+            job.cores += 1
             self.free -= 1
             self.tasks_run += 1
 
 
-def invariants(r: Reference) -> None:
+def invariants(reference: Reference) -> None:
     """Raise AssertionError where a rule is broken: cores, order of stages, work conserved."""
-    assert 0 <= r.free <= r.cores
-    assert r.free + sum(j.cores for j in r.jobs) == r.cores, "a core is lost"
-    waiting: Any = [j for j in r.jobs if j.here and j.done_at == math.inf and j.runnable()]
-    assert r.free == 0 or not waiting, "cores stand idle beside tasks that could run"
-    for j in r.jobs:
-        for k, s in enumerate(j.job.stages):
-            if j.launched[k]:
-                assert all(j.ended[p] == j.job.stages[p].count for p in s.parents), (
+    assert 0 <= reference.free <= reference.cores
+    assert reference.free + sum(job.cores for job in reference.jobs) == reference.cores, "a core is lost"
+    waiting: Any = [job for job in reference.jobs if job.here and job.done_at == math.inf and job.runnable()]
+    assert reference.free == 0 or not waiting, "cores stand idle beside tasks that could run"
+    for job in reference.jobs:
+        for index, stage in enumerate(job.job.stages):
+            if job.launched[index]:
+                assert all(job.ended[parent] == job.job.stages[parent].count for parent in stage.parents), (
                     "a stage began before its parents ended"
                 )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tunewright.envs.scheduling.records import INTEGER, Batch, record
+from tunewright.envs.scheduling.records import EVENT, INTEGER, Batch, record
 
 # policies: which runnable stage gets the next free core
 FIFO, FAIR, FAIR_JOBS, SJF, CRITICAL_PATH, UWFQ, WEIGHTED, CHOSEN = range(8)
@@ -40,8 +40,6 @@ STAGE = record(
 )
 #: a user: ``virtual_count`` jobs in the virtual system, whose ``clock_s`` counts service to each of them
 USER = record("f8: weight clock_s seen_s finish_s\ni8: virtual_count cores runnable_count in_virtual")
-#: tasks of a stage that end together
-EVENT = record("f8: time_s\ni8: order stage tasks")
 VIRTUAL = record("f8: finish_s\ni8: job")
 ENTRY = record("f8: start end\ni8: stage tasks")
 CLASS = record("f8: work_s\ni8: tasks")

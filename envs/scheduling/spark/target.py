@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tunewright.envs.scheduling.simulated import SIMULATED, SimulatedTarget, numbers_of
 from tunewright.envs.scheduling.spark import jobs as spark_jobs
 from tunewright.envs.scheduling.spark import simulate
 from tunewright.errors import unknown
 from tunewright.space import Config, Space
 from tunewright.space.parameters import Choice, Real
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+from tunewright.target import Budget, Measurement, Metric
 
 WORKLOADS = {
     "mixed": ("20 users, a fifth of them with large jobs", {}),
@@ -29,7 +30,7 @@ OPTIONS = {
 }
 
 
-class SparkTarget(BaseTarget):
+class SparkTarget(SimulatedTarget):
     """A Spark application with many users: how its jobs are scheduled and cut into tasks; simulated.
 
     Args:
@@ -38,9 +39,6 @@ class SparkTarget(BaseTarget):
     """
 
     name = "spark"
-    isolated = False
-    parallel_safe = True
-    exact = True
     options: Mapping[str, str] = OPTIONS
     metrics = (
         Metric(
@@ -75,7 +73,7 @@ class SparkTarget(BaseTarget):
         self.facts = {
             "CORES": cores,
             "jobs": jobs,
-            "simulated": "an event simulator; see docs/scheduling.md for what it was checked against",
+            "simulated": SIMULATED,
         }
         self._mixes: dict[str, list[spark_jobs.Job]] = {}
 
@@ -87,23 +85,25 @@ class SparkTarget(BaseTarget):
             self._mixes[workload] = spark_jobs.generate(
                 self.cores, {"jobs": self.count, **WORKLOADS[workload][1]}, self.seed, self.pool
             )
-        o = simulate.simulate(
+        outcome = simulate.simulate(
             self._mixes[workload], self.cores,
             simulate.Options(
                 policy=str(config["policy"]), partition_s=float(config["partition_s"]) if config["partition"] else 0.0,
                 estimates=str(config["estimates"]), seed=self.seed,
             ),
         )  # fmt: skip
-        stable, words = simulate.stability(o)
-        if not o.finished:
+        stable, words = simulate.stability(outcome)
+        if not outcome.finished:
             return Measurement(status="failed", reason=words)
-        m = simulate.metrics(o)
+        metrics = simulate.metrics(outcome)
         values = {
-            "small_response": m["small_response_s"]["mean"], "response": m["response_s"]["mean"],
-            "response_p95": m["response_s"]["p95"], "unfair_delay": m["unfair_delay_s"],
+            "small_response": metrics["small_response_s"]["mean"], "response": metrics["response_s"]["mean"],
+            "response_p95": metrics["response_s"]["p95"], "unfair_delay": metrics["unfair_delay_s"],
         }  # fmt: skip
         return Measurement(
-            values=values, seconds=o.seconds, traces={"tasks": o.tasks, "stable": stable, "fairness": m["fairness"]}
+            values=values,
+            seconds=outcome.seconds,
+            traces={"tasks": outcome.tasks, "stable": stable, "fairness": metrics["fairness"]},
         )
 
     def render(self, config: Config) -> str:
@@ -123,10 +123,5 @@ def open_target(argument: str, options: Mapping[str, Any]) -> SparkTarget:
     Raises:
         ConfigError: an option is wrong.
     """
-    for name in options:
-        if name not in OPTIONS:
-            raise unknown("option of target spark", name, OPTIONS)
-    numbers = numeric_options(
-        "spark", {k: v for k, v in options.items() if k != "dags"}, {"cores": 32, "jobs": 400, "seed": 1}
-    )
+    numbers = numbers_of("spark", options, OPTIONS, {"cores": 32, "jobs": 400, "seed": 1})
     return SparkTarget(numbers["cores"], numbers["jobs"], numbers["seed"], str(options.get("dags", argument)))
