@@ -1,4 +1,5 @@
 import fcntl
+import gc
 import io
 import os
 import shutil
@@ -18,14 +19,6 @@ from tunewright.store.store import Store
 # shared machines stall now and then; an example's time says nothing about its correctness
 hypothesis.settings.register_profile("shared", deadline=None)
 hypothesis.settings.load_profile("shared")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items):
-    """A file's tests run in one worker, which starts their server and loads their kernels once."""
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_configure(config):
@@ -129,7 +122,11 @@ def cli(monkeypatch):
             for name, stream in streams.items():
                 patch.setattr(sys, name, stream)
             patch.setattr(sys, "stdin", io.StringIO())
-            returncode = main([str(word) for word in words])
+            gc.freeze()  # what other tests left would complain here when it is collected
+            try:
+                returncode = main([str(word) for word in words])
+            finally:
+                gc.unfreeze()
         written = {}
         for name, stream in streams.items():
             stream.flush()
