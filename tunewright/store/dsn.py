@@ -159,13 +159,15 @@ def pairs_of(text: str) -> list[tuple[str, str, int, int]] | None:
 def _conninfo(text: str) -> tuple[str, bool]:
     pairs = pairs_of(text)
     begins = re.match(r"\s*[A-Za-z_]\w*\s*=", text)
-    if pairs is None:
+    named = pairs is not None and all(re.fullmatch(r"[A-Za-z_]\w*", name) for name, *_ in pairs)
+    secrets = [end for name, _, _, end in pairs or [] if is_secret(name)]
+    # a pair that no server knows, behind a password, is a part of a password that nobody put in quotes
+    torn = any(begin >= secrets[0] and name not in _KEYWORDS for name, _, begin, _ in pairs or [] if secrets)
+    if pairs is None or not named or torn:
         if begins is None:
-            return text, False
+            return text, False  # a path with an "=", perhaps
         secret = next((m for m in re.finditer(r"([A-Za-z_]\w*)\s*=", text) if is_secret(m[1])), None)
         return (text[: secret.start()].rstrip() if secret else text), False
-    if not all(re.fullmatch(r"[A-Za-z_]\w*", name) for name, *_ in pairs):
-        return text, False  # a path with an "=", perhaps
     kept = [_pair(name, value, text[begin:end]) for name, value, begin, end in pairs if not is_secret(name)]
     whole = kept == [text[begin:end] for _, _, begin, end in pairs]
     # something must be left of it: an empty text means a server of one's own to some targets
