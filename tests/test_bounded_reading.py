@@ -154,8 +154,8 @@ def test_a_request_that_covers_the_disk_many_times_over(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("cr.csv", b"time\rvalue,x\n1,2\n", DOORS[1]), ("cut.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99)[:30], DOORS[2]),
-        ("bad.gz", gzip.compress(b"a,b\n1,2\n" * 9)[:12] + b"\xff" * 20, DOORS[0]), ("utf.csv", b"a,b\n\xff\xfe,1\n2,2\n", DOORS[0]),
+        ("cr.csv", b"time\rvalue,x\n1,2\n", DOORS[1]), ("cut.csv.gz", gzip.compress(b"a,b\n1,2\n" * 99, mtime=0)[:30], DOORS[2]),
+        ("bad.gz", gzip.compress(b"a,b\n1,2\n" * 9, mtime=0)[:12] + b"\xff" * 20, DOORS[0]), ("utf.csv", b"a,b\n\xff\xfe,1\n2,2\n", DOORS[0]),
         ("deep.json", b"[" * 100_000, DOORS[7]), ("deep.json", b'{"a":' * 100_000, DOORS[5]), ("n.json", b'{"hidden_size": ' + b"9" * 5000 + b"}", DOORS[7]),
         ("deep.html", b"<html>" + b"<div>" * 5000, DOORS[9]), ("deep.toml", b"a = " + b"[" * 20_000, ("show", "FILE")),
         ("n.toml", b"a = " + b"9" * 5000, ("show", "FILE")), ("short.csv", b"submit_s,run_s,gpus\n1\n", DOORS[3]),
@@ -173,7 +173,9 @@ def test_a_manual_with_a_lone_carriage_return_is_read(tmp_path):
     from tunewright.knowledge.manuals import read_file
 
     path = tmp_path / "opts.5.gz"
-    path.write_bytes(gzip.compress(b".TH X 5\r.SH OPTIONS\n.TP\n.B cache_size=N\rSets it. The default is 64.\n"))
+    path.write_bytes(
+        gzip.compress(b".TH X 5\r.SH OPTIONS\n.TP\n.B cache_size=N\rSets it. The default is 64.\n", mtime=0)
+    )
     assert any(s.term == "cache_size=N" and "default is 64" in s.text for s in read_file(path, "opts.5.gz"))
     code, said, _ = run(("read", "FILE", "--system", "x"), path)
     assert code == 0, said

@@ -205,14 +205,14 @@ def test_pdf(tmp_path):
 def test_folders_compression_and_bad_paths(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "one.md").write_text(MARKDOWN)
-    (tmp_path / "a" / "lctl.8.gz").write_bytes(gzip.compress(MAN.encode()))
+    (tmp_path / "a" / "lctl.8.gz").write_bytes(gzip.compress(MAN.encode(), mtime=0))
     assert {s.source.split(":")[0] for s in read_manual([tmp_path / "a"])} == {"one.md", "lctl.8.gz"}
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="holds no manual"):
         read_manual([tmp_path / "empty"])
     with pytest.raises(ConfigError, match="there is no manual"):
         read_manual([tmp_path / "nothing.md"])
-    (tmp_path / "cut.8.gz").write_bytes(gzip.compress(MAN.encode())[:20])
+    (tmp_path / "cut.8.gz").write_bytes(gzip.compress(MAN.encode(), mtime=0)[:20])
     with pytest.raises(ConfigError, match="cannot read"):
         read_file(tmp_path / "cut.8.gz", "cut.8.gz")
 

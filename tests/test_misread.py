@@ -130,7 +130,7 @@ read(3, "", 832)                        = 832
 
 def seen(tmp_path, text, name="s.txt"):
     path = tmp_path / name
-    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    path.write_bytes(gzip.compress(text.encode(), mtime=0) if name.endswith("gz") else text.encode())
     return observe(path)
 
 

@@ -59,7 +59,7 @@ def test_repeated_rows_become_their_median(tmp_path):
 
 def test_gzip_and_options(tmp_path):
     path = tmp_path / "t.csv.gz"
-    path.write_bytes(gzip.compress(b"a,b,speed,cost\n1,1,5,9\n1,2,6,8\n2,1,7,7\n2,2,8,6\n"))
+    path.write_bytes(gzip.compress(b"a,b,speed,cost\n1,1,5,9\n1,2,6,8\n2,1,7,7\n2,2,8,6\n", mtime=0))
     target = open_target(str(path), {"objective": "speed", "direction": "max", "ignore": "cost"})
     assert list(target.space.params) == ["a", "b"]
     assert target.known["best"] == 8 and "best" not in target.facts, "tuners are shown the facts"
