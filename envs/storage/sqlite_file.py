@@ -115,7 +115,7 @@ def _renumbered(db: sqlite3.Connection, copy: sqlite3.Connection) -> str:
 
 
 def _rowid_name(db: sqlite3.Connection, table: str) -> str | None:
-    """Return a name of a table's rowid that no column has; None where there is none, so that nothing can refer to it."""
+    """Return a name of a table's rowid that no column has; None where there is none, so nothing can refer to it."""
     columns = {str(column[1]).lower() for column in db.execute(f"PRAGMA table_xinfo({_quoted(table)})")}
     free = [name for name in ("rowid", "_rowid_", "oid") if name not in columns]
     if not free:
