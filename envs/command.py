@@ -55,6 +55,7 @@ class CommandTarget(BaseTarget):
         self.manual = description.about
         self.facts = {"file": description.path.name}
         self.live = bool(self._own_files() or self._lasting_hooks())
+        self._saved: dict[str, dict[str, Any]] = {}  # the user's files, by path, while they are changed
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -173,7 +174,7 @@ class CommandTarget(BaseTarget):
         for file in self.description.files:
             lines = [filled for line in file.text.splitlines() if (filled := fill(line, names)) is not None]
             path = self.description.cwd / (fill(file.path, names) or "")
-            originals.write(path, ("\n".join(lines) + "\n").encode())
+            originals.write(path, ("\n".join(lines) + "\n").encode(), self._saved.get(os.path.abspath(path)))
 
     def _lasting_hooks(self) -> list[str]:
         return [hook for hook in ("apply", "rollback") if hook in self.description.hooks]
@@ -195,6 +196,7 @@ class CommandTarget(BaseTarget):
             {**originals.save(path, folder, str(number)), "template": text}
             for number, (path, text) in enumerate(zip(paths, texts, strict=True))
         ]
+        self._saved = {entry["path"]: entry for entry in files}
         return {
             "files": files,
             "toml": os.path.realpath(self.description.path),
@@ -203,6 +205,7 @@ class CommandTarget(BaseTarget):
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Put the user's files back and run the rollback command."""
+        self._saved = {}
         if not snapshot:
             return
         problems = []

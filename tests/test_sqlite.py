@@ -1,9 +1,12 @@
+import shutil
 import sqlite3
+from contextlib import closing
 
 import pytest
 
 from tunewright.envs.storage.sqlite import SQLiteTarget, durability, open_target
-from tunewright.errors import ConfigError, UnknownNameError
+from tunewright.envs.storage.sqlite_file import _renumbered
+from tunewright.errors import ConfigError, TargetError, UnknownNameError
 from tunewright.measuring.isolation import measure_once
 from tunewright.measuring.protocol import compare_pairs
 from tunewright.sessions.guards import guarded
@@ -166,6 +169,102 @@ def test_apply_and_rollback_on_a_real_file(tmp_path):
     assert state() == (["wal", 1024, 2], (1000, 499500))
     SMALL.rollback(undo)
     assert state() == (["delete", 4096, 0], (1000, 499500))
+
+
+REBUILT = {"journal_mode": "WAL", "page_size": 1024, "auto_vacuum": "INCREMENTAL"}
+
+
+def numbered(path):
+    """A database whose rows are referred to by rowid, with gaps between the numbers; returns how to read it."""
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("CREATE TABLE note (body TEXT)")
+        db.execute('CREATE TABLE "odd ""name" (rowid TEXT, body TEXT UNIQUE)')
+        db.execute("CREATE TABLE flat (key TEXT PRIMARY KEY) WITHOUT ROWID")
+        db.execute("CREATE TABLE bookmark (id INTEGER PRIMARY KEY, note INTEGER)")
+        db.execute("CREATE VIRTUAL TABLE search USING fts5(body, content='note')")
+        for number in range(300):
+            db.execute("INSERT INTO note VALUES (?)", (f"word{number}",))
+            db.execute('INSERT INTO "odd ""name" VALUES (?, ?)', (f"x{number}", f"y{number}"))
+        for table in ("note", '"odd ""name"'):
+            db.execute(f"DELETE FROM {table} WHERE _rowid_ % 3 = 0")
+        db.execute("INSERT INTO search (search) VALUES ('rebuild')")
+        db.execute("INSERT INTO flat VALUES ('k')")
+        db.execute("INSERT INTO bookmark SELECT NULL, rowid FROM note")
+        db.execute("PRAGMA user_version = 42")
+
+    def state():
+        with closing(sqlite3.connect(path)) as db:
+            rows = [db.execute(f"SELECT _rowid_, * FROM {t}").fetchall() for t in ("note", '"odd ""name"', "bookmark")]
+            matches = db.execute("SELECT rowid FROM search WHERE search MATCH 'word250'").fetchall()
+            facts = [db.execute(f"PRAGMA {n}").fetchone()[0] for n in ("integrity_check", "user_version")]
+        return rows, matches, facts
+
+    return state
+
+
+def test_rows_keep_their_rowids(tmp_path):
+    path = tmp_path / "app.db"
+    state = numbered(path)
+    before, inode = state(), path.stat().st_ino
+    undo = SMALL.undo(tmp_path, str(path))
+    SMALL.apply(SMALL.space.fill(REBUILT), str(path))
+    assert state() == before
+    with closing(sqlite3.connect(path)) as db:
+        assert [db.execute(f"PRAGMA {n}").fetchone()[0] for n in REBUILT] == ["wal", 1024, 2]
+    SMALL.rollback(undo)
+    assert state() == before
+    assert SMALL.undo(tmp_path, str(path)) == undo
+    assert path.stat().st_ino == inode
+    assert [p.name for p in tmp_path.iterdir()] == ["app.db"]
+
+
+def test_settings_that_would_renumber_rows_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "app.db"
+    state = numbered(path)
+    before, undo = state(), SMALL.undo(tmp_path, str(path))
+    monkeypatch.setattr("tunewright.envs.storage.sqlite_file._renumbered", lambda db, copy: "note")
+    with pytest.raises(TargetError, match="'note' would get other rowids; give it an INTEGER PRIMARY KEY") as error:
+        SMALL.apply(SMALL.space.fill(REBUILT), str(path))
+    assert "\n" not in str(error.value)
+    assert (state(), SMALL.undo(tmp_path, str(path))) == (before, undo)
+
+
+def test_other_rowids_are_noticed(tmp_path):
+    numbered(tmp_path / "app.db")
+    shutil.copy(tmp_path / "app.db", tmp_path / "copy.db")
+    with closing(sqlite3.connect(tmp_path / "app.db")) as db, closing(sqlite3.connect(tmp_path / "copy.db")) as copy:
+        assert _renumbered(db, copy) == ""
+        copy.execute('UPDATE "odd ""name" SET _rowid_ = 1000 WHERE _rowid_ = 200')
+        assert _renumbered(db, copy) == 'odd "name'
+        copy.execute("DELETE FROM note WHERE rowid = 299")
+        assert _renumbered(db, copy) == "note"
+
+
+def test_nobody_else_writes_while_a_file_is_rebuilt(tmp_path):
+    path = tmp_path / "app.db"
+    numbered(path)
+    undo = SMALL.undo(tmp_path, str(path))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(ConfigError, match="locked"):
+            SMALL.apply(SMALL.space.fill(REBUILT), str(path))
+        other.execute("COMMIT")
+    assert SMALL.undo(tmp_path, str(path)) == undo
+
+
+def test_an_empty_file_is_empty_again_unless_somebody_filled_it(tmp_path):
+    path = tmp_path / "app.db"
+    path.touch()
+    undo = SMALL.undo(tmp_path, str(path))
+    for filled in (False, True):
+        SMALL.apply(SMALL.space.fill(REBUILT), str(path))
+        if filled:
+            with closing(sqlite3.connect(path)) as db, db:
+                db.execute("CREATE TABLE t (x)")
+        SMALL.rollback(undo)
+        SMALL.rollback(undo)
+        assert [p.name for p in tmp_path.iterdir()] == ["app.db"]
+        assert bool(path.stat().st_size) == filled
 
 
 def test_wrong_input(tmp_path):

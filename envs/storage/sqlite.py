@@ -27,6 +27,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tunewright.envs.storage.sqlite_file import make_empty, read_settings, write_settings
 from tunewright.errors import ConfigError, TargetError
 from tunewright.sessions import workfolder
 from tunewright.sessions.locks import file_keys
@@ -249,7 +250,7 @@ class SQLiteTarget(BaseTarget):
         if not path.is_file():
             raise ConfigError(f"there is no database file {to!r}")
         try:
-            return {"path": str(path.resolve()), "before": _persistent(path)}
+            return {"path": str(path.resolve()), "before": read_settings(path), "empty": not path.stat().st_size}
         except sqlite3.Error as error:
             raise ConfigError(f"{to}: {error}") from None
 
@@ -257,7 +258,7 @@ class SQLiteTarget(BaseTarget):
         """Set the persistent pragmas of a database file; the others belong to each connection."""
         path = Path(str(to))
         try:
-            _rewrite(path, {n: config[n] for n in _persistent(path)})
+            write_settings(path, {n: config[n] for n in read_settings(path)})
         except sqlite3.Error as error:
             raise ConfigError(f"{to}: {error}; nothing was changed that a rerun would not put right") from None
 
@@ -266,7 +267,9 @@ class SQLiteTarget(BaseTarget):
         if not Path(undo["path"]).is_file():
             raise ConfigError(f"the database {undo['path']} is gone; put it where it was and run rollback again")
         try:
-            _rewrite(Path(undo["path"]), undo["before"])
+            write_settings(Path(undo["path"]), undo["before"])
+            if undo.get("empty"):
+                make_empty(Path(undo["path"]))
         except sqlite3.Error as error:
             raise ConfigError(f"{undo['path']}: {error}; close its other users and run rollback again") from None
 
@@ -359,30 +362,3 @@ _WORK: dict[str, _Work] = {
 # enough to fill the log once: a database in use overwrites its log and journal instead of growing them
 _WARM_UP = {"write-heavy": 400, "read-heavy": 2000, "mixed": 600, "analytical": 4}
 _WARM_UP_S = 1.0  # on a slow disk it may be cut short
-
-
-def _persistent(path: Path) -> dict[str, Any]:
-    db = sqlite3.connect(path, isolation_level=None, timeout=5)
-    try:
-        vacuum = ("NONE", "FULL", "INCREMENTAL")[db.execute("PRAGMA auto_vacuum").fetchone()[0]]
-        return {
-            "journal_mode": db.execute("PRAGMA journal_mode").fetchone()[0].upper(),
-            "page_size": db.execute("PRAGMA page_size").fetchone()[0],
-            "auto_vacuum": vacuum,
-        }
-    finally:
-        db.close()
-
-
-def _rewrite(path: Path, wanted: Mapping[str, Any]) -> None:
-    now = _persistent(path)
-    db = sqlite3.connect(path, isolation_level=None, timeout=5)
-    try:
-        if (now["page_size"], now["auto_vacuum"]) != (wanted["page_size"], wanted["auto_vacuum"]):
-            db.execute("PRAGMA journal_mode = DELETE")  # a WAL database keeps its page size
-            db.execute(f"PRAGMA page_size = {int(wanted['page_size'])}")
-            db.execute(f"PRAGMA auto_vacuum = {wanted['auto_vacuum']}")
-            db.execute("VACUUM")
-        db.execute(f"PRAGMA journal_mode = {wanted['journal_mode']}")
-    finally:
-        db.close()

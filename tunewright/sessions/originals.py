@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import json
 import os
 import re
 import shutil
@@ -39,7 +40,9 @@ def save(path: Path, folder: Path, name: str) -> dict[str, Any]:
     """
     path = Path(os.path.abspath(path))
     real = Path(os.path.realpath(path))
-    entry: dict[str, Any] = {"path": str(path), "real": str(real), "copy": None}
+    entry: dict[str, Any] = {"path": str(path), "real": str(real), "copy": None, "inode": None}
+    entry["place"] = os.path.join(os.path.realpath(path.parent), path.name)  # where the link is, if it is one
+    entry["note"] = str(folder / f"{name}.written")
     entry["link"] = os.readlink(path) if path.is_symlink() else None
     entry["made"] = [str(p) for p in real.parents if not p.exists()]
     try:
@@ -55,6 +58,7 @@ def save(path: Path, folder: Path, name: str) -> dict[str, Any]:
             os.fsync(sink.fileno())
         entry |= {
             "copy": str(copy),
+            "inode": [about.st_dev, about.st_ino],
             "mode": stat.S_IMODE(about.st_mode),
             "uid": about.st_uid,
             "gid": about.st_gid,
@@ -77,13 +81,24 @@ def _xattrs(path: Path) -> dict[str, bytes]:
         return {}
 
 
-def write(path: Path, data: bytes) -> None:
+def write(path: Path, data: bytes, entry: Mapping[str, Any] | None = None) -> None:
     """Write a file of the user's in place: all of it or, where the disk is full, nothing.
 
+    Args:
+        path: the file.
+        data: its new content.
+        entry: what :func:`save` returned for it. Then nothing is written but the file that was saved, and what somebody
+            else wrote into it since the last write is kept in the data directory.
+
     Raises:
-        TargetError: it is no regular file, or cannot be written.
+        TargetError: it is no regular file, leads to another file than the saved one, or cannot be written.
     """
     real = Path(os.path.realpath(path))
+    if entry is not None:
+        try:
+            _prepare(real, data, entry)
+        except OSError as error:
+            raise TargetError(f"cannot write {path}: {error.strerror or error}") from None
     fresh = not real.exists()
     try:
         if not fresh and not real.is_file():
@@ -103,6 +118,70 @@ def write(path: Path, data: bytes) -> None:
             with suppress(OSError):
                 real.unlink(missing_ok=True)
         raise TargetError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _prepare(real: Path, data: bytes, entry: Mapping[str, Any]) -> None:
+    """Make sure that a file is the saved one, keep what somebody else wrote, and note what is written now."""
+    path = entry["path"]
+    if str(real) not in (entry["real"], entry["place"]) and _inode(real) != entry["inode"]:
+        raise TargetError(
+            f"{path} leads to {real} now instead of {entry['real']}, of which there is a copy, so it is not written; "
+            "run it again to tune with the file as it is now"
+        )
+    there = real.read_bytes() if real.is_file() else None
+    note = _read_note(entry) or {"files": {}, "kept": []}
+    if there is not None and not _ours(there, entry, note):
+        if _shared(real, entry):
+            raise TargetError(f"{path} is another file now, which has other names, too, so it is not written")
+        note["kept"].append(_keep(real, there))
+    note["files"][str(real)] = [base64.b64encode(content).decode() for content in (there or b"", data)]
+    unfinished = f"{entry['note']}.part"
+    with open(unfinished, "w", encoding="utf-8", opener=_private) as file:
+        json.dump(note, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, entry["note"])
+
+
+def _inode(path: Path) -> list[int] | None:
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return [about.st_dev, about.st_ino]
+
+
+def _shared(path: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a file is not the saved one and has other names: writing it would change these."""
+    return path.stat().st_nlink > 1 and _inode(path) != entry.get("inode")
+
+
+def _read_note(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what was written last; None where nothing was.
+
+    It has ``files``, by path the content before and after the last write, and the copies ``kept`` of others' versions.
+    """
+    try:
+        note: dict[str, Any] = json.loads(Path(entry["note"]).read_text(encoding="utf-8"))
+    except (KeyError, FileNotFoundError):
+        return None
+    return note
+
+
+def _ours(data: bytes, entry: Mapping[str, Any], note: Mapping[str, Any]) -> bool:
+    """Whether a file's content is the original or what was written last, also where that write was cut short."""
+    if not data or (entry["copy"] is not None and data == Path(entry["copy"]).read_bytes()):
+        return True
+    written = [[base64.b64decode(content) for content in pair] for pair in note["files"].values()]
+    return any(_between(data, before, after) for before, after in written)
+
+
+def _between(data: bytes, before: bytes, after: bytes) -> bool:
+    """Whether a file can have this content while it is written: before, after or between."""
+    grown = before.ljust(len(after), b"\0")  # room is taken first, then it is written from the beginning
+    pairs = enumerate(zip(data, after, strict=False))
+    same = next((number for number, (one, other) in pairs if one != other), min(len(data), len(after)))
+    return len(data) in (len(before), len(grown), len(after)) and data[same:] == grown[same : len(data)]
 
 
 def _reserve(file: int, before: int, size: int) -> None:
@@ -155,11 +234,18 @@ def noticing() -> Iterator[list[str]]:
 
 
 def _foreign(path: Path, entry: Mapping[str, Any], original: bytes | None) -> bytes | None:
-    """Return what somebody else wrote into a file meanwhile: neither the original nor filled in from the template."""
-    if "template" not in entry or not path.is_file():
+    """Return what somebody else wrote into a file meanwhile: neither the original nor what was written last."""
+    if not path.is_file():
         return None
     data = path.read_bytes()
-    return None if data == original or not data or _fills(entry["template"], data) else data
+    if not data or data == original:
+        return None
+    if (note := _read_note(entry)) is not None:
+        return None if _ours(data, entry, note) else data
+    if "template" not in entry:  # written by a server, which keeps no notes
+        return None
+    # with no note nothing was written yet; an earlier version made none
+    return data if "note" in entry else None if _fills(entry["template"], data) else data
 
 
 def _fills(template: str, data: bytes) -> bool:
@@ -191,7 +277,8 @@ def put_back(entry: Mapping[str, Any]) -> None:
     """Bring a file back to what :func:`save` found; safe to repeat.
 
     What somebody else wrote into it meanwhile is kept: in the data directory or, where there was no file, where it is.
-    That can be told where the entry has a ``template``, the text that the file was filled in from.
+    That can be told where it was written with its entry, or the entry has a ``template``, the text that it was filled
+    in from. A link that somebody else made or re-pointed meanwhile stays, and nothing is written through it.
 
     Raises:
         TargetError: it cannot be written, or its copy is gone.
@@ -199,42 +286,84 @@ def put_back(entry: Mapping[str, Any]) -> None:
     path = Path(entry["path"])
     real = Path(entry.get("real") or os.path.realpath(path))
     try:
-        _relink(path, entry)
-        if entry["copy"] is None:
-            if _foreign(real, entry, None) is not None:
-                _notice(f"{path} was written by somebody else meanwhile, and is left as it is")
+        data = None if entry["copy"] is None else Path(entry["copy"]).read_bytes()
+    except FileNotFoundError:
+        raise TargetError(f"the copy {entry['copy']} of {path} is gone, so it cannot be put back") from None
+    try:
+        kept = list((_read_note(entry) or {"kept": []})["kept"])
+        kept += _relink(path, entry, data)
+        if os.path.realpath(real) != str(real):
+            moved = Path(os.path.realpath(path))
+            if data is None or _inode(moved) != entry.get("inode"):
+                copy = "" if data is None else f"; what it was is kept as {_keep(real, data)}"
+                _notice(f"{real} was made a link by somebody else meanwhile, and is left as it is{copy}")
+                _say_kept(path, kept)
                 return
+            real = moved
+        if data is None:
+            _remove(path, real, entry, kept)
+        else:
+            _restore(real, entry, data, kept)
+            _say_kept(path, kept)
+        if "note" in entry:
+            Path(entry["note"]).unlink(missing_ok=True)
+    except OSError as error:
+        raise TargetError(f"cannot put back {path}: {error.strerror or error}") from None
+
+
+def _remove(path: Path, real: Path, entry: Mapping[str, Any], kept: list[str]) -> None:
+    """Remove a file where there was none, unless somebody else wrote it."""
+    if _foreign(real, entry, None) is None:
+        if not kept:
             with suppress(FileNotFoundError, NotADirectoryError):
                 real.unlink()
             for made in entry.get("made", []):  # innermost first
                 with suppress(OSError):  # something of the user's is in it by now, or it is gone
                     os.rmdir(made)
             return
-        try:
-            data = Path(entry["copy"]).read_bytes()
-        except FileNotFoundError:
-            raise TargetError(f"the copy {entry['copy']} of {path} is gone, so it cannot be put back") from None
-        if (edited := _foreign(real, entry, data)) is not None:
-            _notice(f"{path} was changed by somebody else meanwhile; that version is kept as {_keep(path, edited)}")
-        if not real.is_file() or real.read_bytes() != data:
-            write(real, data)
-        if "mode" in entry:
-            _redress(real, entry)
-    except OSError as error:
-        raise TargetError(f"cannot put back {path}: {error.strerror or error}") from None
+        write(real, Path(kept[-1]).read_bytes())  # a later run had written over it
+    _notice(f"{path} was written by somebody else meanwhile, and is left as it is")
 
 
-def _relink(path: Path, entry: Mapping[str, Any]) -> None:
-    """Make a path again the link, or the plain file, that it was."""
+def _restore(real: Path, entry: Mapping[str, Any], data: bytes, kept: list[str]) -> None:
+    """Give a file its content and what else belongs to it again."""
+    if (edited := _foreign(real, entry, data)) is not None:
+        kept.append(_keep(real, edited))
+        if _shared(real, entry):  # its other names are somebody else's
+            real.unlink()
+    if not real.is_file() or real.read_bytes() != data:
+        write(real, data)
+    if "mode" in entry:
+        _redress(real, entry)
+
+
+def _say_kept(path: Path, kept: list[str]) -> None:
+    if kept:
+        versions = "that version is" if len(kept) == 1 else f"the {len(kept)} versions are"
+        _notice(f"{path} was changed by somebody else meanwhile; {versions} kept as {', '.join(kept)}")
+
+
+def _relink(path: Path, entry: Mapping[str, Any], original: bytes | None) -> list[str]:
+    """Make a path again the link that it was, unless somebody else made it another; returns what was kept."""
     if "link" not in entry:  # written by an earlier version
-        return
-    there = os.readlink(path) if path.is_symlink() else None
-    if there == entry["link"]:
-        return
-    path.unlink(missing_ok=True)
-    if entry["link"] is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.symlink(entry["link"], path)
+        return []
+    place = Path(entry.get("place", path))
+    if os.path.realpath(path.parent) != str(place.parent):
+        _notice(f"{path} leads elsewhere by now and is left as it is; what was changed is {place}")
+    there = os.readlink(place) if place.is_symlink() else None
+    if there is None and place.is_dir():
+        return []
+    if entry["link"] in (there, None):
+        return []
+    if there is not None:
+        _notice(f"{path} was made to lead to {there} by somebody else meanwhile, and is left so")
+        return []
+    edited = _foreign(place, entry, original)
+    kept = [] if edited is None else [_keep(place, edited)]
+    place.unlink(missing_ok=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    os.symlink(entry["link"], place)
+    return kept
 
 
 def _redress(path: Path, entry: Mapping[str, Any]) -> None:
