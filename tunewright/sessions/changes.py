@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from tunewright.plugins import TARGETS, installed, reopen, split_spec
 from tunewright.sessions import originals, workfolder
 from tunewright.sessions.locks import Hold, file_keys, holding
 from tunewright.store.paths import home
+from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget
 
 _FORMAT, _FILE = 1, "journal.json"
@@ -84,7 +84,7 @@ class Journal:
         """Return its folder, empty, for copies."""
         if self.path.exists():
             raise StoreError(f"{self.path} still says what to put back; run 'tunewright rollback' first")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
         try:
             self.folder.mkdir(parents=True, mode=0o700)
         except OSError as error:
@@ -152,7 +152,7 @@ def discard(path: Path) -> None:
     path.unlink(missing_ok=True)
     with suppress(OSError):
         _sync(path.parent)
-    shutil.rmtree(path.parent, ignore_errors=True)
+    remove_tree(path.parent)
 
 
 def _kind(target: BaseTarget) -> str:
