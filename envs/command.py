@@ -136,9 +136,9 @@ class CommandTarget(BaseTarget):
             arguments, cwd=str(about.cwd), env=self._environment(names), shell=about.shell and len(arguments) == 1
         )
         if done.code is None:
-            raise TargetError(f"the {hook} command took more than {hooks.LIMIT_S:.0f} s and was ended")
+            raise TargetError(f"the {hook} command took more than {hooks.LIMIT_S:.0f} s and was ended{done.where}")
         if done.code != 0:
-            raise TargetError(f"the {hook} command {_exit(done.code)}{_said(done.output)}")
+            raise TargetError(f"the {hook} command {_exit(done.code)}{_said(done.output)}{done.where}")
 
     def _failure(self, code: int, outputs: Mapping[str, str]) -> str:
         about = self.description

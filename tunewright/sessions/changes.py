@@ -117,6 +117,11 @@ class Journal:
         discard(self.path)
 
 
+def command_log(name: str) -> Path:
+    """Return what the names of the logs of a session's commands begin with."""
+    return home() / "logs" / workfolder.file_name(name)
+
+
 def _sync(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -241,7 +246,7 @@ def put_back(
         hooks.wait_for(path.parent)
         with _explained(document), originals.noticing() as noticed:
             able = _able(document, owner, target, **how)
-            with uninterrupted(), hooks.noting(path.parent):
+            with uninterrupted(), hooks.noting(path.parent, command_log(document["name"])):
                 if document["stage"] == "measuring":
                     able.restore(document["state"])
                 else:
@@ -386,7 +391,7 @@ def restoring(
     finally:
         with uninterrupted():
             if state:
-                with hooks.noting(folder), _explained(said), originals.noticing() as noticed:
+                with hooks.noting(folder, command_log(owner.name)), _explained(said), originals.noticing() as noticed:
                     target.restore(state)
                 for text in noticed:
                     say(text)
@@ -403,7 +408,7 @@ def protected(target: BaseTarget, owner: Owner, workdir: Path, say: Say = silent
         What each measurement is to be given.
     """
     with changing(target, owner, say) as (hold, journal), restoring(target, owner, hold, journal, workdir, say):
-        yield Runs(hold.fds, journal.folder)
+        yield Runs(hold.fds, journal.folder, command_log(owner.name))
 
 
 def applied_since(document: Mapping[str, Any], path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from tunewright.errors import TargetError
 from tunewright.measuring import isolation
 from tunewright.plugins import located, located_options, open_target
-from tunewright.sessions.changes import Say, changing, left_behind, restoring
+from tunewright.sessions.changes import Say, changing, command_log, left_behind, restoring
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import Setup
 from tunewright.sessions.trials import Trials
@@ -110,7 +110,7 @@ def protected(setup: Setup, store: Store, measurer: Measurer, say: Say) -> Itera
     with changing(setup.target, owner, say) as (hold, journal):
         _restore_old_snapshot(setup, store)
         with restoring(setup.target, owner, hold, journal, workdir, say):
-            measurer.runs = isolation.Runs(hold.fds, journal.folder)
+            measurer.runs = isolation.Runs(hold.fds, journal.folder, command_log(setup.name))
             yield
 
 

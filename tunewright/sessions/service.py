@@ -25,6 +25,7 @@ from tunewright.sessions.changes import (
     Say,
     applied_since,
     changing,
+    command_log,
     document,
     protected,
     put_back,
@@ -86,7 +87,7 @@ def apply_session(
         journal.write(document(target, owner, undo, "applying", to=to))
         hold.note(str(journal.path))
         try:
-            with hooks.noting(folder):
+            with hooks.noting(folder, command_log(name)):
                 target.apply(config, to)
         except BaseException as error:
             put_back(journal.path, owner, hold, say, target)
