@@ -159,13 +159,11 @@ def pairs_of(text: str) -> list[tuple[str, str, int, int]] | None:
 def _conninfo(text: str) -> tuple[str, bool]:
     pairs = pairs_of(text)
     begins = re.match(r"\s*[A-Za-z_]\w*\s*=", text)
-    if pairs is None:
-        if begins is None:
+    if pairs is None or not all(re.fullmatch(r"[A-Za-z_]\w*", name) for name, *_ in pairs):
+        if begins is None:  # a path with an "=", perhaps
             return text, False
         secret = next((m for m in re.finditer(r"([A-Za-z_]\w*)\s*=", text) if is_secret(m[1])), None)
         return (text[: secret.start()].rstrip() if secret else text), False
-    if not all(re.fullmatch(r"[A-Za-z_]\w*", name) for name, *_ in pairs):
-        return text, False  # a path with an "=", perhaps
     kept = [_pair(name, value, text[begin:end]) for name, value, begin, end in pairs if not is_secret(name)]
     whole = kept == [text[begin:end] for _, _, begin, end in pairs]
     # something must be left of it: an empty text means a server of one's own to some targets
