@@ -21,6 +21,7 @@ from tunewright.measuring import hooks
 from tunewright.sessions import originals, workfolder
 from tunewright.sessions.locks import file_keys
 from tunewright.space import Config
+from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget, Budget, Measurement
 
 _OUTPUT_LIMIT = 16 * 2**20  # bytes of output that are searched for metrics
@@ -61,25 +62,36 @@ class CommandTarget(BaseTarget):
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Reset, write files, apply, run, and read the metrics."""
+        rundir = tempfile.mkdtemp(dir=workfolder.private(budget.workdir, _RUNS), prefix="run-")
+        names = self._names(config, workload=workload, seed=str(seed), workdir=str(budget.workdir), rundir=rundir)
+        try:
+            measurement = self._run(names)
+        finally:
+            mounted = remove_tree(Path(rundir))
+        if mounted:
+            reason = f"it left something mounted on {mounted[0]}, which was left there; let it unmount that"
+            return Measurement(status="failed", reason=reason, seconds=measurement.seconds)
+        return measurement
+
+    def _run(self, names: Mapping[str, str | None]) -> Measurement:
         about = self.description
-        with tempfile.TemporaryDirectory(dir=workfolder.private(budget.workdir, _RUNS), prefix="run-") as rundir:
-            names = self._names(config, workload=workload, seed=str(seed), workdir=str(budget.workdir), rundir=rundir)
-            self._hook("reset", names)
-            self._write_files(names)
-            self._hook("apply", names)
-            outputs = {}
-            begun = time.perf_counter()
-            with open(Path(rundir, ".stdout"), "w+b") as out, open(Path(rundir, ".stderr"), "w+b") as err:
-                code = self._start(about.command, names, out, err).wait()
-                seconds = time.perf_counter() - begun
-                for name, file in (("stdout", out), ("stderr", err)):
-                    outputs[name] = _tail(file)
-            reason = self._failure(code, outputs)
-            if reason:
-                return Measurement(status="failed", reason=reason, seconds=seconds)
-            values = {}
-            for metric in about.metrics:
-                values[metric.name] = self._value(metric.name, outputs, seconds, names)
+        self._hook("reset", names)
+        self._write_files(names)
+        self._hook("apply", names)
+        outputs = {}
+        begun = time.perf_counter()
+        rundir = names["rundir"] or ""
+        with open(Path(rundir, ".stdout"), "w+b") as out, open(Path(rundir, ".stderr"), "w+b") as err:
+            code = self._start(about.command, names, out, err).wait()
+            seconds = time.perf_counter() - begun
+            for name, file in (("stdout", out), ("stderr", err)):
+                outputs[name] = _tail(file)
+        reason = self._failure(code, outputs)
+        if reason:
+            return Measurement(status="failed", reason=reason, seconds=seconds)
+        values = {}
+        for metric in about.metrics:
+            values[metric.name] = self._value(metric.name, outputs, seconds, names)
         return Measurement(values=values, seconds=seconds)
 
     def _names(self, config: Config, **more: str) -> dict[str, str | None]:
@@ -125,9 +137,9 @@ class CommandTarget(BaseTarget):
             arguments, cwd=str(about.cwd), env=self._environment(names), shell=about.shell and len(arguments) == 1
         )
         if done.code is None:
-            raise TargetError(f"the {hook} command took more than {hooks.LIMIT_S:.0f} s and was ended")
+            raise TargetError(f"the {hook} command took more than {hooks.LIMIT_S:.0f} s and was ended{done.where}")
         if done.code != 0:
-            raise TargetError(f"the {hook} command {_exit(done.code)}{_said(done.output)}")
+            raise TargetError(f"the {hook} command {_exit(done.code)}{_said(done.output)}{done.where}")
 
     def _failure(self, code: int, outputs: Mapping[str, str]) -> str:
         about = self.description

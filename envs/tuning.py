@@ -19,7 +19,6 @@ Action: a point of the unit cube, shape (d,). Reward: log improvement of the obj
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import uuid
 import weakref
@@ -41,6 +40,7 @@ from tunewright.plugins import open_target
 from tunewright.sessions.changes import Owner, protected
 from tunewright.sessions.guards import guarded
 from tunewright.space import Config, Space
+from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
 
 Vector = NDArray[np.float32]
@@ -203,7 +203,7 @@ class TuningEnv(Packed, gymnasium.Env[Vector, Vector]):
             self._guard()  # once
             self._runs = self._guard = None
         if self._made:
-            shutil.rmtree(self._made, ignore_errors=True)
+            remove_tree(Path(self._made))
             self._made = ""
             self._prepared.clear()
 

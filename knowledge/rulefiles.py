@@ -5,11 +5,14 @@ A copy of the files before each change lies beside them, for ``rollback``.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +20,12 @@ from typing import Any
 from tunewright.errors import ConfigError, unknown
 from tunewright.knowledge.rules import STATUSES, Evidence, Rule, merge
 from tunewright.knowledge.workload import FEATURES
-from tunewright.store.files import parsing, printable, read_toml
+from tunewright.store.files import parsing, printable, read_json, read_toml
 
 _MOST = 1e12  # effects and noises beyond it are no measurements
-_HISTORY = ".history"
+_HISTORY = ".history"  # a folder for each change, with the files that it replaced
+_WHAT, _WRITTEN = "what.txt", "written.json"  # in such a folder: the change in words; digests of what it wrote, by name
+_HEAD = "# Rules that sessions on "
 
 
 class RuleBook:
@@ -64,45 +69,103 @@ class RuleBook:
     def rollback(self) -> str:
         """Undo the last change of the folder; returns which it was.
 
+        Only files that the change wrote are touched.
+
         Raises:
-            ConfigError: there is none.
+            ConfigError: there is none, or a file was changed since.
         """
-        copies = sorted((self.folder / _HISTORY).glob("*")) if (self.folder / _HISTORY).is_dir() else []
+        copies = sorted(path.parent for path in (self.folder / _HISTORY).glob(f"*/{_WHAT}"))
         if not copies:
             raise ConfigError(f"nothing to undo in {self.folder}")
         last = copies[-1]
-        for path in self.folder.glob("*.toml"):
-            path.unlink()
-        for path in last.glob("*.toml"):
-            shutil.copy2(path, self.folder / path.name)
-        what = (last / "what.txt").read_text(encoding="utf-8").strip()
-        shutil.rmtree(last)
+        with _writing(self.folder):
+            what = (last / _WHAT).read_text(encoding="utf-8").strip()
+            names = self._written(last, what)
+            for name in names:
+                path, copy = self.folder / name, last / name
+                path.unlink(missing_ok=True)
+                if os.path.lexists(copy):
+                    shutil.copy2(copy, path, follow_symlinks=False)
+            for name in (_WHAT, _WRITTEN, *names):
+                (last / name).unlink(missing_ok=True)
+            with suppress(OSError):  # something of the user's is in it
+                last.rmdir()
         self.rules = RuleBook(self.folder).rules
         return what
 
-    def _write(self, rules: Sequence[Rule], what: str) -> None:
-        import tomli_w
+    def _written(self, copy: Path, what: str) -> list[str]:
+        """Return the names of the files that a change wrote, all of which may be put back.
 
-        history = self.folder / _HISTORY
-        history.mkdir(parents=True, exist_ok=True)
-        number = 1 + max((int(p.name) for p in history.glob("*") if p.name.isdigit()), default=0)
-        copy = history / f"{number:06d}"
-        copy.mkdir()
-        for path in self.folder.glob("*.toml"):
-            shutil.copy2(path, copy / path.name)
-        (copy / "what.txt").write_text(what + "\n", encoding="utf-8")
-        for system in sorted({r.system for r in rules}):
-            of_system = sorted(
-                (r for r in rules if r.system == system), key=lambda r: (r.parameter, sorted(r.context), r.id)
-            )
-            text = tomli_w.dumps({"rule": [entry_of(r) for r in of_system]})
-            path = self.folder / f"{_plain(system)}.toml"
-            partial = path.with_suffix(f".{os.getpid()}")
-            partial.write_text(
-                f"# Rules that sessions on {system} have shown; see 'tunewright rules'.\n\n{text}", encoding="utf-8"
-            )
-            partial.replace(path)
+        Raises:
+            ConfigError: one was changed since.
+        """
+        noted = copy / _WRITTEN
+        if not noted.is_file():  # an earlier version's change, which wrote every file of rules
+            names = {path.name for path in (*self.folder.glob("*.toml"), *copy.glob("*.toml"))}
+            return sorted(n for n in names if not os.path.lexists(self.folder / n) or _ours(self.folder / n))
+        digests = read_json(noted, "note of what was written")
+        if not isinstance(digests, dict) or any(Path(name).name != name for name in digests):
+            raise ConfigError(f"{noted} does not say which files of {self.folder} were written, so nothing was undone")
+        for name, digest in digests.items():
+            path = self.folder / name
+            if os.path.lexists(path) and (path.is_symlink() or _digest(path) not in (digest, _digest(copy / name))):
+                raise ConfigError(
+                    f"{path} was changed since {what!r}, so nothing was undone; move it away to undo that all the same"
+                )
+        return list(digests)
+
+    def _write(self, rules: Sequence[Rule], what: str) -> None:
+        """Write the files of all systems, after a note of what is written and copies of what it replaces.
+
+        Raises:
+            ConfigError: the folder cannot be written.
+        """
+        with _writing(self.folder):
+            texts = {f"{_plain(system)}.toml": _text(system, rules) for system in sorted({r.system for r in rules})}
+            history = self.folder / _HISTORY
+            history.mkdir(parents=True, exist_ok=True)
+            number = 1 + max((int(p.name) for p in history.glob("*") if p.name.isdigit()), default=0)
+            copy = history / f"{number:06d}"
+            copy.mkdir()
+            for name in texts:
+                if os.path.lexists(self.folder / name):
+                    shutil.copy2(self.folder / name, copy / name, follow_symlinks=False)
+            digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+            (copy / _WRITTEN).write_text(json.dumps(digests), encoding="utf-8")
+            (copy / _WHAT).write_text(what + "\n", encoding="utf-8")
+            for name, text in texts.items():
+                partial = (self.folder / name).with_suffix(f".{os.getpid()}")
+                try:
+                    partial.write_bytes(text.encode())
+                    partial.replace(self.folder / name)
+                finally:
+                    partial.unlink(missing_ok=True)
         self.rules = list(rules)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write the rules in {folder}: {error.strerror or error}") from None
+
+
+def _digest(path: Path) -> str | None:
+    """Return the digest of a file; None where there is none."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _ours(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.read_bytes().startswith(_HEAD.encode())
+
+
+def _text(system: str, rules: Sequence[Rule]) -> str:
+    import tomli_w
+
+    of_system = sorted((r for r in rules if r.system == system), key=lambda r: (r.parameter, sorted(r.context), r.id))
+    entries = tomli_w.dumps({"rule": [entry_of(r) for r in of_system]})
+    return f"{_HEAD}{system} have shown; see 'tunewright rules'.\n\n{entries}"
 
 
 def _plain(system: str) -> str:

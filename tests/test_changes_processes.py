@@ -13,6 +13,7 @@ import psutil
 import pytest
 from changing import command, python
 from targets import Guarded, Misbehaving
+from users_world import until
 
 from tunewright.comparing import playing
 from tunewright.envs.command import open_target
@@ -63,12 +64,38 @@ def test_a_hook_that_hangs_is_ended(tmp_path, monkeypatch):
         hooks.run(["no-such-program"])
 
 
+def test_what_a_daemon_prints_goes_to_a_file_that_has_a_name(tmp_path, monkeypatch):
+    daemon = "(for i in $(seq 400); do echo chatter; sleep 0.05; done) & echo $! > pid; echo begun; exit 3"
+    logs = lambda: sorted((tmp_path / "logs").iterdir())  # noqa: E731
+    with hooks.noting(tmp_path, tmp_path / "logs" / "a"):
+        assert hooks.run(["sh", "-c", "echo hello"]) == hooks.Done(code=0, output="hello\n")
+        assert logs() == [], "nobody writes there any more"
+        done = hooks.run(["sh", "-c", daemon], cwd=str(tmp_path))
+        pid = int((tmp_path / "pid").read_text())
+        try:
+            [log] = logs()
+            assert done.code == 3 and "begun" in done.output and done.log == str(log) and str(log) in done.where
+            assert log.name.startswith("a.command-") and log.stat().st_mode & 0o777 == 0o600
+            size = log.stat().st_size
+            assert until(lambda: log.stat().st_size > size, 20)
+            os.truncate(log, 0)
+            assert until(lambda: log.read_bytes().startswith(b"chatter"), 20), "it may be emptied while it grows"
+            monkeypatch.setattr(hooks, "_MOST_LOGS", 1)
+            hooks.run(["true"])
+            assert logs() == [log], "the log of a server that lives"
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        assert until(lambda: not hooks._in_use(log), 20)
+        hooks.run(["true"])
+        assert logs() == []
+
+
 @pytest.mark.parametrize(("sign", "delay_s"), [("command", 0.0), ("command", 0.003), ("begun", 0.0), ("begun", 0.2)])
 def test_the_next_one_waits_for_a_command_that_outlived_its_session(sign, delay_s, tmp_path):
     """At whatever moment the session is killed: the command is through afterwards, or never ran."""
     code = (
         "import sys\nfrom pathlib import Path\nfrom tunewright.measuring import hooks\n"
-        "with hooks.noting(Path(sys.argv[1])):\n"
+        "with hooks.noting(Path(sys.argv[1]), Path(sys.argv[1], 'log')):\n"
         "    hooks.run(['sh', '-c', 'touch begun; sleep 1; touch through'], cwd=sys.argv[1])"
     )
     session = python(code, tmp_path)

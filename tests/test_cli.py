@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tunewright.errors import ConfigError
+from tunewright.plugins import located, located_options
+
 KEYS = {
     "name",
     "target",
@@ -118,6 +121,32 @@ def test_export_repeats_the_session(cli, table, url):
 def test_relative_files_are_found_again_from_elsewhere(cli, table, url, tmp_path):
     cli("tune", "table:t.csv", "-t", "tpe", "-n", "3", "--store", url, "--name", "a", cwd=tmp_path)
     cli("resume", "a", "-n", "2", "--store", url, cwd="/")
+
+
+def test_relative_files_are_not_taken_from_here(monkeypatch, tmp_path):
+    there, here = tmp_path / "there", tmp_path / "here"
+    for folder in (there, here):
+        (folder / "rules").mkdir(parents=True)
+        for name in ("t.csv", "agent.zip", "a.md", "b.md", "jobs.csv", "llama"):
+            (folder / name).touch()
+    (here / "new.csv").touch()
+    record = {"cwd": str(there)}
+    monkeypatch.chdir(here)
+    for spec in ("table:t.csv", "policy:agent.zip"):
+        assert located("a", spec, record) == spec.replace(":", f":{there}/")
+    assert located("a", "sqlite", record) == "sqlite"
+    with pytest.raises(ConfigError, match=r"gone, and new.csv in this directory .* --target table:PATH$"):
+        located("a", "table:new.csv", record)
+    stored = {"manual": "a.md, b.md", "rules": "rules", "model": "llama"}
+    absolute = {"manual": f"{there}/a.md,{there}/b.md", "rules": f"{there}/rules", "model": "llama"}
+    assert located_options("a", stored, record, tuner=True) == absolute
+    assert located_options("a", {"trace": "jobs.csv", "nodes": "4x8"}, record) == {
+        "trace": f"{there}/jobs.csv", "nodes": "4x8"
+    }  # fmt: skip
+    (there / "jobs.csv").unlink()
+    with pytest.raises(ConfigError, match=r"--option trace=PATH"):
+        located_options("a", {"trace": "jobs.csv"}, record)
+    assert located_options("a", {"trace": "jobs.csv"}, record, {"trace"}) == {"trace": "jobs.csv"}
 
 
 @pytest.mark.parametrize(

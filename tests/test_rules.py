@@ -149,6 +149,66 @@ def test_files_go_round_and_can_be_undone(tmp_path):
         RuleBook(tmp_path).rollback()
 
 
+def test_undoing_leaves_what_is_not_ours(tmp_path):
+    folder, elsewhere = tmp_path / "rules", tmp_path / "elsewhere.toml"
+    RuleBook(folder).merge([rule()], "session a")
+    (folder / "mine.toml").write_text("x = 1\n")
+    elsewhere.write_text("y = 2\n")
+    (folder / "link.toml").symlink_to(elsewhere)
+    assert RuleBook(folder).rollback() == "merge session a"
+    assert sorted(p.name for p in folder.glob("*.toml")) == ["link.toml", "mine.toml"]
+    assert (folder / "mine.toml").read_text() == "x = 1\n" and elsewhere.read_text() == "y = 2\n"
+    assert (folder / "link.toml").is_symlink()
+
+
+def test_a_file_that_was_changed_since_is_not_undone(tmp_path):
+    RuleBook(tmp_path).merge([rule()], "session a")
+    path = tmp_path / "sim.toml"
+    edited = path.read_text() + "# a remark of mine\n"
+    path.write_text(edited)
+    with pytest.raises(ConfigError, match=r"sim.toml was changed since 'merge session a', .* move it away"):
+        RuleBook(tmp_path).rollback()
+    assert path.read_text() == edited
+    RuleBook(tmp_path).merge([rule(parameter="zeta", session="q")], "session b")
+    assert RuleBook(tmp_path).rollback() == "merge session b"
+    assert path.read_text() == edited, "as it was before that merge"
+    path.rename(tmp_path / "kept")
+    assert RuleBook(tmp_path).rollback() == "merge session a"
+    assert not path.exists()
+
+
+def test_a_link_in_the_place_of_a_file_is_a_link_again(tmp_path):
+    folder, elsewhere = tmp_path / "rules", tmp_path / "elsewhere.toml"
+    RuleBook(tmp_path / "first").merge([rule()], "session a")
+    (tmp_path / "first" / "sim.toml").rename(elsewhere)
+    folder.mkdir()
+    (folder / "sim.toml").symlink_to("../elsewhere.toml")
+    before = elsewhere.read_text()
+    RuleBook(folder).merge([rule(parameter="zeta", session="q")], "session b")
+    assert elsewhere.read_text() == before
+    RuleBook(folder).rollback()
+    assert (folder / "sim.toml").readlink().name == "elsewhere.toml" and elsewhere.read_text() == before
+
+
+def test_what_an_earlier_version_merged_can_be_undone(tmp_path):
+    RuleBook(tmp_path).merge([rule()], "session a")
+    before = (tmp_path / "sim.toml").read_text()
+    RuleBook(tmp_path).merge([rule(parameter="zeta", session="q")], "session b")
+    for noted in (tmp_path / ".history").glob("*/written.json"):
+        noted.unlink()
+    (tmp_path / "mine.toml").write_text("x = 1\n")
+    assert RuleBook(tmp_path).rollback() == "merge session b"
+    assert (tmp_path / "sim.toml").read_text() == before
+    assert RuleBook(tmp_path).rollback() == "merge session a"
+    assert [p.name for p in tmp_path.glob("*.toml")] == ["mine.toml"]
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"^cannot write the rules in .*/file/rules: Not a directory"):
+        RuleBook(tmp_path / "file" / "rules").merge([rule()], "session a")
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [

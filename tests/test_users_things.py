@@ -357,6 +357,45 @@ def test_sessions_of_one_name_in_two_stores_roll_back_their_own(tmp_path, cli):
 
 
 @pytest.fixture
+def two_folders(tmp_path, cli):
+    """A session 'a' that was started as ``tune app.toml`` in the first of two folders that both have such a file."""
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "app.conf").write_text(f"mine in {folder.name}\n")
+        write_target(folder / "app.toml", "app.conf", run=f"echo {folder.name} >> {tmp_path / 'ran'}")
+    words = ("tune", "app.toml", "--tuner", "random", "--trials", "2", "--trust", "fast")
+    cli(*words, "--name", "a", cwd=folders[0])
+    assert set((tmp_path / "ran").read_text().split()) == {"one"}
+    return folders
+
+
+def test_a_session_means_the_file_that_it_was_started_with(two_folders, tmp_path, cli):
+    one, two = two_folders
+    before = [tree(folder) for folder in two_folders]
+    cli("resume", "a", "-n", "1", cwd=two)
+    assert set((tmp_path / "ran").read_text().split()) == {"one"}
+    cli("apply", "a", "--trial", "1", "--force", cwd=two)
+    assert "from us" in (one / "app.conf").read_text() and differences(before[1], tree(two)) == []
+    cli("rollback", "a", cwd=tmp_path)
+    assert differences(before[0], tree(one)) == [] and differences(before[1], tree(two)) == []
+
+
+def test_another_file_of_the_name_is_used_only_when_it_is_named(two_folders, cli):
+    one, two = two_folders
+    (one / "app.toml").rename(one / "old.toml")
+    before = [tree(folder) for folder in two_folders]
+    for words in (("resume", "a", "-n", "1"), ("apply", "a", "--trial", "1", "--force")):
+        said = cli(*words, cwd=two, code=None).stderr
+        assert "which is gone" in said and "--target PATH" in said and len(said.strip().splitlines()) == 1, said
+    assert [tree(folder) for folder in two_folders] == before
+    cli("apply", "a", "--trial", "1", "--force", "--target", "app.toml", cwd=two)
+    assert "from us" in (two / "app.conf").read_text()
+    cli("rollback", "a", cwd=one)
+    assert [differences(b, tree(folder)) for b, folder in zip(before, two_folders, strict=True)] == [[], []]
+
+
+@pytest.fixture
 def full_disk(tmp_path):
     """A folder on a file system of its own, 256 KiB, and a function that fills it to the last byte."""
     if os.geteuid() != 0:

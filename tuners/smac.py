@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import tempfile
 import warnings
 import weakref
@@ -13,6 +12,7 @@ from typing import Any, ClassVar
 from tunewright.errors import missing_extra
 from tunewright.space import Config
 from tunewright.space.parameters import Choice, Int
+from tunewright.store.trees import remove_tree
 from tunewright.tuner import BaseTuner, History, Problem, Suggestion, Trial
 
 NEEDS = {"smac": "smac"}
@@ -47,7 +47,7 @@ class SMACTuner(BaseTuner):
         self.configs.add(self._parameters())
         self._make = Configuration
         folder = tempfile.mkdtemp(prefix="tunewright-smac-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(self, remove_tree, Path(folder))
         scenario = Scenario(
             self.configs, deterministic=True, n_trials=_MOST, seed=problem.seed, output_directory=Path(folder)
         )

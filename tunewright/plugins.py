@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
@@ -23,6 +24,11 @@ TARGETS, TUNERS, COMMANDS = "tunewright.targets", "tunewright.tuners", "tunewrig
 # order in which ``auto`` looks for a tuner that works here: Optuna's GP needs torch, TPE nothing
 AUTO = ("gp", "tpe")
 AUTO_MULTI = ("tpe",)
+
+# specs whose argument is a path and nothing else; options that take a path, those of targets a preset's name as well
+_FILE_SPECS = frozenset({"table", "command", "policy"})
+_TARGET_FILES = frozenset({"trace", "nodes", "dags", "model", "cluster"})
+_TUNER_FILES = frozenset({"manual", "rules", "trace", "log", "replay"})
 
 
 def installed(group: str) -> dict[str, EntryPoint]:
@@ -193,13 +199,72 @@ def parse_options(pairs: list[str] | None) -> dict[str, Any]:
     return found
 
 
-def located(spec: str, record: Mapping[str, Any]) -> str:
-    """Return a stored target spec with its file found again from where the session was started."""
+def located(name: str, spec: str, record: Mapping[str, Any]) -> str:
+    """Return a stored spec whose file is the one that the session was started with, wherever the program runs now.
+
+    Args:
+        name: the session's.
+        spec: of a target or a tuner, as it was stored.
+        record: the session's description; ``cwd`` is the directory that relative paths are meant from.
+
+    Raises:
+        ConfigError: the file is gone, and one here has its name: it may be another.
+    """
     kind, argument = split_spec(spec)
-    there = Path(record.get("cwd", ".")) / argument
-    if kind in ("table", "command") and not Path(argument).exists() and there.exists():
-        return f"{kind}:{there}"
-    return spec
+    path = "PATH" if kind == "command" else f"{kind}:PATH"
+    instead = "start a new session with another" if kind == "policy" else f"name the one to use with --target {path}"
+    found = _as_started(name, argument, record, sure=kind in _FILE_SPECS, instead=instead)
+    return spec if found == argument else f"{kind}:{found}"
+
+
+def located_options(
+    name: str,
+    options: Mapping[str, Any],
+    record: Mapping[str, Any],
+    given: Collection[str] = (),
+    *,
+    tuner: bool = False,
+) -> dict[str, Any]:
+    """Return stored options whose files are those that the session was started with; see :func:`located`.
+
+    Args:
+        name: the session's.
+        options: as they were stored.
+        record: the session's description.
+        given: names of options that are given anew, and need not be found.
+        tuner: they are a tuner's, not a target's.
+
+    Raises:
+        ConfigError: as for :func:`located`.
+    """
+    files, flag = (_TUNER_FILES, "--tuner-option") if tuner else (_TARGET_FILES, "--option")
+    found = dict(options)
+    for key in files & options.keys() - set(given):
+        if isinstance(options[key], str):
+            parts = options[key].split(",") if key == "manual" else [options[key]]
+            instead = f"name the one to use with {flag} {key}=PATH"
+            found[key] = ",".join(_as_started(name, p.strip(), record, sure=tuner, instead=instead) for p in parts)
+    return found
+
+
+def _as_started(name: str, text: str, record: Mapping[str, Any], *, sure: bool, instead: str) -> str:
+    """Return the path of a file or folder as seen from where a session was started; ``sure``: it can be nothing else.
+
+    A preset's name is left alone where a folder happens to have it.
+    """
+    folder = record.get("cwd")
+    here = Path(text)
+    if not text or not folder or here.is_absolute() or os.path.realpath(folder) == os.getcwd():
+        return text
+    there = Path(folder, text)
+    if there.exists() if sure or "/" in text else there.is_file():
+        return str(there)
+    if here.exists() if sure or "/" in text else here.is_file():
+        raise ConfigError(
+            f"session {name!r} was started with {there}, which is gone, and {text} in this directory may be another;"
+            f" put it back, or {instead}"
+        )
+    return str(there) if sure else text
 
 
 def reopen(
@@ -214,12 +279,14 @@ def reopen(
         options: target options to use instead of stored ones, such as secrets, which were not stored.
 
     Raises:
-        ConfigError: a secret option is needed again.
+        ConfigError: a secret option is needed again, or a file that the session was started with is gone.
     """
     from tunewright.store.dsn import MASK
     from tunewright.store.secrets import public_spec, reopened
 
     plan = record["plan"]
-    stored = located(plan["target"], record)
-    stored = public_spec(stored) if MASK in stored else stored  # as an earlier version stored it
-    return open_target(spec or stored, reopened(name, plan["options"], options or {}))
+    if spec is None:
+        spec = located(name, plan["target"], record)
+        spec = public_spec(spec) if MASK in spec else spec  # as an earlier version stored it
+    stored = located_options(name, plan["options"], record, options or ())
+    return open_target(spec, reopened(name, stored, options or {}))

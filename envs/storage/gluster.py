@@ -15,7 +15,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tunewright.envs.storage.ioload import Load, run_phase
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.sessions import workfolder
 from tunewright.space import Choice, Config, Int, Space
+from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
 
 START_S = 20.0
@@ -336,8 +337,7 @@ def clear(base: Path) -> None:
         subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)
     else:
         raise TargetError(f"{folder} cannot be unmounted; do it by hand: umount -l {folder}")
-    with suppress(FileNotFoundError):
-        shutil.rmtree(base)
+    remove_tree(base)
 
 
 def open_target(argument: str, options: Mapping[str, Any]) -> GlusterTarget:

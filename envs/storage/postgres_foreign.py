@@ -154,10 +154,11 @@ def restart_server(command: Sequence[str], dsn: str) -> None:
     """
     done = hooks.run(command)
     if done.code is None:
-        raise TargetError(f"the restart command took more than {hooks.LIMIT_S:.0f} s and was ended")
+        raise TargetError(f"the restart command took more than {hooks.LIMIT_S:.0f} s and was ended{done.where}")
     if done.code:
         said = done.output.strip().splitlines()
-        raise TargetError(f"the restart command exited with code {done.code}: {said[-1] if said else ''}")
+        last = f"{said[-1] if said else ''}{done.where}"
+        raise TargetError(f"the restart command exited with code {done.code}: {last}")
     _answers(dsn, 60)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from tunewright.errors import TargetError, missing_extra
 from tunewright.sessions import workfolder
+from tunewright.store.trees import remove_tree
 
 _START_S, _STOP_S = 60.0, 30.0
 DATABASE, ROLE = "bench", "postgres"
@@ -67,7 +68,7 @@ def _reachable(folder: Path) -> Path:
         os.chmod(unfinished, 0o755)
         with contextlib.suppress(OSError):  # somebody was faster
             os.rename(unfinished, copy)
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove_tree(unfinished)
     if copy.stat().st_uid != os.geteuid():
         raise TargetError(f"{copy} belongs to somebody else; remove it")
     return copy / package.name / folder.name
@@ -140,7 +141,7 @@ def make_cluster(folder: Path, settings: Mapping[str, str]) -> None:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
         os.rename(unfinished, folder)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove_tree(unfinished)
 
 
 def copy_cluster(source: Path, folder: Path) -> None:
@@ -229,4 +230,4 @@ class Server:
                 self.process.kill()
                 self.process.wait()
         self.log.close()
-        shutil.rmtree(self.socket, ignore_errors=True)
+        remove_tree(Path(self.socket))

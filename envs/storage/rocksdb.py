@@ -14,7 +14,6 @@ import errno
 import math
 import os
 import random
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ from tunewright.envs.storage.rocksdb_options import open_options, render, space
 from tunewright.errors import ConfigError, TargetError, missing_extra
 from tunewright.sessions import workfolder
 from tunewright.space import Config
+from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, numeric_options
 
 NEEDS = {"rocksdict": "rocksdb"}
@@ -147,7 +147,7 @@ class RocksDBTarget(BaseTarget):
             finally:
                 db.close()
         finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_tree(folder)
             workfolder.give_back(workdir)
 
     def _work(

@@ -12,16 +12,18 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
-import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import gettempdir
 from typing import IO
 
 from tunewright.errors import TargetError
@@ -30,11 +32,13 @@ from tunewright.measuring.interrupts import uninterrupted
 LIMIT_S = 120.0  # a command that takes longer is ended
 _END_S = 5.0  # between asking a command to end and killing it
 _OUTPUT_TAIL = 4000  # bytes
+_ROOM = 2**20  # bytes that a disk must have left for such output
+_MOST_LOGS = 10  # logs that stay though nothing writes to them any more
 _NOTE = "command"
 _CLOCK_S = 0.1  # between clocks: times of processes are known to a hundredth of a second
 
 _channel: socket.socket | None = None  # of a measuring child, to the process that measures
-_note_folder: ContextVar[Path | None] = ContextVar("note_folder", default=None)
+_records: ContextVar[Records] = ContextVar("records")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +65,30 @@ class Done:
     Attributes:
         code: exit code, negative for a signal; None where it took too long and was ended.
         output: the end of what it printed.
+        log: the file that all of it is in; "" where it is gone, as nothing that the command started writes there.
     """
 
     code: int | None
     output: str
+    log: str = ""
+
+    @property
+    def where(self) -> str:
+        """For the end of a message: where all of the output is."""
+        return f"; what it and its servers print is in {self.log}" if self.log else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """Where it is written down what commands do.
+
+    Attributes:
+        note: folder for the number of the command that runs, see :func:`noting`; None for no note.
+        log: path that the names of logs begin with; None for one in the directory for temporary files.
+    """
+
+    note: Path | None = None
+    log: Path | None = None
 
 
 def run(words: Sequence[str], *, cwd: str = "", env: Mapping[str, str] | None = None, shell: bool = False) -> Done:
@@ -75,7 +99,7 @@ def run(words: Sequence[str], *, cwd: str = "", env: Mapping[str, str] | None = 
     """
     command = Command(words=list(words), cwd=cwd, env=dict(env or {}), shell=shell)
     if _channel is None:
-        return _run_here(command, _note_folder.get())
+        return _run_here(command, _records.get(Records()))
     with _channel.makefile("rw", encoding="utf-8") as line:
         line.write(json.dumps(asdict(command)) + "\n")
         line.flush()
@@ -85,29 +109,86 @@ def run(words: Sequence[str], *, cwd: str = "", env: Mapping[str, str] | None = 
     return Done(**answer)
 
 
-def _run_here(command: Command, folder: Path | None) -> Done:
+def _run_here(command: Command, records: Records) -> Done:
     words = ["/bin/sh", "-c", command.words[0]] if command.shell else list(command.words)
-    with tempfile.TemporaryFile() as output, _noting(folder) as note:
+    with _logging(records.log) as log, _noting(records.note) as note:
         if note is not None:
             # a shell that writes down its number, lets go of the note, and becomes the command
             _check_program(words[0], command)
             words = ["/bin/sh", "-c", 'echo $$ >&0; exec "$@" </dev/null', "sh", *words]
         try:
-            process = subprocess.Popen(
-                words,
-                cwd=command.cwd or None,
-                env={**os.environ, **command.env},
-                stdin=subprocess.DEVNULL if note is None else note,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # the terminal's Ctrl-C is not for it, and no group of ours takes it along
-            )
+            with log.open("ab") as output:
+                process = subprocess.Popen(
+                    words,
+                    cwd=command.cwd or None,
+                    env={**os.environ, **command.env},
+                    stdin=subprocess.DEVNULL if note is None else note,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # the terminal's Ctrl-C is not for it, and no group of ours takes it along
+                )
         except (OSError, ValueError) as error:
             raise _cannot_start(command, getattr(error, "strerror", None) or error) from None
         code = _wait(process)
-        output.seek(0, os.SEEK_END)
-        output.seek(max(0, output.tell() - _OUTPUT_TAIL))
-        return Done(code=code, output=output.read().decode("utf-8", errors="replace"))
+        with log.open("rb") as output:
+            output.seek(max(0, os.fstat(output.fileno()).st_size - _OUTPUT_TAIL))
+            said = output.read(_OUTPUT_TAIL).decode("utf-8", errors="replace")
+    return Done(code=code, output=said, log=str(log) if log.exists() else "")
+
+
+@contextmanager
+def _logging(path: Path | None) -> Iterator[Path]:
+    """Yield a new file for what a command prints; it stays while something that the command started may write to it.
+
+    A server inherits it. Were it removed, it would grow on where nobody sees it, until the disk is full.
+    """
+    log = _new_log(path)
+    if path is not None:
+        _clear(path)
+    try:
+        yield log
+    finally:
+        if not _in_use(log):
+            log.unlink(missing_ok=True)
+
+
+def _new_log(path: Path | None) -> Path:
+    for begin in (path, Path(gettempdir(), "tunewright")):
+        if begin is None:
+            continue
+        log = begin.with_name(f"{begin.name}.command-{time.time_ns():020d}-{uuid.uuid4().hex[:6]}.log")
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            disk = os.statvfs(log.parent)
+            if begin is path and disk.f_bavail * disk.f_frsize < _ROOM:  # a full disk must not make a command fail
+                continue
+            os.close(os.open(log, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            why = error.strerror
+            continue
+        return log
+    raise TargetError(f"cannot write {log}, for what a command prints: {why}")
+
+
+def _clear(path: Path) -> None:
+    """Remove the oldest logs of servers that are gone."""
+    with suppress(OSError):
+        logs = sorted(p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}.command-"))
+        for log in logs[:-_MOST_LOGS]:
+            if not _in_use(log):
+                log.unlink(missing_ok=True)
+
+
+def _in_use(log: Path) -> bool:
+    """Whether another process has a file open: the system grants a write lease only on a file that none has."""
+    try:
+        with log.open("r+b") as file:
+            fcntl.fcntl(file, fcntl.F_SETSIG, signal.SIGURG)  # ignored; SIGIO, sent if someone opens it now, kills
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError as error:  # a network's file system grants none, and then nobody can tell
+        return error.errno == errno.EAGAIN
+    return False
 
 
 def _check_program(program: str, command: Command) -> None:
@@ -136,13 +217,18 @@ def _wait(process: subprocess.Popen[bytes]) -> int | None:
 
 
 @contextmanager
-def noting(folder: Path) -> Iterator[None]:
-    """Keep in a folder which command runs, so that :func:`wait_for` finds one that outlived its session."""
-    token = _note_folder.set(folder)
+def noting(folder: Path, log: Path | None = None) -> Iterator[None]:
+    """Keep in a folder which command runs, so that :func:`wait_for` finds one that outlived its session.
+
+    Args:
+        folder: exists.
+        log: path that the names of the commands' logs begin with.
+    """
+    token = _records.set(Records(note=folder, log=log))
     try:
         yield
     finally:
-        _note_folder.reset(token)
+        _records.reset(token)
 
 
 @contextmanager
@@ -197,12 +283,12 @@ class Server:
     """Runs the commands that a measuring child asks for, in a thread; one for each child.
 
     Args:
-        note: folder for :func:`noting`; None for no note.
+        records: where it is written down what they do.
     """
 
-    def __init__(self, note: Path | None) -> None:
+    def __init__(self, records: Records) -> None:
         self._ours, self.theirs = socket.socketpair()
-        self._note = note
+        self._records = records
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
     def start(self) -> None:
@@ -215,7 +301,7 @@ class Server:
         with suppress(OSError, ValueError), self._ours, self._ours.makefile("rw", encoding="utf-8") as line:
             for text in line:
                 try:
-                    answer = asdict(_run_here(Command(**json.loads(text)), self._note))
+                    answer = asdict(_run_here(Command(**json.loads(text)), self._records))
                 except TargetError as error:
                     answer = {"error": str(error)}
                 line.write(json.dumps(answer) + "\n")

@@ -45,10 +45,11 @@ class Runs:
     Args:
         locks: descriptors of locks that every child holds until it is gone.
         note: folder where the user's commands are noted while they run, see :func:`tunewright.measuring.hooks.noting`.
+        log: path that the names of these commands' logs begin with.
     """
 
-    def __init__(self, locks: tuple[int, ...] = (), note: Path | None = None) -> None:
-        self.locks, self.note = locks, note
+    def __init__(self, locks: tuple[int, ...] = (), note: Path | None = None, log: Path | None = None) -> None:
+        self.locks, self.records = locks, hooks.Records(note=note, log=log)
         self._children: dict[int, tuple[subprocess.Popen[bytes], int]] = {}  # with the thread that waits for it
         self._lock = threading.Lock()
         self._stopped = False
@@ -137,7 +138,7 @@ def run_isolated(
     read_fd, write_fd = os.pipe()
     start = time.perf_counter()
     with tempfile.TemporaryFile() as output:
-        server = hooks.Server(runs.note)
+        server = hooks.Server(runs.records)
         given = (write_fd, server.theirs.fileno(), *runs.locks)
         seen: dict[int, psutil.Process] = {}
         child: subprocess.Popen[bytes] | None = None

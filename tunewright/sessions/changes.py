@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from tunewright.plugins import TARGETS, installed, reopen, split_spec
 from tunewright.sessions import originals, workfolder
 from tunewright.sessions.locks import Hold, file_keys, holding
 from tunewright.store.paths import home
+from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget
 
 _FORMAT, _FILE = 1, "journal.json"
@@ -84,7 +84,7 @@ class Journal:
         """Return its folder, empty, for copies."""
         if self.path.exists():
             raise StoreError(f"{self.path} still says what to put back; run 'tunewright rollback' first")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)
         try:
             self.folder.mkdir(parents=True, mode=0o700)
         except OSError as error:
@@ -115,6 +115,11 @@ class Journal:
     def discard(self) -> None:
         """Remove it: all is as it was."""
         discard(self.path)
+
+
+def command_log(name: str) -> Path:
+    """Return what the names of the logs of a session's commands begin with."""
+    return home() / "logs" / workfolder.file_name(name)
 
 
 def _sync(folder: Path) -> None:
@@ -152,7 +157,7 @@ def discard(path: Path) -> None:
     path.unlink(missing_ok=True)
     with suppress(OSError):
         _sync(path.parent)
-    shutil.rmtree(path.parent, ignore_errors=True)
+    remove_tree(path.parent)
 
 
 def _kind(target: BaseTarget) -> str:
@@ -241,7 +246,7 @@ def put_back(
         hooks.wait_for(path.parent)
         with _explained(document), originals.noticing() as noticed:
             able = _able(document, owner, target, **how)
-            with uninterrupted(), hooks.noting(path.parent):
+            with uninterrupted(), hooks.noting(path.parent, command_log(document["name"])):
                 if document["stage"] == "measuring":
                     able.restore(document["state"])
                 else:
@@ -386,7 +391,7 @@ def restoring(
     finally:
         with uninterrupted():
             if state:
-                with hooks.noting(folder), _explained(said), originals.noticing() as noticed:
+                with hooks.noting(folder, command_log(owner.name)), _explained(said), originals.noticing() as noticed:
                     target.restore(state)
                 for text in noticed:
                     say(text)
@@ -403,7 +408,7 @@ def protected(target: BaseTarget, owner: Owner, workdir: Path, say: Say = silent
         What each measurement is to be given.
     """
     with changing(target, owner, say) as (hold, journal), restoring(target, owner, hold, journal, workdir, say):
-        yield Runs(hold.fds, journal.folder)
+        yield Runs(hold.fds, journal.folder, command_log(owner.name))
 
 
 def applied_since(document: Mapping[str, Any], path: Path) -> str:

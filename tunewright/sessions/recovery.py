@@ -9,8 +9,8 @@ from typing import Any
 
 from tunewright.errors import TargetError
 from tunewright.measuring import isolation
-from tunewright.plugins import open_target
-from tunewright.sessions.changes import Say, changing, left_behind, restoring
+from tunewright.plugins import located, located_options, open_target
+from tunewright.sessions.changes import Say, changing, command_log, left_behind, restoring
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import Setup
 from tunewright.sessions.trials import Trials
@@ -35,20 +35,33 @@ def opened(plan: Plan) -> BaseTarget:
         raise TargetError(f"{error}{left_behind(plan.target)}") from None
 
 
-def stored_plan(name: str, record: Mapping[str, Any], tuner_options: Mapping[str, str]) -> Plan:
-    """Return the plan of a stored session.
+def stored_plan(
+    name: str,
+    record: Mapping[str, Any],
+    tuner_options: Mapping[str, str],
+    *,
+    spec: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> Plan:
+    """Return the plan of a stored session, its files those that it was started with.
 
     Args:
         name: the session's.
         record: its description.
         tuner_options: instead of stored ones, such as secrets, which were not stored.
+        spec: target spec instead of the stored one.
+        options: target options that are given anew.
 
     Raises:
-        ConfigError: a secret option is needed again.
+        ConfigError: a secret option is needed again, or a file that the session was started with is gone.
     """
     stored: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["plan"].items()}
     stored["never"] = restored(name, stored["never"])
-    stored["tuner_options"] = reopened(name, stored["tuner_options"], tuner_options, "--tuner-option")
+    stored["target"] = spec or located(name, stored["target"], record)
+    stored["options"] = located_options(name, stored["options"], record, options or ())
+    stored["tuner"] = located(name, stored["tuner"], record)
+    located_tuner = located_options(name, stored["tuner_options"], record, tuner_options, tuner=True)
+    stored["tuner_options"] = reopened(name, located_tuner, tuner_options, "--tuner-option")
     return Plan(**stored)
 
 
@@ -97,7 +110,7 @@ def protected(setup: Setup, store: Store, measurer: Measurer, say: Say) -> Itera
     with changing(setup.target, owner, say) as (hold, journal):
         _restore_old_snapshot(setup, store)
         with restoring(setup.target, owner, hold, journal, workdir, say):
-            measurer.runs = isolation.Runs(hold.fds, journal.folder)
+            measurer.runs = isolation.Runs(hold.fds, journal.folder, command_log(setup.name))
             yield
 
 

@@ -17,7 +17,7 @@ from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.measuring import hooks, isolation
 from tunewright.measuring.interrupts import orderly, uninterrupted
 from tunewright.measuring.protocol import improvement
-from tunewright.plugins import reopen
+from tunewright.plugins import located, located_options, reopen
 from tunewright.sessions import workfolder
 from tunewright.sessions.changes import (
     Journal,
@@ -25,6 +25,7 @@ from tunewright.sessions.changes import (
     Say,
     applied_since,
     changing,
+    command_log,
     document,
     protected,
     put_back,
@@ -77,7 +78,7 @@ def apply_session(
     problems = target.space.problems(config)
     if problems:
         raise ConfigError(f"trial {number} is not legal on this machine: {'; '.join(problems)}")
-    owner = _owner(store, name, record, "the apply of ")
+    owner = _owner(store, name, record, spec, options)
     with store.lock(name), orderly(), changing(target, owner, say, to=to, kind="apply") as (hold, journal):
         if journal.read() or _old_undo(name, record["plan"]["target"]):
             raise ConfigError(f"session {name!r} is applied already; first run: tunewright rollback {name}")
@@ -86,7 +87,7 @@ def apply_session(
         journal.write(document(target, owner, undo, "applying", to=to))
         hold.note(str(journal.path))
         try:
-            with hooks.noting(folder):
+            with hooks.noting(folder, command_log(name)):
                 target.apply(config, to)
         except BaseException as error:
             put_back(journal.path, owner, hold, say, target)
@@ -105,14 +106,16 @@ def apply_session(
     }
 
 
-def _owner(store: Store, name: str, record: dict[str, Any], what: str = "") -> Owner:
+def _owner(
+    store: Store, name: str, record: dict[str, Any], spec: str | None, options: Mapping[str, str] | None
+) -> Owner:
     plan = record["plan"]
     return Owner(
-        what=f"{what}session {name!r}",
+        what=f"the apply of session {name!r}",
         store=store.public_url,
         name=name,
-        target=plan["target"],
-        options=plan["options"],
+        target=public_spec(spec or located(name, plan["target"], record)),
+        options=located_options(name, plan["options"], record, options or ()),
     )
 
 
@@ -144,7 +147,9 @@ def rollback_session(
         HeldError: the session is running, or somebody else changes the same thing.
     """
     record = store.session(name)
-    owner, done = _owner(store, name, record), []
+    done: list[str] = []
+    # what was changed, and where, is for the journal to say
+    owner = Owner(what=f"session {name!r}", store=store.public_url, name=name, target="", options={})
     with store.lock(name), orderly():
         for kind in ("measure", "apply"):
             journal = Journal(store.public_url, name, kind)

@@ -116,7 +116,7 @@ class Session:
             **how: ``executor``, ``workers``, ``watcher``, ``trust_file``.
         """
         record = store.session(name)
-        plan = stored_plan(name, record, tuner_options or {})
+        plan = stored_plan(name, record, tuner_options or {}, spec=spec, options=options)
         target = reopen(name, record, spec, options) if target is None else target
         session = cls(plan, name, store, target, **how)
         session._measurer.prepared = dict(record.get("prepared") or {})

@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tunewright.errors import TargetError
+from tunewright.store.trees import remove_tree
 
 MARKER = ".tunewright"
 
@@ -65,10 +65,17 @@ def private(parent: Path, name: str, **about: Any) -> Path:
 
 
 def remove(parent: Path, name: str) -> None:
-    """Remove the folder ``tunewright-NAME`` with all that is in it, if it carries our mark."""
+    """Remove the folder ``tunewright-NAME`` with all that is in it, if it carries our mark.
+
+    What is mounted in it is left, and the mark with it.
+    """
     folder = parent / f"tunewright-{name}"
-    if (folder / MARKER).is_file() and not folder.is_symlink():
-        shutil.rmtree(folder, ignore_errors=True)
+    marker = folder / MARKER
+    if marker.is_file() and not folder.is_symlink():
+        mark = marker.read_bytes()
+        if remove_tree(folder):
+            with suppress(OSError):
+                marker.write_bytes(mark)
 
 
 def remove_all(parent: Path) -> None:

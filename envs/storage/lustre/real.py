@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.sessions import workfolder
 from tunewright.space import Config, Space
 from tunewright.space.parameters import Int
+from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget, Budget, Measurement, Metric
 
 _RUNS = "runs"  # folder of ours below the user's, one folder a run in it
@@ -237,7 +237,7 @@ class LustreReal(BaseTarget):
                 return Measurement(status="failed", reason=f"the workload failed: {why}")
             return Measurement(values={"seconds": seconds})
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            remove_tree(work)
             workfolder.give_back(work.parent)
 
     def _drop(self) -> None:
