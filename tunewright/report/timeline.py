@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from tunewright.report import pages
 from tunewright.report.svg import CHARACTER, COLOURS, WIDTH, cut, key, line, nothing, rect, scale, svg, text, ticks
+from tunewright.store.outputs import check_output, write_text
 
 MOST_BARS = 1200  # of a page
 MOST_ROWS = 64  # of a figure
@@ -134,7 +135,8 @@ def write(path: Path, title: str, bars: Sequence[Bar], words: str) -> list[str]:
     note = "A row is a place where one thing runs at a time; colours are users. Point at a bar to see what it is."
     if left_out > 0:
         note += f" {left_out:,} bars that come later, or in further rows, are not drawn."
-    pages.write_figures(path, title, words, [("Who ran where and when", figure(shown, title), note)])
     beside = path.with_suffix(".trace.json")
-    beside.write_text(chrome_trace(shown), encoding="utf-8")
+    check_output(beside)
+    pages.write_figures(path, title, words, [("Who ran where and when", figure(shown, title), note)])
+    write_text(beside, chrome_trace(shown))
     return [str(path), str(beside)]
