@@ -145,7 +145,7 @@ _noticed: ContextVar[list[str] | None] = ContextVar("noticed", default=None)
 
 @contextmanager
 def noticing() -> Iterator[list[str]]:
-    """Collect what :func:`put_back` finds that the user should know."""
+    """Collect what putting back finds that the user should know."""
     texts: list[str] = []
     token = _noticed.set(texts)
     try:
@@ -181,7 +181,8 @@ def _keep(path: Path, data: bytes) -> str:
     return copy
 
 
-def _notice(text: str) -> None:
+def notice(text: str) -> None:
+    """Say something that the user should know; see :func:`noticing`."""
     texts = _noticed.get()
     if texts is not None:
         texts.append(text)
@@ -202,7 +203,7 @@ def put_back(entry: Mapping[str, Any]) -> None:
         _relink(path, entry)
         if entry["copy"] is None:
             if _foreign(real, entry, None) is not None:
-                _notice(f"{path} was written by somebody else meanwhile, and is left as it is")
+                notice(f"{path} was written by somebody else meanwhile, and is left as it is")
                 return
             with suppress(FileNotFoundError, NotADirectoryError):
                 real.unlink()
@@ -215,7 +216,7 @@ def put_back(entry: Mapping[str, Any]) -> None:
         except FileNotFoundError:
             raise TargetError(f"the copy {entry['copy']} of {path} is gone, so it cannot be put back") from None
         if (edited := _foreign(real, entry, data)) is not None:
-            _notice(f"{path} was changed by somebody else meanwhile; that version is kept as {_keep(path, edited)}")
+            notice(f"{path} was changed by somebody else meanwhile; that version is kept as {_keep(path, edited)}")
         if not real.is_file() or real.read_bytes() != data:
             write(real, data)
         if "mode" in entry:

@@ -181,6 +181,10 @@ class Store:
     def _study(self, name: str) -> int:
         if name not in self._ids:
             try:
+                name.encode()
+            except UnicodeEncodeError:  # words of a command line may be any bytes
+                raise ConfigError(f"no session has the name {name[:40]!a}: it is no UTF-8 text") from None
+            try:
                 self._ids[name] = int(self._storage.get_study_id_from_name(name))
             except KeyError:
                 raise unknown("session", name, self.names()) from None
