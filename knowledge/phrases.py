@@ -92,7 +92,9 @@ def stated_default(sentence: str) -> str | None:
             r"[A-Za-z_][\w./-]*|'[^']*'|\"[^\"]*\"|“[^”]*”)",
             rest,
         )
-        if literal and not re.match(r",\d", rest[literal.end() :]):  # else 1.234,5, which may be either number
+        if literal:
+            if re.match(r",\d", rest[literal.end() :]):  # 1.234,5 may be either number
+                return None
             value = literal["value"].strip("'\"“”").rstrip(".")
             if value.lower() not in _NO_VALUE:
                 return value

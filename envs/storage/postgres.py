@@ -3,10 +3,9 @@
 With the embedded build every run starts a fresh copy of a prepared cluster with the candidate's settings, on a
 Unix socket, and removes it afterwards. With a DSN (``postgres:host=... user=...`` or the environment variable
 ``TUNEWRIGHT_POSTGRES_DSN``) settings are changed with ALTER SYSTEM and put back at the end, also after a crash;
-the benchmark works in a database of its own, ``tunewright_bench``, which stays for further sessions.
-The DSN's password is not stored: a session that
-goes on takes it from PGPASSWORD, a pgpass file, or the DSN given again. Settings that need a restart are tuned there
-only with the option ``restart``, a command that restarts the server.
+the benchmark works in a database of its own, ``tunewright_bench``, which stays for further sessions. The DSN's
+password is not stored: a session that goes on takes it from PGPASSWORD, a pgpass file, or the DSN given again. Settings
+that need a restart are tuned there only with the option ``restart``, a command that restarts the server.
 
 Durability levels: 3 committed transactions survive a power cut; 2 synchronous_commit off: the last ones may be
 lost; 1 full_page_writes off: a power cut may corrupt; 0 fsync off: likewise, and more.
