@@ -1,5 +1,6 @@
 """What a command writes: whole or not at all, through links in place, and never over what it reads."""
 
+import json
 import os
 
 import pytest
@@ -9,6 +10,11 @@ from tunewright.store.files import noting_inputs, read_text
 from tunewright.store.outputs import write_text
 
 TRACE = "".join(f"{i * 1000},h,0,{'Read' if i % 3 else 'Write'},{(i * 37 % 50) * 4096},4096,100\n" for i in range(200))
+MODEL = json.dumps({
+    "model_type": "llama", "hidden_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8,
+    "num_key_value_heads": 8, "intermediate_size": 2816, "vocab_size": 32000,
+})  # fmt: skip
+JOBS = "submit_s,run_s,gpus\n" + "".join(f"{i},10,1\n" for i in range(20))
 MANUAL = "# cache_size\n\nType: integer. Default: 8. Range: 1 to 64.\n"
 REQUESTS = "arrival_s,input_tokens,output_tokens\n" + "".join(f"{i},100,20\n" for i in range(20))
 
@@ -21,12 +27,19 @@ REQUESTS = "arrival_s,input_tokens,output_tokens\n" + "".join(f"{i},100,20\n" fo
         ("t.csv", TRACE, ["place", "t.csv", "--policy", "sibyl", "--save", "OUT"]),
         ("m.md", MANUAL, ["read", "m.md", "-o", "OUT"]),
         ("r.csv", REQUESTS, ["simulate", "serving", "--trace", "r.csv", "--timeline", "OUT"]),
+        ("j.csv", JOBS, ["simulate", "cluster", "--trace", "j.csv", "--timeline", "OUT"]),
+        (
+            "m.json",
+            MODEL,
+            ["plan", "train", "--model", "m.json", "--cluster", "h100:8", "-b", "64", "-s", "512", "-o", "OUT"],
+        ),
+        ("t.zip", TRACE, ["train", "placement", "--trace", "t.zip", "-o", "OUT"]),
     ],
 )
 @pytest.mark.parametrize("way", ["itself", "symlink", "hard link"])
 def test_the_input_is_never_written_over(name, content, words, way, tmp_path, cli):
     (tmp_path / name).write_text(content)
-    out = name if way == "itself" else "other.html"
+    out = name if way == "itself" else "other.zip"
     if way == "symlink":
         (tmp_path / out).symlink_to(name)
     elif way == "hard link":
@@ -65,7 +78,9 @@ def test_an_older_output_is_replaced_through_its_link_and_keeps_its_mode(tmp_pat
     assert len(list(tmp_path.iterdir())) == 2
 
 
-@pytest.mark.parametrize("where", ["folder", "pipe", "missing/file", "a\0b", "x" * 300, "file/below"])
+@pytest.mark.parametrize(
+    "where", ["folder", "pipe", "/dev/stdout", "/dev/null", "missing/file", "a\0b", "x" * 300, "file/below"]
+)
 def test_what_cannot_be_written_is_said(where, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")

@@ -28,9 +28,10 @@ def check_output(path: Path) -> Path:
     shown = printable(str(path))
     try:
         target = Path(os.path.realpath(path))
-        if target.is_dir():
+        if path.is_dir():
             raise ConfigError(f"cannot write {shown}: it is a directory; name a file")
-        if target.exists() and not target.is_file():
+        # what /dev/stdout leads to may be a pipe, or have no name any more
+        if path.exists() and not (path.is_file() and target.exists()):
             raise ConfigError(f"cannot write {shown}: it is no ordinary file")
         if is_input(target):
             raise ConfigError(f"cannot write {shown}: this command reads the file; name another one to write")
