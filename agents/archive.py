@@ -9,13 +9,12 @@ import io
 import json
 import math
 import os
-import secrets
 import struct
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.errors import ConfigError
+from tunewright.store.outputs import write_whole
 
 _MOST_JSON = 2**20  # bytes
 _HEADER = 4096  # bytes that the header of an array may take beside its numbers
@@ -150,37 +150,3 @@ def write(path: Path, documents: Mapping[str, Mapping[str, Any]], arrays: Mappin
                     np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
     write_whole(path, fill)
-
-
-def write_whole(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
-    """Write a file whole or not at all: whatever happens meanwhile, the path holds the old file or the new one.
-
-    Args:
-        path: the file; a link is followed.
-        fill: writes the contents.
-
-    Raises:
-        ConfigError: it cannot be written, or is a device, a pipe or a directory.
-    """
-    target = Path(os.path.realpath(path))
-    if target.exists() and not target.is_file():
-        raise ConfigError(f"cannot write {path}: it is no ordinary file")
-    unfinished = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
-    try:
-        with unfinished.open("xb") as file:
-            fill(file)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            unfinished.chmod(target.stat().st_mode & 0o777)
-        unfinished.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name, too, must outlive a power cut
-        finally:
-            os.close(folder)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)

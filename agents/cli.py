@@ -77,6 +77,7 @@ def placement(
     from tunewright.knowledge.blocktrace import paged
     from tunewright.knowledge.synthetic import open_trace
     from tunewright.plugins import parse_options
+    from tunewright.store.outputs import check_output
 
     options = parse_options(option)
     if algorithm not in training.ALGORITHMS:
@@ -87,6 +88,7 @@ def placement(
         raise ConfigError(f"there is no directory {output.parent}; make it, or name another file with -o")
     cut = paged(open_trace(source, options, skip_bad=skip_bad, limit=requests))
     tiers = load_devices(devices)
+    check_output(output)
     scale = P.time_scale(cut, tiers)
 
     def make_env() -> PlacementEnv:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tunewright.envs.command_file import Description, load_description, read_json_path
+from tunewright.envs.command_file import Description, load_description, read_json_path, read_number
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.measuring import hooks
 from tunewright.sessions import originals, workfolder
@@ -25,7 +25,10 @@ from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget, Budget, Measurement
 
 _OUTPUT_LIMIT = 16 * 2**20  # bytes of output that are searched for metrics
+_STREAMS = ("stdout", "stderr")
 _RUNS = "runs"  # folder below the work directory, one folder a run in it
+_TICK_NS = 20_000_000  # two writes of a file within a tick of the kernel's clock bear the same time
+_KERNELS = ("/proc/", "/sys/")  # where files are never written: each reading asks the kernel
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.\-]*)\}")
 
 
@@ -79,19 +82,22 @@ class CommandTarget(BaseTarget):
         self._write_files(names)
         self._hook("apply", names)
         outputs = {}
+        before = {path: _stamp(path) for path in self._sources(names).values()}
+        if any(stamp and time.time_ns() - stamp[-1] < _TICK_NS for stamp in before.values()):
+            time.sleep(_TICK_NS / 1e9)
         begun = time.perf_counter()
         rundir = names["rundir"] or ""
         with open(Path(rundir, ".stdout"), "w+b") as out, open(Path(rundir, ".stderr"), "w+b") as err:
             code = self._start(about.command, names, out, err).wait()
             seconds = time.perf_counter() - begun
-            for name, file in (("stdout", out), ("stderr", err)):
+            for name, file in zip(_STREAMS, (out, err), strict=True):
                 outputs[name] = _tail(file)
         reason = self._failure(code, outputs)
         if reason:
             return Measurement(status="failed", reason=reason, seconds=seconds)
         values = {}
         for metric in about.metrics:
-            values[metric.name] = self._value(metric.name, outputs, seconds, names)
+            values[metric.name] = self._value(metric.name, outputs, seconds, names, before)
         return Measurement(values=values, seconds=seconds)
 
     def _names(self, config: Config, **more: str) -> dict[str, str | None]:
@@ -153,14 +159,34 @@ class CommandTarget(BaseTarget):
             return f"the output contains {about.forbids!r}{said}"
         return ""
 
-    def _value(self, name: str, outputs: Mapping[str, str], seconds: float, names: Mapping[str, str | None]) -> float:
+    def _sources(self, names: Mapping[str, str | None]) -> dict[str, Path]:
+        """Return the files that metrics are read from, by metric."""
+        return {
+            metric: self.description.cwd / (fill(rule.source, names) or "")
+            for metric, rule in self.description.rules.items()
+            if not rule.wall_time and rule.source not in _STREAMS
+        }
+
+    def _value(
+        self,
+        name: str,
+        outputs: Mapping[str, str],
+        seconds: float,
+        names: Mapping[str, str | None],
+        before: Mapping[Path, tuple[int, ...] | None],
+    ) -> float:
         rule = self.description.rules[name]
         if rule.wall_time:
             return seconds
         if rule.source in outputs:
             text = outputs[rule.source]
         else:
-            path = self.description.cwd / (fill(rule.source, names) or "")
+            path = self._sources(names)[name]
+            stamp = before[path]
+            if stamp is not None and stamp == _stamp(path) and not os.path.realpath(path).startswith(_KERNELS):
+                raise TargetError(
+                    f"metric {name!r}: the command did not write {path} in this run; what it holds is an earlier one's"
+                )
             try:
                 text = path.read_text(encoding="utf-8", errors="replace")[-_OUTPUT_LIMIT:]
             except OSError as error:
@@ -171,10 +197,7 @@ class CommandTarget(BaseTarget):
         found = deque(rule.regex.finditer(text), maxlen=1)  # the last match: programs print totals at the end
         if not found:
             raise TargetError(f"metric {name!r}: nothing in {rule.source} matches {rule.regex.pattern!r}{_said(text)}")
-        try:
-            return float(found[0][1].replace(",", ""))
-        except ValueError:
-            raise TargetError(f"metric {name!r}: {found[0][1]!r} is not a number") from None
+        return read_number(name, found[0][1] or "")
 
     # -- files ------------------------------------------------------------------------------------
 
@@ -309,6 +332,15 @@ def fill(text: str, names: Mapping[str, str | None]) -> str | None:
     if any(names.get(name, "") is None for name in _PLACE.findall(text)):
         return None
     return _PLACE.sub(lambda match: str(names.get(match[1], match[0])), text)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """Return what changes whenever a file is written, with the same content too; None where there is no file."""
+    try:
+        about = path.stat()
+    except (OSError, ValueError):
+        return None
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
 def _tail(file: Any) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from tunewright.errors import ConfigError, SpaceError, TargetError, unknown
 from tunewright.space import Choice, Int, Param, Real, Space
-from tunewright.store.files import parsing, printable, read_text, read_toml
+from tunewright.store.files import parsing, printable, read_text, read_toml, reason
 from tunewright.target import Metric
 
 _TABLES = {"target", "parameter", "metric", "success", "file", "hooks", "workloads"}
@@ -381,7 +381,11 @@ def read_json_path(name: str, path: str, text: str) -> float:
         try:
             value = json.loads(candidate)
             break
-        except ValueError:
+        except RecursionError as error:
+            raise TargetError(f"metric {name!r}: the JSON cannot be read: {reason(error)}") from None
+        except ValueError as error:
+            if "integer string conversion" in str(error):
+                raise TargetError(f"metric {name!r}: the JSON cannot be read: {reason(error)}") from None
             continue
     else:
         raise TargetError(f"metric {name!r}: the output is not JSON, and none of its last lines is")
@@ -391,5 +395,32 @@ def read_json_path(name: str, path: str, text: str) -> float:
         except (KeyError, IndexError, ValueError, TypeError):
             raise TargetError(f"metric {name!r}: the JSON has nothing at {path!r} (stopped at {step!r})") from None
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TargetError(f"metric {name!r}: {path!r} is {value!r}, not a number")
-    return float(value)
+        raise TargetError(f"metric {name!r}: {path!r} is {printable(repr(value), 80)}, not a number")
+    try:
+        return float(value)
+    except OverflowError:
+        digits = len(str(abs(value)))
+        raise TargetError(
+            f"metric {name!r}: {path!r} is a number of {digits} digits, too large to be a metric"
+        ) from None
+
+
+# a comma stands between thousands only before groups of three digits, and none of them follows a lone 0
+_THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d*)?(?:[eE][+-]?\d+)?\s*", re.ASCII)
+
+
+def read_number(name: str, text: str) -> float:
+    """Return the number that a metric's regex has found; ``1,234.5`` is 1234.5.
+
+    Raises:
+        TargetError: it is no number, or its comma may stand for a decimal point.
+    """
+    if "," in text and not _THOUSANDS.fullmatch(text):
+        raise TargetError(
+            f"metric {name!r}: {printable(text, 80)!r} is not a number: commas are read only between thousands, as in "
+            "1,234.5; let the command write a decimal point, for example by running it with LC_ALL=C"
+        )
+    try:
+        return float(text.replace(",", ""))
+    except ValueError:
+        raise TargetError(f"metric {name!r}: {printable(text, 80)!r} is not a number") from None

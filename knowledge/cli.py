@@ -114,6 +114,7 @@ def trace(
     from tunewright.knowledge.synthetic import open_trace
     from tunewright.knowledge.tracestats import facts, measure, write_page
     from tunewright.plugins import parse_options
+    from tunewright.store.outputs import check_output
 
     options = parse_options(option)
     if not source.startswith("synthetic:") and Path(source).is_file():
@@ -123,6 +124,8 @@ def trace(
                 raise ConfigError(f"plots are drawn for block traces only; {source} is of kind {seen.kind}")
             return seen.document()
     cut = paged(open_trace(source, options, skip_bad=skip_bad, limit=requests))
+    if output is not None:
+        check_output(output)
     document = measure(cut)
     document["facts"] = facts(document)
     if output is not None:

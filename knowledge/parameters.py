@@ -15,6 +15,7 @@ from tunewright.knowledge.sections import Section, bare
 from tunewright.space import Space
 from tunewright.space.parameters import Choice, Int, Param, Real, Restart, Value
 from tunewright.store.files import parsing, printable, read_json
+from tunewright.store.outputs import write_text
 
 TYPES = ("boolean", "integer", "real", "enum", "string")
 #: fields that are claims: each needs a quote
@@ -174,7 +175,7 @@ def from_json(entry: Mapping[str, Any], where: str = "") -> ParameterDoc:
 def save(path: Path, system: str, docs: Iterable[ParameterDoc]) -> None:
     """Write a file of parameters."""
     document = {"system": system, "parameters": [to_json(d) for d in docs]}
-    path.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(document, indent=1, ensure_ascii=False) + "\n")
 
 
 def load(path: Path) -> tuple[str, list[ParameterDoc]]:

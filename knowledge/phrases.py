@@ -59,7 +59,10 @@ _NO_VALUE = {
     "an", "a", "the", "to", "not", "determined", "set", "platform", "calculated", "it", "that", "this", "same", "taken",
     "used", "for", "first", "in", "no", "usually", "derived", "built", "whatever", "chosen", "as", "based", "generally",
 }  # fmt: skip
-_COUNT = re.compile(r"^(?P<many>[\d.,]*\d|one|two|three|four|five|six|eight|ten) (?P<by>thousand|million|billion)\b")
+_COUNT = re.compile(
+    r"^(?P<many>(?:[1-9]\d{0,2}(?:,\d{3})+|\d+)(?:\.\d+)?|one|two|three|four|five|six|eight|ten)"
+    r" (?P<by>thousand|million|billion)\b"
+)
 _BY = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
 
 
@@ -90,6 +93,8 @@ def stated_default(sentence: str) -> str | None:
             rest,
         )
         if literal:
+            if re.match(r",\d", rest[literal.end() :]):  # 1.234,5 may be either number
+                return None
             value = literal["value"].strip("'\"“”").rstrip(".")
             if value.lower() not in _NO_VALUE:
                 return value

@@ -35,7 +35,7 @@ def quantity(text: str) -> tuple[float, str] | None:
         for factor in re.findall(r"\d+", product[2]):
             value *= float(factor)
         return (value, "") if math.isfinite(value) else None
-    match = re.fullmatch(r"(-?\d{1,3}(?:,\d{3})+|-?\d+)?(\.\d+)?(e[+-]?\d+)?\s*([A-Za-z%]*)", plain)
+    match = re.fullmatch(r"(-?[1-9]\d{0,2}(?:,\d{3})+|-?\d+)?(\.\d+)?(e[+-]?\d+)?\s*([A-Za-z%]*)", plain)
     if match is None or (match[1] is None and match[2] is None):
         return None
     number = float((match[1] or "0").replace(",", "") + (match[2] or "") + (match[3] or ""))

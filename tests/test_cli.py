@@ -182,6 +182,12 @@ def test_wrong_input_is_one_clear_line(cli, url, words, said):
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command", ["show", "export", "report", "resume", "apply", "rollback"])
+def test_a_name_that_is_no_text_damages_no_store(cli, url, command):
+    said = cli(command, os.fsdecode(b"\xff\xfe"), "--store", url, code=1).stderr
+    assert "no session has the name '\\udcff\\udcfe'" in said and "Restore a backup" not in said
+
+
 def test_usage_errors_have_exit_code_two(cli):
     assert "--trials" in cli("tune", "sqlite", "--trials", "0", code=2).stderr
     cli("tune", code=2)

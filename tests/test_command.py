@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tunewright.envs.command import CommandTarget, fill, open_target
-from tunewright.envs.command_file import read_json_path
+from tunewright.envs.command_file import read_json_path, read_number
 from tunewright.errors import ConfigError, TargetError
 from tunewright.measuring.isolation import measure_once
 from tunewright.sessions.session import Session
@@ -81,6 +81,67 @@ def test_contract(toml):
 
 def test_metrics_by_regex_and_json(toml, tmp_path):
     assert once(toml(), tmp_path, n=3).values == {"speed": 30, "mem": 3}
+
+
+RESULT = """
+import pathlib, sys
+file = pathlib.Path("res.txt")
+if len(sys.argv) > 3:
+    how = sys.argv[3]
+    if how == "same":
+        file.write_text(file.read_text())
+    elif how == "other":
+        file.write_text("speed: 7\\n")
+    elif how == "renamed":
+        pathlib.Path("new.txt").write_text("speed: 8\\n")
+        pathlib.Path("new.txt").replace(file)
+print('{"results": [{"mem": 1}]}')
+"""
+
+
+@pytest.mark.parametrize(("how", "speed"), [("same", 99), ("other", 7), ("renamed", 8), ("nothing", None)])
+def test_a_result_file_of_an_earlier_run_is_no_measurement(how, speed, toml, tmp_path):
+    (tmp_path / "res.txt").write_text("speed: 99\n")
+    text = BASE.replace('"{mode}"]', f'"{{mode}}", "{how}"]').replace("regex =", 'source = "res.txt"\nregex =')
+    if speed is not None:
+        assert once(toml(text, bench=RESULT), tmp_path).values["speed"] == speed
+        return
+    reason = once(toml(text, bench=RESULT), tmp_path).reason
+    assert "did not write" in reason and "res.txt" in reason and "\n" not in reason
+
+
+def test_a_file_of_the_kernels_needs_no_writing(toml, tmp_path):
+    text = BASE.replace("regex = 'speed: ([0-9.]+)'", "source = '/proc/meminfo'\nregex = 'MemTotal: +([0-9]+)'")
+    assert once(toml(text), tmp_path).values["speed"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1,234", 1234), ("12,345,678.5", 12345678.5), ("-1,234e2", -123400), ("0.10", 0.1), ("100", 100), ("1e3", 1000)],
+)
+def test_numbers_in_a_text(text, number):
+    assert read_number("m", text) == number
+
+
+@pytest.mark.parametrize("text", ["0,10", "0,523", "1,5", "12,34,567", "1,2345", "1234,567", "1.234,56", "000,523"])
+def test_a_decimal_comma_is_refused(text):
+    with pytest.raises(TargetError, match=f"{text}.*decimal point"):
+        read_number("m", text)
+
+
+def test_a_decimal_comma_fails_the_run(toml, tmp_path):
+    bench = "print('speed: 0,523'); print('{\"results\": [{\"mem\": 1}]}')"
+    text = BASE.replace("([0-9.]+)", "([0-9.,]+)")
+    assert "'0,523' is not a number" in once(toml(text, bench=bench), tmp_path).reason
+
+
+def test_json_that_python_cannot_hold_is_told_in_words():
+    with pytest.raises(TargetError, match="nested too deeply"):
+        read_json_path("m", "a", "[" * 100_000)
+    with pytest.raises(TargetError, match="too many digits"):
+        read_json_path("m", "a", '{"a": ' + "9" * 5000 + "}")
+    with pytest.raises(TargetError, match="number of 400 digits"):
+        read_json_path("m", "a", '{"a": ' + "9" * 400 + "}")
 
 
 def test_starter_file_works_as_it_is(tmp_path, cli):

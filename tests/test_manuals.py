@@ -12,7 +12,7 @@ from tunewright.knowledge import live, reading
 from tunewright.knowledge.extract import extract, merged
 from tunewright.knowledge.manuals import read_file, read_manual
 from tunewright.knowledge.parameters import Evidence, ParameterDoc, from_json, supported, texts_of, to_json, to_space
-from tunewright.knowledge.phrases import sentences
+from tunewright.knowledge.phrases import sentences, stated_default
 from tunewright.knowledge.quantities import in_unit, quantity
 from tunewright.knowledge.retrieval import Index
 from tunewright.knowledge.sections import Chunk, Section, chunks
@@ -288,6 +288,7 @@ def test_units_go_there_and_back(number, unit):
 
 
 def test_what_is_no_amount():
+    assert quantity("0,523") is None and quantity("1,5") is None and quantity("1,234.5") == (1234.5, "")
     assert quantity("on") is None and quantity("12 apples") is None and in_unit("3MB", "s") is None
 
 
@@ -353,3 +354,10 @@ def test_the_cache_gives_the_same(tmp_path, monkeypatch):
     assert reading.sections_of([tmp_path / "m.html"]) == first
     place.write_text("damaged")
     assert reading.sections_of([tmp_path / "m.html"]) == first
+
+
+@pytest.mark.parametrize(
+    ("many", "default"), [("1.5", "1500000"), ("1,000", "1000000000"), ("0,5", "0,5"), ("1.234,5", None)]
+)
+def test_a_decimal_comma_is_not_read_as_thousands(many, default):
+    assert stated_default(f"The default is {many} million rows.") == default

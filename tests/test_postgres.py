@@ -159,8 +159,10 @@ def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(server, tmp_pa
     assert auto_conf(server) != before
     from tunewright.sessions.service import rollback_session
 
-    rollback_session(Store(url), "a", spec=None)
+    told = []
+    rollback_session(Store(url), "a", spec=None, say=told.append)
     assert auto_conf(server) == before
+    assert any("DROP DATABASE tunewright_bench" in text for text in told)
 
 
 def test_apply_and_rollback_on_a_foreign_server(server, tmp_path):

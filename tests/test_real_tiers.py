@@ -165,6 +165,43 @@ def test_a_directory_that_cannot_be_used(tmp_path):
         TierFile(TierPlace(name="t", directory=tmp_path / "file" / "x"), 4)
 
 
+@pytest.mark.parametrize(
+    "kind", ["text", "one slot of text", "zeros", "link", "dangling link", "hard link", "pipe", "folder"]
+)
+def test_a_users_file_of_that_name_is_left_as_it_is(kind, tmp_path):
+    mine, page = tmp_path / "mine", tmp_path / "t" / "pages.tunewright"
+    page.parent.mkdir()
+    content = {"one slot of text": b"abc " * 1024, "zeros": bytes(9000)}.get(kind, b"my notes")
+    if kind != "dangling link":
+        mine.write_bytes(content)
+    if "link" in kind and kind != "hard link":
+        page.symlink_to(mine)
+    elif kind == "hard link":
+        store = PageStore([TierFile(TierPlace(name="t", directory=page.parent), 4)])
+        store.write([1], [payload(1, 1)], 0)
+        store.close()
+        mine.unlink()
+        os.link(page, mine)
+        content = mine.read_bytes()
+    elif kind == "pipe":
+        os.mkfifo(page)
+    elif kind == "folder":
+        page.mkdir()
+    else:
+        mine.rename(page)
+    with pytest.raises(TunewrightError, match=r"pages.tunewright is not a file of pages that tunewright made"):
+        RealTiers(
+            [TierPlace(name="t", directory=page.parent), TierPlace(name="s", directory=tmp_path / "s")], [1, 2], [2, 2]
+        )
+    assert os.path.lexists(page)
+    if kind in ("text", "one slot of text", "zeros"):
+        assert page.read_bytes() == content
+    elif kind in ("link", "hard link"):
+        assert mine.read_bytes() == content
+    else:
+        assert not mine.exists() or mine.read_bytes() == content
+
+
 @pytest.mark.slow
 def test_the_command_on_real_tiers(cli, tmp_path):
     spec = f"fast={tmp_path / 'f'},slow={tmp_path / 's'}?delay=1ms"

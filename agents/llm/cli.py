@@ -110,6 +110,7 @@ def read(
     from tunewright.knowledge.parameters import save, to_json, to_space
     from tunewright.knowledge.reading import read as read_manuals
     from tunewright.knowledge.reading import read_prose
+    from tunewright.store.outputs import check_output
 
     asked, meanings = None, None
     if model:
@@ -122,6 +123,8 @@ def read(
         meanings = open_embeddings(embeddings, base_url or "")
     with steps("reading") as tick:
         docs, sections, dropped = read_manuals(manuals, tick)
+        if output is not None:
+            check_output(output)
         if asked is not None:
             docs, more = read_prose(docs, sections, asked, listed(names), most, tick)
             dropped += more

@@ -9,6 +9,7 @@ import numpy as np
 from tunewright.agents import archive as A
 from tunewright.agents.placement.learning import Pair, make_pair
 from tunewright.errors import ConfigError
+from tunewright.store.outputs import write_whole
 
 _MOST_TEXT = 1024  # bytes of the policy's name and the number of tiers
 _FIELDS = ("theta", "adam", "bins", "action", "reward", "count", "rng")
@@ -24,7 +25,7 @@ def save_agents(path: Path, agents: Pair) -> None:
         for f in _FIELDS
     }
     arrays |= {"policy": np.array(agents.policy), "tiers": np.array(agents.tiers)}
-    A.write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
+    write_whole(path, lambda file: np.savez_compressed(file, allow_pickle=False, **arrays))
 
 
 def load_agents(path: Path, policy: str, tiers: int) -> Pair:

@@ -123,6 +123,7 @@ def place(
     from tunewright.knowledge.blocktrace import paged
     from tunewright.knowledge.synthetic import open_trace
     from tunewright.plugins import parse_options
+    from tunewright.store.outputs import check_output
 
     options, names = parse_options(option), comparison.policies_of(policy or ["all"])
     if mechanisms not in comparison.MECHANISMS:
@@ -141,6 +142,9 @@ def place(
         tiers = load_devices(devices)
         agents = load_agents(agent, names[0], len(tiers.tiers)) if agent else None
         cut = paged(open_trace(source, options, skip_bad=skip_bad, limit=requests))
+        for file in (output, save):
+            if file is not None:
+                check_output(file)  # before hours of learning
         factor = comparison.time_scale(scale, cut, tiers) / load
         setup = P.Setup(paged=cut, devices=tiers, fast=fast, scale=factor, mechanisms=forced)
         done: dict[str, P.Replay] = {}

@@ -275,6 +275,7 @@ def train(
     from tunewright.envs.parallelism import clusters, emit, planning, plans, search
     from tunewright.envs.parallelism.jobs import fixed_of, job_of
     from tunewright.errors import ConfigError, unknown
+    from tunewright.store.outputs import check_output
 
     whole = clusters.load(cluster)
     if not whole.uniform:
@@ -286,6 +287,8 @@ def train(
         raise ConfigError(f"--precision must be bf16, fp8 or auto, not {precision!r}")
     if form and form not in emit.TRAIN:
         raise unknown("form for training plans", form, emit.TRAIN)
+    if page is not None:
+        check_output(page)
     fixed = fixed_of(fix or [])
     wanted = ("bf16", "fp8") if precision == "auto" else (precision,)
     if precision == "fp8" and job.nodes.fp8_tflops <= job.nodes.bf16_tflops:

@@ -146,7 +146,7 @@ def serving(
     from tunewright.envs.scheduling.serving import simulate as M
     from tunewright.envs.scheduling.serving.state import REJECTED
     from tunewright.envs.scheduling.serving.trace import load
-    from tunewright.report.timeline import write
+    from tunewright.report.timeline import check_outputs, write
 
     L.check(
         "--", speed=speed, requests=limit, ttft=ttft_s, tpot=tpot_s, error=error, tp=tp, prefill_gpus=prefill_gpus,
@@ -161,6 +161,8 @@ def serving(
         requests = requests.first(limit)
     system = M.setup(service, M.default_plan(service, tp=tp, precision=precision, prefill_gpus=prefill_gpus), knobs)
     limits = {"ttft_s": ttft_s, "tpot_s": tpot_s, "error": error, "seed": seed}
+    if timeline:
+        check_outputs(timeline)
     M.simulate(requests.first(1), system, knobs, **limits)  # type: ignore[arg-type]  # compiled now, so not timed
     o = M.simulate(requests, system, knobs, log=LOGGED if timeline else 0, **limits)  # type: ignore[arg-type]
     stable, words = M.stability(o)
@@ -214,7 +216,7 @@ def spark(
     from tunewright.envs.scheduling.serving.simulate import finite
     from tunewright.envs.scheduling.spark import jobs as J
     from tunewright.envs.scheduling.spark import simulate as M
-    from tunewright.report.timeline import write
+    from tunewright.report.timeline import check_outputs, write
     from tunewright.store.files import check_size
 
     L.check(
@@ -232,6 +234,8 @@ def spark(
     M.check(how)
     check_size(f"--cores {cores}", cores, _CORE_BYTES)
     mix = J.generate(cores, given, seed, J.pool_of(dags))
+    if timeline:
+        check_outputs(timeline)
     M.simulate(mix[:1], cores, how)  # compiled now, so not timed
     o = M.simulate(mix, cores, how, log=LOGGED if timeline else 0)
     stable, words = M.stability(o)
@@ -276,7 +280,7 @@ def cluster(
     from tunewright.envs.scheduling.inspection import bars_of_cluster, check_cluster
     from tunewright.envs.scheduling.serving.simulate import finite
     from tunewright.errors import ConfigError
-    from tunewright.report.timeline import write
+    from tunewright.report.timeline import check_outputs, write
 
     L.check("--", speed=speed, load=load, jobs=limit, seed=seed)
     changes: dict[str, Any] = {}
@@ -301,6 +305,8 @@ def cluster(
         jobs = jobs.first(limit) if limit else jobs
         where = J.nodes(nodes, jobs, load)
     jobs = jobs.faster(speed)
+    if timeline:
+        check_outputs(timeline)
     M.simulate(jobs.first(1), where, chosen)  # compiled now, so not timed
     o = M.simulate(jobs, where, chosen, log=LOGGED if timeline else 0)
     stable, words = M.stability(o)

@@ -3,9 +3,9 @@
 With the embedded build every run starts a fresh copy of a prepared cluster with the candidate's settings, on a
 Unix socket, and removes it afterwards. With a DSN (``postgres:host=... user=...`` or the environment variable
 ``TUNEWRIGHT_POSTGRES_DSN``) settings are changed with ALTER SYSTEM and put back at the end, also after a crash;
-the benchmark works in a database of its own, ``tunewright_bench``. The DSN's password is not stored: a session that
-goes on takes it from PGPASSWORD, a pgpass file, or the DSN given again. Settings that need a restart are tuned there
-only with the option ``restart``, a command that restarts the server.
+the benchmark works in a database of its own, ``tunewright_bench``, which stays for further sessions. The DSN's
+password is not stored: a session that goes on takes it from PGPASSWORD, a pgpass file, or the DSN given again. Settings
+that need a restart are tuned there only with the option ``restart``, a command that restarts the server.
 
 Durability levels: 3 committed transactions survive a power cut; 2 synchronous_commit off: the last ones may be
 lost; 1 full_page_writes off: a power cut may corrupt; 0 fsync off: likewise, and more.
@@ -36,6 +36,7 @@ from tunewright.envs.storage.postgres_foreign import (
 from tunewright.envs.storage.postgres_foreign import revive as revive  # called before a target is opened anew
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
 from tunewright.errors import ConfigError, missing_extra, unknown
+from tunewright.sessions import originals
 from tunewright.space import Config, Space
 from tunewright.space.facts import machine_facts
 from tunewright.store.dsn import read_dsn
@@ -216,7 +217,7 @@ class PostgresTarget(BaseTarget):
 
     def _fill_foreign(self) -> None:
         with connected(self.dsn) as connection:
-            if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_BENCH,)).fetchone() is None:
+            if not _has_bench(connection):
                 connection.execute(f"CREATE DATABASE {_BENCH}")
         bench = self._bench_conninfo()
         with connected(bench) as connection:
@@ -312,12 +313,18 @@ class PostgresTarget(BaseTarget):
             bring_up(self.dsn, self.restart, snapshot.get("file"))
             with connected(self.dsn) as connection:
                 here = identity(connection)
+                bench_stays = _has_bench(connection)
             if snapshot.get("identity", here) != here:
                 raise ConfigError(
                     f"this is not the PostgreSQL server that was changed (it is {here}, not {snapshot['identity']}); "
                     "say which one is: --target 'postgres:host=... port=...'"
                 )
             alter(self.dsn, self.restart, snapshot["settings"])
+            if bench_stays:
+                originals.notice(
+                    f"the benchmark's database {_BENCH} stays on the server, for further sessions; to remove it: DROP"
+                    f" DATABASE {_BENCH}"
+                )
 
     def cleanup(self, workdir: Path) -> None:
         """Remove our own clusters."""
@@ -359,6 +366,10 @@ class PostgresTarget(BaseTarget):
         if not self.dsn:
             raise ConfigError("say which server: tunewright rollback NAME --target 'postgres:host=... user=...'")
         self.restore(undo)
+
+
+def _has_bench(connection: Any) -> bool:
+    return connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_BENCH,)).fetchone() is not None
 
 
 def _setting(value: Any) -> str:

@@ -72,6 +72,13 @@ class Commands(TyperGroup):
             self.list_commands(ctx)
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; what it reads is noted, so that it is not written over."""
+        from tunewright.store.files import noting_inputs
+
+        with noting_inputs():
+            return super().invoke(ctx)
+
     def _built(self, name: str, build: Callable[[str, CommandInfo | typer.Typer], Any]) -> Any:
         if name in _CORE:
             return build(name, _CORE[name])

@@ -62,13 +62,14 @@ def init(
     from importlib import resources
 
     from tunewright.errors import ConfigError
+    from tunewright.store.outputs import write_text
 
     if file.exists() and not force:
         raise ConfigError(f"{file} exists already; name another file, or add --force to overwrite it")
     if file.suffix != ".toml":
         raise ConfigError(f"{file} must end in .toml, so that 'tunewright tune {file}' knows what it is")
     starter = resources.files("tunewright.cli").joinpath("starter.toml").read_text(encoding="utf-8")
-    file.write_text(starter, encoding="utf-8")
+    write_text(file, starter)
     return {"file": str(file)}
 
 

@@ -85,13 +85,14 @@ def export(
 ) -> None:  # fmt: skip
     """Write everything needed to repeat a session as JSON: versions, seeds, machine facts, all trials."""
     from tunewright.store.export import export as build
+    from tunewright.store.outputs import write_text
 
     with reading(store) as opened:
         document = build(opened, name)
     if output is None:
         emit(document)
         return
-    output.write_text(document_text(document) + "\n", encoding="utf-8")
+    write_text(output, document_text(document) + "\n")
     if as_json:
         emit({"name": name, "file": str(output), "trials": len(document["trials"])})
     else:

@@ -11,6 +11,7 @@ from tunewright.comparing import plot
 from tunewright.comparing.results import Results
 from tunewright.report import pages
 from tunewright.report.words import duration, number
+from tunewright.store.outputs import write_text
 
 _PANELS = 9  # targets that are drawn in one figure; more would make the page too heavy
 
@@ -22,7 +23,7 @@ def write_page(bundle: Results, path: Path) -> Path:
         ConfigError: the file cannot be written.
     """
     filters = {"number": _number, "duration": duration, "percent": _percent}
-    pages.write(path, pages.render("leaderboard.html.j2", _content(bundle), **filters))
+    write_text(path, pages.render("leaderboard.html.j2", _content(bundle), **filters))
     return path
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import ConfigError
+from tunewright.store.outputs import write_text
 
 
 def render(template: str, content: Mapping[str, Any], **filters: Callable[..., str]) -> str:
@@ -17,18 +17,6 @@ def render(template: str, content: Mapping[str, Any], **filters: Callable[..., s
     environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
     environment.filters.update(filters)
     return environment.get_template(template).render(**content)
-
-
-def write(path: Path, page: str) -> None:
-    """Write a page.
-
-    Raises:
-        ConfigError: the file cannot be written.
-    """
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}; name another file with -o") from None
 
 
 def write_figures(path: Path, title: str, subtitle: str, sections: Sequence[tuple[str, Any, str]]) -> None:
@@ -42,4 +30,4 @@ def write_figures(path: Path, title: str, subtitle: str, sections: Sequence[tupl
     Raises:
         ConfigError: the file cannot be written.
     """
-    write(path, render("page.html.j2", {"title": title, "subtitle": subtitle, "sections": sections}))
+    write_text(path, render("page.html.j2", {"title": title, "subtitle": subtitle, "sections": sections}))

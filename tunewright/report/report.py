@@ -11,6 +11,7 @@ from tunewright.report import pages, svg
 from tunewright.report.words import duration, number, verified
 from tunewright.sessions.verdict import contributions
 from tunewright.store.export import shown
+from tunewright.store.outputs import write_text
 from tunewright.target import DECIDED
 
 _MOST_AXES = 12
@@ -26,7 +27,7 @@ def write_report(document: Mapping[str, Any], path: Path) -> None:
     Raises:
         ConfigError: the file cannot be written.
     """
-    pages.write(path, render_report(document))
+    write_text(path, render_report(document))
 
 
 def render_report(document: Mapping[str, Any]) -> str:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from tunewright.report import pages
 from tunewright.report.svg import CHARACTER, COLOURS, WIDTH, cut, key, line, nothing, rect, scale, svg, text, ticks
+from tunewright.store.outputs import check_output, write_text
 
 MOST_BARS = 1200  # of a page
 MOST_ROWS = 64  # of a figure
@@ -120,6 +121,18 @@ def chrome_trace(bars: Sequence[Bar]) -> str:
     return json.dumps({"traceEvents": events, "displayTimeUnit": "ms"})
 
 
+def check_outputs(path: Path) -> Path:
+    """Refuse a page, or a Chrome trace beside it, that may not be written, and return the trace's path.
+
+    Raises:
+        ConfigError: one of them is read by this command, or is no ordinary file.
+    """
+    check_output(path)
+    beside = path.with_suffix(".trace.json")
+    check_output(beside)
+    return beside
+
+
 def write(path: Path, title: str, bars: Sequence[Bar], words: str) -> list[str]:
     """Write the page, and beside it the Chrome trace; returns their paths.
 
@@ -134,7 +147,7 @@ def write(path: Path, title: str, bars: Sequence[Bar], words: str) -> list[str]:
     note = "A row is a place where one thing runs at a time; colours are users. Point at a bar to see what it is."
     if left_out > 0:
         note += f" {left_out:,} bars that come later, or in further rows, are not drawn."
+    beside = check_outputs(path)
     pages.write_figures(path, title, words, [("Who ran where and when", figure(shown, title), note)])
-    beside = path.with_suffix(".trace.json")
-    beside.write_text(chrome_trace(shown), encoding="utf-8")
+    write_text(beside, chrome_trace(shown))
     return [str(path), str(beside)]

@@ -224,7 +224,7 @@ _noticed: ContextVar[list[str] | None] = ContextVar("noticed", default=None)
 
 @contextmanager
 def noticing() -> Iterator[list[str]]:
-    """Collect what :func:`put_back` finds that the user should know."""
+    """Collect what putting back finds that the user should know."""
     texts: list[str] = []
     token = _noticed.set(texts)
     try:
@@ -267,7 +267,8 @@ def _keep(path: Path, data: bytes) -> str:
     return copy
 
 
-def _notice(text: str) -> None:
+def notice(text: str) -> None:
+    """Say something that the user should know; see :func:`noticing`."""
     texts = _noticed.get()
     if texts is not None:
         texts.append(text)
@@ -296,7 +297,7 @@ def put_back(entry: Mapping[str, Any]) -> None:
             moved = Path(os.path.realpath(path))
             if data is None or _inode(moved) != entry.get("inode"):
                 copy = "" if data is None else f"; what it was is kept as {_keep(real, data)}"
-                _notice(f"{real} was made a link by somebody else meanwhile, and is left as it is{copy}")
+                notice(f"{real} was made a link by somebody else meanwhile, and is left as it is{copy}")
                 _say_kept(path, kept)
                 return
             real = moved
@@ -322,7 +323,7 @@ def _remove(path: Path, real: Path, entry: Mapping[str, Any], kept: list[str]) -
                     os.rmdir(made)
             return
         write(real, Path(kept[-1]).read_bytes())  # a later run had written over it
-    _notice(f"{path} was written by somebody else meanwhile, and is left as it is")
+    notice(f"{path} was written by somebody else meanwhile, and is left as it is")
 
 
 def _restore(real: Path, entry: Mapping[str, Any], data: bytes, kept: list[str]) -> None:
@@ -340,7 +341,7 @@ def _restore(real: Path, entry: Mapping[str, Any], data: bytes, kept: list[str])
 def _say_kept(path: Path, kept: list[str]) -> None:
     if kept:
         versions = "that version is" if len(kept) == 1 else f"the {len(kept)} versions are"
-        _notice(f"{path} was changed by somebody else meanwhile; {versions} kept as {', '.join(kept)}")
+        notice(f"{path} was changed by somebody else meanwhile; {versions} kept as {', '.join(kept)}")
 
 
 def _relink(path: Path, entry: Mapping[str, Any], original: bytes | None) -> list[str]:
@@ -349,14 +350,14 @@ def _relink(path: Path, entry: Mapping[str, Any], original: bytes | None) -> lis
         return []
     place = Path(entry.get("place", path))
     if os.path.realpath(path.parent) != str(place.parent):
-        _notice(f"{path} leads elsewhere by now and is left as it is; what was changed is {place}")
+        notice(f"{path} leads elsewhere by now and is left as it is; what was changed is {place}")
     there = os.readlink(place) if place.is_symlink() else None
     if there is None and place.is_dir():
         return []
     if entry["link"] in (there, None):
         return []
     if there is not None:
-        _notice(f"{path} was made to lead to {there} by somebody else meanwhile, and is left so")
+        notice(f"{path} was made to lead to {there} by somebody else meanwhile, and is left so")
         return []
     edited = _foreign(place, entry, original)
     kept = [] if edited is None else [_keep(place, edited)]

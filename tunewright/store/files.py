@@ -24,6 +24,7 @@ import tomllib
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -168,6 +169,35 @@ def printable(text: str, most: int = 300) -> str:
 # -- opening -------------------------------------------------------------------------------------------
 
 
+_inputs: ContextVar[set[tuple[int, int]] | None] = ContextVar("inputs", default=None)
+
+
+@contextmanager
+def noting_inputs() -> Iterator[None]:
+    """Note which files are opened for reading, for as long as a command runs; see :func:`is_input`."""
+    token = _inputs.set(set())
+    try:
+        yield
+    finally:
+        _inputs.reset(token)
+
+
+def note_input(about: os.stat_result) -> None:
+    """Note that the running command reads a file."""
+    inputs = _inputs.get()
+    if inputs is not None:
+        inputs.add((about.st_dev, about.st_ino))
+
+
+def is_input(path: Path) -> bool:
+    """Whether the running command has read this file, under whatever name."""
+    inputs = _inputs.get()
+    if not inputs or not path.exists():
+        return False
+    about = path.stat()
+    return (about.st_dev, about.st_ino) in inputs
+
+
 class _Bounded(io.RawIOBase):
     """The unpacked bytes of a file, as long as they stay within limits."""
 
@@ -221,10 +251,12 @@ def open_file(path: Path, what: str) -> IO[bytes]:
         raise ConfigError(f"cannot read the {what}: there is no {what} {path}") from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the {what} {printable(str(path))}: {reason(error)}") from None
-    kind = stat.S_IFMT(os.fstat(handle).st_mode)
+    about = os.fstat(handle)
+    kind = stat.S_IFMT(about.st_mode)
     if kind != stat.S_IFREG:
         os.close(handle)
         raise ConfigError(f"cannot read the {what} {path}: it is {_OTHERS.get(kind, 'no file')}; give an ordinary file")
+    note_input(about)
     return os.fdopen(handle, "rb")
 
 

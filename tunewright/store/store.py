@@ -24,7 +24,7 @@ from tunewright.errors import ConfigError, HeldError, StoreError, TunewrightErro
 from tunewright.measuring.interrupts import uninterrupted
 from tunewright.space import Space
 from tunewright.store.dsn import HOW_TO_WRITE, read_dsn
-from tunewright.store.files import finite, reason
+from tunewright.store.files import finite, note_input, reason
 from tunewright.store.optuna_tables import OBJECTIVES, TrialTables
 from tunewright.store.paths import check_name, default_url, home
 from tunewright.store.secrets import redact
@@ -94,6 +94,7 @@ class Store:
                 probe.execute("SELECT count(*) FROM sqlite_master").fetchone()
             finally:
                 probe.close()
+            note_input(path.stat())
             storage = optuna.storages.RDBStorage(self.url, engine_kwargs={"connect_args": {"timeout": 10}})
         sqlalchemy.event.listen(storage.engine, "connect", tune)
         storage.engine.dispose()
@@ -179,6 +180,10 @@ class Store:
 
     def _study(self, name: str) -> int:
         if name not in self._ids:
+            try:
+                name.encode()
+            except UnicodeEncodeError:  # words of a command line may be any bytes
+                raise ConfigError(f"no session has the name {name[:40]!a}: it is no UTF-8 text") from None
             try:
                 self._ids[name] = int(self._storage.get_study_id_from_name(name))
             except KeyError:

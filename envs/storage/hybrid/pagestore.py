@@ -15,12 +15,13 @@ import fcntl
 import heapq
 import mmap
 import os
+import stat
 import struct
 import threading
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,27 +120,63 @@ class TierFile:
         self.path = place.directory / "pages.tunewright"
         try:
             place.directory.mkdir(parents=True, exist_ok=True)
-            self._fd, self.direct = self._open()
+            self._fd = self._open()
         except OSError as error:
             raise ConfigError(f"tier {place.name!r} cannot use {place.directory}: {error.strerror}") from None
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back when the file is closed
-        except OSError:
+            self._take_over()
+        except BaseException:
             os.close(self._fd)
-            raise HeldError(
-                f"tier {place.name!r}: another run keeps its pages in {place.directory}; wait for it, or name another"
-            ) from None
+            raise
         self.slots = max(slots, os.fstat(self._fd).st_size // PAGE)
         self._lock = threading.Lock()
         self._free = list(range(self.slots))  # a heap: low slots first, so that pages written together lie together
         self._local = threading.local()
 
-    def _open(self) -> tuple[int, bool]:
-        flags = os.O_RDWR | os.O_CREAT
+    def _open(self) -> int:
+        # a link would lead to a file of somebody else's, and a pipe would block
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        with suppress(FileExistsError):
+            os.close(os.open(self.path, flags | os.O_CREAT | os.O_EXCL, 0o600))
+        if not stat.S_ISREG(os.lstat(self.path).st_mode):
+            raise self._foreign()
         try:
-            return os.open(self.path, flags | os.O_DIRECT | os.O_DSYNC, 0o600), True
+            return os.open(self.path, flags | os.O_DIRECT | os.O_DSYNC)
         except OSError:  # tmpfs of older kernels knows no direct I/O
-            return os.open(self.path, flags, 0o600), False
+            return os.open(self.path, flags)
+
+    def _take_over(self) -> None:
+        """Lock the file, and see that it is ours: it is empty, or a page's mark stands in one of its slots.
+
+        Raises:
+            HeldError: another run has it.
+            ConfigError: it is somebody else's.
+        """
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back when the file is closed
+        except OSError:
+            raise HeldError(
+                f"tier {self.place.name!r}: another run keeps its pages in {self.place.directory}; wait for it, or name"
+                " another"
+            ) from None
+        about = os.fstat(self._fd)
+        if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+            raise self._foreign()
+        if about.st_size and not self._marked(about.st_size):
+            raise self._foreign()
+
+    def _marked(self, size: int) -> bool:
+        """Whether every slot that holds anything begins as a page does; a killed run leaves holes and torn slots."""
+        with open(self.path, "rb") as file:
+            heads = (os.pread(file.fileno(), len(_MAGIC), begin) for begin in range(0, size, PAGE))
+            held = {head for head in heads if head.strip(b"\0")}
+        return held == {_MAGIC}
+
+    def _foreign(self) -> ConfigError:
+        return ConfigError(
+            f"tier {self.place.name!r}: {self.path} is not a file of pages that tunewright made, and is left as it is; "
+            "name another directory"
+        )
 
     def close(self) -> None:
         """Close the file; it stays where it is."""
