@@ -59,7 +59,9 @@ def description(plugin: Any) -> str:
     module = sys.modules[plugin.__module__]
     if isinstance(kind, str):
         kind = getattr(module, kind, None)
-    text = inspect.getdoc(kind if inspect.isclass(kind) and kind is not BaseTarget else module)
+    # a shared base class is not what the target is: the module says so then
+    own = inspect.isclass(kind) and kind.__module__ == getattr(module, "__name__", "")
+    text = inspect.getdoc(kind if own else module)
     return (text or "").split("\n")[0].replace("``", "")
 
 
