@@ -17,6 +17,7 @@ from statistics import NormalDist
 from typing import Any
 
 from tunewright.knowledge.workload import likeness, traits
+from tunewright.measuring.protocol import values_of
 from tunewright.space import Space
 from tunewright.space.parameters import Value
 from tunewright.space.space import single_change
@@ -136,12 +137,15 @@ def from_session(document: Mapping[str, Any], about: str = "", quotes: Mapping[s
     for a, b, parameter in pairs:
         effect = sign * math.log(a["scores"][name] / b["scores"][name])
         better, worse = (a, b) if effect > 0 else (b, a)
-        error = spread * math.sqrt(sum(1.0 / max(_runs(t, who), 1) for t in (a, b) for who in ("candidate", "default")))
+        error = spread * math.sqrt(
+            sum(1.0 / max(_runs(t, who, name), 1) for t in (a, b) for who in ("candidate", "default"))
+        )
         if abs(effect) <= max(sure * error, LEAST):
             continue
         proof = Evidence(
             session=document["name"], better=better["number"], worse=worse["number"], effect=math.exp(abs(effect)),
-            noise=error, runs=sum(_runs(t, "candidate") for t in (a, b)), date=str(document.get("created", ""))[:19],
+            noise=error, runs=sum(_runs(t, "candidate", name) for t in (a, b)),
+            date=str(document.get("created", ""))[:19],
             beside={n: v for n, v in better["config"].items() if n != parameter and document["default"].get(n) != v},
         )  # fmt: skip
         rules.append(
@@ -167,8 +171,8 @@ def _verified(trial: dict[str, Any], document: Mapping[str, Any], name: str, sig
     return {**trial, "scores": {name: default * compared["value"] ** sign}, "runs": verdict["runs"]}
 
 
-def _runs(trial: Mapping[str, Any], of: str) -> int:
-    return sum(r["of"] == of for r in trial["runs"])
+def _runs(trial: Mapping[str, Any], of: str, name: str) -> int:
+    return len(values_of(trial["runs"], of, name))
 
 
 def _spread(document: Mapping[str, Any], name: str) -> float:
@@ -176,9 +180,7 @@ def _spread(document: Mapping[str, Any], name: str) -> float:
     squares, freedom = 0.0, 0
     for trial in document["trials"]:
         for of in ("candidate", "default"):
-            logs = [
-                math.log(r["values"][name]) for r in trial["runs"] if r["of"] == of and r["values"].get(name, 0) > 0
-            ]
+            logs = [math.log(value) for value in values_of(trial["runs"], of, name) if value > 0]
             if len(logs) > 1:
                 mean = sum(logs) / len(logs)
                 squares += sum((v - mean) ** 2 for v in logs)

@@ -5,11 +5,14 @@ from multiprocessing import get_context
 import pytest
 from targets import Guarded, Misbehaving, Stumbling
 
+from tunewright.comparing.rows import _verified
 from tunewright.errors import ConfigError, TargetError, UnknownNameError
+from tunewright.report.report import render_report
 from tunewright.sessions.session import Session
 from tunewright.sessions.verdict import summary
 from tunewright.sessions.watcher import Watcher
 from tunewright.space import Choice, Int, Space
+from tunewright.store.export import export
 from tunewright.store.plan import Plan
 from tunewright.store.store import Store
 from tunewright.target import BaseTarget, Measurement, Metric
@@ -377,6 +380,10 @@ def test_a_session_survives_a_tenth_of_runs_that_fail(level, store, tmp_path):
     target = Stumbling(tmp_path, {n for n in range(1000) if n % 10 in (0, 7) and n % 20 != 10})
     verdict = create(store, target=target, tuner="grid", trust=level).run(trials=2)
     assert verdict.improved and "Runs that failed and were repeated:" in verdict.sentence
+    document = export(store, "a")
+    assert "winner, verified" in render_report(document), "runs without values are left out of its figures"
+    pairs = _verified(document["verdict"], target.metrics[0])
+    assert len(pairs) == verdict.comparisons["speed"].pairs and all(c > d for c, d in pairs), "nor do they shift pairs"
 
 
 def test_a_winner_that_fails_more_often_than_the_default_is_not_called_an_improvement(store, tmp_path):

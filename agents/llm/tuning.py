@@ -18,6 +18,7 @@ from tunewright.agents.llm.client import Ledger
 from tunewright.knowledge.evidence import Observations
 from tunewright.knowledge.retrieval import Index
 from tunewright.knowledge.rules import Rule
+from tunewright.measuring.protocol import values_of
 from tunewright.space import Config, Space
 from tunewright.space.parameters import Choice
 from tunewright.store.secrets import redact
@@ -270,12 +271,12 @@ def _line(trial: Trial, problem: Problem) -> str:
     changes = json.dumps(problem.space.changes(trial.config), default=str) if trial.number else "the default"
     if not trial.ok:
         return f"#{trial.number} {changes}: {trial.status}: {quoted(redact(trial.reason))}"
-    runs = [float(r["values"][name]) for r in trial.runs if r.get("of") == "candidate" and name in r.get("values", {})]
+    runs = values_of(trial.runs, "candidate", name)
     spread = ""
     if len(runs) > 1:
         percent = 100 * statistics.pstdev(runs) / abs(statistics.fmean(runs))
         spread = f", {len(runs)} runs from {min(runs):.5g} to {max(runs):.5g} (spread {percent:.1f} %)"
-    beside = sum(r.get("of") == "default" for r in trial.runs)
+    beside = len(values_of(trial.runs, "default", name))
     ratio = "" if trial.ratio is None else f", ratio to the default {trial.ratio:.3f}"
     if ratio and trial.number:
         ratio += f" (default runs beside it: {beside})" if beside else ""

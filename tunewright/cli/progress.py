@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from tunewright.measuring.protocol import values_of
 from tunewright.report.words import duration, number, settings
 from tunewright.sessions.watcher import View, Watcher
 from tunewright.store.secrets import redact
@@ -28,7 +29,7 @@ def spread(session: View, trial: Trial) -> str:
     """Show a trial's ratio with an approximate 95 % interval from the noise seen so far."""
     if trial.ratio is None or trial.ratio <= 0:
         return ""
-    runs = max(sum(r["of"] == "candidate" for r in trial.runs), 1)
+    runs = max(len(values_of(trial.runs, "candidate", session.objectives[0].name)), 1)
     half = 1.96 * session.noise() * math.sqrt(2 / runs)
     if trial.step == 0 or session.target.exact:
         return f"{trial.ratio:.2f}×"

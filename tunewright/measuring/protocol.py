@@ -346,6 +346,15 @@ def _until_it_works(of: str, run: Callable[[], Measurement], runs: list[dict[str
             )
 
 
+def values_of(runs: Sequence[Mapping[str, Any]], of: str, metric: str) -> list[float]:
+    """Return a metric's values of one side's runs; runs that failed have none.
+
+    >>> values_of([{"of": "default", "values": {"s": 2.0}}, {"of": "default", "values": {}}], "default", "s")
+    [2.0]
+    """
+    return [float(r["values"][metric]) for r in runs if r["of"] == of and r.get("values", {}).get(metric) is not None]
+
+
 def failures(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:
     """Return how many runs failed, and of how many, for the candidate and the default."""
     return {

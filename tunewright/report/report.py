@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunewright.measuring.protocol import values_of
 from tunewright.report import pages, svg
 from tunewright.report.words import duration, number, verified
 from tunewright.sessions.verdict import contributions
@@ -201,13 +202,10 @@ def _places(values: list[Any]) -> dict[str, float]:
 
 def _noise(decided: list[dict[str, Any]], verdict: Mapping[str, Any] | None, name: str, label: str) -> Any:
     during = [
-        r["values"][name]
-        for t in decided
-        for r in t["runs"]
-        if name in r.get("values", {}) and r["of"] == ("candidate" if t["step"] == 0 else "default")
+        value for t in decided for value in values_of(t["runs"], "candidate" if t["step"] == 0 else "default", name)
     ]
     groups: list[tuple[str, list[float]]] = [("default, during trials", during)]
     if verdict:
         for of, text in (("default", "default, verified"), ("candidate", "winner, verified")):
-            groups.append((text, [r["values"][name] for r in verdict["runs"] if r["of"] == of]))
+            groups.append((text, values_of(verdict["runs"], of, name)))
     return svg.strip(groups, label)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tunewright.measuring.protocol import Baseline
+from tunewright.measuring.protocol import Baseline, values_of
 from tunewright.sessions.setup import Setup
 from tunewright.store.store import Store
 from tunewright.tuner import Trial, best_trial
@@ -78,11 +78,7 @@ class Trials:
         name, runs = self._setup.objectives[0].name, []
         for trial in self.decided:
             of = "candidate" if trial.step == 0 else "default"
-            runs += [
-                math.log(r["values"][name])
-                for r in trial.runs
-                if r["of"] == of and r.get("values", {}).get(name, 0) > 0
-            ]
+            runs += [math.log(value) for value in values_of(trial.runs, of, name) if value > 0]
         if len(runs) < 2:
             return 0.0
         return float(1.4826 * np.median(np.abs(np.array(runs) - np.median(runs)))) or float(np.std(runs))
