@@ -207,9 +207,8 @@ class CommandTarget(BaseTarget):
 
     def _write_files(self, names: Mapping[str, str | None]) -> None:
         for file in self.description.files:
-            lines = [filled for line in file.text.splitlines() if (filled := fill(line, names)) is not None]
             path = self.description.cwd / (fill(file.path, names) or "")
-            originals.write(path, ("\n".join(lines) + "\n").encode(), self._saved.get(os.path.abspath(path)))
+            originals.write(path, (_filled(file.text, names) + "\n").encode(), self._saved.get(os.path.abspath(path)))
 
     def _lasting_hooks(self) -> list[str]:
         return [hook for hook in ("apply", "rollback") if hook in self.description.hooks]
@@ -284,8 +283,7 @@ class CommandTarget(BaseTarget):
         if not self._mentioned():
             parts = ["\n".join(f"{n} = {v}" for n, v in config.items())]
         for file in self.description.files:
-            lines = [filled for line in file.text.splitlines() if (filled := fill(line, names)) is not None]
-            parts.append(f"# {file.path}\n" + "\n".join(lines))
+            parts.append(f"# {file.path}\n{_filled(file.text, names)}")
         return "\n\n".join(parts)
 
     def _mentioned(self) -> bool:
@@ -332,6 +330,11 @@ def fill(text: str, names: Mapping[str, str | None]) -> str | None:
     if any(names.get(name, "") is None for name in _PLACE.findall(text)):
         return None
     return _PLACE.sub(lambda match: str(names.get(match[1], match[0])), text)
+
+
+def _filled(template: str, names: Mapping[str, str | None]) -> str:
+    """Return a file's text, without the lines of parameters that are not active."""
+    return "\n".join(filled for line in template.splitlines() if (filled := fill(line, names)) is not None)
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:

@@ -34,7 +34,7 @@ from tunewright.errors import ConfigError, missing_extra, unknown
 from tunewright.space import Choice, Config, Constraint, Int, Param, Real, Space, Value
 from tunewright.space.space import Cube
 from tunewright.store.files import check_size, parsing, printable, read_text, read_toml
-from tunewright.target import BaseTarget, Budget, Measurement, Metric
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, check_options
 
 _OPTIONS = {
     "objective": "column to optimise (the last one)",
@@ -59,9 +59,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> TableTarget:
     """Entry point: the argument is the path of the CSV file, plain or gzipped."""
     if not argument:
         raise ConfigError("say which table: table:FILE.csv or table:FILE.csv.gz")
-    for name in options:
-        if name not in _OPTIONS:
-            raise unknown("option of target table", name, _OPTIONS)
+    check_options("table", options, _OPTIONS)
     path = Path(argument)
     header, rows = _read(path)
     return TableTarget(path, header, rows, {**_descriptor(path), **_numbers(options)})

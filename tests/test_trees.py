@@ -6,28 +6,13 @@ import subprocess
 import sys
 
 import pytest
+from users_world import HEAD
 
 from tunewright.envs.command import CommandTarget
 from tunewright.envs.command_file import load_description
 from tunewright.sessions import workfolder
 from tunewright.store import trees
 from tunewright.target import Budget
-
-DESCRIPTION = """
-[target]
-name = "app"
-command = ["sh", "-c", "{run}; echo v: {x}"]
-[[parameter]]
-name = "x"
-type = "int"
-low = 1
-high = 9
-default = 1
-[[metric]]
-name = "v"
-direction = "max"
-regex = 'v: ([0-9.]+)'
-"""
 
 
 @pytest.fixture
@@ -84,7 +69,7 @@ def test_a_work_folder_with_a_mount_keeps_its_mark(tmp_path, mounted):
 
 
 def test_a_run_that_leaves_a_mount_fails_and_says_where(tmp_path, monkeypatch):
-    (tmp_path / "app.toml").write_text(DESCRIPTION.replace("{run}", "mkdir {rundir}/m && touch {rundir}/m/precious"))
+    (tmp_path / "app.toml").write_text(HEAD.replace("{run}", "mkdir {rundir}/m && touch {rundir}/m/precious"))
     runs = tmp_path / "tunewright-runs"
     monkeypatch.setattr(trees, "mount_points", lambda: frozenset(map(str, runs.glob("run-*/m"))))
     target = CommandTarget(load_description(tmp_path / "app.toml"))

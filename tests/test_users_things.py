@@ -6,7 +6,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from users_world import TUNEWRIGHT, Run, differences, facts, give_away, kill_marked, note, plant, strays, tree, until
+from users_world import (
+    HEAD,
+    TUNEWRIGHT,
+    Run,
+    differences,
+    facts,
+    give_away,
+    kill_marked,
+    note,
+    plant,
+    strays,
+    tree,
+    until,
+)
 
 from tunewright.errors import TunewrightError
 from tunewright.plugins import open_target
@@ -15,21 +28,6 @@ from tunewright.store.plan import Plan
 from tunewright.store.store import Store
 from tunewright.testing import Sphere
 
-HEAD = """
-[target]
-name = "app"
-command = ["sh", "-c", "{run}; echo v: {x}"]
-[[parameter]]
-name = "x"
-type = "int"
-low = 1
-high = 9
-default = 1
-[[metric]]
-name = "v"
-direction = "max"
-regex = 'v: ([0-9.]+)'
-"""
 FILE = '[[file]]\npath = "{path}"\ncontent = "x={x} from us\\n"\n'
 
 

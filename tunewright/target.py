@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -275,6 +275,13 @@ class BaseTarget:
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Undo ``apply``, whole or interrupted; must be safe to repeat."""
         raise ConfigError(f"target {self.name!r} cannot roll back")
+
+
+def check_options(target: str, options: Iterable[str], known: Collection[str]) -> None:
+    """Raise UnknownNameError where a target has no option of a name."""
+    for name in options:
+        if name not in known:
+            raise unknown(f"option of target {target}", name, known)
 
 
 def numeric_options(target: str, options: Mapping[str, Any], defaults: Mapping[str, float]) -> dict[str, Any]:

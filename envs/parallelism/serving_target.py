@@ -25,7 +25,7 @@ from tunewright.envs.parallelism.serving_search import shortage
 from tunewright.envs.parallelism.steptime import BACKENDS
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Choice, Config, Constraint, Int, Space
-from tunewright.target import BaseTarget, Budget, Measurement, Metric
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, check_options
 
 LOADS = {
     "chat": ("short prompts, short answers", Load(rate=20.0, isl=1000, osl=300, ttft_s=1.0, tpot_s=0.05)),
@@ -218,9 +218,7 @@ def open_serve(argument: str, options: Mapping[str, Any]) -> ServePlanTarget:
     Raises:
         ConfigError: an option is wrong.
     """
-    for name in options:
-        if name not in ServePlanTarget.options:
-            raise unknown("option of target serveplan", name, ServePlanTarget.options)
+    check_options("serveplan", options, ServePlanTarget.options)
     model = str(options.get("model", argument or "llama3-70b"))
     service = Service(
         model=models.load(model),

@@ -14,7 +14,7 @@ from tunewright.envs.parallelism.training import OVERLAP, RECOMPUTE, Job
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config, Constraint, Space
 from tunewright.space.parameters import Choice, Int, Param
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, check_options, numeric_options
 
 
 @dataclass(frozen=True)
@@ -234,9 +234,7 @@ def open_train(argument: str, options: Mapping[str, Any]) -> TrainPlanTarget:
     Raises:
         ConfigError: an option is wrong, or the job fits nowhere.
     """
-    for name in options:
-        if name not in TrainPlanTarget.options:
-            raise unknown("option of target trainplan", name, TrainPlanTarget.options)
+    check_options("trainplan", options, TrainPlanTarget.options)
     name = argument or "bloom"
     if name not in PRESETS:
         raise unknown("training job", name, PRESETS)

@@ -18,7 +18,7 @@ from typing import Any
 
 from tunewright.errors import ConfigError, TargetError, missing_extra, unknown
 from tunewright.space import Choice, Config, Constraint, Space
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, check_options, numeric_options
 
 NEEDS = {"torch": "rl"}
 TOLERANCE = 0.05  # of the loss, in nats; bfloat16 moves it by some thousandths
@@ -81,9 +81,7 @@ def open_target(argument: str, options: Mapping[str, Any]) -> TorchTrain:
     """
     if argument:
         raise ConfigError(f"target 'torch-train' takes no argument, not {argument!r}")
-    for name in options:
-        if name not in TorchTrain.options:
-            raise unknown("option of target torch-train", name, TorchTrain.options)
+    check_options("torch-train", options, TorchTrain.options)
     given = numeric_options("torch-train", {k: v for k, v in options.items() if k == "steps"}, {"steps": 0.0})
     device = str(options.get("device", "auto"))
     if device not in ("auto", "cpu", "cuda"):

@@ -147,6 +147,7 @@ def serving(
     from tunewright.envs.scheduling.serving.state import REJECTED
     from tunewright.envs.scheduling.serving.trace import load
     from tunewright.report.timeline import check_outputs, write
+    from tunewright.store.files import finite
 
     L.check(
         "--", speed=speed, requests=limit, ttft=ttft_s, tpot=tpot_s, error=error, tp=tp, prefill_gpus=prefill_gpus,
@@ -181,7 +182,7 @@ def serving(
         document["check"] = check_serving(requests, system, knobs, limits)
     if timeline:
         document["files"] = write(timeline, f"{requests.source}, policy {policy}", bars_of_serving(o), system.words)
-    return M.finite(document)  # type: ignore[no-any-return]
+    return finite(document)  # type: ignore[no-any-return]
 
 
 @command(app, "spark", _show)
@@ -213,11 +214,10 @@ def spark(
     """Run jobs of many users on the cores of one Spark application: response times, slowdowns, fairness."""
     from tunewright.envs.scheduling import limits as L
     from tunewright.envs.scheduling.inspection import bars_of_spark, check_spark
-    from tunewright.envs.scheduling.serving.simulate import finite
     from tunewright.envs.scheduling.spark import jobs as J
     from tunewright.envs.scheduling.spark import simulate as M
     from tunewright.report.timeline import check_outputs, write
-    from tunewright.store.files import check_size
+    from tunewright.store.files import check_size, finite
 
     L.check(
         "--", cores=cores, users=users, jobs=jobs, partition_s=partition_s, noise=noise, overhead=overhead_s, seed=seed
@@ -278,9 +278,9 @@ def cluster(
     from tunewright.envs.scheduling.cluster import jobs as J
     from tunewright.envs.scheduling.cluster import simulate as M
     from tunewright.envs.scheduling.inspection import bars_of_cluster, check_cluster
-    from tunewright.envs.scheduling.serving.simulate import finite
     from tunewright.errors import ConfigError
     from tunewright.report.timeline import check_outputs, write
+    from tunewright.store.files import finite
 
     L.check("--", speed=speed, load=load, jobs=limit, seed=seed)
     changes: dict[str, Any] = {}

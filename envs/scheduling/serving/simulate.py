@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -400,14 +399,3 @@ def stability(outcome: Outcome) -> tuple[bool, str]:
                 " replicas"
             )
     return True, ""
-
-
-def finite(document: Any) -> Any:
-    """Return a document without infinite numbers, which JSON cannot hold."""
-    if isinstance(document, dict):
-        return {name: finite(value) for name, value in document.items()}
-    if isinstance(document, list | tuple):
-        return [finite(value) for value in document]
-    if isinstance(document, float) and not math.isfinite(document):
-        return None
-    return document

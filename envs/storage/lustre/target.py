@@ -13,7 +13,7 @@ from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.params import commands, space
 from tunewright.errors import ConfigError, unknown
 from tunewright.space import Config
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, check_options, numeric_options
 
 
 class LustreModel(BaseTarget):
@@ -88,9 +88,7 @@ def open_target(argument: str, options: Mapping[str, Any]) -> BaseTarget:
         ConfigError: an option is wrong, or the directory is not on Lustre.
     """
     known = REAL if argument else MODEL
-    for name in options:
-        if name not in known:
-            raise unknown(f"option of target lustre{':DIRECTORY' if argument else ''}", name, known)
+    check_options(f"lustre{':DIRECTORY' if argument else ''}", options, known)
     if not argument:
         return _open_model(options)
     from tunewright.envs.storage.lustre.real import LustreReal
