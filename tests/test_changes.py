@@ -7,6 +7,7 @@ import pytest
 from changing import HOLDER, ROOT, begun, command, killed_session, python
 from targets import Guarded
 
+from tunewright.comparing.playing import _record
 from tunewright.errors import ConfigError, HeldError, StoreError, TargetError
 from tunewright.sessions import workfolder
 from tunewright.sessions.changes import Journal, Owner, changing, document, restoring
@@ -131,14 +132,14 @@ def test_configurations_applied_on_top_of_each_other_come_off_in_turn(tmp_path, 
 
 
 @pytest.mark.slow
-def test_apply_writes_its_undo_before_it_changes_anything(tmp_path, cli):
+def test_apply_writes_its_undo_before_it_changes_anything(tmp_path, cli, cli_process):
     conf, store = tmp_path / "server.conf", f"sqlite:///{tmp_path / 'one.db'}"
     conf.write_text("v: 7\n")
     hook = '[hooks]\napply = ["sh", "-c", "test ! -e deadly || kill -9 $PPID"]\n'
     command(tmp_path, extra=hook)
     cli("tune", tmp_path / "my.toml", "--store", store, "--name", "a", "-n", 4, "--trust", "fast", "--tuner", "random")
     (tmp_path / "deadly").touch()
-    cli("apply", "a", "--store", store, "--force", code=-signal.SIGKILL)
+    cli_process("apply", "a", "--store", store, "--force", code=-signal.SIGKILL)  # the hook kills its parent
     assert conf.read_text() != "v: 7\n"
     (tmp_path / "deadly").unlink()
     cli("rollback", "a", "--store", store)
@@ -307,6 +308,7 @@ def test_a_session_that_was_killed_while_it_was_made_does_not_keep_its_name(stor
     import optuna
 
     store.optuna.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "a")  # all that there was time for
+    assert _record(store, "a") == {}, "a tournament plays its game as if it had never begun"
     with Session.create(Plan(target="t", tuner="random"), "a", store, target=Guarded()) as session:
         session.run(trials=2, verify=False)
     with pytest.raises(ConfigError, match="exists already"):

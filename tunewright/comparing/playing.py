@@ -93,9 +93,9 @@ def _run(game: Game, store: Store, work: str, how: dict[str, Any]) -> None:
 
 
 def _record(store: Store, name: str) -> dict[str, Any]:
-    """Return what a store holds of a session; nothing if there is none."""
+    """Return what a store holds of a session; nothing if there is none, or it was killed while it was made."""
     try:
-        return store.session(name)
+        return {} if store.unborn(name) else store.session(name)
     except UnknownNameError:
         return {}
 

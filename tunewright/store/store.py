@@ -158,7 +158,7 @@ class Store:
                 study = self._storage.create_new_study([sides[d] for d in directions], name)
             except optuna.exceptions.DuplicatedStudyError:
                 study = self._study(name)
-                if not self._unborn(study):
+                if not self.unborn(name):
                     raise ConfigError(
                         f"a session named {name!r} exists already; continue it with 'tunewright resume {name}', "
                         "or choose another --name"
@@ -169,9 +169,17 @@ class Store:
             if objectives:  # names of the objectives for Optuna's own plots
                 self._storage.set_study_system_attr(study, OBJECTIVES, list(objectives))
 
-    def _unborn(self, study: int) -> bool:
-        """Whether a study is what is left of a session that was killed while it was made: nothing but a name."""
-        return not self._storage.get_study_user_attrs(study) and not self._storage.get_all_trials(study, deepcopy=False)
+    def unborn(self, name: str) -> bool:
+        """Whether a name is all that is left of a session that was killed while it was made; ``create`` takes it over.
+
+        Raises:
+            UnknownNameError: there is no such name.
+        """
+        with self._errors(reading=True):
+            study = self._study(name)
+            return not self._storage.get_study_user_attrs(study) and not self._storage.get_all_trials(
+                study, deepcopy=False
+            )
 
     def names(self) -> list[str]:
         """Return the names of all sessions, oldest first."""
