@@ -191,6 +191,27 @@ def test_tuned_settings_can_be_chosen():
         open_target("", {"parameters": "wrok_mem"})
 
 
+@pytest.mark.parametrize("failures", [1, 2])
+def test_initdb_is_tried_twice_and_says_why_it_fails(failures, monkeypatch, tmp_path):
+    places = []
+
+    def run(words, **kwargs):
+        place = Path(words[2])
+        assert place.is_dir() and place not in places
+        places.append(place)
+        code, said = (1, "FATAL:  no space left\ninitdb: removing contents") if len(places) <= failures else (0, "")
+        return subprocess.CompletedProcess(words, code, stderr=said)
+
+    monkeypatch.setattr(own.subprocess, "run", run)
+    if failures == 2:
+        with pytest.raises(TargetError, match=r"^initdb failed: FATAL:  no space left$"):
+            own.make_cluster(tmp_path / "cluster", {})
+        assert not any(tmp_path.iterdir())
+    else:
+        own.make_cluster(tmp_path / "cluster", {"work_mem": "1MB"})
+        assert [p.name for p in tmp_path.iterdir()] == ["cluster"]
+
+
 @pytest.fixture
 def restartable(tmp_path):
     """A foreign server under a service manager of sorts: a command that restarts it."""

@@ -110,38 +110,43 @@ def _as_user() -> dict[str, Any]:
 
 
 def make_cluster(folder: Path, settings: Mapping[str, str]) -> None:
-    """Run initdb; the directory appears whole or not at all."""
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".initdb-"))
-    if server_user() is not None:
-        entry = pwd.getpwnam(str(server_user()))
-        os.chown(unfinished, entry.pw_uid, entry.pw_gid)
-    try:
-        done = subprocess.run(
-            [
-                binaries() / "initdb",
-                "-D",
-                unfinished,
-                "-U",
-                ROLE,
-                "--auth=trust",
-                "--encoding=UTF8",
-                "--no-locale",
-                "--no-sync",
-            ],
-            capture_output=True,
-            text=True,
-            cwd="/",
-            **_as_user(),
-        )
-        if done.returncode:
-            raise TargetError(
-                f"initdb failed: {done.stderr.strip().splitlines()[-1] if done.stderr.strip() else done.returncode}"
+    """Run initdb; the directory appears whole or not at all.
+
+    Raises:
+        TargetError: initdb fails twice; the message is its own.
+    """
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".initdb-", ignore_cleanup_errors=True) as made:
+        if server_user() is not None:
+            os.chmod(made, 0o711)
+        # a second try in another directory: the first one's inode number names its shared memory, which may be taken
+        for again, place in enumerate((Path(made, "first"), Path(made, "second"))):
+            place.mkdir()
+            if server_user() is not None:
+                entry = pwd.getpwnam(str(server_user()))
+                os.chown(place, entry.pw_uid, entry.pw_gid)
+            words = [binaries() / "initdb", "-D", place, "-U", ROLE, "--auth=trust", "--encoding=UTF8"]
+            done = subprocess.run(
+                [*words, "--no-locale", "--no-sync"], capture_output=True, text=True, cwd="/", **_as_user()
             )
-        with open(unfinished / "postgresql.conf", "a", encoding="utf-8") as file:
+            if done.returncode == 0:
+                break
+            if again:
+                raise TargetError(
+                    f"initdb failed: {serious_lines(done.stderr.splitlines()) or f'exit code {done.returncode}'}"
+                )
+        with open(place / "postgresql.conf", "a", encoding="utf-8") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
-        os.rename(unfinished, folder)
-    finally:
-        remove_tree(unfinished)
+        os.rename(place, folder)
+
+
+def serious_lines(lines: list[str]) -> str:
+    """Return the last two lines in which one of PostgreSQL's programs says what went wrong, or its last ones.
+
+    >>> serious_lines(["ok", "FATAL:  no space", "child process exited with exit code 1", "initdb: removing it"])
+    'FATAL:  no space'
+    """
+    serious = [x for x in lines if any(word in x for word in ("FATAL", "ERROR", "PANIC", "DETAIL", "error:"))]
+    return " ".join(x.split("] ")[-1].strip() for x in (serious or lines)[-2:])[:400]
 
 
 def copy_cluster(source: Path, folder: Path) -> None:
@@ -214,11 +219,7 @@ class Server:
     def _last_words(self) -> str:
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").splitlines()
-        serious = [line for line in lines if "FATAL" in line or "ERROR" in line or "PANIC" in line or "DETAIL" in line]
-        return (
-            " ".join(line.split("] ")[-1] for line in (serious or lines)[-2:])[:400]
-            or f"exit code {self.process.returncode}"
-        )
+        return serious_lines(lines) or f"exit code {self.process.returncode}"
 
     def stop(self) -> None:
         """Shut down fast, and for sure."""
