@@ -163,12 +163,13 @@ def _verified(trial: dict[str, Any], document: Mapping[str, Any], name: str, sig
     """Return a trial; the winner with what its fresh runs gave, because the best of many trials was also lucky."""
     verdict = document.get("verdict")
     default = next((t["scores"][name] for t in document["trials"] if t["step"] == 0 and t["status"] == "ok"), None)
-    if not verdict or trial["config"] != verdict["config"] or default is None:
+    if not verdict or trial["number"] != verdict["number"] or default is None:
         return trial
-    compared = verdict["comparisons"][name]
+    whole = verdict.get("pruned") or verdict  # what was recommended may be less than the trial
+    compared = whole["comparisons"][name]
     if compared["kind"] != "ratio":
         return trial
-    return {**trial, "scores": {name: default * compared["value"] ** sign}, "runs": verdict["runs"]}
+    return {**trial, "scores": {name: default * compared["value"] ** sign}, "runs": whole["runs"]}
 
 
 def _runs(trial: Mapping[str, Any], of: str, name: str) -> int:

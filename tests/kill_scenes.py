@@ -96,7 +96,8 @@ def _play(world: World, life: Life, rng: Random, mark: str) -> None:
             if not ended:
                 break
             _check_end(world, life, run, kind, dirty, names)
-            dirty = world.applies and (dirty or kind == "apply") and kind != "rollback"
+            unborn = any(words in run.text for words in _UNBORN)  # then it put nothing back
+            dirty = (dirty and unborn) or (world.applies and (dirty or kind == "apply") and kind != "rollback")
             if not dirty:
                 _check_world(world, life, mark, f"after {kind} that nobody killed", exact=kind == "resume")
             if kind in ("tune", "new"):

@@ -274,6 +274,26 @@ def test_a_signal_stops_cleanly_and_the_session_resumes(cli, tmp_path, url, numb
     assert again["trials"] == sum(t["status"] == "ok" for t in shown["trials"]) + 1
 
 
+def test_a_second_signal_at_the_very_end_is_no_traceback(monkeypatch):
+    """It may come while the handlers of before are put back, when no command is there any more to handle it."""
+    from tunewright.cli import app
+
+    def ended(argv):
+        real = signal.signal
+
+        def set_handler(number, handler):
+            monkeypatch.setattr(signal, "signal", real)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(signal, "signal", set_handler)
+        return 130
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(app, "_exit_code", ended)
+    assert app.main(["list"]) == 130
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_two_runs_of_one_session_at_once(cli, tmp_path, url):
     process = start(tmp_path, url)
     try:

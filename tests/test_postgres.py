@@ -197,7 +197,7 @@ def test_initdb_is_tried_twice_and_says_why_it_fails(failures, monkeypatch, tmp_
 
     def run(words, **kwargs):
         place = Path(words[2])
-        assert place.is_dir() and place not in places
+        assert place.is_dir() and words[1] == "-D" and place not in places
         places.append(place)
         code, said = (1, "FATAL:  no space left\ninitdb: removing contents") if len(places) <= failures else (0, "")
         return subprocess.CompletedProcess(words, code, stderr=said)

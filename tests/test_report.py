@@ -2,11 +2,13 @@ import itertools
 import re
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
 from targets import Guarded
 
 from tunewright.errors import ConfigError
-from tunewright.report.report import importance, render_report, write_report
+from tunewright.report.importance import importance
+from tunewright.report.report import render_report, write_report
 from tunewright.report.svg import ticks
 from tunewright.report.timeline import Bar, figure, rows_of
 from tunewright.sessions.session import Session
@@ -30,7 +32,8 @@ def test_it_has_every_part(store):
     text = page(store)
     for part in (
         "History",
-        "Which parameters mattered",
+        "What a model of the trials goes by",
+        "What each change gives",
         "Parallel coordinates",
         "Noise",
         "All trials",
@@ -45,8 +48,8 @@ def test_it_has_every_part(store):
 def test_figures_are_well_formed_and_hold_every_trial(store):
     text = page(store, target=Sphere(noise=0.05))
     figures = [ElementTree.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", text, re.S)]
-    assert len(figures[0].findall("circle")) == 12
-    assert len(figures[2].findall("polyline")) == 12
+    assert len(figures[1].findall("circle")) == 12
+    assert sum(len(f.findall("polyline")) == 12 for f in figures) == 1
 
 
 def test_everything_is_escaped(store):
@@ -93,7 +96,25 @@ def test_importance_finds_the_parameter_that_matters(store):
             return Measurement(values={"loss": 1 + config["x1"] ** 2})
 
     page(store, One(), trials=40)
-    assert importance(export(store, "a"))[0][0] == "x1"
+    shares, explained = importance(export(store, "a"))
+    assert shares[0][0] == "x1" and shares[0][1] > 0.8 and explained > 0.8
+
+
+def test_a_model_that_predicts_nothing_is_not_shown(store):
+    """Some twenty trials of pure noise have their most important parameter, too."""
+
+    rng = np.random.default_rng(1)
+
+    class Noise(Sphere):
+        def measure(self, config, **how):
+            return Measurement(values={"loss": float(rng.lognormal(0, 0.3))})
+
+    told = []
+    for seed in range(20):
+        page(store, Noise(noise=0.3), f"n{seed}", 20, seed=seed)
+        told += importance(export(store, f"n{seed}"))[0]
+    assert told == []
+    assert "Not shown: a model explains" in render_report(export(store, "n0"))
 
 
 def test_a_directory_that_does_not_exist(store, tmp_path):

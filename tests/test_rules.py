@@ -66,6 +66,7 @@ def test_what_noise_explains_is_no_rule():
 def test_the_winner_counts_with_its_fresh_runs():
     """The best of many trials was also lucky; its score says too much."""
     verdict = {
+        "number": 1,
         "config": {"a": 2},
         "comparisons": {"s": {"kind": "ratio", "value": 1.25}},
         "runs": [{"of": "candidate", "values": {"s": 8.0}}] * 12,

@@ -60,7 +60,7 @@ def test_a_gain_is_verified_and_reported(store):
     found = summary(session, verdict)
     assert set(found) == {
         "name", "target", "workload", "tuner", "trials", "failed", "rejected", "best", "ratio", "ratio_low", "ratio_high",
-        "improved", "seconds",
+        "improved", "seconds", "taken_back",
     }  # fmt: skip
     assert found["ratio_low"] <= found["ratio"] <= found["ratio_high"]
 

@@ -124,7 +124,7 @@ def make_cluster(folder: Path, settings: Mapping[str, str]) -> None:
             if server_user() is not None:
                 entry = pwd.getpwnam(str(server_user()))
                 os.chown(place, entry.pw_uid, entry.pw_gid)
-            words = [binaries() / "initdb", "-D", place, "-U", ROLE, "--auth=trust", "--encoding=UTF8"]
+            words = [str(binaries() / "initdb"), "-D", str(place), "-U", ROLE, "--auth=trust", "--encoding=UTF8"]
             done = subprocess.run(
                 [*words, "--no-locale", "--no-sync"], capture_output=True, text=True, cwd="/", **_as_user()
             )

@@ -165,12 +165,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number, handler in handlers.items():
         if handler is not signal.SIG_IGN:  # nohup's SIGHUP stays ignored
             signal.signal(number, interrupt)
-    try:
-        return _exit_code(argv)
-    finally:  # for a program that goes on
+
+    def restore() -> None:  # for a program that goes on
         sys.unraisablehook = hook
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+    try:
+        try:
+            return _exit_code(argv)
+        finally:
+            restore()
+    except KeyboardInterrupt:  # a second signal, just when the command had ended
+        restore()
+        return 130
 
 
 def _exit_code(argv: Sequence[str] | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from functools import partial
 from pathlib import Path
@@ -65,8 +66,8 @@ def tune(
     patience: Annotated[int | None, _run_for(
         "--patience", min=1, help="End after this many trials without a gain.")] = None,
     explain: Annotated[bool, _run_for(
-        "--explain", help="Then take back each change of the best configuration once, to see what it gives; one more "
-        "trial for each.")] = False,
+        "--explain", help="Then take back each change of the best configuration once, as a trial of its own that "
+        "'tunewright rules' learns from; and see what each gives with --keep-all, too.")] = False,
     trust: Annotated[str, _run_for(
         "--trust", help="fast, normal or strict: how much is spent on knowing that the gain is real.")] = "normal",
     workers: Annotated[int, _run_for(
@@ -87,6 +88,8 @@ def tune(
     memory: Annotated[float | None, _limit(
         "--memory", min=1, metavar="MB",
         help="Hard limit of memory of one run; default: three quarters of the machine's.")] = None,
+    keep_all: Annotated[bool, _limit(
+        "--keep-all", help="Recommend all changes of the winner, also those that may not be needed.")] = False,
     directory: Annotated[str, _limit(
         "--dir", metavar="DIR",
         help="Where the target keeps its files; should be on the disk you care about.")] = "",
@@ -119,6 +122,7 @@ def tune(
         target=target, workload=workload, tuner=tuner, objectives=objectives, seed=seed, trust=trust,
         require=tuple(require or ()), allow=tuple(allow or ()), never=tuple(never or ()), options=options,
         tuner_options=tuner_options, limit_s=limit, memory_mb=memory, repeats=repeats,
+        keep_all=keep_all,
         workdir=os.path.abspath(directory) if directory else "",
     )  # fmt: skip
     if trials is None and minutes is None:
@@ -289,12 +293,21 @@ def _conclusion(session: Session, verdict: Verdict) -> None:
     if changes:
         printed.print(Text("\nBest configuration, in the system's own form:", style="bold"))
         printed.print(Text(session.target.render(verdict.config), style="cyan"))
-        gives = _gives(session, verdict)
-        rows = table("changed", "from", "to", *(["gives"] if gives else []), numbers=("gives",))
+        rows = table("changed", "from", "to")
         for name, value in changes.items():
-            last = [f"{gives[name]:.2f}×" if name in gives else ""] if gives else []
-            rows.add_row(name, str(session.space.default.get(name, "(not active)")), str(value), *last)
+            rows.add_row(name, str(session.space.default.get(name, "(not active)")), str(value))
         printed.print()
+        printed.print(rows)
+    if verdict.taken_back:
+        told = ", ".join(f"{n} = {v}" for n, v in verdict.taken_back.items())
+        printed.print(Text(f"Taken back, since no measurement showed that they matter: {told}"))
+    if verdict.steps:
+        printed.print(Text("\nWhat each change gives, from the default on, one more at a time:", style="bold"))
+        rows = table("with", "gives", "95 % interval", "so far", numbers=("gives", "95 % interval", "so far"))
+        for step in verdict.steps:
+            low, high = (f"{step[end]:.2f}" if math.isfinite(step[end]) else "…" for end in ("low", "high"))
+            ratios = f"{step['ratio']:.2f}×", f"{low} to {high}", f"{step['total']:.2f}×"
+            rows.add_row(", ".join(step["names"]), *ratios)
         printed.print(rows)
     if verdict.weaker:
         printed.print(Text("\nNot used, for your information: what weaker guarantees would give on top", style="bold"))
@@ -311,16 +324,6 @@ def _conclusion(session: Session, verdict: Verdict) -> None:
         f"\n{len(session.decided)} trials, {failed} failed, {duration(session.seconds)}."
         f" Next: tunewright report {session.name}{hint} · tunewright resume {session.name}{hint}", style="dim",
     ))  # fmt: skip
-
-
-def _gives(session: Session, verdict: Verdict) -> dict[str, float]:
-    """What each change gives, where the winner was measured without it."""
-    from tunewright.sessions.verdict import contributions
-
-    first = verdict.comparisons[session.objectives[0].name]
-    tried = [(t.config, t.ratio) for t in session.decided if t.ok]
-    gives = contributions(tried, verdict.config, session.space.default, first.value)
-    return gives if first.kind == "ratio" else {}
 
 
 def _pareto(screen: Console, session: Session, verdict: Verdict) -> None:

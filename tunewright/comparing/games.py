@@ -165,4 +165,5 @@ def plan_of(game: Game, workdir: str = "") -> Plan:
     return Plan(
         target=game.target.spec, workload=game.target.workload, tuner=game.tuner.spec, seed=game.seed, trust=game.trust,
         options=game.target.options, tuner_options=game.tuner.options, workdir=workdir,
+        keep_all=True,  # tuners are compared by what they found
     )  # fmt: skip

@@ -24,10 +24,13 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import gettempdir
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from tunewright.errors import TargetError
 from tunewright.measuring.interrupts import uninterrupted
+
+if TYPE_CHECKING:
+    import psutil
 
 LIMIT_S = 120.0  # a command that takes longer is ended
 _END_S = 5.0  # between asking a command to end and killing it
@@ -35,7 +38,9 @@ _OUTPUT_TAIL = 4000  # bytes
 _ROOM = 2**20  # bytes that a disk must have left for such output
 _MOST_LOGS = 10  # logs that stay though nothing writes to them any more
 _NOTE = "command"
-_CLOCK_S = 0.1  # between clocks: times of processes are known to a hundredth of a second
+_CLOCK_S = 0.1  # between clocks, where the system does not tell more: times of processes are known to a hundredth
+# number and, on Linux, the line that says when it started in the system's own time, which nobody sets
+_WRITE_DOWN = 'about=; { read -r about < /proc/$$/stat; } 2>/dev/null; echo "$$ $about" >&0'
 
 _channel: socket.socket | None = None  # of a measuring child, to the process that measures
 _records: ContextVar[Records] = ContextVar("records")
@@ -113,9 +118,9 @@ def _run_here(command: Command, records: Records) -> Done:
     words = ["/bin/sh", "-c", command.words[0]] if command.shell else list(command.words)
     with _logging(records.log) as log, _noting(records.note) as note:
         if note is not None:
-            # a shell that writes down its number, lets go of the note, and becomes the command
+            # a shell that writes down its number and start, lets go of the note, and becomes the command
             _check_program(words[0], command)
-            words = ["/bin/sh", "-c", 'echo $$ >&0; exec "$@" </dev/null', "sh", *words]
+            words = ["/bin/sh", "-c", f'{_WRITE_DOWN}; exec "$@" </dev/null', "sh", *words]
         try:
             with log.open("ab") as output:
                 process = subprocess.Popen(
@@ -264,11 +269,28 @@ def wait_for(folder: Path) -> None:
         with (folder / _NOTE).open("rb") as note:
             while not _locked(note) and time.monotonic() < deadline:
                 time.sleep(0.01)
-            process = psutil.Process(int(note.read()))
-            if process.create_time() <= os.fstat(note.fileno()).st_mtime + _CLOCK_S:  # not a later one of that number
+            number, _, about = note.read().decode(errors="replace").partition(" ")
+            process = psutil.Process(int(number))
+            if _is_still(process, about.strip(), os.fstat(note.fileno()).st_mtime):
                 process.wait(max(deadline - time.monotonic(), 0))
-    except (OSError, ValueError, psutil.Error):
+    except (OSError, ValueError, IndexError, psutil.Error):
         return
+
+
+def _is_still(process: psutil.Process, about: str, noted: float) -> bool:
+    """Whether a process is the one that was written down, and not a later one of that number."""
+    if not about:
+        return bool(process.create_time() <= noted + _CLOCK_S)
+    return _started(Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace")) == _started(about)
+
+
+def _started(about: str) -> str:
+    """Return when a process started, in ticks since the system did, from its line in ``/proc/PID/stat``.
+
+    >>> _started("7 (a (strange) name) S 1 7 7 0 -1 4194304 97 0 0 0 0 0 0 0 20 0 1 0 12345 2314240 0")
+    '12345'
+    """
+    return about.rpartition(")")[2].split()[19]
 
 
 def _locked(note: IO[bytes]) -> bool:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tunewright.measuring.protocol import values_of
 from tunewright.report import pages, svg
+from tunewright.report.importance import importance
 from tunewright.report.words import duration, number, verified
-from tunewright.sessions.verdict import contributions
 from tunewright.store.export import shown
 from tunewright.store.outputs import write_text
 from tunewright.target import DECIDED
@@ -44,7 +44,7 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
     label = f"{name} [{objective['unit']}]" if objective["unit"] else name
     first = verdict["comparisons"][name] if verdict else None
     ratio = first["value"] if first and first["kind"] == "ratio" else None
-    shares = importance(document)
+    shares, explained = importance(document)
     return {
         "doc": document,
         "objective": objective,
@@ -56,10 +56,12 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "default_trial": next((t for t in decided if t["step"] == 0 and t["status"] == "ok"), None),
         "changes": _changed(verdict["config"], default) if verdict else [],
         "said": _said(document, verdict),
-        "gives": _gives(document, verdict, first),
+        "staircase": _staircase(verdict),
+        "taken_back": _taken_back(verdict, default),
         "notes": document.get("notes") or {},
         "history": svg.history([_point(trial, name, default) for trial in decided], label, objective["direction"]),
-        "importance": _importance(shares),
+        "importance": _importance(shares, explained),
+        "explained": explained if shares else None,
         "parallel": _parallel([parameter for parameter, _ in shares], decided, objective),
         "noise": _noise(decided, verdict, name, label),
         "failures": [trial for trial in trials if trial["status"] not in ("ok", "running")],
@@ -77,20 +79,30 @@ def _point(trial: Mapping[str, Any], metric: str, default: Mapping[str, Any]) ->
     }
 
 
-def _importance(shares: list[tuple[str, float]]) -> Any:
-    if not shares:
-        return svg.nothing("Too few trials to say.")
-    return svg.bars([(name, share, f"{100 * share:.0f} %") for name, share in shares], "parameter importance")
+def _importance(shares: list[tuple[str, float]], explained: float) -> Any:
+    if shares:
+        return svg.bars([(name, share, f"{100 * share:.0f} %") for name, share in shares], "share of what it predicts")
+    if math.isnan(explained):
+        return svg.nothing("Too few trials to fit a model to.")
+    said = "nothing" if explained <= 0 else f"{100 * explained:.0f} %"
+    return svg.nothing(
+        f"Not shown: a model of the trials explains {said} of the order of trials that it was not shown."
+    )
 
 
-def _gives(
-    document: Mapping[str, Any], verdict: Mapping[str, Any] | None, first: Mapping[str, Any] | None
-) -> dict[str, float]:
-    """Return what each change gives, where the winner was measured without it."""
-    if not verdict or not first or first["kind"] != "ratio":
-        return {}
-    tried = [(t["config"], t["ratio"]) for t in document["trials"] if t["status"] == "ok"]
-    return contributions(tried, verdict["config"], document["default"], first["value"])
+def _staircase(verdict: Mapping[str, Any] | None) -> Any:
+    """Draw what each change gives, where that was measured."""
+    steps = (verdict or {}).get("steps")
+    return svg.staircase([({**s, "name": ", ".join(s["names"])}) for s in steps]) if steps else ""
+
+
+def _taken_back(verdict: Mapping[str, Any] | None, default: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Return the changes of the winner that are not recommended."""
+    winner = ((verdict or {}).get("pruned") or {}).get("config")
+    if not verdict or not winner:
+        return []
+    kept = {n for n, _, _ in _changed(verdict["config"], default)}
+    return [(n, value) for n, _, value in _changed(winner, default) if n not in kept]
 
 
 def _said(document: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -113,50 +125,6 @@ def _changed(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[tupl
 
 def _changes(trial: Mapping[str, Any], default: Mapping[str, Any]) -> str:
     return ", ".join(f"{n}={new}" for n, _, new in _changed(trial["config"], default)) or "default"
-
-
-def importance(document: Mapping[str, Any]) -> list[tuple[str, float]]:
-    """Return (parameter, share) by PED-ANOVA (Watanabe et al., IJCAI 2023), most important first.
-
-    Empty with fewer than eight measured trials, or if nothing varies.
-    """
-    import optuna
-
-    name = document["objectives"][0]
-    direction = next(m["direction"] for m in document["metrics"] if m["name"] == name)
-    measured = [trial for trial in document["trials"] if trial["status"] == "ok"]
-    if len(measured) < 8:
-        return []
-    study = optuna.create_study(direction="minimize" if direction == "min" else "maximize")
-    ranges: dict[str, set[Any]] = {}
-    for trial in measured:
-        for key, value in trial["config"].items():
-            ranges.setdefault(key, set()).add(value)
-    distributions: dict[str, Any] = {}
-    for key, values in ranges.items():
-        numeric = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        if numeric and len(values) > 1:
-            log = min(values) > 0 and max(values) / min(values) > 50
-            distributions[key] = optuna.distributions.FloatDistribution(float(min(values)), float(max(values)), log=log)
-        elif len(values) > 1:
-            distributions[key] = optuna.distributions.CategoricalDistribution(sorted(values, key=str))
-    for trial in measured:
-        params = {
-            k: float(v) if isinstance(distributions[k], optuna.distributions.FloatDistribution) else v
-            for k, v in trial["config"].items()
-            if k in distributions
-        }
-        dists = {k: distributions[k] for k in params}
-        study.add_trial(optuna.trial.create_trial(params=params, distributions=dists, value=trial["scores"][name]))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            # what separates the better half from all trials; the default, the best tenth, is two of twenty
-            evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=0.5)
-            shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
-    except (ValueError, RuntimeError):
-        return []
-    return list(shares.items())[:_MOST_AXES]
 
 
 def _parallel(first: list[str], decided: list[dict[str, Any]], objective: Mapping[str, Any]) -> Any:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
@@ -203,6 +203,51 @@ def bars(rows: Sequence[tuple[str, float, str]], label: str, *, log: bool = Fals
         parts.append(text(left + width + 6, y + 12, words, "start"))
     parts.append(text((left + WIDTH) / 2, height - 5, label))
     return svg(parts, label, height)
+
+
+def staircase(steps: Sequence[Mapping[str, Any]]) -> Markup:
+    """Draw how a gain is made up, from the default on, on a logarithmic axis.
+
+    Args:
+        steps: each with ``name``, ``ratio`` over the step before with ``low`` and ``high`` (None where open), and
+            ``total`` over the default.
+    """
+    names = [cut(str(s["name"])) for s in steps]
+    left, row = max(_NAMES, 24 + CHARACTER * max(map(len, [*names, "default"]))), 24
+    height = row * (len(steps) + 1) + 30
+    before = [1.0, *(float(s["total"]) for s in steps[:-1])]
+    ends = [
+        (b * (s["ratio"] if s["low"] is None else s["low"]), b * (s["ratio"] if s["high"] is None else s["high"]))
+        for b, s in zip(before, steps, strict=True)
+    ]
+    reached = [1.0, *(float(s["total"]) for s in steps), *(v for pair in ends for v in pair if v > 0)]
+    at = log_scale(min(reached) / 1.02, max(reached) * 1.02, left, WIDTH - 150)
+    parts = [
+        text(left - 8, 18, "default", "end"),
+        line(at(1), 6, at(1), height - 22, "axisline"),
+        text(at(1) + 6, 18, "1×", "start"),
+    ]
+    for number, (name, step, start, (low, high)) in enumerate(zip(names, steps, before, ends, strict=True), 1):
+        y, total = 6 + row * number, float(step["total"])
+        first, last = sorted((at(start), at(total)))
+        title = f"{name}: {step['ratio']:.3g} times what it was before, {total:.3g} times the default"
+        parts += [
+            text(left - 8, y + 12, name, "end"),
+            rect(first, y, max(last - first, 1.5), 15, "bar" if total >= start else "failed", title),
+            line(at(max(low, min(reached))), y + 7.5, at(high), y + 7.5, "axisline"),
+            text(
+                max(last, at(high)) + 6,
+                y + 12,
+                f"{step['ratio']:.2f}× ({_end(step['low'])} to {_end(step['high'])})",
+                "start",
+            ),
+        ]
+    parts.append(text((left + WIDTH - 150) / 2, height - 5, "times the default"))
+    return svg(parts, "what each change gives", height)
+
+
+def _end(value: float | None) -> str:
+    return "…" if value is None else f"{value:.2f}"
 
 
 def stacks(rows: Sequence[tuple[str, Sequence[float]]], names: Sequence[str], label: str) -> Markup:

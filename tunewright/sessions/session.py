@@ -196,9 +196,9 @@ class Session:
             total: how many to decide in all, those of earlier runs included; instead of ``trials``.
             minutes: start no trial after this time.
             patience: stop after this many trials without a gain beyond noise.
-            explain: then take back each change of the best configuration, one at a time, to see what it gives; these
-                trials come on top.
-            verify: measure the winner afresh against the default.
+            explain: then take back each change of the best configuration, one at a time, as trials that come on top;
+                and see what each change of the winner gives even where the plan keeps all of them.
+            verify: measure the winner afresh against the default, and take back what it does not need.
 
         Returns:
             The verdict, or None without verification.
@@ -220,7 +220,7 @@ class Session:
                     loop.run(Limits(total=total, minutes=minutes, patience=patience))
                     if explain:
                         loop.explain()
-                    verdict = self._verified() if verify else None
+                    verdict = self._verified(explain) if verify else None
                 status = "done"
                 return verdict
             finally:
@@ -243,8 +243,11 @@ class Session:
             self._replayed = True
         return self._loop
 
-    def _verified(self) -> Verdict:
+    def _verified(self, explain: bool) -> Verdict:
         check = Verification(self._setup, self._trials, self._measurer, watcher=self.watcher, session=self)
-        verdict = check.conclude()
-        self.store.set_verdict(self.name, verdict.stored())
+        verdict = check.conclude(self._keep, explain=explain)
+        self._keep(verdict)
         return verdict
+
+    def _keep(self, verdict: Verdict) -> None:
+        self.store.set_verdict(self.name, verdict.stored())

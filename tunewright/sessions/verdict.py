@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from html import escape
+from statistics import median
 from typing import Any
 
-from tunewright.measuring.protocol import Comparison, fails_more
+from tunewright.measuring.protocol import Comparison, fails_more, values_of
 from tunewright.sessions.watcher import View
 from tunewright.space import Config
 from tunewright.space.notebook import html_table
-from tunewright.space.space import single_change
 from tunewright.store.secrets import public_spec, redact
 from tunewright.target import Metric
 
@@ -25,7 +25,7 @@ class Verdict:
 
     Attributes:
         number: trial number of the winner.
-        config: its configuration.
+        config: what is recommended: the winner's configuration, less the changes that it does not need.
         metrics: its medians.
         comparisons: objective to comparison with the default, from fresh runs.
         improved: the first objective's interval lies wholly on the better side.
@@ -34,6 +34,9 @@ class Verdict:
         pareto: winners of a multi-objective session, same form as this without the lists.
         runs: the verification's runs.
         settings: the configuration in the system's own form.
+        pruned: what was taken back from the winner, see :func:`~tunewright.sessions.reduction.recorded`; None where
+            nothing was tried.
+        steps: what each change gives, from the default on, see :class:`~tunewright.sessions.reduction.Step`.
         changes: the values of the configuration that are not the default's; not stored.
     """
 
@@ -47,6 +50,8 @@ class Verdict:
     pareto: Sequence[Mapping[str, Any]] = ()
     runs: Sequence[Mapping[str, Any]] = ()
     settings: str = ""
+    pruned: Mapping[str, Any] | None = None
+    steps: Sequence[Mapping[str, Any]] = ()
     changes: Config = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -58,7 +63,14 @@ class Verdict:
 
     def stored(self) -> dict[str, Any]:
         """Return it as a store keeps it, JSON-able."""
-        return {name: value for name, value in asdict(self).items() if name != "changes"}
+        kept = {name: value for name, value in asdict(self).items() if name != "changes"}
+        return kept if self.pruned is not None else {n: v for n, v in kept.items() if n != "pruned"}
+
+    @property
+    def taken_back(self) -> Config:
+        """Changes of the winner that are not recommended."""
+        winner = (self.pruned or {}).get("config", self.config)
+        return {n: v for n, v in winner.items() if n not in self.config or self.config[n] != v}
 
 
 def in_short(session: View) -> str:
@@ -123,44 +135,14 @@ def reliability(failures: Mapping[str, tuple[int, int]]) -> tuple[bool, str]:
     return False, f"Runs that failed and were repeated: {counts}"
 
 
-def contributions(
-    trials: Iterable[tuple[Config, float | None]], config: Config, default: Config, ratio: float
-) -> dict[str, float]:
-    """Return what each change of the winner gives, by trials with and without that change alone.
-
-    Args:
-        trials: configuration and ratio to the default of each measured trial.
-        config: the winner's.
-        default: the default.
-        ratio: the winner's, verified.
-
-    Returns:
-        Parameter to the ratio with the change over that without it; below 1 it seems to cost something.
-    """
-    rows = [(dict(c), r) for c, r in trials if r]
-
-    def undone(base: Config, its: float) -> dict[str, float]:
-        """What each change of a configuration gives, by its neighbours with the default's value."""
-        near = [(single_change(base, c), c, r) for c, r in rows]
-        return {n: its / r for n, c, r in near if n and c[n] == default.get(n) and base[n] != default.get(n)}
-
-    # the winner may itself be one of those trials: lucky, or rid of a change that was bad; of a base that is clearly
-    # worse nothing is concluded
-    bases = [
-        (config, ratio),
-        *(
-            (c, r)
-            for c, r in rows
-            if r > 0.9 * ratio and (n := single_change(config, c)) and config[n] == default.get(n)
-        ),
-    ]
-    gains = max((undone(base, its) for base, its in bases), key=len)
-    return {n: gain for n, gain in gains.items() if config.get(n) != default.get(n)}
+def medians(runs: Sequence[Mapping[str, Any]], metrics: Iterable[Metric]) -> dict[str, float]:
+    """Return the median of each metric over the candidate's runs of a verification."""
+    return {m.name: median(values) for m in metrics if (values := values_of(runs, "candidate", m.name))}
 
 
 def summary(session: View, verdict: Verdict | None) -> dict[str, Any]:
     """Return the machine-readable result of a run, as ``tunewright tune --json`` prints it."""
-    best = session.best
+    best = verdict or session.best
     first = verdict.comparisons[session.objectives[0].name] if verdict else None
     ratio = first if first and first.kind == "ratio" else None
     return {
@@ -172,6 +154,7 @@ def summary(session: View, verdict: Verdict | None) -> dict[str, Any]:
         "failed": sum(not t.ok for t in session.decided),
         "rejected": sum(t.status == "rejected" for t in session.all),
         "best": {"config": best.config, "metrics": dict(best.metrics)} if best else None,
+        "taken_back": dict(verdict.taken_back) if verdict else {},
         "ratio": ratio.value if ratio else None,
         "ratio_low": _json_number(ratio.low) if ratio else None,
         "ratio_high": _json_number(ratio.high) if ratio else None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -12,10 +12,11 @@ import numpy as np
 from tunewright.errors import TargetError, VerificationError
 from tunewright.measuring import protocol
 from tunewright.measuring.protocol import Comparison
+from tunewright.sessions import reduction
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import VERIFICATION_SEEDS, Setup
 from tunewright.sessions.trials import Trials
-from tunewright.sessions.verdict import Verdict, reliability, sentence
+from tunewright.sessions.verdict import Verdict, medians, reliability, sentence
 from tunewright.sessions.watcher import View, Watcher
 from tunewright.space import Config
 from tunewright.tuner import Trial, pareto
@@ -32,53 +33,107 @@ class Verification:
         self._watcher, self._session = watcher, session
         self._seed = setup.seed + VERIFICATION_SEEDS
 
-    def conclude(self) -> Verdict:
-        """Verify the winner; a winner that fails when measured again gives way to the next.
+    def conclude(self, keep: Callable[[Verdict], None], *, explain: bool = False) -> Verdict:
+        """Verify the winner, take back what it does not need, and see what the rest gives.
+
+        A winner that fails when measured again gives way to the next.
+
+        Args:
+            keep: is given the winner's verdict as soon as it stands; what follows can be interrupted.
+            explain: see what each change gives even if none is taken back.
 
         Raises:
             TargetError: no configuration met the constraints.
             VerificationError: the best configurations all failed when they were measured again.
         """
+        plan = self._setup.plan
+        verdict = self._winner()
+        keep(verdict)
+        if verdict.improved and len(self._setup.objectives) == 1:
+            if not plan.keep_all:
+                verdict = self._reduced(verdict)
+            if explain or not plan.keep_all:
+                verdict = replace(verdict, steps=self._steps(verdict))
+        return replace(verdict, weaker=self._weaker(verdict))
+
+    def _winner(self) -> Verdict:
         for _ in range(_TRIES):
             best = self._trials.best
             if best is None:
                 raise TargetError("no configuration met the constraints, not even the default; see 'tunewright show'")
             try:
-                verdict = self._of(best)
+                return self._of(best)
             except VerificationError as error:
                 self._trials.retract(replace(best, status="failed", reason=str(error)))
-                continue
-            return replace(verdict, settings=self._setup.target.render(verdict.config))
         raise VerificationError("the three best configurations all failed when they were measured again")
 
     def _of(self, best: Trial) -> Verdict:
         setup = self._setup
-        compared: Mapping[str, Comparison]
-        runs: list[dict[str, Any]]
-        if setup.space.key(best.config) == setup.space.key(setup.space.default):
-            same = Comparison(kind="ratio", value=1.0, low=1.0, high=1.0, pairs=0, improved=False)
-            compared, runs, unreliable = {o.name: same for o in setup.objectives}, [], False
-            said = "No improvement was shown: nothing that was tried beat the default configuration."
-        else:
+        if setup.space.key(best.config) != setup.space.key(setup.space.default):
             compared, runs = self._compare(best.config, "the winner against the default")
-            said = sentence(compared[setup.objectives[0].name], setup.objectives[0])
-            unreliable, told = reliability(protocol.failures(runs))
-            said = told if unreliable else f"{said} {told}".strip()
+            verdict = self._verdict(best, best.config, compared, runs)
+        else:
+            same = Comparison(kind="ratio", value=1.0, low=1.0, high=1.0, pairs=0, improved=False)
+            verdict = self._verdict(best, best.config, {o.name: same for o in setup.objectives}, [])
+            verdict = replace(
+                verdict, sentence="No improvement was shown: nothing that was tried beat the default configuration."
+            )
+        return replace(verdict, pareto=self._front(best, verdict.comparisons))
+
+    def _verdict(
+        self, best: Trial, config: Config, compared: Mapping[str, Comparison], runs: list[dict[str, Any]]
+    ) -> Verdict:
+        """Judge a configuration by its fresh runs."""
+        setup, first = self._setup, self._setup.objectives[0]
+        unreliable, told = reliability(protocol.failures(runs))
+        said = sentence(compared[first.name], first)
         return Verdict(
             number=best.number,
-            config=best.config,
-            changes=setup.space.changes(best.config),
-            metrics=best.metrics,
+            config=config,
+            changes=setup.space.changes(config),
+            metrics=best.metrics if config == best.config else medians(runs, setup.metrics),
             comparisons=compared,
-            improved=compared[setup.objectives[0].name].improved and not unreliable,
+            improved=compared[first.name].improved and not unreliable,
             runs=runs,
-            sentence=said,
-            weaker=self._weaker(best),
-            pareto=self._front(best, compared),
+            sentence=told if unreliable else f"{said} {told}".strip(),
+            settings=setup.target.render(config),
         )
 
+    def _reduced(self, verdict: Verdict) -> Verdict:
+        """Take back what a verified winner does not need; what is left is verified afresh, or the winner stays."""
+        setup, space = self._setup, self._setup.space
+        if len(verdict.changes) < 2:
+            return verdict
+        pruned = reduction.reduce(setup, self._trials, self._measurer, verdict.config, verdict.runs, self._tell)
+        record = reduction.recorded(pruned, verdict.config, verdict.comparisons, verdict.runs)
+        config = space.fill({n: verdict.config[n] for n in pruned.names})
+        if space.key(config) == space.key(verdict.config):
+            return replace(verdict, pruned=record)
+        best = next(t for t in self._trials.decided if t.number == verdict.number)
+        with suppress(VerificationError):
+            compared, runs = self._compare(config, "what is left of the winner against the default", afresh=1)
+            smaller = self._verdict(best, config, compared, runs)
+            if smaller.improved:
+                back = len(verdict.changes) - len(smaller.changes)
+                told = (
+                    f"{back} of the {len(verdict.changes)} changes tried together did not matter and were taken back."
+                )
+                return replace(smaller, sentence=f"{smaller.sentence} {told}", pruned=record)
+        return replace(verdict, pruned={**record, "together": True})
+
+    def _steps(self, verdict: Verdict) -> list[dict[str, Any]]:
+        """Measure what each change of a verified configuration gives."""
+        setup, removals = self._setup, (verdict.pruned or {}).get("removals", ())
+        if len(verdict.changes) < 2:
+            return []
+        order = reduction.strongest_first(setup.space, verdict.config, removals, reduction.measured_of(self._trials))
+        return [asdict(s) for s in reduction.staircase(setup, self._measurer, verdict.config, order, self._tell)]
+
+    def _tell(self, done: int, of: int, what: str) -> None:
+        self._watcher.verifying(self._session, done, of, what)
+
     def _compare(
-        self, config: Config, what: str, *, brief: bool = False
+        self, config: Config, what: str, *, brief: bool = False, afresh: int = 0
     ) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
         """Measure a configuration and the default in turn.
 
@@ -86,6 +141,7 @@ class Verification:
             config: the configuration.
             what: is being compared, for the watcher.
             brief: with the fewest pairs that carry an interval.
+            afresh: how many verifications of this session were seen before; their seeds are not used again.
 
         Raises:
             VerificationError: one of them failed.
@@ -101,12 +157,12 @@ class Verification:
             setup.space.default,
             setup.objectives,
             level,
-            self._seed,
-            lambda done, of: self._watcher.verifying(self._session, done, of, what),
+            self._seed + afresh * reduction.SEEDS,
+            lambda done, of: self._tell(done, of, what),
         )
         return {name: self._point(c) for name, c in compared.items()}, runs
 
-    def _weaker(self, best: Trial) -> list[dict[str, Any]]:
+    def _weaker(self, verdict: Verdict) -> list[dict[str, Any]]:
         """Measure the winner and its variants with weaker guarantees in turn; for information only.
 
         Never on a live system: its users would have the weaker guarantee for the while, and a kill would leave it.
@@ -114,13 +170,13 @@ class Verification:
         setup = self._setup
         if setup.plan.allow or len(setup.objectives) > 1 or setup.target.live:
             return []
-        options, objective = setup.target.weaker(best.config), setup.objectives[0]
+        options, objective = setup.target.weaker(verdict.config), setup.objectives[0]
         rounds = 1 if setup.target.exact else setup.level.verify_least
         values: dict[int, list[float]] = {i: [] for i in range(-1, len(options))}  # -1 is the winner
         for number in range(rounds if options else 0):
             self._watcher.verifying(self._session, number, rounds, "what weaker guarantees would give")
             for i in list(values):
-                config = best.config if i < 0 else options[i].config
+                config = verdict.config if i < 0 else options[i].config
                 measured = self._measurer.once(config, self._seed + number)
                 if measured.ok:
                     values[i].append(measured.values[objective.name])

@@ -99,4 +99,5 @@ def repeat_command(plan: Mapping[str, Any], trials: int) -> str:
     for flag, key in (("--limit", "limit_s"), ("--memory", "memory_mb"), ("--dir", "workdir")):
         if plan[key]:
             words += [flag, f"{plan[key]}"]
-    return shlex.join([*words, *(["--repeats"] if plan["repeats"] else [])])
+    flags = [f"--{key.replace('_', '-')}" for key in ("repeats", "keep_all") if plan.get(key)]
+    return shlex.join([*words, *flags])

@@ -30,6 +30,7 @@ class Plan:
         limit_s: hard limit of one run; None derives it.
         memory_mb: hard limit of memory; None for three quarters of the machine's.
         repeats: measure a configuration again when the tuner proposes it again.
+        keep_all: recommend the winner as it is, with what it may not need.
         workdir: directory for the target's files; empty for one under the data directory.
     """
 
@@ -47,6 +48,7 @@ class Plan:
     limit_s: float | None = None
     memory_mb: float | None = None
     repeats: bool = False
+    keep_all: bool = False
     workdir: str = ""
 
     def __post_init__(self) -> None:

@@ -27,7 +27,7 @@ _SESSION = {
     "plan": {
         **dict.fromkeys(("target", "workload", "tuner", "trust", "workdir"), str), "seed": int, "repeats": bool,
         **{key: [str] for key in ("objectives", "require", "allow", "never")}, "options": dict, "tuner_options": dict,
-        "limit_s": _NUMBER, "memory_mb": _NUMBER,
+        "limit_s": _NUMBER, "memory_mb": _NUMBER, "keep_all?": bool,
     },
 }  # fmt: skip
 _VERDICT = {
@@ -36,6 +36,13 @@ _VERDICT = {
     "weaker": [{"config": {str: _VALUE}, "loses": str, "ratio": float, "low": _NUMBER, "high": _NUMBER}],
     "pareto": [
         {"number": int, "config": {str: _VALUE}, "metrics": {str: _NUMBER}, "comparisons?": (dict, type(None))}
+    ],
+    "pruned?": {
+        "config": {str: _VALUE}, "comparisons": {str: _COMPARISON}, "runs": [_RUN], "together": bool,
+        "removals": [{"names": [str], "ratio": _NUMBER, "pairs": int, "needed": bool}],
+    },
+    "steps?": [
+        {"names": [str], "ratio": float, "low": _NUMBER, "high": _NUMBER, "total": float, "rounds": int}
     ],
 }  # fmt: skip
 _HEAD = {"config": {str: _VALUE}, "why?": str, "step?": int, "attempt?": int, "asked_s?": float}
