@@ -85,9 +85,7 @@ def _importance(shares: list[tuple[str, float]], explained: float) -> Any:
     if math.isnan(explained):
         return svg.nothing("Too few trials to fit a model to.")
     said = "nothing" if explained <= 0 else f"{100 * explained:.0f} %"
-    return svg.nothing(
-        f"Not shown: a model of the trials explains {said} of the order of trials that it was not shown."
-    )
+    return svg.nothing(f"Not shown: a model explains {said} of the order of trials that it was not fitted to.")
 
 
 def _staircase(verdict: Mapping[str, Any] | None) -> Any:
