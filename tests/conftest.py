@@ -3,6 +3,7 @@ import gc
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,9 +23,22 @@ hypothesis.settings.load_profile("shared")
 
 
 def pytest_configure(config):
-    """Make the lock between workers; they inherit its name."""
+    """Make the lock between workers, whose name they inherit, and a directory for each one's temporary files.
+
+    What a killed program leaves there goes with the run, and no worker can take away what another's needs.
+    """
     if not hasattr(config, "workerinput"):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays, to be looked at
         os.environ["TUNEWRIGHT_TEST_LOCK"] = tempfile.mkdtemp(prefix="tunewright-tests-")
+        os.chmod(os.environ["TUNEWRIGHT_TEST_LOCK"], 0o711)  # servers run under another account
+    worker = getattr(config, "workerinput", {}).get("workerid", "main")
+    temporary = Path(os.environ["TUNEWRIGHT_TEST_LOCK"], worker)
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    # a run in the background may ignore them, and what it starts would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_unconfigure(config):
