@@ -76,8 +76,7 @@ def session(cores: int, folder: Path, properties: Mapping[str, str], java: str =
         "spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false", "spark.driver.host": "127.0.0.1",
         "spark.driver.bindAddress": "127.0.0.1", "spark.driver.memory": "1g", "spark.log.level": "ERROR",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
-        # a Java that is killed leaves its temporary files, which go with the folder
-        "spark.driver.extraJavaOptions": f'"-Dderby.system.home={folder}" "-Djava.io.tmpdir={folder}" {java}',
+        "spark.driver.extraJavaOptions": f'"-Dderby.system.home={folder}" {java}',
     }  # fmt: skip
     builder = SparkSession.builder.master(f"local[{cores}]").appName("tunewright")
     for name, value in {**fixed, **properties}.items():
