@@ -82,6 +82,7 @@ def train(
         raise ConfigError(f"{target} cannot be written: it is a directory, or there is none to hold it")
     made = modelfile.algorithm_class(algorithm)
     import torch
+    from stable_baselines3.common.logger import Logger
     from stable_baselines3.common.vec_env import DummyVecEnv
 
     threads = torch.get_num_threads()
@@ -105,6 +106,8 @@ def train(
         modelfile.described(model)  # what a file cannot keep is said now, not after hours of learning
         if log is not None:
             model.tensorboard_log = str(log)
+        elif not model.verbose and model.tensorboard_log is None:
+            model.set_logger(Logger(folder=None, output_formats=[]))  # its own makes a folder that stays empty
         left = steps - int(model.num_timesteps)
 
         def write() -> None:

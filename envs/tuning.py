@@ -212,6 +212,8 @@ class TuningEnv(Packed, gymnasium.Env[Vector, Vector]):
         """Directory for the target's files, made on first use."""
         if self._workdir is None and not self._made:
             self._made = tempfile.mkdtemp(prefix="tunewright-env-")
+            # for who forgets to close; finalizers made later, such as the putting back, run before
+            weakref.finalize(self, remove_tree, Path(self._made))
         return Path(self._workdir or self._made)
 
     def _measure(self, config: Config) -> Measurement:

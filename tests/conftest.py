@@ -3,6 +3,7 @@ import gc
 import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,14 +23,42 @@ hypothesis.settings.load_profile("shared")
 
 
 def pytest_configure(config):
-    """Make the lock between workers; they inherit its name."""
+    """Make the lock between workers, whose name they inherit, and a directory for each one's temporary files.
+
+    What a killed program leaves there goes with the run, and no worker can take away what another's needs.
+    """
     if not hasattr(config, "workerinput"):
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # tmp_path stays, to be looked at
         os.environ["TUNEWRIGHT_TEST_LOCK"] = tempfile.mkdtemp(prefix="tunewright-tests-")
+        os.chmod(os.environ["TUNEWRIGHT_TEST_LOCK"], 0o711)  # servers run under another account
+    worker = getattr(config, "workerinput", {}).get("workerid", "main")
+    temporary = Path(os.environ["TUNEWRIGHT_TEST_LOCK"], worker)
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(temporary)
+    # a run in the background may ignore them, and what it starts would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_unconfigure(config):
     if not hasattr(config, "workerinput"):
         shutil.rmtree(os.environ.pop("TUNEWRIGHT_TEST_LOCK"), ignore_errors=True)
+
+
+#: files that take longest, by CPU time: they begin first, so that the workers end together
+LONGEST = (
+    "test_env_copies.py", "test_users_things.py", "test_placement.py", "test_compare.py", "test_tuners.py", "test_docs.py",
+    "test_postgres.py", "test_misread.py", "test_session.py", "test_changes.py", "test_torch_train.py", "test_evidence.py",
+    "test_command.py", "test_changes_processes.py", "test_edited_stores.py", "test_agent_files.py", "test_gluster.py",
+    "test_bounded_reading.py", "test_plugins.py", "test_lustre.py", "test_cluster_sim.py", "test_planted_text.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first; within a file the order stays."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place)))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # outside the time limit: waiting for others is no fault of a test

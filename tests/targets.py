@@ -123,6 +123,7 @@ class Stumbling(BaseTarget):
     """
 
     name = "stumbling"
+    isolated = False  # what is done about a failed run does not depend on the process that it failed in
     limit_seconds = 60.0
 
     def __init__(self, folder, fails, better_only=False):

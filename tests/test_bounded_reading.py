@@ -1,30 +1,15 @@
 """What people name is opened in one place: ordinary files only, of bounded size, and one line for whatever is wrong."""
 
 import gzip
-import json
 import os
-import sqlite3
-import subprocess
-import sys
 import time
-from contextlib import closing
 
 import pytest
+from forked import Commands
 
-from tunewright.errors import ConfigError, StoreError
+from tunewright.errors import ConfigError
 from tunewright.store import files
 
-PEAK = """
-import sys
-from tunewright.cli import main
-try:
-    code = main()
-finally:
-    # not ru_maxrss, which begins with the size of the process that started this one
-    status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-    print("PEAK", int(status["VmHWM"].split()[0]) // 1024, file=sys.stdout)
-sys.exit(code)
-"""
 # a door of each kind: text, lines, JSON, TOML, manuals
 DOORS = [
     ("show", "table:FILE", "-O", "direction=max"), ("trace", "FILE"), ("simulate", "serving", "-t", "FILE"),
@@ -34,30 +19,29 @@ DOORS = [
 ]  # fmt: skip
 
 
-def run(words, path="", env=None):
-    """Return exit code, standard error without colours, and the peak memory in MB."""
-    words = [w.replace("FILE", str(path)) for w in words]
-    done = subprocess.run(
-        [sys.executable, "-c", PEAK, *words],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, **(env or {})},
-    )
-    peaks = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("PEAK")]
-    return done.returncode, done.stderr.strip(), int(peaks[-1]) if peaks else 0
+@pytest.fixture(scope="module")
+def run():
+    """Run a command line in a process of its own, FILE standing for the path; returns how it ended."""
+    with Commands() as commands:
+        yield lambda words, path="", env=None: commands.run(*(w.replace("FILE", str(path)) for w in words), env=env)
 
 
-def refused(words, path="", env=None, most_mb=1000):
-    """Run a command that must end with one line; returns it."""
-    code, said, peak = run(words, path, env)
-    assert code == 1 and said.startswith("error: ") and len(said.splitlines()) == 1, said[-1500:]
-    assert peak < most_mb
-    return said
+@pytest.fixture(scope="module")
+def refused(run):
+    """Run a command line that must end with one line; returns it."""
+
+    def refused(words, path="", env=None, most_mb=1000):
+        done = run(words, path, env)
+        said = done.stderr.strip()
+        assert done.returncode == 1 and said.startswith("error: ") and len(said.splitlines()) == 1, said[-1500:]
+        assert 10 < done.peak_mb < most_mb
+        return said
+
+    return refused
 
 
 @pytest.mark.parametrize("words", DOORS, ids=lambda w: " ".join(w[:2]))
-def test_what_is_no_ordinary_file_is_refused_at_once(tmp_path, words):
+def test_what_is_no_ordinary_file_is_refused_at_once(refused, tmp_path, words):
     os.mkfifo(tmp_path / "pipe.csv")  # nobody writes into it: opening it would wait for ever
     assert "it is a pipe" in refused(words, tmp_path / "pipe.csv")
 
@@ -106,13 +90,13 @@ def bomb(path, head, line, mb, pack):
         ("m.html", DOORS[9], b"<html>", b"<p>x</p>"),
     ],
 )  # fmt: skip
-def test_bombs_are_refused_before_they_fill_the_memory(tmp_path, name, words, head, line, pack):
+def test_bombs_are_refused_before_they_fill_the_memory(refused, tmp_path, name, words, head, line, pack):
     path = bomb(tmp_path / name, head, line, 800, pack)
     assert path.stat().st_size < 5 * 10**6
     assert files.VARIABLE in refused(words, path), "how to go on is said"
 
 
-def test_a_parquet_file_of_few_bytes_and_many_rows(tmp_path):
+def test_a_parquet_file_of_few_bytes_and_many_rows(refused, tmp_path):
     pa = pytest.importorskip("pyarrow", reason="needs the extra: pip install 'tunewright[compare]'")
     pytest.importorskip("duckdb", reason="needs the extra: pip install 'tunewright[llm]'")
     import pyarrow.parquet as pq
@@ -138,11 +122,11 @@ def test_a_parquet_file_of_few_bytes_and_many_rows(tmp_path):
         "plan serve -m llama3-8b -c h100:N --isl 9 --osl 9 --rate 1", "plan train -m llama3-8b -c h100:8 -b N -s 2048",
     ],
 )  # fmt: skip
-def test_absurd_counts_are_refused_before_anything_is_allocated(words):
+def test_absurd_counts_are_refused_before_anything_is_allocated(refused, words):
     refused(words.replace("N", str(10**12)).split(), most_mb=700)
 
 
-def test_a_request_that_covers_the_disk_many_times_over(tmp_path):
+def test_a_request_that_covers_the_disk_many_times_over(refused, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("time,offset,size,op\n0,0,4096,r\n1,0,1000000000000000,r\n")
     assert "pages" in refused(("trace", "FILE"), path, most_mb=700)
@@ -163,13 +147,13 @@ def test_a_request_that_covers_the_disk_many_times_over(tmp_path):
         ("big.csv", b"arrival_s,input_tokens,output_tokens\n1e400,5,5\n", DOORS[2]),
     ],
 )  # fmt: skip
-def test_one_line_for_each(tmp_path, name, content, words):
+def test_one_line_for_each(refused, tmp_path, name, content, words):
     path = tmp_path / name
     path.write_bytes(content)
     assert name in refused(words, path)
 
 
-def test_a_manual_with_a_lone_carriage_return_is_read(tmp_path):
+def test_a_manual_with_a_lone_carriage_return_is_read(run, tmp_path):
     from tunewright.knowledge.manuals import read_file
 
     path = tmp_path / "opts.5.gz"
@@ -177,16 +161,16 @@ def test_a_manual_with_a_lone_carriage_return_is_read(tmp_path):
         gzip.compress(b".TH X 5\r.SH OPTIONS\n.TP\n.B cache_size=N\rSets it. The default is 64.\n", mtime=0)
     )
     assert any(s.term == "cache_size=N" and "default is 64" in s.text for s in read_file(path, "opts.5.gz"))
-    code, said, _ = run(("read", "FILE", "--system", "x"), path)
-    assert code == 0, said
+    done = run(("read", "FILE", "--system", "x"), path)
+    assert done.returncode == 0, done.stderr
 
 
-def test_the_limit_is_the_users(tmp_path):
+def test_the_limit_is_the_users(run, refused, tmp_path):
     path = tmp_path / "t.csv"
     path.write_text("a,b,tps\n" + "".join(f"{i % 7},{i % 5},{i}\n" for i in range(200_000)))
     assert "more than 1 MB" in refused(DOORS[0], path, {files.VARIABLE: "1"})
     assert "must be a number of megabytes" in refused(DOORS[0], path, {files.VARIABLE: "lots"})
-    assert run(DOORS[0], path)[0] == 0
+    assert run(DOORS[0], path).returncode == 0
     packed = bomb(tmp_path / "x.csv", b"", b"0.5,100,10,u\n", 20, "gz")
     with pytest.raises(ConfigError, match="grows more than 200 times"), files.open_lines(packed, "trace") as lines:
         for _ in lines:
@@ -224,7 +208,7 @@ def test_a_parsers_error_names_the_place_and_stays_the_cause(tmp_path):
     ["a" + ".a" * 100_000 + " = 1", "[a" + ".a" * 100_000 + "]", "x = 'a'\nx = {a" + " . 'b'" * 100_000 + " = 1}", 'a."' + "x" * 9 + '"' + '."y"' * 99_999 + " = 1"],
     ids=["key", "header", "inline", "quoted"],
 )  # fmt: skip
-def test_a_dotted_key_without_end_is_refused_before_it_is_parsed(tmp_path, text):
+def test_a_dotted_key_without_end_is_refused_before_it_is_parsed(refused, tmp_path, text):
     path = tmp_path / "d.toml"
     path.write_text(text)
     begun = time.process_time()
@@ -265,103 +249,6 @@ def test_a_librarys_sentence_about_what_is_missing_is_left_as_it_is():
     assert files.reason(KeyError("size")) == "'size' is missing"
 
 
-# -- stores, bundles, plugins ------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("key", "text", "said"),
-    [
-        ("session", "{", "cannot be read"), ("session", "[]", "damaged"), ("session", '{"plan": 3}', "damaged"),
-        ("trial", '{"config": 5}', "damaged"), ("outcome", '{"status": "great"}', "damaged"), ("outcome", "[1", "cannot be read"),
-        ("verdict", '{"improved": "yes"}', "damaged"),
-    ],
-)  # fmt: skip
-def test_a_store_edited_by_hand(tmp_path, key, text, said):
-    from tunewright.sessions.session import Session
-    from tunewright.store.export import export
-    from tunewright.store.plan import Plan
-    from tunewright.store.store import Store
-    from tunewright.testing import Sphere
-
-    store = Store(f"sqlite:///{tmp_path / 's.db'}")
-    with Session.create(Plan(target="sphere", tuner="random", trust="fast"), "a", store, target=Sphere(2)) as session:
-        session.run(trials=3)
-    assert export(store, "a")["trials"]
-    store.close()
-    with closing(sqlite3.connect(tmp_path / "s.db")) as database:
-        for table in ("study_user_attributes", "trial_user_attributes"):
-            database.execute(f"UPDATE {table} SET value_json = ? WHERE key = ?", (text, key))
-        database.commit()
-    store = Store(f"sqlite:///{tmp_path / 's.db'}")
-    with pytest.raises(StoreError, match=said):
-        export(store, "a")
-    store.close()
-
-
-def test_a_bundle_edited_by_hand(tmp_path):
-    pd = pytest.importorskip("pandas", reason="needs the extra: pip install 'tunewright[compare]'")
-    from doors import _TABLE, _bundle
-
-    from tunewright.comparing import bundle
-    from tunewright.comparing.checking import verify
-
-    (tmp_path / "t.csv").write_bytes(_TABLE)
-    whole = _bundle(tmp_path / "b", tmp_path / "t.csv")
-    assert verify(tmp_path / "b")["agrees"]
-    trials = pd.read_parquet(tmp_path / "b" / "trials.parquet")
-    for frame in (
-        trials.drop(columns="status"),
-        trials.assign(value="x"),
-        trials.assign(runs="{"),
-        trials.assign(seed=None),
-    ):
-        frame.to_parquet(tmp_path / "b" / "trials.parquet")
-        with pytest.raises(ConfigError):
-            verify(tmp_path / "b")
-    (tmp_path / "b" / "trials.parquet").write_bytes(whole["trials.parquet"][:-30])
-    with pytest.raises(ConfigError, match="cannot be read as table of trials"):
-        bundle.load(tmp_path / "b")
-    (tmp_path / "b" / "trials.parquet").write_bytes(whole["trials.parquet"])
-    for text in ("[]", "{", json.dumps({"format": "x", "versions": 5})):
-        (tmp_path / "b" / "tournament.json").write_text(text)
-        with pytest.raises(ConfigError):
-            bundle.load(tmp_path / "b")
-
-
-@pytest.mark.parametrize("number", [1e308, -1e308, float("inf")])
-def test_a_bundle_with_numbers_that_nothing_can_be_computed_with(tmp_path, number, recwarn):
-    pd = pytest.importorskip("pandas", reason="needs the extra: pip install 'tunewright[compare]'")
-    from doors import _TABLE, _bundle
-
-    from tunewright.comparing import bundle
-    from tunewright.comparing.checking import verify
-
-    (tmp_path / "t.csv").write_bytes(_TABLE)
-    whole = _bundle(tmp_path / "b", tmp_path / "t.csv")
-    columns = {
-        "trials": "seconds value ratio asked_s runs",
-        "games": "best ratio_low seed wall_s verification",
-        "targets": "known_best",
-    }
-    for table, column in [(t, c) for t, names in columns.items() for c in names.split()]:
-        path = tmp_path / "b" / f"{table}.parquet"
-        documents = {
-            "runs": [{"of": "candidate", "status": "ok", "values": {"tps": number}}],
-            "verification": [[number, 1.0], [2.0, -number]],
-        }
-        frame = pd.read_parquet(path)
-        frame[column] = json.dumps(documents[column]) if column in documents else number
-        frame.to_parquet(path)
-        recwarn.clear()
-        for call in (verify, lambda folder: bundle.load(folder).report()):
-            with pytest.raises(ConfigError, match=f"{column} must be within") as caught:
-                call(tmp_path / "b")
-            assert "\n" not in str(caught.value)
-        assert not recwarn.list
-        path.write_bytes(whole[path.name])
-    assert verify(tmp_path / "b")["agrees"]
-
-
 @pytest.mark.parametrize("tags", ["<ul><li>", "<div>", "<p>x", "<DIV class='a>b'>", "<b/ ><i>", "<a></b>"])
 def test_a_page_of_tags_within_tags_is_refused_at_once(tmp_path, tags):
     pytest.importorskip("bs4", reason="needs the extra: pip install 'tunewright[llm]'")
@@ -385,129 +272,3 @@ def test_a_page_of_many_tags_beside_each_other_is_read(tmp_path):
         f"<html><script>{'<div>' * 6000}</script><style>{'<b>' * 6000}</style>{within}<ul>{'<li><i>x</ul><ul>' * 900}"
     )
     assert len(read_file(path, path.name)) >= 1
-
-
-@pytest.mark.parametrize(
-    "raised",
-    ["raise ValueError('no\\nluck')", "raise SystemExit(3)", "raise GeneratorExit", "class E(BaseException): pass\nraise E('odd')",
-     "import no_such_module", "open_target = 5", "1 / 0", "def f(): f()\nf()", "class E(Exception):\n    def __str__(self): 1 / 0\nraise E",
-     "raise KeyboardInterrupt"],
-)  # fmt: skip
-def test_a_plugin_may_raise_anything(tmp_path, raised, cli, monkeypatch):
-    plugin(tmp_path, raised, ("targets", "tuners", "commands"))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(sys.modules, "theirs", None)  # so that it is gone afterwards
-    for what, ours in (("targets", "sqlite"), ("tuners", "tpe")):
-        sys.modules.pop("theirs", None)
-        rows = {r["name"]: r for r in json.loads(cli(what, "--json").stdout)}
-        assert rows[ours]["available"] and not rows["theirs"]["available"]
-        assert rows["theirs"]["install"].startswith("broken: ") and "\n" not in rows["theirs"]["install"]
-    if "open_target = 5" not in raised:
-        done = cli("tune", "theirs", code=1)
-        assert done.stderr.startswith("error: ") and "is broken" in done.stderr and done.stderr.count("\n") == 1
-
-
-def plugin(folder, code, groups=("targets",)):
-    """Lay out a package with a target, as pip would; returns the environment in which it is installed."""
-    info = folder / "theirs-1.0.dist-info"
-    info.mkdir()
-    (folder / "theirs.py").write_text(code)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    points = "".join(f"[tunewright.{group}]\ntheirs = theirs:open_target\n" for group in groups)
-    (info / "entry_points.txt").write_text(points)
-    return {**os.environ, "PYTHONPATH": str(folder)}
-
-
-def test_what_a_plugin_prints_when_it_is_imported_is_no_part_of_the_document(tmp_path):
-    env = plugin(
-        tmp_path,
-        "print('hello from theirs')\nfrom tunewright.testing import Sphere\ndef open_target(a, o): return Sphere()",
-    )
-    code = "import sys; from tunewright.cli import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", code, "targets", "--json"], capture_output=True, text=True, env=env)
-    assert {r["name"]: r["available"] for r in json.loads(done.stdout)}["theirs"]
-    assert "hello from theirs" in done.stderr
-
-
-def test_a_real_interrupt_while_a_plugin_is_imported_stops_the_program(tmp_path):
-    env = plugin(tmp_path, "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)")
-    code = "import sys; from tunewright.cli import main; sys.exit(main())"
-    done = subprocess.run([sys.executable, "-c", code, "targets", "--json"], capture_output=True, text=True, env=env)
-    assert done.returncode == 130 and "broken" not in done.stdout + done.stderr
-
-
-def _set(table, key, text):
-    return f"UPDATE {table} SET value_json = {text!r} WHERE key = {key!r}"
-
-
-def _plan(name, value):
-    return f"UPDATE study_user_attributes SET value_json = json_set(value_json, '$.plan.{name}', {value}) WHERE key = 'session'"
-
-
-def _pareto(text):
-    return f"UPDATE study_user_attributes SET value_json = json_set(value_json, '$.pareto', json('{text}')) WHERE key = 'verdict'"
-
-
-def _session(name, value):
-    return (
-        f"UPDATE study_user_attributes SET value_json = json_set(value_json, '$.{name}', {value}) WHERE key = 'session'"
-    )
-
-
-EDITS = [
-    *(_set("trial_user_attributes", "outcome", text) for text in ("null", "[]", "0", '""', "false", "[" * 50_000)),
-    *(_set("trial_user_attributes", "trial", text) for text in ("null", "[]", "{}")),
-    *(_set("study_user_attributes", "session", text) for text in ("null", "[]", "[" * 50_000, '{"a":' * 50_000)),
-    *(_plan(n, v) for n, v in [("seed", "-5"), ("memory_mb", "1e308"), ("memory_mb", "-1"), ("limit_s", "0"), ("nosuch", "1")]),
-    *(_session(n, v) for n, v in [("cwd", "5"), ("notes", "json('[]')"), ("notes", "json('{\"answers\": [5]}')"), ("ended", "5")]),
-    *(_pareto(text) for text in ('[{"number":1,"config":{},"metrics":{}}]', '[{"number":1,"config":{},"metrics":{"loss":null}}]',
-                                 '[{"number":1,"config":{},"metrics":{"loss":1},"comparisons":{"x":5}}]', "[5]")),
-    "UPDATE trials SET number = NULL", "UPDATE trials SET number = -3", "UPDATE trials SET number = 0", "UPDATE trials SET number = 'x'",
-    "UPDATE trial_values SET value = NULL", "UPDATE trials SET state = 'GREAT'",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("edit", EDITS, ids=lambda e: e[:110])
-def test_every_command_calls_a_store_that_was_edited_damaged(tmp_path, edit, capfd, monkeypatch):
-    from doors import _TABLE
-
-    from tunewright.report.report import render_report
-    from tunewright.sessions import service
-    from tunewright.sessions.session import Session
-    from tunewright.store.export import export, overview
-    from tunewright.store.plan import Plan
-    from tunewright.store.store import Store
-
-    monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / "home"))
-    (tmp_path / "t.csv").write_bytes(_TABLE)
-    url = f"sqlite:///{tmp_path / 's.db'}"
-    plan = Plan(target=f"table:{tmp_path / 't.csv'}", tuner="random", trust="fast", options={"direction": "max"})
-    with Session.create(plan, "a", Store(url)) as session:
-        session.run(trials=4)
-    with closing(sqlite3.connect(tmp_path / "s.db")) as database:
-        assert database.execute(edit).rowcount
-        database.commit()
-
-    def resume(store):
-        with Session.resume("a", store) as session:
-            session.run(trials=6)
-
-    commands = {
-        "list": lambda s: [overview(s, n) for n in s.names()], "show": lambda s: export(s, "a"), "report": lambda s: render_report(export(s, "a")),
-        "resume": resume, "apply": lambda s: service.apply_session(s, "a", to=None, spec=None, number=None, force=True),
-        "rollback": lambda s: service.rollback_session(s, "a", spec=None),
-    }  # fmt: skip
-    damaged = []
-    for name, command in commands.items():
-        store = Store(url)
-        try:
-            command(store)
-        except StoreError as error:
-            assert "\n" not in str(error)
-            damaged.append(name)
-        except ConfigError as error:
-            assert name in ("apply", "rollback"), error  # there is nothing to do, and the trials were not read
-        finally:
-            store.close()
-    assert {"show", "report", "resume", "list"} <= set(damaged)
-    assert "Exception ignored" not in capfd.readouterr().err

@@ -115,30 +115,37 @@ def test_the_next_one_waits_for_a_command_that_outlived_its_session(sign, delay_
 
 def test_a_session_that_fails_leaves_anothers_measurement_alone(tmp_path):
     """Two sessions in one process: the children of one are not the other's to end."""
-    target, outcome = Misbehaving(), {}
-    target.ways = ("well", "slow")
+    outcome = {}
 
     def run():
         store = Store(f"sqlite:///{tmp_path / 'one.db'}")
-        session = Session.create(Plan(target="t", tuner="random", trust="fast"), "one", store, target=Slow())
+        session = Session.create(Plan(target="t", tuner="random", trust="fast"), "one", store, target=Waiting(tmp_path))
         session.run(trials=1, verify=False)
         outcome["status"], outcome["reason"] = session.all[0].status, session.all[0].reason
 
     other = threading.Thread(target=run)
     other.start()
-    time.sleep(1.0)  # the other is measuring by now
+    assert until((tmp_path / "measuring").exists, 60)
     store = Store(f"sqlite:///{tmp_path / 'two.db'}")
     session = Session.create(Plan(target="t", tuner="random", trust="fast"), "two", store, target=Guarded())
     session.store.finish = None  # whatever goes wrong in a session
     with pytest.raises(TypeError):
         session.run(trials=2, verify=False)
+    (tmp_path / "over").touch()
     other.join()
     assert outcome == {"status": "ok", "reason": ""}
 
 
-class Slow(Misbehaving):
+class Waiting(Misbehaving):
+    """Says that it measures, and goes on when it is told to."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
     def measure(self, config, *, workload, seed, budget):
-        time.sleep(2.5)
+        (self.folder / "measuring").touch()
+        assert until((self.folder / "over").exists, 60)
         return super().measure(config, workload=workload, seed=seed, budget=budget)
 
 

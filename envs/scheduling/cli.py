@@ -56,43 +56,45 @@ def texts_of(pairs: Sequence[str] | None, what: str) -> dict[str, str]:
     return texts
 
 
-def _show(screen: Console, d: Mapping[str, Any]) -> None:
+def _show(screen: Console, document: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     from tunewright.cli.terminal import table
 
-    words = f"{d['policy']}: {d['about']}" if "about" in d else d["policy"]
-    screen.print(Text(words, style="bold"))
-    counted = [f"{d[k]:,} {k}" for k in ("requests", "jobs", "tasks", "users", "rejected") if isinstance(d.get(k), int)]
-    where = d.get("system") or d.get("nodes") or (f"{d['cores']} cores" if "cores" in d else "")
-    screen.print(
-        Text(" · ".join([*([d["trace"]] if "trace" in d else []), *counted, *([where] if where else [])]), style="dim")
-    )
-    if d.get("stable") is False:
-        screen.print(Text(d["unstable_because"], style="bold red"))
-    spreads = {k: v for k, v in d["metrics"].items() if isinstance(v, dict)}
-    columns = list(dict.fromkeys(c for v in spreads.values() for c in v))
+    policy, metrics = document["policy"], document["metrics"]
+    screen.print(Text(f"{policy}: {document['about']}" if "about" in document else policy, style="bold"))
+    things = ("requests", "jobs", "tasks", "users", "rejected")
+    counted = [f"{document[thing]:,} {thing}" for thing in things if isinstance(document.get(thing), int)]
+    cores = f"{document['cores']} cores" if "cores" in document else ""
+    told = [document.get("trace"), *counted, document.get("system") or document.get("nodes") or cores]
+    screen.print(Text(" · ".join(words for words in told if words), style="dim"))
+    if document.get("stable") is False:
+        screen.print(Text(document["unstable_because"], style="bold red"))
+    spreads = {name: values for name, values in metrics.items() if isinstance(values, dict)}
+    columns = list(dict.fromkeys(column for values in spreads.values() for column in values))
     rows = table("", *columns, numbers=columns)
     for name, values in spreads.items():
-        rows.add_row(Text(_label(name)), *("" if values.get(c) is None else f"{values[c]:,.4g}" for c in columns))
+        cells = ("" if values.get(column) is None else f"{values[column]:,.4g}" for column in columns)
+        rows.add_row(Text(_label(name)), *cells)
     screen.print(rows)
     rows = table()
     rows.add_column()
     rows.add_column(justify="right")
-    for name, value in d["metrics"].items():
+    for name, value in metrics.items():
         if not isinstance(value, dict):
             words = "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.4g}"
             rows.add_row(Text(_label(name)), words)
     screen.print(rows)
-    for note in d.get("notes", ()):
+    for note in document.get("notes", ()):
         screen.print(Text(note, style="yellow"))
-    if "check" in d:
-        screen.print(Text(f"checked: {d['check']}", style="green"))
-    for file in d.get("files", ()):
+    if "check" in document:
+        screen.print(Text(f"checked: {document['check']}", style="green"))
+    for file in document.get("files", ()):
         screen.print(Text(f"written: {file}", style="cyan"))
-    speed = next(((k, v) for k, v in d.items() if k.endswith("_per_s_simulated")), None)
-    if speed:
-        screen.print(Text(f"simulated {speed[1]:,.0f} {speed[0].split('_per')[0]} a second", style="dim"))
+    for name, value in document.items():
+        if name.endswith("_per_s_simulated"):
+            screen.print(Text(f"simulated {value:,.0f} {name.split('_per')[0]} a second", style="dim"))
+            break
 
 
 def _label(name: str) -> str:
@@ -140,48 +142,51 @@ def serving(
     from tunewright.envs.parallelism import clusters, models
     from tunewright.envs.parallelism.serving import Service
     from tunewright.envs.parallelism.steptime import stack_of
-    from tunewright.envs.scheduling import limits as L
+    from tunewright.envs.scheduling import limits
     from tunewright.envs.scheduling.inspection import bars_of_serving, check_serving
-    from tunewright.envs.scheduling.serving import policies as P
-    from tunewright.envs.scheduling.serving import simulate as M
+    from tunewright.envs.scheduling.serving import policies
+    from tunewright.envs.scheduling.serving import simulate as simulator
     from tunewright.envs.scheduling.serving.state import REJECTED
     from tunewright.envs.scheduling.serving.trace import load
     from tunewright.report.timeline import check_outputs, write
     from tunewright.store.files import finite
 
-    L.check(
+    limits.check(
         "--", speed=speed, requests=limit, ttft=ttft_s, tpot=tpot_s, error=error, tp=tp, prefill_gpus=prefill_gpus,
         seed=seed,
     )  # fmt: skip
     changes = [*(settings or []), *([f"chunk={chunk}"] if chunk else [])]
-    knobs = P.policy(policy, **P.settings(texts_of(changes, "--set")))
+    knobs = policies.policy(policy, **policies.settings(texts_of(changes, "--set")))
     service = Service(model=models.load(model), nodes=clusters.load(cluster).nodes, backend=backend)
     stack_of(backend, service.nodes.kind)  # an unknown backend
     requests = load(trace, texts_of(options, "--option"), seed).faster(speed)
     if limit:
         requests = requests.first(limit)
-    system = M.setup(service, M.default_plan(service, tp=tp, precision=precision, prefill_gpus=prefill_gpus), knobs)
-    limits = {"ttft_s": ttft_s, "tpot_s": tpot_s, "error": error, "seed": seed}
+    plan = simulator.default_plan(service, tp=tp, precision=precision, prefill_gpus=prefill_gpus)
+    system = simulator.setup(service, plan, knobs)
+    asked = {"ttft_s": ttft_s, "tpot_s": tpot_s, "error": error, "seed": seed}
     if timeline:
         check_outputs(timeline)
-    M.simulate(requests.first(1), system, knobs, **limits)  # type: ignore[arg-type]  # compiled now, so not timed
-    o = M.simulate(requests, system, knobs, log=LOGGED if timeline else 0, **limits)  # type: ignore[arg-type]
-    stable, words = M.stability(o)
-    rejected = int((o.systems.requests[0]["phase"] == REJECTED).sum())
+    log = LOGGED if timeline else 0
+    simulator.simulate(requests.first(1), system, knobs, **asked)  # type: ignore[arg-type]  # compiled, so not timed
+    outcome = simulator.simulate(requests, system, knobs, log=log, **asked)  # type: ignore[arg-type]
+    stable, words = simulator.stability(outcome)
+    rejected = int((outcome.systems.requests[0]["phase"] == REJECTED).sum())
     document: dict[str, Any] = {
-        "policy": policy, "about": P.POLICIES[policy][0], "trace": requests.source, "requests": len(requests),
-        "rejected": rejected, "stable": stable, "unstable_because": words, "metrics": M.metrics(o),
+        "policy": policy, "about": policies.POLICIES[policy][0], "trace": requests.source, "requests": len(requests),
+        "rejected": rejected, "stable": stable, "unstable_because": words, "metrics": simulator.metrics(outcome),
         "requests_per_s": (len(requests) - 1) / requests.duration_s if requests.duration_s > 0 else None,
         "limits": {"ttft_s": ttft_s, "tpot_s": tpot_s}, "system": system.words, "gpus": system.gpus,
         "knobs": vars(knobs), "parameters": dict(requests.parameters), "notes": list(requests.notes),
-        "requests_per_s_simulated": len(requests) / max(o.seconds, 1e-9),
+        "requests_per_s_simulated": len(requests) / max(outcome.seconds, 1e-9),
     }  # fmt: skip
     if rejected:
         document["notes"].append(f"{rejected} requests need more cache than a replica has, and were refused")
     if check:
-        document["check"] = check_serving(requests, system, knobs, limits)
+        document["check"] = check_serving(requests, system, knobs, asked)
     if timeline:
-        document["files"] = write(timeline, f"{requests.source}, policy {policy}", bars_of_serving(o), system.words)
+        title = f"{requests.source}, policy {policy}"
+        document["files"] = write(timeline, title, bars_of_serving(outcome), system.words)
     return finite(document)  # type: ignore[no-any-return]
 
 
@@ -212,44 +217,46 @@ def spark(
     as_json: Json = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Run jobs of many users on the cores of one Spark application: response times, slowdowns, fairness."""
-    from tunewright.envs.scheduling import limits as L
+    from tunewright.envs.scheduling import limits
     from tunewright.envs.scheduling.inspection import bars_of_spark, check_spark
-    from tunewright.envs.scheduling.spark import jobs as J
-    from tunewright.envs.scheduling.spark import simulate as M
+    from tunewright.envs.scheduling.spark import jobs as work
+    from tunewright.envs.scheduling.spark import simulate as simulator
     from tunewright.report.timeline import check_outputs, write
     from tunewright.store.files import check_size, finite
 
-    L.check(
+    limits.check(
         "--", cores=cores, users=users, jobs=jobs, partition_s=partition_s, noise=noise, overhead=overhead_s, seed=seed
     )
     for each in weights or ():
-        L.check("--", weight=each)
+        limits.check("--", weight=each)
     given: dict[str, Any] = dict(texts_of(options, "--option"))
-    given |= {k: v for k, v in (("users", users), ("jobs", jobs)) if v}
-    how = M.Options(
-        policy=policy, partition_s=partition_s or (M.PARTITION_S if partition else 0.0), estimates=estimates,
-        noise=noise, overhead_s=M.OVERHEAD_S if overhead_s is None else overhead_s, weights=tuple(weights or ()),
-        seed=seed,
+    given |= {name: count for name, count in (("users", users), ("jobs", jobs)) if count}
+    how = simulator.Options(
+        policy=policy, partition_s=partition_s or (simulator.PARTITION_S if partition else 0.0), estimates=estimates,
+        noise=noise, overhead_s=simulator.OVERHEAD_S if overhead_s is None else overhead_s,
+        weights=tuple(weights or ()), seed=seed,
     )  # fmt: skip
-    M.check(how)
+    simulator.check(how)
     check_size(f"--cores {cores}", cores, _CORE_BYTES)
-    mix = J.generate(cores, given, seed, J.pool_of(dags))
+    mix = work.generate(cores, given, seed, work.pool_of(dags))
     if timeline:
         check_outputs(timeline)
-    M.simulate(mix[:1], cores, how)  # compiled now, so not timed
-    o = M.simulate(mix, cores, how, log=LOGGED if timeline else 0)
-    stable, words = M.stability(o)
+    simulator.simulate(mix[:1], cores, how)  # compiled now, so not timed
+    outcome = simulator.simulate(mix, cores, how, log=LOGGED if timeline else 0)
+    stable, words = simulator.stability(outcome)
     document: dict[str, Any] = {
-        "policy": policy, "about": M.POLICIES[policy], "partition_s": how.partition_s, "cores": cores, "jobs": len(mix),
-        "users": len({j.user for j in mix}), "tasks": o.tasks, "stable": stable, "unstable_because": words,
-        "metrics": M.metrics(o), "parameters": {**J.parameters_of(given), "seed": seed, "dags": dags},
-        "estimates": estimates, "tasks_per_s_simulated": o.tasks / max(o.seconds, 1e-9),
-        "decisions_per_s_simulated": o.decisions / max(o.seconds, 1e-9),
+        "policy": policy, "about": simulator.POLICIES[policy], "partition_s": how.partition_s, "cores": cores,
+        "jobs": len(mix), "users": len({job.user for job in mix}), "tasks": outcome.tasks, "stable": stable,
+        "unstable_because": words, "metrics": simulator.metrics(outcome),
+        "parameters": {**work.parameters_of(given), "seed": seed, "dags": dags}, "estimates": estimates,
+        "tasks_per_s_simulated": outcome.tasks / max(outcome.seconds, 1e-9),
+        "decisions_per_s_simulated": outcome.decisions / max(outcome.seconds, 1e-9),
     }  # fmt: skip
     if check:
         document["check"] = check_spark(mix, cores, how)
     if timeline:
-        document["files"] = write(timeline, f"{len(mix)} jobs, policy {policy}", bars_of_spark(o), f"{cores} cores")
+        title = f"{len(mix)} jobs, policy {policy}"
+        document["files"] = write(timeline, title, bars_of_spark(outcome), f"{cores} cores")
     return finite(document)  # type: ignore[no-any-return]
 
 
@@ -274,18 +281,18 @@ def cluster(
     as_json: Json = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Run batch and GPU jobs on a cluster: waiting, response, slowdown, utilisation."""
-    from tunewright.envs.scheduling import limits as L
-    from tunewright.envs.scheduling.cluster import jobs as J
-    from tunewright.envs.scheduling.cluster import simulate as M
+    from tunewright.envs.scheduling import limits
+    from tunewright.envs.scheduling.cluster import jobs as work
+    from tunewright.envs.scheduling.cluster import simulate as simulator
     from tunewright.envs.scheduling.inspection import bars_of_cluster, check_cluster
     from tunewright.errors import ConfigError
     from tunewright.report.timeline import check_outputs, write
     from tunewright.store.files import finite
 
-    L.check("--", speed=speed, load=load, jobs=limit, seed=seed)
+    limits.check("--", speed=speed, load=load, jobs=limit, seed=seed)
     changes: dict[str, Any] = {}
     for name, value in texts_of(settings, "--set").items():
-        known = getattr(M.Policy(), name, None)
+        known = getattr(simulator.Policy(), name, None)
         try:
             if isinstance(known, bool):
                 changes[name] = _SWITCHES[value.lower()]
@@ -293,34 +300,35 @@ def cluster(
                 changes[name] = value if known is None else type(known)(value)
         except (ValueError, KeyError):
             raise ConfigError(f"{name} cannot be {value!r}; its default is {known!r}") from None
-    chosen = M.policy(policy, **changes)
+    chosen = simulator.policy(policy, **changes)
     given = texts_of(options, "--option")
     if trace == "synthetic":
-        where = J.nodes("16x8" if nodes == "auto" else nodes)
-        jobs = J.generate(where, {"load": load, **({"jobs": limit} if limit else {}), **given}, seed)
+        where = work.nodes("16x8" if nodes == "auto" else nodes)
+        jobs = work.generate(where, {"load": load, **({"jobs": limit} if limit else {}), **given}, seed)
     else:
         if given:
             raise ConfigError(f"{', '.join(given)}: only --trace synthetic takes parameters")
-        jobs = J.read(Path(trace))
+        jobs = work.read(Path(trace))
         jobs = jobs.first(limit) if limit else jobs
-        where = J.nodes(nodes, jobs, load)
+        where = work.nodes(nodes, jobs, load)
     jobs = jobs.faster(speed)
     if timeline:
         check_outputs(timeline)
-    M.simulate(jobs.first(1), where, chosen)  # compiled now, so not timed
-    o = M.simulate(jobs, where, chosen, log=LOGGED if timeline else 0)
-    stable, words = M.stability(o)
-    refused = int(o.systems.systems[0]["refused"])
+    simulator.simulate(jobs.first(1), where, chosen)  # compiled now, so not timed
+    outcome = simulator.simulate(jobs, where, chosen, log=LOGGED if timeline else 0)
+    stable, words = simulator.stability(outcome)
+    refused = int(outcome.systems.systems[0]["refused"])
     notes = [*jobs.notes, *([f"{refused} jobs want more than the cluster has, and were refused"] if refused else [])]
     document: dict[str, Any] = {
-        "policy": policy, "about": M.POLICIES[policy][0], "trace": jobs.source, "jobs": len(jobs), "rejected": refused,
-        "nodes": where.words, "stable": stable, "unstable_because": words, "metrics": M.metrics(o),
-        "settings": vars(chosen), "notes": notes, "jobs_per_s_simulated": len(jobs) / max(o.seconds, 1e-9),
+        "policy": policy, "about": simulator.POLICIES[policy][0], "trace": jobs.source, "jobs": len(jobs),
+        "rejected": refused, "nodes": where.words, "stable": stable, "unstable_because": words,
+        "metrics": simulator.metrics(outcome), "settings": vars(chosen), "notes": notes,
+        "jobs_per_s_simulated": len(jobs) / max(outcome.seconds, 1e-9),
     }  # fmt: skip
     if check:
         document["check"] = check_cluster(jobs, where, chosen)
     if timeline:
-        document["files"] = write(timeline, f"{jobs.source}, policy {policy}", bars_of_cluster(o), where.words)
+        document["files"] = write(timeline, f"{jobs.source}, policy {policy}", bars_of_cluster(outcome), where.words)
     return finite(document)  # type: ignore[no-any-return]
 
 
@@ -336,16 +344,17 @@ def serverless(
     as_json: Json = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Run functions that start cold: share of cold starts against the memory of instances that stand by."""
-    from tunewright.envs.scheduling import limits as L
-    from tunewright.envs.scheduling.cluster import serverless as F
+    from tunewright.envs.scheduling import limits
+    from tunewright.envs.scheduling.cluster import serverless as functions
     from tunewright.errors import ConfigError
 
-    L.check("--", keep=keep_s, seed=seed)
+    limits.check("--", keep=keep_s, seed=seed)
     given = texts_of(options, "--option")
     if trace == "synthetic":
-        x = F.generate(given, seed)
+        invocations = functions.generate(given, seed)
     elif given:
         raise ConfigError(f"{', '.join(given)}: only --trace synthetic takes parameters")
     else:
-        x = F.read(Path(trace))
-    return {"policy": policy, "keep_s": keep_s, "trace": x.source, "metrics": F.simulate(x, policy, keep_s)}
+        invocations = functions.read(Path(trace))
+    metrics = functions.simulate(invocations, policy, keep_s)
+    return {"policy": policy, "keep_s": keep_s, "trace": invocations.source, "metrics": metrics}

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tunewright.envs.storage import postgres_server
+from tunewright.envs.storage import postgres_memory, postgres_server
 from tunewright.envs.storage.postgres_bench import WORKLOADS, fill, run
 from tunewright.envs.storage.postgres_dsn import checked, chosen, connected, place
 from tunewright.envs.storage.postgres_foreign import (
@@ -254,6 +254,7 @@ class PostgresTarget(BaseTarget):
             yield bench
             return
         template = Path(prepared["template"])
+        postgres_memory.free(template.parent)
         cluster = template.with_name(f"run-{os.getpid()}-{time.monotonic_ns()}")
         try:
             postgres_server.copy_cluster(template, cluster)

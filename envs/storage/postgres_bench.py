@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import tempfile
-from pathlib import Path
 
 from tunewright.envs.storage import postgres_server
 from tunewright.envs.storage.postgres_dsn import argument_and_environment, connected
@@ -46,22 +44,16 @@ def run(conninfo: str, workload: str, seed: int, *, clients: int, transactions: 
     Raises:
         TargetError: pgbench or one of its transactions failed.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        script = Path(folder, "analytical.sql")
-        script.write_text(_ANALYTICAL, encoding="utf-8")
-        kind = {
-            "tpcb": ["-b", "tpcb-like"],
-            "read-only": ["-b", "select-only"],
-            "analytical": ["-f", str(script)],
-        }[workload]
-        threads = min(clients, int(machine_facts()["CPU_COUNT"]))
-        common = [*kind, "-c", str(clients), "-j", str(threads), "--random-seed", str(seed % 2**31), "-M", "prepared"]
-        if warm:
-            _pgbench(conninfo, [*common, "-n", "-t", str(max(1, transactions // 4))])
-        with connected(conninfo) as connection:
-            connection.execute("CHECKPOINT")
-        os.sync()
-        text = _pgbench(conninfo, [*common, "-n", "-t", str(transactions)])
+    # a script comes on standard input: a run that is killed would leave a file behind
+    kind = {"tpcb": ["-b", "tpcb-like"], "read-only": ["-b", "select-only"], "analytical": ["-f", "-"]}[workload]
+    threads = min(clients, int(machine_facts()["CPU_COUNT"]))
+    common = [*kind, "-c", str(clients), "-j", str(threads), "--random-seed", str(seed % 2**31), "-M", "prepared"]
+    if warm:
+        _pgbench(conninfo, [*common, "-n", "-t", str(max(1, transactions // 4))])
+    with connected(conninfo) as connection:
+        connection.execute("CHECKPOINT")
+    os.sync()
+    text = _pgbench(conninfo, [*common, "-n", "-t", str(transactions)])
     failed = re.search(r"number of failed transactions: (\d+)", text)
     if failed and int(failed[1]):
         raise TargetError(f"pgbench: {failed[1]} transactions failed")
@@ -80,7 +72,7 @@ def _pgbench(conninfo: str, words: list[str], limit_s: float | None = None) -> s
         text=True,
         env={**os.environ, **secret},
         timeout=limit_s,
-        stdin=subprocess.DEVNULL,
+        input=_ANALYTICAL,  # read only where the words say so
     )
     if done.returncode:
         said = [line for line in done.stderr.strip().splitlines() if "error" in line.lower() or "fatal" in line.lower()]

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tunewright.envs.storage import postgres_memory
 from tunewright.errors import TargetError, missing_extra
 from tunewright.sessions import workfolder
 from tunewright.store.trees import remove_tree
@@ -90,7 +91,9 @@ def data_home(workdir: Path) -> Path:
 
 
 def remove_data_home(workdir: Path) -> None:
-    """Remove the directory for clusters with all of them."""
+    """Remove the directory for clusters with all of them, and the shared memory of servers that were killed."""
+    parent, name = _data_place(workdir)
+    postgres_memory.free(parent / f"tunewright-{name}")
     workfolder.remove(*_data_place(workdir))
 
 
@@ -175,12 +178,16 @@ class Server:
         if server_user() is not None:
             entry = pwd.getpwnam(str(server_user()))
             os.chown(self.socket, entry.pw_uid, entry.pw_gid)
-        words = [str(binaries() / "postgres"), "-D", str(data), "-k", self.socket, "-h", ""]
+        self._words = [str(binaries() / "postgres"), "-D", str(data), "-k", self.socket, "-h", ""]
         for name, value in settings.items():
-            words += ["-c", f"{name}={value}"]
+            self._words += ["-c", f"{name}={value}"]
         self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(
-            words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/", **_as_user()
+        self.process = self._begin()
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        self.log.truncate(0)
+        return subprocess.Popen(
+            self._words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/", **_as_user()
         )
 
     def __enter__(self) -> Server:
@@ -204,7 +211,13 @@ class Server:
         end = time.monotonic() + _START_S
         while True:
             if self.process.poll() is not None:
-                raise TargetError(f"the server refuses these settings: {self._last_words()}")
+                said = self._last_words()
+                if postgres_memory.IN_USE not in said or time.monotonic() > end:
+                    raise TargetError(f"the server refuses these settings: {said}")
+                # memory is named by the directory's inode, which was that of a killed server whose last process ends
+                time.sleep(0.2)
+                self.process = self._begin()
+                continue
             try:
                 psycopg.connect(self.conninfo("postgres")).close()
             except psycopg.OperationalError:
