@@ -147,6 +147,9 @@ def test_what_may_not_be_taken_back_stays(store):
     _, verdict = tuned(target, store, dict.fromkeys("abcd", "on"))
     assert set(verdict.changes) == {"a", "b", "c"}
     assert [s["names"] for s in verdict.steps][-1][-1] and verdict.steps[-1]["total"] == pytest.approx(2, rel=0.1)
+    assert any(not r["pairs"] for r in verdict.pruned["removals"]), "something could not be measured without it"
+    assert store.session("a")["verdict"]["config"] == verdict.config, "and the session can be read again"
+    assert "Improved" in render_report(export(store, "a"))
 
 
 def test_a_parameter_that_is_active_under_another_goes_with_it(store):

@@ -231,9 +231,9 @@ class Store:
             self._storage.set_study_user_attr(self._study(name), key, redact(value))
 
     def set_verdict(self, name: str, verdict: Mapping[str, Any] | None) -> None:
-        """Write the verdict of a session."""
+        """Write the verdict of a session; numbers that JSON does not know, of what was not measured, become None."""
         with self._errors():
-            self._storage.set_study_user_attr(self._study(name), _VERDICT, None if verdict is None else dict(verdict))
+            self._storage.set_study_user_attr(self._study(name), _VERDICT, finite(verdict))
         self.annotate(name, "what was shown", "" if verdict is None else verdict["sentence"])
 
     # -- trials -----------------------------------------------------------------------------------
