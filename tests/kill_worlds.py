@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from random import Random
 
-from users_world import MARKER, TUNEWRIGHT, differences, facts, give_away, note, plant, processes, tree
+from users_world import MARKER, TUNEWRIGHT, V, X, differences, facts, give_away, note, plant, processes, tree
 
 SESSION = ["--tuner", "random", "--trust", "fast", "--trials", "2"]
 
@@ -138,7 +138,8 @@ class World:
 
 # -- the user's own files --------------------------------------------------------------------------------
 
-_FILES = """
+_FILES = (
+    """
 [target]
 name = "app"
 command = ["sh", "-c", "sleep 0.05; . etc/app.conf; . etc/linked.conf; echo v: $((x * 10 + y))"]
@@ -154,23 +155,11 @@ content = "x={x} y={y}\\n"
 [[file]]
 path = "etc/filled.conf"
 template = "filled.tmpl"
-[[parameter]]
-name = "x"
-type = "int"
-low = 1
-high = 9
-default = 1
-[[parameter]]
-name = "y"
-type = "int"
-low = 1
-high = 9
-default = 1
-[[metric]]
-name = "v"
-direction = "max"
-regex = 'v: ([0-9.]+)'
 """
+    + X
+    + X.replace('"x"', '"y"')
+    + V
+)
 _FILE_HOOKS = """
 [hooks]
 apply = ["sh", "-c", "touch {var}/applying; sleep 0.1"]
@@ -276,28 +265,23 @@ class AppliedFiles(Files):
 
 # -- a daemon that hooks restart ---------------------------------------------------------------------------
 
-_DAEMON = """
+_DAEMON = (
+    """
 [target]
 name = "daemon"
 command = ["sh", "-c", "sleep 0.05; read pid < {var}/pid; kill -0 $pid && echo run alive >> {var}/log || echo run dead >> {var}/log; cat {var}/serving"]
 [[file]]
 path = "server.conf"
 content = "v: {x}\\n"
-[[parameter]]
-name = "x"
-type = "int"
-low = 1
-high = 9
-default = 1
-[[metric]]
-name = "v"
-direction = "max"
-regex = 'v: ([0-9.]+)'
-[hooks]
+"""
+    + X
+    + V
+    + """[hooks]
 reset = ["sh", "-c", "test ! -f {var}/pid || { read pid < {var}/pid; kill -0 $pid || echo reset dead >> {var}/log; }"]
 apply = ["sh", "service.sh", "restart"]
 rollback = ["sh", "service.sh", "{rollback}"]
 """
+)
 # one at a time, as every service manager has it; the daemon does not inherit the lock
 _SERVICE = """
 exec 9> {var}/lock

@@ -11,22 +11,29 @@ from pathlib import Path
 
 import psutil
 
-# a description of a program whose command is filled in: HEAD.replace("{run}", ...)
-HEAD = """
-[target]
-name = "app"
-command = ["sh", "-c", "{run}; echo v: {x}"]
-[[parameter]]
+# parts of descriptions of programs: a parameter, and a metric that prints it
+X = """[[parameter]]
 name = "x"
 type = "int"
 low = 1
 high = 9
 default = 1
-[[metric]]
+"""
+V = """[[metric]]
 name = "v"
 direction = "max"
 regex = 'v: ([0-9.]+)'
 """
+# one whose command is filled in: HEAD.replace("{run}", ...)
+HEAD = (
+    """
+[target]
+name = "app"
+command = ["sh", "-c", "{run}; echo v: {x}"]
+"""
+    + X
+    + V
+)
 TUNEWRIGHT = str(Path(sys.executable).with_name("tunewright"))
 MARKER = "TUNEWRIGHT_TEST_SCENE"  # in the environment of all that a scene starts, to find what is left of it
 FOREIGN = 1234  # an owner and a group that are not ours

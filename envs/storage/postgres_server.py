@@ -92,9 +92,9 @@ def data_home(workdir: Path) -> Path:
 
 def remove_data_home(workdir: Path) -> None:
     """Remove the directory for clusters with all of them, and the shared memory of servers that were killed."""
-    parent, name = _data_place(workdir)
-    postgres_memory.free(parent / f"tunewright-{name}")
-    workfolder.remove(*_data_place(workdir))
+    place = _data_place(workdir)
+    postgres_memory.free(workfolder.path_of(*place))
+    workfolder.remove(*place)
 
 
 def hash_path(path: Path) -> int:
@@ -112,6 +112,14 @@ def _as_user() -> dict[str, Any]:
     return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
 
+def _hand_over(folder: str | Path) -> None:
+    """Give a directory to the account that the server runs as."""
+    user = server_user()
+    if user is not None:
+        entry = pwd.getpwnam(user)
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+
+
 def make_cluster(folder: Path, settings: Mapping[str, str]) -> None:
     """Run initdb; the directory appears whole or not at all.
 
@@ -124,9 +132,7 @@ def make_cluster(folder: Path, settings: Mapping[str, str]) -> None:
         # a second try in another directory: the first one's inode number names its shared memory, which may be taken
         for again, place in enumerate((Path(made, "first"), Path(made, "second"))):
             place.mkdir()
-            if server_user() is not None:
-                entry = pwd.getpwnam(str(server_user()))
-                os.chown(place, entry.pw_uid, entry.pw_gid)
+            _hand_over(place)
             words = [str(binaries() / "initdb"), "-D", str(place), "-U", ROLE, "--auth=trust", "--encoding=UTF8"]
             done = subprocess.run(
                 [*words, "--no-locale", "--no-sync"], capture_output=True, text=True, cwd="/", **_as_user()
@@ -175,9 +181,7 @@ class Server:
         # beside the cluster, so that it goes with it; but the path of a socket may have 107 characters at most
         near = str(data.parent) if len(str(data.parent)) < 80 else "/tmp"
         self.socket = tempfile.mkdtemp(prefix="socket-", dir=near)
-        if server_user() is not None:
-            entry = pwd.getpwnam(str(server_user()))
-            os.chown(self.socket, entry.pw_uid, entry.pw_gid)
+        _hand_over(self.socket)
         self._words = [str(binaries() / "postgres"), "-D", str(data), "-k", self.socket, "-h", ""]
         for name, value in settings.items():
             self._words += ["-c", f"{name}={value}"]
@@ -185,7 +189,8 @@ class Server:
         self.process = self._begin()
 
     def _begin(self) -> subprocess.Popen[bytes]:
-        self.log.truncate(0)
+        self.log.seek(0)
+        self.log.truncate()
         return subprocess.Popen(
             self._words, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, cwd="/", **_as_user()
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 from tunewright.comparing.games import Game
 from tunewright.errors import TunewrightError
-from tunewright.measuring.protocol import compare_pairs, values_of
+from tunewright.measuring.protocol import compare_pairs, verified_pairs
 from tunewright.store.files import finite
 from tunewright.store.secrets import redact
 from tunewright.store.store import Store
@@ -112,8 +112,7 @@ def plain(value: Any) -> Any:
 
 def _verified(verdict: Mapping[str, Any], metric: Metric) -> list[list[float]]:
     """Return the (winner, default) pairs of the verification."""
-    runs = verdict.get("runs", ())
-    return [list(p) for p in zip(*(values_of(runs, of, metric.name) for of in ("candidate", "default")), strict=False)]
+    return [list(pair) for pair in verified_pairs(verdict.get("runs", ()), metric.name)]
 
 
 def summary(rows: Sequence[Mapping[str, Any]], pairs: Sequence[Sequence[float]], metric: Metric) -> dict[str, Any]:

@@ -196,12 +196,9 @@ def evaluate(
     runs: list[dict[str, Any]] = []
 
     def once(of: str, tried: Config, number: int, tries: int) -> Measurement:
-        for _ in range(tries):  # what fails now and then is not held against a configuration
-            measured = run(tried, seed + number)
-            runs.append(_noted(of, measured))
-            if measured.ok or measured.status == "rejected":
-                break
-        return measured
+        attempts = until_ok(partial(run, tried, seed + number), tries)
+        runs.extend(_noted(of, measured) for measured in attempts)
+        return attempts[-1]
 
     pairs: list[tuple[Measurement, Measurement | None]] = []
     yardstick = baseline is None
@@ -224,6 +221,18 @@ def evaluate(
         if _hopeless(pairs, baseline, objective) or (number + 1 >= level.least and _beaten(pairs, baseline, objective)):
             break
     return _summary(pairs, metrics, objective, baseline, runs)
+
+
+def until_ok(run: Callable[[], Measurement], tries: int) -> list[Measurement]:
+    """Run until it works, or is refused: what fails now and then is not held against a configuration.
+
+    Returns:
+        At most so many runs, at least one; the last one counts.
+    """
+    attempts = [run()]
+    while len(attempts) < tries and not attempts[-1].ok and attempts[-1].status != "rejected":
+        attempts.append(run())
+    return attempts
 
 
 def _noted(of: str, measured: Measurement) -> dict[str, Any]:
@@ -353,6 +362,15 @@ def values_of(runs: Sequence[Mapping[str, Any]], of: str, metric: str) -> list[f
     [2.0]
     """
     return [float(r["values"][metric]) for r in runs if r["of"] == of and r.get("values", {}).get(metric) is not None]
+
+
+def verified_pairs(runs: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[float, float]]:
+    """Return a metric's (candidate, default) pairs of a verification, without the runs that failed.
+
+    >>> verified_pairs([{"of": "default", "values": {"s": 2.0}}, {"of": "candidate", "values": {"s": 3.0}}], "s")
+    [(3.0, 2.0)]
+    """
+    return list(zip(values_of(runs, "candidate", metric), values_of(runs, "default", metric), strict=False))
 
 
 def failures(runs: Sequence[Mapping[str, Any]]) -> dict[str, tuple[int, int]]:

@@ -46,15 +46,17 @@ def importance(document: Mapping[str, Any]) -> tuple[list[tuple[str, float]], fl
     if not columns or values.std() == 0:
         return [], math.nan
     design = np.column_stack(columns)
-    gram = design.T @ design + _RIDGE * np.eye(len(owners))
-    weights = np.linalg.solve(gram, design.T @ values)
-    leverage = np.einsum("ij,ji->i", design, np.linalg.solve(gram, design.T)) + 1 / len(values)
+    fitting = np.linalg.solve(design.T @ design + _RIDGE * np.eye(len(owners)), design.T)  # values to weights
+    weights = fitting @ values
+    leverage = np.einsum("ij,ji->i", design, fitting) + 1 / len(values)
     left_out = (values - design @ weights) / (1 - np.minimum(leverage, 0.999))
     explained = 1 - float(left_out @ left_out) / float(values @ values)
     if explained < _LEAST_R2:
         return [], explained
-    parts = {n: design[:, [o == n for o in owners]] @ weights[[o == n for o in owners]] for n in dict.fromkeys(owners)}
-    spread = {n: float(part.var()) for n, part in parts.items()}
+    spread = {}
+    for parameter in dict.fromkeys(owners):
+        its = [owner == parameter for owner in owners]
+        spread[parameter] = float((design[:, its] @ weights[its]).var())
     whole = sum(spread.values())
     shares = sorted(((n, v / whole) for n, v in spread.items()), key=lambda row: -row[1])
     return shares[:_MOST], explained

@@ -11,6 +11,7 @@ from tunewright.measuring.protocol import values_of
 from tunewright.report import pages, svg
 from tunewright.report.importance import importance
 from tunewright.report.words import duration, number, verified
+from tunewright.sessions.verdict import taken_back
 from tunewright.store.export import shown
 from tunewright.store.outputs import write_text
 from tunewright.target import DECIDED
@@ -57,7 +58,7 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "changes": _changed(verdict["config"], default) if verdict else [],
         "said": _said(document, verdict),
         "staircase": _staircase(verdict),
-        "taken_back": _taken_back(verdict, default),
+        "taken_back": taken_back(verdict["config"], verdict.get("pruned")) if verdict else {},
         "notes": document.get("notes") or {},
         "history": svg.history([_point(trial, name, default) for trial in decided], label, objective["direction"]),
         "importance": _importance(shares, explained),
@@ -91,16 +92,7 @@ def _importance(shares: list[tuple[str, float]], explained: float) -> Any:
 def _staircase(verdict: Mapping[str, Any] | None) -> Any:
     """Draw what each change gives, where that was measured."""
     steps = (verdict or {}).get("steps")
-    return svg.staircase([({**s, "name": ", ".join(s["names"])}) for s in steps]) if steps else ""
-
-
-def _taken_back(verdict: Mapping[str, Any] | None, default: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    """Return the changes of the winner that are not recommended."""
-    winner = ((verdict or {}).get("pruned") or {}).get("config")
-    if not verdict or not winner:
-        return []
-    kept = {n for n, _, _ in _changed(verdict["config"], default)}
-    return [(n, value) for n, _, value in _changed(winner, default) if n not in kept]
+    return svg.staircase(steps) if steps else ""
 
 
 def _said(document: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> dict[str, Any]:

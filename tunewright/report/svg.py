@@ -209,10 +209,10 @@ def staircase(steps: Sequence[Mapping[str, Any]]) -> Markup:
     """Draw how a gain is made up, from the default on, on a logarithmic axis.
 
     Args:
-        steps: each with ``name``, ``ratio`` over the step before with ``low`` and ``high`` (None where open), and
+        steps: each with ``names``, ``ratio`` over the step before with ``low`` and ``high`` (None where open), and
             ``total`` over the default.
     """
-    names = [cut(str(s["name"])) for s in steps]
+    names = [cut(", ".join(s["names"])) for s in steps]
     left, row = max(_NAMES, 24 + CHARACTER * max(map(len, [*names, "default"]))), 24
     height = row * (len(steps) + 1) + 30
     before = [1.0, *(float(s["total"]) for s in steps[:-1])]

@@ -7,11 +7,12 @@ import math
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from tunewright.measuring.protocol import compare_pairs, improvement, values_of
+from tunewright.measuring.protocol import compare_pairs, improvement, until_ok, verified_pairs
 from tunewright.measuring.pruning import Pruned, prune
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import VERIFICATION_SEEDS, Setup
@@ -90,8 +91,8 @@ def measured_of(trials: Trials) -> Measured:
 def staircase(setup: Setup, measurer: Measurer, config: Config, order: Sequence[str], tell: Tell) -> list[Step]:
     """Measure what each change gives: the default, then one change more at a time, up to the whole configuration.
 
-    Every round measures each of these configurations once, in an order drawn by lot. One that is not legal, fails, or
-    misses a constraint is left out; its change then shares the next step.
+    Every round measures each of these configurations once, in an order drawn by lot. One that is not legal or fails is
+    left out; its change then shares the next step. A constraint that one misses on the way does not matter here.
 
     Args:
         setup, measurer: of the session.
@@ -189,14 +190,9 @@ def _in_turn(setup: Setup, measurer: Measurer, configs: Sequence[Config], seed: 
     """Measure each configuration once, in an order drawn by lot; None for what fails again and again."""
     order = list(range(len(configs)))
     random.Random(f"turn {seed}").shuffle(order)
-    values: list[Measurement | None] = [None] * len(configs)
-    for at in order:
-        for _ in range(1 if setup.target.exact else setup.level.tries):
-            measured = measurer.once(configs[at], seed)
-            if measured.ok:
-                values[at] = measured
-                break
-    return values
+    tries = 1 if setup.target.exact else setup.level.tries
+    measured = {at: until_ok(partial(measurer.once, configs[at], seed), tries)[-1] for at in order}
+    return [measured[at] if measured[at].ok else None for at in range(len(configs))]
 
 
 def _breaks(metrics: Sequence[Metric], measured: Measurement) -> bool:
@@ -205,7 +201,7 @@ def _breaks(metrics: Sequence[Metric], measured: Measurement) -> bool:
 
 def _noise(runs: Sequence[Any], metric: Metric) -> float:
     """Standard deviation of a pair's log ratio in a verification; outliers count as if they were three away."""
-    pairs = zip(values_of(runs, "candidate", metric.name), values_of(runs, "default", metric.name), strict=False)
+    pairs = verified_pairs(runs, metric.name)
     logs = np.array([gain for c, d in pairs if (gain := improvement(metric, c, d)) is not None])
     middle = np.median(logs)
     spread = 1.4826 * float(np.median(np.abs(logs - middle)))

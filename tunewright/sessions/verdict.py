@@ -69,8 +69,7 @@ class Verdict:
     @property
     def taken_back(self) -> Config:
         """Changes of the winner that are not recommended."""
-        winner = (self.pruned or {}).get("config", self.config)
-        return {n: v for n, v in winner.items() if n not in self.config or self.config[n] != v}
+        return taken_back(self.config, self.pruned)
 
 
 def in_short(session: View) -> str:
@@ -133,6 +132,20 @@ def reliability(failures: Mapping[str, tuple[int, int]]) -> tuple[bool, str]:
     if fails_more(failures["candidate"], failures["default"]) < _UNRELIABLE:
         return True, f"No improvement was shown: it fails more often than the default, in {counts}"
     return False, f"Runs that failed and were repeated: {counts}"
+
+
+def taken_back(config: Config, pruned: Mapping[str, Any] | None) -> Config:
+    """Return the changes of a winner that are not recommended.
+
+    Args:
+        config: what is recommended.
+        pruned: of the same verdict.
+
+    >>> taken_back({"a": 2, "b": 0}, {"config": {"a": 2, "b": 7, "c": 3}})
+    {'b': 7, 'c': 3}
+    """
+    winner: Config = dict(pruned["config"]) if pruned else {}
+    return {n: v for n, v in winner.items() if n not in config or config[n] != v}
 
 
 def medians(runs: Sequence[Mapping[str, Any]], metrics: Iterable[Metric]) -> dict[str, float]:

@@ -30,6 +30,11 @@ def file_name(text: str) -> str:
     return f"{safe}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip("-")
 
 
+def path_of(parent: Path, name: str) -> Path:
+    """Return where the folder ``tunewright-NAME`` below a directory is or would be."""
+    return parent / f"tunewright-{name}"
+
+
 def private(parent: Path, name: str, **about: Any) -> Path:
     """Return the folder ``tunewright-NAME`` below a directory, made and marked as ours if it is not there yet.
 
@@ -41,7 +46,7 @@ def private(parent: Path, name: str, **about: Any) -> Path:
     Raises:
         TargetError: something that is not ours stands there, or it cannot be made.
     """
-    folder = parent / f"tunewright-{name}"
+    folder = path_of(parent, name)
     marker = folder / MARKER
     try:
         if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
@@ -69,7 +74,7 @@ def remove(parent: Path, name: str) -> None:
 
     What is mounted in it is left, and the mark with it.
     """
-    folder = parent / f"tunewright-{name}"
+    folder = path_of(parent, name)
     marker = folder / MARKER
     if marker.is_file() and not folder.is_symlink():
         mark = marker.read_bytes()
@@ -91,7 +96,7 @@ def release(parent: Path, name: str) -> None:
 
     What a program left there stays, with the mark, so that the same session uses the folder again.
     """
-    folder = parent / f"tunewright-{name}"
+    folder = path_of(parent, name)
     marker = folder / MARKER
     with suppress(OSError, ValueError):
         if {entry.name for entry in folder.iterdir()} != {MARKER}:
