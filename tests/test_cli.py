@@ -25,6 +25,7 @@ KEYS = {
     "ratio_high",
     "improved",
     "seconds",
+    "taken_back",
 }
 
 
