@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from tunewright.comparing.frames import check_frames, read_frame
 from tunewright.comparing.leaderboard import write_page
 from tunewright.comparing.rows import KEY, TRIAL_COLUMNS
+from tunewright.comparing.standings import STATISTICS
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.sessions import workfolder
 from tunewright.space.facts import machine_facts, versions
@@ -50,7 +51,7 @@ def pandas() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    for package in ("pandas", "pyarrow", "scipy", "scikit_posthocs"):
+    for package in ("pandas", "pyarrow", "scipy"):
         try:
             __import__(package)
         except ImportError:
@@ -87,6 +88,11 @@ class Bundle:
             return standings.tables(self.games, self.trials, self.targets)
 
     @property
+    def older(self) -> bool:
+        """Whether the tables that lie in the bundle were computed by an earlier version's statistics."""
+        return bool(self.config.get("statistics", 1) != STATISTICS)
+
+    @property
     def leaderboard(self) -> pd.DataFrame:
         """The tuners, best first."""
         return self.tables["leaderboard"]
@@ -97,7 +103,12 @@ class Bundle:
         return str(self.tables["verdict"]["text"].str.cat(sep=" "))
 
     def report(self, path: Path | str | None = None) -> Path:
-        """Write the report as one HTML page; returns where."""
+        """Write the report as one HTML page; returns where.
+
+        In the bundle itself, tables that an earlier version computed by other statistics are written anew, too.
+        """
+        if path is None and self.older:
+            save_tables(self)
         return write_page(self, Path(path) if path else self.folder / REPORT)
 
     def __repr__(self) -> str:
@@ -153,7 +164,7 @@ def begin(directory: str | Path | None, description: Mapping[str, Any]) -> Path:
         raise ConfigError(f"cannot make the directory {folder}: {error.strerror}") from None
     if (folder / CONFIG).exists():
         return folder
-    extra = ("scipy", "scikit-posthocs", "pandas", "pyarrow", "torch", "smac")
+    extra = ("scipy", "pandas", "pyarrow", "torch", "smac")
     record = {
         "format": FORMAT, "id": uuid.uuid4().hex[:8], **description, "versions": versions(*extra),
         "facts": machine_facts(), "command": command(description),
@@ -167,7 +178,8 @@ def command(description: Mapping[str, Any]) -> str:
 
     def spell(entry: Mapping[str, Any]) -> str:
         words = [entry["spec"], *([entry["workload"]] if entry["workload"] else [])]
-        return "@".join([*words, *(f"{k}={v}" for k, v in entry["options"].items())])
+        several = [f"objectives={'+'.join(entry['objectives'])}"] if entry.get("objectives") else []
+        return "@".join([*words, *(f"{k}={v}" for k, v in entry["options"].items()), *several])
 
     if any(e["object"] for kind in ("targets", "tuners") for e in description[kind]):
         return ""
@@ -269,8 +281,15 @@ def save(bundle: Bundle) -> None:
     """Write a bundle's frames, tables and report."""
     for name in _FRAMES:
         getattr(bundle, name).to_parquet(bundle.folder / f"{name}.parquet", index=False)
-    write_json(bundle.folder / TABLES, {n: records(t) for n, t in bundle.tables.items()})
+    save_tables(bundle)
     bundle.report()
+
+
+def save_tables(bundle: Bundle) -> None:
+    """Write a bundle's tables, and by which statistics they were computed."""
+    write_json(bundle.folder / TABLES, {n: records(t) for n, t in bundle.tables.items()})
+    bundle.config = {**bundle.config, "statistics": STATISTICS}
+    write_json(bundle.folder / CONFIG, bundle.config)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
