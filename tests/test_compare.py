@@ -126,6 +126,21 @@ def test_every_table_follows_from_the_trials(played):
     assert found == {**found, "agrees": True, "edited": [], "tables": [], "older": False, "games": 12, "trials": 96}
 
 
+def test_several_objectives_are_played_and_compared_by_hypervolume(tmp_path):
+    spec = "serving@chat@objectives=goodput+ttft_p99"
+    made = run(tmp_path / "b", targets=[spec], tuners=["random", "nsga2@population=2"], trials=5, seeds=2)
+    assert made.targets.loc[0, "objectives"] == '[["goodput", "max"], ["ttft_p99", "min"]]'
+    assert {len(json.loads(text)) for text in made.trials["scores"].dropna()} == {2}
+    volumes = made.tables["hypervolume"]
+    assert len(volumes) == 2
+    assert volumes["value"].between(0, 1).all()
+    assert (volumes["value"] > 0).all()
+    assert checking.verify(made.folder)["agrees"]
+    assert spec in json.loads((made.folder / "tournament.json").read_text())["command"]
+    with pytest.raises(UnknownNameError, match="metric of serving@objectives=godput"):
+        run(tmp_path / "c", targets=["serving@objectives=godput"])
+
+
 def test_an_edited_trial_is_named(tmp_path):
     made = run(tmp_path / "b")
     frame = pd.read_parquet(made.folder / "trials.parquet")

@@ -63,6 +63,7 @@ def compare(
     from tunewright.comparing import tournament
     from tunewright.errors import ConfigError
     from tunewright.measuring.executors import opened
+    from tunewright.store.dsn import MASK, read_dsn
 
     if output is None:
         raise ConfigError("say where to keep the results: -o DIR")
@@ -81,7 +82,15 @@ def compare(
                     directory=output, trust=trust, store=store, resume=resume, **how,
                 )  # fmt: skip
     except KeyboardInterrupt:
-        console().print(f"stopped; go on with: tunewright compare --resume -o {output}", markup=False)
+        from tunewright.comparing.bundle import remains
+
+        said = remains(output)
+        if "--resume -o" in said:  # what is not kept with the tournament must be said again
+            again = {"--skip": skip, "--trust-file": trust_file, f"--workers {workers}": workers is not None}
+            again[f"--executor {executor}"] = bool(executor)
+            said = " ".join([said, *(words for words, given in again.items() if given)])
+            said += f" --store {MASK}" if store and MASK in read_dsn(store).public else ""
+        console().print(said, markup=False, soft_wrap=True)
         raise SystemExit(130) from None
     emit(_document(bundle)) if as_json else _show(out(), bundle)
 

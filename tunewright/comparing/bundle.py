@@ -35,6 +35,7 @@ from tunewright.comparing.standings import STATISTICS
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.sessions import workfolder
 from tunewright.space.facts import machine_facts, versions
+from tunewright.store.dsn import MASK
 from tunewright.store.files import parsing, printable, read_json, read_text
 
 if TYPE_CHECKING:
@@ -232,6 +233,23 @@ def played(folder: Path) -> list[dict[str, Any]]:
                     continue
                 rows[row["game"]["name"]] = {"game": dict(row["game"]), "trials": [dict(t) for t in row["trials"]]}
     return list(rows.values())
+
+
+def remains(folder: Path) -> str:
+    """Say what of a tournament that was stopped is kept, and how to go on with it."""
+    if not (folder / CONFIG).exists():
+        return f"stopped before a game began: nothing was written to {folder}, and there is nothing to go on with"
+    config, rows = described(folder), len(played(folder))
+    games = len(config["targets"]) * len(config["tuners"]) * len(config["seeds"])
+    kept = (
+        f"stopped: {rows} of {games} games are done and kept; games that had begun go on after their last whole trial,"
+        " and the trials that were running are measured again"
+    )
+    if any(e["object"] for kind in ("targets", "tuners") for e in config[kind]):
+        return f"{kept}. Go on from the same program, with resume=True and directory={str(folder)!r}"
+    if any(MASK in e["options"].values() for kind in ("targets", "tuners") for e in config[kind]):
+        return f"{kept}. An option is secret and is not kept: go on with the same command and --resume"
+    return f"{kept}. Go on with: tunewright compare --resume -o {shlex.quote(str(folder))}"
 
 
 class Keeper:

@@ -1,7 +1,7 @@
 """Several objectives: a game's worth is the hypervolume that its trials dominate (Zitzler and Thiele, 1998).
 
 Each objective is scaled so that the best value of any game is 0 and the worst among the non-dominated trials of all
-games and the defaults is 1; so no unit enters. The reference point is 1.1 in each objective, so that the ends of a front
+games and the defaults is 1; so no unit enters. The reference point is 1.1 in each objective, so that a front's ends
 count (Ishibuchi et al., Evolutionary Computation 26, 2018). A hypervolume is a share of that of all games together.
 """
 

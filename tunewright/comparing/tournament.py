@@ -24,6 +24,7 @@ from tunewright.comparing.rows import objectives_of, target_facts
 from tunewright.errors import ConfigError, TunewrightError
 from tunewright.measuring.executors import adopted
 from tunewright.measuring.protocol import trust as trust_level
+from tunewright.measuring.scripts import require_main_guard
 from tunewright.sessions.session import Session
 from tunewright.store.dsn import MASK, read_dsn
 from tunewright.store.secrets import public_plan
@@ -88,6 +89,8 @@ def compare(
         ConfigError: the directory holds something else, or a pair does not work.
         KeyboardInterrupt: nothing is lost; run it again with ``resume``.
     """
+    if executor is None:
+        require_main_guard("tunewright.compare")
     trust_level(trust)
     if trials < 2:
         raise ConfigError(f"a game needs at least 2 trials, the default's and another, not {trials}")
@@ -105,10 +108,14 @@ def compare(
         objectives_of(entry, opened[entry.label])
     unfit = _unfit(plan, opened, skip, watcher, trust_file)  # before anything is written
     folder = bundle.begin(directory, said)
-    return play(
-        plan, folder, opened, unfit, workers=workers, executor=executor, store=store, watcher=watcher,
-        trust_file=trust_file,
-    )  # fmt: skip
+    try:
+        return play(
+            plan, folder, opened, unfit, workers=workers, executor=executor, store=store, watcher=watcher,
+            trust_file=trust_file,
+        )  # fmt: skip
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(bundle.remains(folder))
+        raise
 
 
 def description(plan: Tournament, store: str | None) -> dict[str, Any]:
