@@ -128,7 +128,7 @@ def percent(value):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--draws", type=int, default=20_000)
+    parser.add_argument("--draws", type=int, default=3000)
     given = parser.parse_args()
     found = medians(1, given.draws)
     heads = ["shape", *(f"{n}" for n in SEEDS)]

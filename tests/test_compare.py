@@ -126,6 +126,7 @@ def test_every_table_follows_from_the_trials(played):
     assert found == {**found, "agrees": True, "edited": [], "tables": [], "older": False, "games": 12, "trials": 96}
 
 
+@pytest.mark.slow
 def test_several_objectives_are_played_and_compared_by_hypervolume(tmp_path):
     spec = "serving@chat@objectives=goodput+ttft_p99"
     made = run(tmp_path / "b", targets=[spec], tuners=["random", "nsga2@population=2"], trials=5, seeds=2)

@@ -238,6 +238,7 @@ def verify(directory: Directory, as_json: Json = False) -> None:
                 " are an earlier version's, by other statistics."
                 f" Write them anew: tunewright compare report {directory}",
                 markup=False,
+                soft_wrap=True,
             )
         elif checked["agrees"]:
             printed.print(
