@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import tunewright as tw
-from tunewright.comparing import bundle, checking, games, standings, statistics
+from tunewright.comparing import bundle, checking, games
 from tunewright.errors import ConfigError, TunewrightError, UnknownNameError
 from tunewright.testing import Sphere
 from tunewright.tuner import BaseTuner, Suggestion
@@ -79,134 +79,6 @@ def run(folder, targets=None, tuners=("random", "tpe"), **how):
     return tw.compare(targets or [Sphere()], tuners, directory=folder, **how)
 
 
-# -- statistics -------------------------------------------------------------------------------------
-
-
-def frames(values, direction="min", exact=True, known=None, default=10.0, low=0.99, high=1.01):
-    """A tournament's frames from final values: {(target, tuner): [value of seed 0, 1, ...]}; one trial after the default."""
-    games, trials = [], []
-    for (target, tuner), row in values.items():
-        for seed, value in enumerate(row):
-            ratio = default / value if direction == "min" else value / default
-            key = {"by": "", "target": target, "tuner": tuner, "seed": seed}
-            games.append({
-                **key, "name": f"{target} | {tuner} | {seed}", "status": "done", "reason": "", "direction": direction, "trials": 2,
-                "failed": 0, "rejected": 0, "refused": 0, "default": default, "best": value, "ratio": ratio,
-                "ratio_low": ratio * low, "ratio_high": ratio * high, "improved": True, "measured_s": 1.0, "tuner_s": 0.1,
-                "calls": 0, "tokens": 0, "dollars": 0.0,
-            })  # fmt: skip
-            for number, v in enumerate((default, value)):
-                own = ratio if number else 1.0
-                trials.append({
-                    **key, "number": number, "step": number, "status": "ok", "value": v, "feasible": True, "ratio": own,
-                    "seconds": 0.5, "asked_s": 0.05,
-                })  # fmt: skip
-    targets = [
-        {
-            "target": t, "workload": "w", "metric": "m", "direction": direction, "unit": "s", "parameters": 1, "exact": exact,
-            "known_best": known or np.nan, "known_median": np.nan, "simulated": True,
-        }
-        for t in dict.fromkeys(t for t, _ in values)
-    ]  # fmt: skip
-    return pd.DataFrame(games), pd.DataFrame(trials), pd.DataFrame(targets)
-
-
-def test_scores_regrets_and_ranks_of_a_case_by_hand():
-    # default 10, best known 5: a reaches it twice and 6 once; b comes to 7.5 throughout
-    found = standings.tables(*frames({("t", "a"): [5.0, 6.0, 5.0], ("t", "b"): [7.5, 7.5, 7.5]}))
-    rows = found["results"].set_index("tuner")
-    assert rows.loc["a", "score"] == pytest.approx(1.0)
-    assert rows.loc["b", "score"] == pytest.approx(0.5)
-    assert rows.loc["b", "regret"] == pytest.approx(0.5)
-    assert rows.loc["a", "near_share"] == pytest.approx(2 / 3), "6 is 20 % above 5"
-    assert rows.loc["a", "to_near_median"] == 2
-    assert np.isnan(rows.loc["b", "to_near_q1"]), "never there: censored, not counted as the budget"
-    board = found["leaderboard"].set_index("tuner")
-    assert list(board.index) == ["a", "b"]
-    assert (board.loc["a", ["wins", "ties", "losses"]] == [3, 0, 0]).all()
-    assert board.loc["a", "mean_rank"] == 1
-    assert found["targets"].loc[0, "best_is"] == "best seen"
-
-
-def test_more_is_better_and_a_known_optimum():
-    found = standings.tables(*frames({("t", "a"): [15.0, 15.0], ("t", "b"): [12.0, 20.0]}, direction="max", known=30.0))
-    rows = found["results"].set_index("tuner")
-    assert rows.loc["a", "score"] == pytest.approx(0.25)
-    assert rows.loc["a", "regret"] == pytest.approx(0.5)
-    assert found["targets"].loc[0, ["best", "best_is"]].tolist() == [30.0, "known"]
-    assert found["leaderboard"].set_index("tuner").loc["a", ["wins", "losses"]].tolist() == [1, 1]
-
-
-def test_a_lucky_trial_of_a_noisy_target_is_not_the_best_known():
-    games, trials, targets = frames({("t", "a"): [5.0] * 3, ("t", "b"): [6.0] * 3}, exact=False)
-    lucky = trials.index[(trials["tuner"] == "b") & (trials["number"] == 1)][0]
-    trials.loc[lucky, ["value", "ratio"]] = [1.0, 10.0]
-    found = standings.tables(games, trials, targets)
-    assert found["targets"].loc[0, "best"] == pytest.approx(5.0)
-    assert found["results"].set_index("tuner").loc["b", "value"] == pytest.approx(6.0)
-
-
-def test_nothing_to_gain_is_said_and_scores_nothing():
-    found = standings.tables(*frames({("t", "a"): [10.0, 10.0], ("t", "b"): [10.0, 10.0]}))
-    assert "nothing to gain" in found["targets"].loc[0, "says"]
-    assert (found["leaderboard"]["score"] == 0).all()
-
-
-def test_noise_larger_than_the_differences_shows_no_ranking():
-    rng = np.random.default_rng(1)
-    values = {("t", k): list(7 * np.exp(rng.normal(0, 0.01, 6))) for k in "abc"}
-    found = standings.tables(*frames(values, exact=False, low=0.9, high=1.1))
-    assert "no ranking can be shown: a verified ratio is known to" in found["targets"].loc[0, "says"]
-
-
-def test_interquartile_mean_and_critical_difference():
-    assert statistics.iqm(np.array([0, 1, 2, 3, 4, 5, 6, 100.0])) == pytest.approx((2 + 3 + 4 + 5) / 4)
-    # Demsar 2006, section 3.2.2: four classifiers on 14 data sets, q = 2.569
-    assert statistics.critical_difference(4, 14) == pytest.approx(2.569 * np.sqrt(4 * 5 / (6 * 14)), rel=1e-3)
-
-
-def test_the_published_example_of_the_friedman_test():
-    """Demsar 2006, table 6: chi-square 9.28, so p = 0.0257; mean ranks 3.143, 2.000, 2.893, 1.964."""
-    auc = [
-        (0.763, 0.768, 0.771, 0.798), (0.599, 0.591, 0.590, 0.569), (0.954, 0.971, 0.968, 0.967), (0.628, 0.661, 0.654, 0.657),
-        (0.882, 0.888, 0.886, 0.898), (0.936, 0.931, 0.916, 0.931), (0.661, 0.668, 0.609, 0.685), (0.583, 0.583, 0.563, 0.625),
-        (0.775, 0.838, 0.866, 0.875), (1.000, 1.000, 1.000, 1.000), (0.940, 0.962, 0.965, 0.962), (0.619, 0.666, 0.614, 0.669),
-        (0.972, 0.981, 0.9751, 0.975), (0.957, 0.978, 0.946, 0.970),
-    ]  # fmt: skip
-    means, p = statistics.friedman(pd.DataFrame(auc, columns=list("abcd")))
-    assert [round(means[k], 3) for k in "abcd"] == [3.143, 2.0, 2.893, 1.964]
-    chi2 = 12 * 14 / (4 * 5) * (sum(m**2 for m in means.values()) - 4 * 5**2 / 4)
-    assert chi2 == pytest.approx(9.28, abs=0.005)
-    assert p == pytest.approx(0.0167, abs=1e-4)  # scipy corrects for ties, which the paper does not
-
-
-def test_equal_tuners_are_seldom_told_apart_and_better_ones_are():
-    rng = np.random.default_rng(5)
-    wrong = right = 0
-    for _ in range(200):
-        draw = rng.normal(0, 1, (20, 4))
-        wrong += statistics.friedman(pd.DataFrame(draw))[1] < statistics.LEVEL
-        right += statistics.friedman(pd.DataFrame(draw + np.array([0, 0, 0, 1.0])))[1] < statistics.LEVEL
-    assert wrong <= 20, "5 % of 200 are 10"
-    assert right >= 120
-
-
-def test_the_bootstrap_interval_covers_the_truth():
-    rng = np.random.default_rng(3)
-    inside = 0
-    for k in range(100):
-        held = {t: rng.normal(0.5, 0.1, 20) for t in "abc"}
-        _, low, high = statistics.bootstrap(held, lambda x: statistics.iqm(x, axis=1), seed=k)
-        inside += low <= 0.5 <= high
-    assert inside >= 86, "95 % in the long run"
-
-
-def test_resampling_keeps_targets_apart():
-    """Stratified: a target whose games all agree adds no spread."""
-    value, low, high = statistics.bootstrap({"a": np.full(5, 0.2), "b": np.full(5, 0.8)}, lambda x: x.mean(axis=1))
-    assert value == low == high == pytest.approx(0.5)
-
-
 # -- playing ----------------------------------------------------------------------------------------
 
 
@@ -251,7 +123,23 @@ def test_the_same_tournament_gives_the_same_values(tmp_path, played):
 
 def test_every_table_follows_from_the_trials(played):
     found = checking.verify(played.folder)
-    assert found == {**found, "agrees": True, "edited": [], "tables": [], "games": 12, "trials": 96}
+    assert found == {**found, "agrees": True, "edited": [], "tables": [], "older": False, "games": 12, "trials": 96}
+
+
+@pytest.mark.slow
+def test_several_objectives_are_played_and_compared_by_hypervolume(tmp_path):
+    spec = "serving@chat@objectives=goodput+ttft_p99"
+    made = run(tmp_path / "b", targets=[spec], tuners=["random", "nsga2@population=2"], trials=5, seeds=2)
+    assert made.targets.loc[0, "objectives"] == '[["goodput", "max"], ["ttft_p99", "min"]]'
+    assert {len(json.loads(text)) for text in made.trials["scores"].dropna()} == {2}
+    volumes = made.tables["hypervolume"]
+    assert len(volumes) == 2
+    assert volumes["value"].between(0, 1).all()
+    assert (volumes["value"] > 0).all()
+    assert checking.verify(made.folder)["agrees"]
+    assert spec in json.loads((made.folder / "tournament.json").read_text())["command"]
+    with pytest.raises(UnknownNameError, match="metric of serving@objectives=godput"):
+        run(tmp_path / "c", targets=["serving@objectives=godput"])
 
 
 def test_an_edited_trial_is_named(tmp_path):
@@ -286,10 +174,29 @@ def test_bundles_of_two_people_make_one_leaderboard(tmp_path):
     both = checking.merge([ours.folder, theirs.folder, ours.folder], tmp_path / "both")
     assert len(both.games) == len(ours.games) + len(theirs.games), "what is there twice counts once"
     assert checking.verify(both.folder)["agrees"]
-    assert both.tables["ranks"]["blocks"].iloc[0] == 5
+    assert both.leaderboard["seeds"].tolist() == [5, 5]
     other = run(tmp_path / "other", targets=[Sphere(dimensions=2)])
     with pytest.raises(ConfigError, match="'sphere' has other parameters"):
         checking.merge([ours.folder, other.folder], tmp_path / "no")
+
+
+def test_tables_of_earlier_statistics_are_not_called_edited_and_written_anew(cli, tmp_path):
+    """A bundle of the first version: other tables, no statistics' number, no columns for several objectives."""
+    made = run(tmp_path / "b", seeds=2, trials=3)
+    raw = pd.read_parquet(made.folder / "trials.parquet").drop(columns="scores")
+    raw.to_parquet(made.folder / "trials.parquet", index=False)
+    facts = pd.read_parquet(made.folder / "targets.parquet").drop(columns="objectives")
+    facts.to_parquet(made.folder / "targets.parquet", index=False)
+    (made.folder / "tables.json").write_text('{"leaderboard": [{"tuner": "tpe", "score": 0.5}]}')
+    path = made.folder / "tournament.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "statistics"}))
+    found = checking.verify(made.folder)
+    assert (found["agrees"], found["older"], found["edited"]) == (True, True, [])
+    assert "tunewright compare report" in cli("compare", "verify", made.folder).stdout
+    cli("compare", "report", made.folder)
+    found = checking.verify(made.folder)
+    assert (found["agrees"], found["older"]) == (True, False)
+    assert tw.load(made.folder).leaderboard.equals(made.leaderboard)
 
 
 def test_bundles_of_another_version_are_refused(tmp_path):
@@ -578,3 +485,4 @@ def test_the_published_bundle_still_gives_its_tables():
     """What docs/results/tournament.md shows, from its raw trials, by this version's statistics."""
     found = checking.verify(HERE.parent / "docs" / "results" / "tournament")
     assert found["agrees"], [*found["edited"], *found["tables"]][:10]
+    assert not found["older"]

@@ -13,7 +13,7 @@ COUNT, SEED = 3000, 20260
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_no_damaged_input_gives_a_traceback_or_takes_the_memory(tmp_path):
-    for package in ("duckdb", "pandas", "pyarrow", "bs4", "docutils", "pypdf", "scikit_posthocs", "langchain_core"):
+    for package in ("duckdb", "pandas", "pyarrow", "bs4", "docutils", "pypdf", "scipy", "langchain_core"):
         pytest.importorskip(package, reason="needs the extras: pip install 'tunewright[llm,compare]'")
     program = Path(__file__).with_name("mutate.py")
     # compilers take memory once and leave a cache; what the inputs take is measured by a process that finds it

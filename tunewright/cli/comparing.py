@@ -22,6 +22,7 @@ compare_app = typer.Typer(
     no_args_is_help=True,
     invoke_without_command=True,
 )
+_SHOWN = ("leaderboard", "targets", "results", "ranks", "regret", "hypervolume")  # tables of the documents
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Directory of a tournament.")]
 
 
@@ -62,6 +63,7 @@ def compare(
     from tunewright.comparing import tournament
     from tunewright.errors import ConfigError
     from tunewright.measuring.executors import opened
+    from tunewright.store.dsn import MASK, read_dsn
 
     if output is None:
         raise ConfigError("say where to keep the results: -o DIR")
@@ -80,7 +82,15 @@ def compare(
                     directory=output, trust=trust, store=store, resume=resume, **how,
                 )  # fmt: skip
     except KeyboardInterrupt:
-        console().print(f"stopped; go on with: tunewright compare --resume -o {output}", markup=False)
+        from tunewright.comparing.bundle import remains
+
+        said = remains(output)
+        if "--resume -o" in said:  # what is not kept with the tournament must be said again
+            again = {"--skip": skip, "--trust-file": trust_file, f"--workers {workers}": workers is not None}
+            again[f"--executor {executor}"] = bool(executor)
+            said = " ".join([said, *(words for words, given in again.items() if given)])
+            said += f" --store {MASK}" if store and MASK in read_dsn(store).public else ""
+        console().print(said, markup=False, soft_wrap=True)
         raise SystemExit(130) from None
     emit(_document(bundle)) if as_json else _show(out(), bundle)
 
@@ -147,30 +157,56 @@ def _show(screen: Console, bundle: Bundle) -> None:
     from rich.text import Text
 
     from tunewright.cli.terminal import table
+    from tunewright.comparing.statistics import seeds_needed
+    from tunewright.comparing.values import SEEN
 
     board = bundle.leaderboard
     screen.print(Panel(Text(bundle.verdict), title="verdict", expand=False))
     heads = ("score", "95 % int.", "rank", "won/tied/lost", "near", "failed", "own time")
+    few = f"needs {seeds_needed()} seeds"
     rows = table("tuner", *heads, numbers=heads, no_wrap=True)
     for r in board.to_dict("records"):
         rank = f"{r['mean_rank']:.2f}" if r["mean_rank"] == r["mean_rank"] else "–"
         rows.add_row(
             Text(r["tuner"], style="bold"), f"{100 * r['score']:.0f} %",
-            f"{100 * r['low']:.0f} to {100 * r['high']:.0f}", rank,
+            f"{100 * r['low']:.0f} to {100 * r['high']:.0f}" if r["low"] == r["low"] else few, rank,
             f"{r['wins']}/{r['ties']}/{r['losses']}", f"{100 * r['near_share']:.0f} %",
             str(r["failed_trials"]), f"{1000 * r['tuner_s_per_trial']:.1f} ms",
         )  # fmt: skip
     screen.print(rows)
+    seen = (bundle.tables["targets"]["best_is"] == SEEN).any()
+    best = "best known, or best seen where no optimum is known" if seen else "best known"
     screen.print(
-        Text("score: part of the way from the default to the best known; near: games within 5 % of it", style="dim")
+        Text(f"score: part of the way from the default to the {best}; near: games within 5 % of it", style="dim")
     )
+    _show_gaps(screen, bundle)
     screen.print(Text(f"report: {bundle.folder / 'report.html'}", style="dim"))
+
+
+def _show_gaps(screen: Console, bundle: Bundle) -> None:
+    """Print what of the way to the best each tuner had still to go after stated numbers of trials."""
+    from rich.text import Text
+
+    from tunewright.cli.terminal import table
+    from tunewright.comparing.standings import ALL, order
+
+    rows = bundle.tables["regret"]
+    target = ALL if (rows["target"] == ALL).any() else str(rows["target"].iloc[0])
+    own = rows[rows["target"] == target]
+    counts = sorted(set(own["trial"]))
+    heads = tuple(f"{c} trials" for c in counts)
+    listed = table("still to go after", *heads, numbers=heads, no_wrap=True)
+    gaps = own.set_index(["tuner", "trial"])["gap"]
+    for tuner in order(bundle.leaderboard):
+        if tuner in gaps.index:
+            listed.add_row(Text(tuner, style="bold"), *(f"{100 * gaps[tuner, c]:.0f} %" for c in counts))
+    screen.print(listed)
 
 
 def _document(bundle: Bundle) -> dict[str, Any]:
     from tunewright.comparing.bundle import records
 
-    tables = {n: records(t) for n, t in bundle.tables.items() if n in ("leaderboard", "targets", "results", "ranks")}
+    tables = {n: records(t) for n, t in bundle.tables.items() if n in _SHOWN}
     return {
         "bundle": str(bundle.folder), "verdict": bundle.verdict, "games": len(bundle.games),
         "trials": len(bundle.trials), "report": str(bundle.folder / "report.html"), **tables,
@@ -196,7 +232,15 @@ def verify(directory: Directory, as_json: Json = False) -> None:
         emit(checked)
     else:
         printed = out()
-        if checked["agrees"]:
+        if checked["agrees"] and checked["older"]:
+            printed.print(
+                f"the {checked['trials']:,} trials of {checked['games']:,} games are as they were written; the tables"
+                " are an earlier version's, by other statistics."
+                f" Write them anew: tunewright compare report {directory}",
+                markup=False,
+                soft_wrap=True,
+            )
+        elif checked["agrees"]:
             printed.print(
                 f"agrees: all tables follow from the {checked['trials']:,} trials of {checked['games']:,} games"
             )

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_SHOWN_CHOICES = 6  # at each end, of a parameter with many
+
+
 def catalogue(group: str) -> list[dict[str, Any]]:
     """Return name, description and availability of every plugin of a group."""
     kind = group.rpartition(".")[2].removesuffix("s")
@@ -126,7 +129,7 @@ def show_target(out: Console, document: dict[str, Any]) -> None:
     rows = table("parameter", "default", "range", "unit", "change costs", "effect")
     for param in document["parameters"]:
         if "choices" in param:
-            span = ", ".join(map(str, param["choices"]))
+            span = _listed(param["choices"])
         else:
             span = f"{param['low']:,.10g} to {param['high']:,.10g}" + (" log" if param["log"] else "")
             span += "".join(f"; {k}: {v}" for k, v in param["special"].items())
@@ -144,6 +147,14 @@ def show_target(out: Console, document: dict[str, Any]) -> None:
         for name, text in document["options"].items():
             rows.add_row(Text(name, style="bold"), Text(text))
         out.print(rows)
+
+
+def _listed(choices: Sequence[Any]) -> str:
+    """Return choices as a text; of very many only the ends, and how many there are."""
+    if len(choices) <= 2 * _SHOWN_CHOICES:
+        return ", ".join(map(str, choices))
+    ends = [", ".join(map(str, part)) for part in (choices[:_SHOWN_CHOICES], choices[-_SHOWN_CHOICES:])]
+    return f"{' … '.join(ends)} ({len(choices):,} values; --json lists all)"
 
 
 def print_table(out: Console, table: Table) -> None:

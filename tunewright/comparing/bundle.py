@@ -31,9 +31,11 @@ from typing import TYPE_CHECKING, Any
 from tunewright.comparing.frames import check_frames, read_frame
 from tunewright.comparing.leaderboard import write_page
 from tunewright.comparing.rows import KEY, TRIAL_COLUMNS
+from tunewright.comparing.standings import STATISTICS
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.sessions import workfolder
 from tunewright.space.facts import machine_facts, versions
+from tunewright.store.dsn import MASK
 from tunewright.store.files import parsing, printable, read_json, read_text
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def pandas() -> Any:
     Raises:
         MissingExtraError: it is not installed.
     """
-    for package in ("pandas", "pyarrow", "scipy", "scikit_posthocs"):
+    for package in ("pandas", "pyarrow", "scipy"):
         try:
             __import__(package)
         except ImportError:
@@ -87,6 +89,11 @@ class Bundle:
             return standings.tables(self.games, self.trials, self.targets)
 
     @property
+    def older(self) -> bool:
+        """Whether the tables that lie in the bundle were computed by an earlier version's statistics."""
+        return bool(self.config.get("statistics", 1) != STATISTICS)
+
+    @property
     def leaderboard(self) -> pd.DataFrame:
         """The tuners, best first."""
         return self.tables["leaderboard"]
@@ -97,7 +104,12 @@ class Bundle:
         return str(self.tables["verdict"]["text"].str.cat(sep=" "))
 
     def report(self, path: Path | str | None = None) -> Path:
-        """Write the report as one HTML page; returns where."""
+        """Write the report as one HTML page; returns where.
+
+        In the bundle itself, tables that an earlier version computed by other statistics are written anew, too.
+        """
+        if path is None and self.older:
+            save_tables(self)
         return write_page(self, Path(path) if path else self.folder / REPORT)
 
     def __repr__(self) -> str:
@@ -153,7 +165,7 @@ def begin(directory: str | Path | None, description: Mapping[str, Any]) -> Path:
         raise ConfigError(f"cannot make the directory {folder}: {error.strerror}") from None
     if (folder / CONFIG).exists():
         return folder
-    extra = ("scipy", "scikit-posthocs", "pandas", "pyarrow", "torch", "smac")
+    extra = ("scipy", "pandas", "pyarrow", "torch", "smac")
     record = {
         "format": FORMAT, "id": uuid.uuid4().hex[:8], **description, "versions": versions(*extra),
         "facts": machine_facts(), "command": command(description),
@@ -167,7 +179,8 @@ def command(description: Mapping[str, Any]) -> str:
 
     def spell(entry: Mapping[str, Any]) -> str:
         words = [entry["spec"], *([entry["workload"]] if entry["workload"] else [])]
-        return "@".join([*words, *(f"{k}={v}" for k, v in entry["options"].items())])
+        several = [f"objectives={'+'.join(entry['objectives'])}"] if entry.get("objectives") else []
+        return "@".join([*words, *(f"{k}={v}" for k, v in entry["options"].items()), *several])
 
     if any(e["object"] for kind in ("targets", "tuners") for e in description[kind]):
         return ""
@@ -222,6 +235,23 @@ def played(folder: Path) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+def remains(folder: Path) -> str:
+    """Say what of a tournament that was stopped is kept, and how to go on with it."""
+    if not (folder / CONFIG).exists():
+        return f"stopped before a game began: nothing was written to {folder}, and there is nothing to go on with"
+    config, rows = described(folder), len(played(folder))
+    games = len(config["targets"]) * len(config["tuners"]) * len(config["seeds"])
+    kept = (
+        f"stopped: {rows} of {games} games are done and kept; games that had begun go on after their last whole trial,"
+        " and the trials that were running are measured again"
+    )
+    if any(e["object"] for kind in ("targets", "tuners") for e in config[kind]):
+        return f"{kept}. Go on from the same program, with resume=True and directory={str(folder)!r}"
+    if any(MASK in e["options"].values() for kind in ("targets", "tuners") for e in config[kind]):
+        return f"{kept}. An option is secret and is not kept: go on with the same command and --resume"
+    return f"{kept}. Go on with: tunewright compare --resume -o {shlex.quote(str(folder))}"
+
+
 class Keeper:
     """Writes down each game that ends, so that only running ones can be cut off."""
 
@@ -269,8 +299,15 @@ def save(bundle: Bundle) -> None:
     """Write a bundle's frames, tables and report."""
     for name in _FRAMES:
         getattr(bundle, name).to_parquet(bundle.folder / f"{name}.parquet", index=False)
-    write_json(bundle.folder / TABLES, {n: records(t) for n, t in bundle.tables.items()})
+    save_tables(bundle)
     bundle.report()
+
+
+def save_tables(bundle: Bundle) -> None:
+    """Write a bundle's tables, and by which statistics they were computed."""
+    write_json(bundle.folder / TABLES, {n: records(t) for n, t in bundle.tables.items()})
+    bundle.config = {**bundle.config, "statistics": STATISTICS}
+    write_json(bundle.folder / CONFIG, bundle.config)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

@@ -22,7 +22,8 @@ def verify(directory: str | Path) -> dict[str, Any]:
     """Compute every table again from the raw trials, and say whether it is what the bundle shows.
 
     Returns:
-        ``{"agrees", "edited": trials and games that were changed, "tables": cells that differ, "trials", "games"}``.
+        ``{"agrees", "edited": trials and games that were changed, "tables": cells that differ, "older": whether the
+        tables are an earlier version's, by other statistics, and were not compared, "trials", "games"}``.
 
     Raises:
         ConfigError: the bundle cannot be read.
@@ -47,15 +48,19 @@ def _verified(bundle: Bundle) -> dict[str, Any]:
         for name, value in summary(rows, json.loads(game["verification"]), metric).items():
             if not _same(value, game[name]):
                 edited.append(f"game {game['name']}: {name} is {game[name]}, its trials say {value}")
+    differ = [] if bundle.older else _differing_tables(bundle)
+    return {
+        "agrees": not edited and not differ, "edited": edited, "tables": differ, "older": bundle.older,
+        "trials": len(bundle.trials), "games": len(bundle.games), "bundle": str(bundle.folder),
+    }  # fmt: skip
+
+
+def _differing_tables(bundle: Bundle) -> list[str]:
     stored = read_json(bundle.folder / TABLES, "file of tables")
     differ = []
     for name, table in bundle.tables.items():
         differ += [f"{name}: {d}" for d in _differences(records(table), stored.get(name))]
-    differ += [f"{name}: there is no such table" for name in stored if name not in bundle.tables]
-    return {
-        "agrees": not edited and not differ, "edited": edited, "tables": differ, "trials": len(bundle.trials),
-        "games": len(bundle.games), "bundle": str(bundle.folder),
-    }  # fmt: skip
+    return [*differ, *(f"{name}: there is no such table" for name in stored if name not in bundle.tables)]
 
 
 def _wrong_value(row: Mapping[str, Any]) -> str:

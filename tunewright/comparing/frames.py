@@ -100,6 +100,9 @@ def check_frames(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
                 )
         for column in frame:
             _check_numbers(f"{folder / name}.parquet: {column}", frame[column])
+    if "scores" in frames["trials"]:
+        for text in frames["trials"]["scores"].dropna():
+            _check_inner(f"{folder}: scores", json.loads(text))
     for column, frame in (("runs", frames["trials"]), ("config", frames["trials"]), ("verification", frames["games"])):
         for text in frame[column]:
             _check_inner(f"{folder}: {column}", json.loads(text))

@@ -15,6 +15,8 @@ from tunewright.store.plan import Plan
 from tunewright.store.secrets import public_options, public_spec
 from tunewright.target import BaseTarget
 
+OBJECTIVES = "objectives"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
@@ -25,6 +27,7 @@ class Entry:
         spec: as ``tunewright tune`` takes it.
         workload: of a target.
         options: of the target or tuner.
+        objectives: metrics that a target is tuned for; empty for its first.
         made: the target itself, or what makes the tuner, where it is no spec.
     """
 
@@ -32,6 +35,7 @@ class Entry:
     spec: str
     workload: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
+    objectives: tuple[str, ...] = ()
     made: Any = None
 
 
@@ -80,6 +84,8 @@ class Game:
 def entries(texts: Sequence[Any], kind: str) -> list[Entry]:
     """Read targets or tuners: ``NAME[:ARGUMENT]``, with ``@WORKLOAD`` (targets) and ``@NAME=VALUE`` behind it.
 
+    ``@objectives=A+B`` names the metrics that a target is tuned for.
+
     A target object stands for itself; a tuner that is no spec is (label, function of the problem).
 
     Example:
@@ -110,10 +116,12 @@ def entry(given: Any, kind: str) -> Entry:
     if isinstance(given, tuple) and len(given) == 2 and callable(given[1]):
         return Entry(label=str(given[0]), spec=str(given[0]), made=given[1])
     spec, *rest = str(given).strip().split("@")
-    workload, options = "", {}
+    workload, options, objectives = "", {}, tuple[str, ...]()
     for word in rest:
         name, equals, value = word.partition("=")
-        if equals:
+        if equals and kind == "target" and name.strip() == OBJECTIVES:
+            objectives = _metrics(value, str(given))
+        elif equals:
             options[name.strip()] = value.strip()
         elif kind == "target" and not workload:
             workload = word
@@ -126,11 +134,20 @@ def entry(given: Any, kind: str) -> Entry:
     if kind == "target" and argument and not workload and not Path(argument).exists():
         with suppress(TunewrightError):  # lustre:ior-16m: the argument may be meant as a workload
             if argument in open_target(name, options).workloads:
-                return Entry(label=spec, spec=name, workload=argument, options=options)
+                label = f"{spec}@{OBJECTIVES}={'+'.join(objectives)}" if objectives else spec
+                return Entry(label=label, spec=name, workload=argument, options=options, objectives=objectives)
     shown = f"{name}:{Path(argument).name.split('.')[0]}" if name in ("table", "command", "policy") else spec
     public = public_options(options)  # the label stands in every table, and in the sessions' names
     words = [w if public.get(k := w.partition("=")[0].strip()) == options.get(k) else f"{k}={public[k]}" for w in rest]
-    return Entry(label="@".join([public_spec(shown), *words]), spec=spec, workload=workload, options=options)
+    label = "@".join([public_spec(shown), *words])
+    return Entry(label=label, spec=spec, workload=workload, options=options, objectives=objectives)
+
+
+def _metrics(text: str, given: str) -> tuple[str, ...]:
+    names = tuple(n.strip() for n in text.split("+"))
+    if not all(names) or len(set(names)) < len(names):
+        raise ConfigError(f"cannot read {OBJECTIVES}={text!r} in {given!r}; write different metrics, such as A+B")
+    return names
 
 
 def open_entry(entry: Entry) -> BaseTarget:
@@ -164,6 +181,7 @@ def plan_of(game: Game, workdir: str = "") -> Plan:
     """Return the plan of a game's session."""
     return Plan(
         target=game.target.spec, workload=game.target.workload, tuner=game.tuner.spec, seed=game.seed, trust=game.trust,
-        options=game.target.options, tuner_options=game.tuner.options, workdir=workdir,
+        options=game.target.options, tuner_options=game.tuner.options, objectives=game.target.objectives,
+        workdir=workdir,
         keep_all=True,  # tuners are compared by what they found
     )  # fmt: skip

@@ -9,6 +9,8 @@ from typing import Any
 
 from tunewright.comparing import plot
 from tunewright.comparing.results import Results
+from tunewright.comparing.standings import ALL
+from tunewright.comparing.statistics import seeds_needed
 from tunewright.report import pages
 from tunewright.report.words import duration, number
 from tunewright.store.outputs import write_text
@@ -49,12 +51,18 @@ def _content(bundle: Results) -> dict[str, Any]:
     def figure(make: Any, *given: Any) -> Markup:
         return Markup(plot.svg(make(bundle, *given)))
 
+    stated: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
+    for row in tables["regret"].to_dict("records"):
+        stated.setdefault(row["target"], {}).setdefault(row["tuner"], []).append(row)
+    stated = {t: dict(sorted(rows.items(), key=lambda r: order[r[0]])) for t, rows in stated.items()}
     drawn = len(by_target) <= _PANELS
     return {
         "bundle": bundle, "config": bundle.config, "verdict": list(tables["verdict"]["text"]),
         "board": tables["leaderboard"].to_dict("records"), "targets": tables["targets"].to_dict("records"),
         "results": {t: sorted(rows, key=lambda r: order[r["tuner"]]) for t, rows in by_target.items()},
-        "tests": tables["ranks"].to_dict("records"),
+        "tests": tables["ranks"].to_dict("records"), "needed": seeds_needed(), "regrets": stated,
+        "shortfall": stated.get(ALL), "counts": sorted(set(tables["regret"]["trial"])),
+        "best_is": dict(zip(tables["targets"]["target"], tables["targets"]["best_is"], strict=True)),
         "failures": games[games["status"] != "done"].to_dict("records"),
         "paid": bool(games["calls"].sum()), "budget": int(games["trials"].max()) if len(games) else 0,
         "seeds": games.groupby(["by", "seed"]).ngroups,

@@ -22,6 +22,7 @@ from tunewright.comparing.games import Game, open_entry, plan_of
 from tunewright.comparing.rows import game_row, game_rows
 from tunewright.errors import HeldError, TunewrightError, UnknownNameError
 from tunewright.measuring.executors import first_done
+from tunewright.measuring.threads import one_thread
 from tunewright.sessions.session import Session
 from tunewright.store.secrets import redact
 from tunewright.store.store import Store
@@ -56,7 +57,7 @@ def play_game(job: bytes) -> tuple[Row, list[Row]]:
     begun = time.monotonic()
     store, target = _store(url), open_entry(game.target)
     how = {"target": target, "make": game.tuner.made, "trust_file": game.trust_file}
-    with _interruptible():
+    with _interruptible(), one_thread():
         try:
             _run(game, store, work, how)
             reason = ""

@@ -18,6 +18,7 @@ import numpy as np
 from tunewright.comparing import values
 from tunewright.comparing.results import Results
 from tunewright.comparing.standings import order
+from tunewright.comparing.statistics import seeds_needed
 from tunewright.errors import missing_extra, unknown
 from tunewright.sessions.watcher import View
 
@@ -183,7 +184,7 @@ def profile(bundle: Results) -> Figure:
             own = table[table["tuner"] == tuner]
             axis.plot(own["tau"], own["share"], label=tuner, linewidth=1.5, **look[tuner])
             axis.fill_between(own["tau"], own["low"], own["high"], color=look[tuner]["color"], alpha=0.12, linewidth=0)
-        axis.set_xlabel("score: 0 the default, 1 the best known")
+        axis.set_xlabel("score: 0 the default, 1 the best known or seen")
         axis.set_ylabel("share of games with at least it")
         axis.set_xlim(0, 1)
         axis.set_ylim(-0.02, 1.02)
@@ -192,25 +193,30 @@ def profile(bundle: Results) -> Figure:
 
 
 def scores(bundle: Results) -> Figure:
-    """Draw the interquartile mean of each tuner's scores with its 95 % interval."""
+    """Draw each tuner's score, averaged over targets, with the 95 % interval of its median over seeds."""
     with _matplotlib().rc_context(_STYLE):
         board, look = bundle.leaderboard.iloc[::-1], _look(bundle)
         figure = _new(6.4, 0.34 * len(board) + 0.9)
         axis = figure.subplots()
         for i, row in enumerate(board.to_dict("records")):
             colour = look[row["tuner"]]["color"]
-            axis.plot([row["low"], row["high"]], [i, i], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt")
+            if math.isfinite(row["low"]):  # too few seeds carry no interval
+                axis.plot(
+                    [row["low"], row["high"]], [i, i], color=colour, linewidth=5, alpha=0.35, solid_capstyle="butt"
+                )
             axis.plot([row["score"]], [i], "o", color=colour, markersize=6)
         axis.set_yticks(range(len(board)), list(board["tuner"]))
         axis.set_ylim(-0.6, len(board) - 0.4)
-        axis.set_xlim(min(0.0, float(board["low"].min()) - 0.02), 1.02)
-        axis.set_xlabel("score, interquartile mean: 0 the default, 1 the best known")
+        least = float(board[["low", "score"]].min(axis=None))
+        axis.set_xlim(min(-0.02, least - 0.02), 1.02)
+        few = "" if board["low"].notna().any() else f" (an interval needs {seeds_needed()} seeds)"
+        axis.set_xlabel(f"score, median over seeds: 0 the default, 1 the best known or seen{few}")
         axis.grid(visible=False, axis="y")
     return figure
 
 
 def critical_difference(bundle: Results) -> Figure:
-    """Draw mean ranks, the best on the left; bars join tuners that Nemenyi's test does not tell apart."""
+    """Draw mean ranks over targets, the best on the left; bars join tuners that are not told apart."""
     with _matplotlib().rc_context(_STYLE):
         tests, board = bundle.tables["ranks"], bundle.leaderboard.dropna(subset=["mean_rank"])
         ranks = board.set_index("tuner")["mean_rank"].sort_values()
@@ -224,7 +230,7 @@ def critical_difference(bundle: Results) -> Figure:
         if not len(tests):
             axis.text(0.5, 0.5, "Too few tuners or games for ranks.", transform=axis.transAxes, ha="center")
             return figure
-        gap = float(tests["critical_difference"].iloc[0])
+        gap = float(tests["critical_difference"].fillna(math.inf).iloc[0])  # too few targets: nothing is told apart
         cliques = _cliques(ranks.to_numpy(), gap)
         top, step = 0.0, 1.0
         axis.plot([1, count], [top, top], color="#333", linewidth=1)
@@ -261,7 +267,7 @@ def _cliques(ranks: Any, gap: float) -> list[tuple[int, int]]:
     """Longest runs of neighbours, best first, that lie within the critical difference; shape of ranks (tuners,)."""
     cliques: list[tuple[int, int]] = []
     for i in range(len(ranks)):
-        j = int(np.searchsorted(ranks, ranks[i] + gap, side="right")) - 1
+        j = int(np.searchsorted(ranks, ranks[i] + gap + 1e-9, side="right")) - 1
         if j > i and not any(a <= i and j <= b for a, b in cliques):
             cliques.append((i, j))
     return cliques

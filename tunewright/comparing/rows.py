@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from tunewright.comparing.games import Game
-from tunewright.errors import TunewrightError
+from tunewright.comparing.games import Entry, Game
+from tunewright.errors import TunewrightError, unknown
 from tunewright.measuring.protocol import compare_pairs, verified_pairs
 from tunewright.store.files import finite
 from tunewright.store.secrets import redact
@@ -19,24 +19,41 @@ from tunewright.target import DECIDED, BaseTarget, Metric
 from tunewright.tuner import Trial
 
 KEY = ["by", "target", "tuner", "seed"]  # columns that tell games apart
+_LATER = ("scores",)  # columns that bundles of earlier versions lack
 TRIAL_COLUMNS = (
     *KEY, "number", "step", "status", "reason", "why", "config", "value", "feasible", "ratio", "seconds", "asked_s",
-    "attempt", "started", "runs", "digest",
+    "attempt", "started", "runs", "scores", "digest",
 )  # fmt: skip
 
 
-def target_facts(label: str, target: BaseTarget, workload: str) -> dict[str, Any]:
+def objectives_of(entry: Entry, target: BaseTarget) -> list[Metric]:
+    """Return what a target is tuned for: the metrics that its entry names, or its first.
+
+    Raises:
+        UnknownNameError: it has no such metric.
+    """
+    metrics = {m.name: m for m in target.metrics}
+    for name in entry.objectives:
+        if name not in metrics:
+            raise unknown(f"metric of {entry.label}", name, metrics)
+    return [metrics[n] for n in entry.objectives] or [target.metrics[0]]
+
+
+def target_facts(entry: Entry, target: BaseTarget) -> dict[str, Any]:
     """Return the row of a target."""
-    metric = target.metrics[0]
+    objectives, workload = objectives_of(entry, target), entry.workload
+    metric = objectives[0]
     space = json.dumps([target.space.json_schema(), [m.name + m.direction for m in target.metrics]], sort_keys=True)
     first = next(iter(target.workloads))
-    known = dict(target.known) if workload in ("", first) else {}  # what is known is of the first workload
+    # what is known is of the first workload and metric
+    known = dict(target.known) if workload in ("", first) and metric == target.metrics[0] else {}
     return {
-        "target": label, "workload": workload or first, "metric": metric.name,
+        "target": entry.label, "workload": workload or first, "metric": metric.name,
         "direction": metric.direction, "unit": metric.unit, "parameters": len(target.space),
         "known_best": _number(known.get("best")), "known_median": _number(known.get("median")),
         "exact": bool(target.exact), "simulated": not target.isolated,
         "fingerprint": hashlib.sha256(space.encode()).hexdigest()[:16],
+        "objectives": json.dumps([[m.name, m.direction] for m in objectives]) if len(objectives) > 1 else "",
     }  # fmt: skip
 
 
@@ -48,12 +65,13 @@ def game_rows(
     store: Store, name: str, game: Game, target: BaseTarget, reason: str
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the row of a game that was played, and those of its trials."""
-    metric = target.metrics[0]
+    objectives = objectives_of(game.target, target)
+    metric = objectives[0]
     try:
         record, trials = store.session(name), store.trials(name)
     except TunewrightError as error:
         return game_row(game, reason or redact(str(error))), []
-    rows = [_trial_row(_key(game), t, metric) for t in trials]
+    rows = [_trial_row(_key(game), t, objectives) for t in trials]
     return game_row(game, reason, metric, rows, record), rows
 
 
@@ -82,8 +100,9 @@ def _key(game: Game) -> dict[str, Any]:
     return {"by": "", "target": game.target.label, "tuner": game.tuner.label, "seed": game.seed}
 
 
-def _trial_row(key: Mapping[str, Any], trial: Trial, metric: Metric) -> dict[str, Any]:
-    value = trial.scores.get(metric.name) if trial.ok else None
+def _trial_row(key: Mapping[str, Any], trial: Trial, objectives: Sequence[Metric]) -> dict[str, Any]:
+    value = trial.scores.get(objectives[0].name) if trial.ok else None
+    several = trial.ok and len(objectives) > 1
     row = {
         **key, "number": trial.number, "step": trial.step, "status": trial.status, "reason": redact(trial.reason),
         "why": redact(trial.why), "config": json.dumps(trial.config, default=str),
@@ -91,6 +110,7 @@ def _trial_row(key: Mapping[str, Any], trial: Trial, metric: Metric) -> dict[str
         "feasible": trial.feasible, "ratio": trial.ratio, "seconds": trial.seconds, "asked_s": trial.asked_s,
         "attempt": trial.attempt, "started": trial.started,
         "runs": json.dumps(finite([{k: v for k, v in r.items() if k != "traces"} for r in trial.runs]), default=str),
+        "scores": json.dumps({m.name: trial.scores[m.name] for m in objectives}) if several else None,
     }  # fmt: skip
     return {**row, "digest": digest(row)}
 
@@ -98,6 +118,7 @@ def _trial_row(key: Mapping[str, Any], trial: Trial, metric: Metric) -> dict[str
 def digest(row: Mapping[str, Any]) -> str:
     """Return the check sum of a trial's row, by which an edited one is known."""
     kept = {k: plain(v) for k, v in row.items() if k not in ("digest", "by")}
+    kept = {k: v for k, v in kept.items() if not (k in _LATER and v is None)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -20,10 +20,11 @@ from tunewright.comparing import bundle
 from tunewright.comparing.bundle import Bundle
 from tunewright.comparing.games import Entry, Game, Tournament, entries, open_entry, plan_of
 from tunewright.comparing.playing import job_of, on_executor, on_processes, play_game
-from tunewright.comparing.rows import target_facts
+from tunewright.comparing.rows import objectives_of, target_facts
 from tunewright.errors import ConfigError, TunewrightError
 from tunewright.measuring.executors import adopted
 from tunewright.measuring.protocol import trust as trust_level
+from tunewright.measuring.scripts import require_main_guard
 from tunewright.sessions.session import Session
 from tunewright.store.dsn import MASK, read_dsn
 from tunewright.store.secrets import public_plan
@@ -88,6 +89,8 @@ def compare(
         ConfigError: the directory holds something else, or a pair does not work.
         KeyboardInterrupt: nothing is lost; run it again with ``resume``.
     """
+    if executor is None:
+        require_main_guard("tunewright.compare")
     trust_level(trust)
     if trials < 2:
         raise ConfigError(f"a game needs at least 2 trials, the default's and another, not {trials}")
@@ -101,12 +104,18 @@ def compare(
     watcher, said = watcher or Watcher(), description(plan, store)
     bundle.examine(directory, said, resume=resume)
     opened = {e.label: open_entry(e) for e in plan.targets}
+    for entry in plan.targets:
+        objectives_of(entry, opened[entry.label])
     unfit = _unfit(plan, opened, skip, watcher, trust_file)  # before anything is written
     folder = bundle.begin(directory, said)
-    return play(
-        plan, folder, opened, unfit, workers=workers, executor=executor, store=store, watcher=watcher,
-        trust_file=trust_file,
-    )  # fmt: skip
+    try:
+        return play(
+            plan, folder, opened, unfit, workers=workers, executor=executor, store=store, watcher=watcher,
+            trust_file=trust_file,
+        )  # fmt: skip
+    except KeyboardInterrupt as stopped:
+        stopped.add_note(bundle.remains(folder))
+        raise
 
 
 def description(plan: Tournament, store: str | None) -> dict[str, Any]:
@@ -114,9 +123,10 @@ def description(plan: Tournament, store: str | None) -> dict[str, Any]:
 
     def plain(entry: Entry, target: BaseTarget | None) -> dict[str, Any]:
         public = public_plan({"target": entry.spec, "options": entry.options, "tuner_options": {}}, target)
+        several = {"objectives": list(entry.objectives)} if entry.objectives else {}
         return {
             "label": entry.label, "spec": public["target"], "workload": entry.workload, "options": public["options"],
-            "object": entry.made is not None,
+            "object": entry.made is not None, **several,
         }  # fmt: skip
 
     return {
@@ -146,7 +156,12 @@ def again(folder: Path, *, store: str | None = None, **how: Any) -> Bundle:
                 raise ConfigError(f"{e['label']!r} was an object of a program; go on from that program")
             if MASK in e["options"].values():
                 raise ConfigError(f"{e['label']!r} has a secret option, which is not kept; run the same command again")
-            known.append(Entry(label=e["label"], spec=e["spec"], workload=e["workload"], options=e["options"]))
+            known.append(
+                Entry(
+                    label=e["label"], spec=e["spec"], workload=e["workload"], options=e["options"],
+                    objectives=tuple(e.get("objectives", ())),
+                )
+            )  # fmt: skip
         parts.append(known)
     return compare(
         parts[0], parts[1], trials=config["trials"], seeds=config["seeds"], directory=folder, trust=config["trust"],
@@ -167,7 +182,7 @@ def play(
     trust_file: bool = False,
 ) -> Bundle:
     """Play all games that the folder does not hold yet, and write its tables."""
-    facts = {e.label: target_facts(e.label, opened[e.label], e.workload) for e in plan.targets}
+    facts = {e.label: target_facts(e, opened[e.label]) for e in plan.targets}
     number = bundle.described(folder)["id"] if store else ""
     fit = [g for g in plan.games() if (g.target.label, g.tuner.label) not in unfit]
     games = [replace(g, tournament=number, trust_file=trust_file) for g in fit]

@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tunewright.comparing.statistics import Floats
+from tunewright.comparing.fronts import with_hypervolume
+from tunewright.comparing.statistics import Floats, same
 from tunewright.target import DECIDED
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NEAR = 0.05  # share that counts as near-optimal
+CHECKPOINTS = (5, 10, 20, 30, 50, 100, 200, 500, 1000)  # trial counts at which tables state the regret
+KNOWN, SEEN = "known", "best seen"
 
 
 def references(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -30,22 +33,40 @@ def references(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame)
         if row["exact"]:
             candidates += [float(v) for v in mine["value"].dropna()]
         seen = max(candidates, key=lambda v: sign * v, default=math.nan)
+        if math.isfinite(row["front_best"]):  # several objectives: of all games' trials together
+            seen = float(row["front_best"])
         known = row["known_best"]
-        best = float(known) if known is not None and math.isfinite(known) else seen
+        is_known = known is not None and math.isfinite(known)
+        best = float(known) if is_known else seen
         median = row["known_median"]
-        if median is not None and math.isfinite(median):
+        if is_known and median is not None and math.isfinite(median):
             goal = best + NEAR * (float(median) - best)
         else:
             goal = best - sign * NEAR * abs(best)
         logs = np.log(own["ratio_high"] / own["ratio_low"]) if len(own) else np.array([])
         widths = logs[np.isfinite(logs)]
+        found = int(same(ends, best).sum())
         facts[row["target"]] = {
             **row, "sign": sign, "default": default, "best": best, "goal": goal,
-            "source": "known" if best == known else "best seen",
+            "source": KNOWN if is_known else SEEN, "found": found, "games": len(own),
+            "beyond": 0.0 if is_known else math.nan if row["objectives"] else _beyond(ends, default, sign),
             "room": abs(best - default) / abs(default) if default else math.nan,
             "uncertainty": float(np.median(widths)) / 2 if len(widths) and not row["exact"] else 0.0,
         }  # fmt: skip
     return facts
+
+
+def _beyond(ends: Floats, default: float, sign: float) -> float:
+    """Guess how far the optimum lies beyond the best that was seen, as a share of the way from the default to it.
+
+    The jackknife's estimate of an end point (Robson and Whitlock, Biometrika 51, 1964): the best of n values falls
+    short of it by about (n - 1) / n times the gap to the second best. It is 0 where several games end at one value.
+    """
+    merits = np.sort(sign * ends[np.isfinite(ends)])
+    if len(merits) < 2 or not math.isfinite(default) or merits[-1] <= sign * default or same(merits[-1], merits[-2]):
+        return 0.0 if len(merits) >= 2 else math.nan
+    gap = (len(merits) - 1) / len(merits) * (merits[-1] - max(merits[-2], sign * default))
+    return float(gap / (merits[-1] - sign * default))
 
 
 def _final_values(own: pd.DataFrame, default: float, facts: Mapping[str, Any]) -> Floats:
@@ -64,10 +85,16 @@ def _by_ratio(ratio: Any, otherwise: Any, default: float, facts: Mapping[str, An
 
 def _score(value: Any, facts: Mapping[str, Any]) -> Any:
     """Score of values; 0 throughout where nothing is to be gained."""
-    room = facts["best"] - facts["default"]
-    if not math.isfinite(room) or abs(room) < 1e-9 * max(abs(facts["default"]), 1e-300):
+    room = _room(facts)
+    if not room:
         return np.zeros_like(np.asarray(value, dtype=float))
     return np.clip((np.asarray(value, dtype=float) - facts["default"]) / room, -1.0, 1.0)
+
+
+def _room(facts: Mapping[str, Any]) -> float:
+    """Distance from the default to the best known, with its sign; 0 where nothing is to be gained."""
+    room = float(facts["best"] - facts["default"])
+    return room if math.isfinite(room) and not same(facts["best"], facts["default"]) else 0.0
 
 
 def regret(value: Any, best: float, direction: str) -> Any:
@@ -126,10 +153,40 @@ def final_rows(
     return pd.DataFrame(rows)
 
 
+def checkpoints(budget: int) -> list[int]:
+    """Return the trial counts at which regret is stated: the usual ones below the budget, and the budget."""
+    return [*(c for c in CHECKPOINTS if c < budget), budget]
+
+
+def regrets(
+    games: pd.DataFrame, curves: Mapping[tuple[Any, ...], Mapping[str, Any]], facts: Mapping[str, Mapping[str, Any]]
+) -> pd.DataFrame:
+    """One row a game and stated trial count: regret, and gap, the share of the way to the best that is still to go.
+
+    Where a game has measured nothing that counts yet, it stands at the default.
+    """
+    import pandas as pd
+
+    rows = []
+    counts = checkpoints(int(games["trials"].max())) if len(games) and games["trials"].max() >= 1 else []
+    for game in games.to_dict("records"):
+        f, curve = facts[game["target"]], curves.get(tuple(game[k] for k in ("target", "tuner", "by", "seed")))
+        for count in counts:
+            value = float(curve["best"][count - 1]) if curve and len(curve["best"]) >= count else math.nan
+            value = value if math.isfinite(value) else f["default"]
+            rows.append({
+                "target": game["target"], "tuner": game["tuner"], "by": game["by"], "seed": game["seed"],
+                "trial": count, "regret": float(regret(value, f["best"], f["direction"])),
+                "gap": 1.0 - float(_score(value, f)) if _room(f) else 0.0,
+            })  # fmt: skip
+    return pd.DataFrame(rows, columns=["target", "tuner", "by", "seed", "trial", "regret", "gap"])
+
+
 def over_time(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """Best-so-far over seconds, the tuner's and its model's included: target, tuner, seconds, score (mean of games)."""
     import pandas as pd
 
+    games, trials, targets = with_hypervolume(games, trials, targets)
     facts = references(games, trials, targets)
     grouped: dict[Any, dict[Any, list[Mapping[str, Any]]]] = {}
     for (target, tuner, _, _), curve in best_so_far(games, trials, facts).items():
@@ -154,5 +211,6 @@ def over_time(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) 
 
 def reached(games: pd.DataFrame, trials: pd.DataFrame, targets: pd.DataFrame) -> pd.DataFrame:
     """Trials to near-optimal of every game: tuner, reached; NaN where it did not get there."""
+    games, trials, targets = with_hypervolume(games, trials, targets)
     facts = references(games, trials, targets)
     return final_rows(games, best_so_far(games, trials, facts), facts)[["tuner", "reached"]]

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from tunewright.errors import ConfigError, TargetError, missing_extra
+from tunewright.measuring.scripts import require_main_guard
 
 _WAIT_S = 20  # for a scheduler to answer
 _LOOK_S = 2.0  # between two looks at whether the scheduler is still there
@@ -130,6 +131,8 @@ def _dask(address: str, workers: int | None) -> Iterator[Any]:
     except ImportError:
         raise missing_extra("distributed", "cluster", "--executor dask") from None
     distributed: Any = module  # it has no types
+    if not address:
+        require_main_guard("a Dask cluster on this machine")
     if address:
         try:
             client = distributed.Client(address, timeout=_WAIT_S, set_as_default=False)

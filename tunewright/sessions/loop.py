@@ -16,6 +16,7 @@ from tunewright.errors import TargetError, TunerError, TunewrightError
 from tunewright.measuring import isolation, protocol
 from tunewright.measuring.executors import first_done
 from tunewright.measuring.protocol import Evaluation
+from tunewright.measuring.threads import one_thread
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import TRIAL_SEEDS, Setup
 from tunewright.sessions.trials import Trials
@@ -184,7 +185,8 @@ class Loop:
 
     def _ask(self, history: History) -> Suggestion:
         begun = time.perf_counter()
-        suggestion = self._tuner.ask(history)
+        with one_thread():
+            suggestion = self._tuner.ask(history)
         self._tuner_s += time.perf_counter() - begun
         return suggestion
 
@@ -250,7 +252,8 @@ class Loop:
         )
         self._trials.finish(done)
         begun = time.perf_counter()
-        self._tuner.tell(done)
+        with one_thread():
+            self._tuner.tell(done)
         self._tuner_s += time.perf_counter() - begun
         self._watcher.ended(self._session, done)
         if done.step == 0 and not done.ok:
