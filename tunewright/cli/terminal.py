@@ -22,8 +22,8 @@ _UNLIMITED = 100_000  # characters a line, where there is no terminal
 def screen(*, stderr: bool = False) -> Console:
     """Return standard output or standard error as a console whose texts are cleaned, and are no markup.
 
-    The console's own colours and moves are not texts, and stay. Where no terminal limits the width, such as in a pipe or
-    a file, nothing is wrapped or cut.
+    The console's own colours and moves are not texts, and stay. Where no terminal limits the width, such as in a pipe
+    or a file, nothing is wrapped or cut.
     """
     from rich.console import Console
     from rich.segment import Segment

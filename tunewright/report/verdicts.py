@@ -1,7 +1,7 @@
 """What a verdict shows, in the same words wherever it is shown: terminal, list, report, dashboard and notebooks.
 
-A trial's ratio led the search. The best of many noisy trials looks better than it is, so nothing but fresh runs decides,
-and where both are shown the difference is explained.
+A trial's ratio led the search. The best of many noisy trials looks better than it is, so nothing but fresh runs
+decides, and where both are shown the difference is explained.
 """
 
 from __future__ import annotations
