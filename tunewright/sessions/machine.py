@@ -32,7 +32,7 @@ class MachineWatch:
         self._watches = setup.level.paired and not setup.target.exact
         stored = store.session(setup.name).get("drift") or {}
         self._start, self._last = int(stored.get("start", 0)), int(stored.get("last", 0))
-        self._changes = [c for c in stored.get("changes", []) if not c["verification"]]  # it is measured again
+        self._changes = list(stored.get("changes", []))
         self._tell_trials()
 
     @property
@@ -47,19 +47,19 @@ class MachineWatch:
         if not drift.due(since, self._last):
             return []
         self._last = since
-        new = self._found(runs, verification=False)
-        self._store.update(self._setup.name, drift=self._stored())
-        return new
+        return self._found(runs, verification=False)
 
     def conclude(self, verified: Sequence[Mapping[str, Any]]) -> list[str]:
         """Look once more, at the end, with the runs of the verification; returns what is new, in words."""
         if not self._watches:
             return []
         name = self._setup.objectives[0].name
-        self._changes = [c for c in self._changes if not c["verification"]]
         runs: list[Run] = [*self._trials.default_runs(name), *((None, v) for v in values_of(verified, "default", name))]
+        dropped = any(c["verification"] for c in self._changes)
+        self._changes = [c for c in self._changes if not c["verification"]]
         new = self._found(runs, verification=True)
-        self._store.update(self._setup.name, drift=self._stored())
+        if dropped and not new:
+            self._keep()
         return new
 
     def _found(self, runs: Sequence[Run], *, verification: bool) -> list[str]:
@@ -78,6 +78,7 @@ class MachineWatch:
         if not verification:
             self._start, self._last = at, 0
         self._tell_trials()
+        self._keep()
         return [self._said(kept)]
 
     def _said(self, change: Mapping[str, Any]) -> str:
@@ -91,8 +92,9 @@ class MachineWatch:
             if not c["verification"]
         )
 
-    def _stored(self) -> dict[str, Any]:
-        return {"start": self._start, "last": self._last, "changes": self._changes}
+    def _keep(self) -> None:
+        found = {"start": self._start, "last": self._last, "changes": self._changes}
+        self._store.update(self._setup.name, drift=found)
 
 
 def told(record: Mapping[str, Any]) -> list[str]:
