@@ -237,7 +237,7 @@ def main() -> None:
     publish(
         "noise_sessions",
         "Sessions on noise: what is claimed where there is nothing to gain",
-        f"python benchmarks/noise_sessions.py --sessions {given.sessions}",
+        f"python benchmarks/noise_sessions.py --sessions {given.sessions} --scenes {given.scenes}",
         f"""Whole sessions of {TRIALS} trials with the tuner `random`, {given.sessions} behind each line, on a machine in memory whose runs
 take virtual seconds. Rates have exact 95 % intervals (Clopper-Pearson). *False Improved*: the verdict says "Improved" where no setting
 has any effect on the objective. *Lost*: the session ended in an error. *Violating*: the verdict says "Improved" and its configuration
