@@ -275,11 +275,7 @@ class CommandTarget(BaseTarget):
         import shlex
 
         names = self._names(config, workload=next(iter(self.workloads)), seed="0", workdir="WORKDIR", rundir="RUNDIR")
-        parts = [
-            shlex.join(
-                w if len(w) < 200 else w[:60].strip() + "…" for w in self._arguments(self.description.command, names)
-            )
-        ]
+        parts = [shlex.join(self._arguments(self.description.command, names))]
         if not self._mentioned():
             parts = ["\n".join(f"{n} = {v}" for n, v in config.items())]
         for file in self.description.files:

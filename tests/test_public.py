@@ -54,9 +54,14 @@ def test_a_session_says_where_it_stands(store):
     best = session.best
     assert (
         repr(session)
-        == f"<Session 'a<b>': sphere, 5 trials, best loss {best.scores['loss']:.4g} (trial {best.number})>"
+        == f"<Session 'a<b>': sphere, 5 trials, best of the search loss {best.scores['loss']:.4g} (trial {best.number}),"
+        " not verified yet>"
     )
     assert len(re.findall("<td>x[012]</td>", session._repr_html_())) == len(session.space.changes(best.config))
+    verdict = session.run(trials=1)
+    for opened in (session, Session.resume("a<b>", store, target=Sphere())):  # the ratio of the search gives way to it
+        assert verdict.sentence in repr(opened) and "best of the search" not in repr(opened)
+        assert "<th>winner</th>" in opened._repr_html_()
 
 
 def test_a_verdict_is_its_sentence_and_what_it_changes(store):

@@ -89,6 +89,8 @@ class History:
         refused: suggestions already refused at this step (illegal, or measured before).
         running: configurations being measured by other workers.
         remaining: trials left in the budget, or None.
+        machine: what changed about the machine while the trials were measured, in words. ``scores`` and ``ratio`` of a
+            trial are corrected for it, ``metrics`` are not.
     """
 
     trials: Sequence[Trial] = ()
@@ -96,6 +98,7 @@ class History:
     refused: Sequence[Refusal] = ()
     running: Sequence[Config] = ()
     remaining: int | None = None
+    machine: Sequence[str] = ()
 
     @property
     def attempt(self) -> int:

@@ -47,7 +47,7 @@ def _show_reading(console: Console, document: dict[str, Any]) -> None:
         Text(f"{document['system']}: {len(rows)} parameters in {document['sections']} sections, {known} with a"
              f" default, {len(document['tunable'])} described well enough to be tuned")
     )  # fmt: skip
-    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=console.is_terminal)
     for column, ratio in (("parameter", 8), ("type", 2), ("default", 3), ("range", 4), ("what it is", 11)):
         last = column == "what it is"
         table.add_column(column, overflow="ellipsis" if last else "fold", no_wrap=last, ratio=ratio)
@@ -160,7 +160,7 @@ def _show_list(console: Console, rules: list[dict[str, Any]], folder: Path) -> N
         return
     for system in dict.fromkeys(r["system"] for r in rules):
         console.print(Text(f"\n{system}", style="bold"))
-        table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
+        table = Table(box=None, pad_edge=False, header_style="dim", expand=console.is_terminal)
         table.add_column("rule", overflow="fold", ratio=9)
         table.add_column("effect", justify="right", no_wrap=True)
         table.add_column("pairs", justify="right", no_wrap=True)

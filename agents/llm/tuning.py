@@ -243,6 +243,7 @@ def describe(problem: Problem, history: History, known: str = "") -> str:
         parts.append(known)
     results = [_line(trial, problem) for trial in history.trials]
     parts.append("\n".join(["Results so far:", *results]) if results else "No results yet.")
+    parts += history.machine
     for refusal in history.refused:
         changes = json.dumps(problem.space.changes(refusal.config), default=str)
         parts.append(f"Refused: {changes}: {quoted(redact(refusal.reason))}")

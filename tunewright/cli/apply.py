@@ -30,11 +30,13 @@ def _ended(what: str, then: str) -> Iterator[None]:
 
 
 def _show_applied(screen: Console, document: dict[str, Any]) -> None:
+    from tunewright.cli.display import show_settings
+
     name = document["name"]
     screen.print(
         f"applied trial {document['trial']} of session {name}; undo with: tunewright rollback {name}", markup=False
     )
-    screen.print(document["settings"], markup=False, style="cyan")
+    show_settings(screen, document["settings"])
 
 
 @command(app, "apply", _show_applied)

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from tunewright.cli.terminal import table
 from tunewright.plugins import explained, installed, load
-from tunewright.report.words import duration, number, settings, verified
+from tunewright.report.verdicts import NOT_VERIFIED, beside_search, heading, tried_in, verified
+from tunewright.report.words import duration, number, settings
+from tunewright.sessions.machine import told
 from tunewright.space.parameters import Choice
 from tunewright.store.export import shown
 from tunewright.store.paths import default_url
@@ -157,29 +158,17 @@ def _listed(choices: Sequence[Any]) -> str:
     return f"{' … '.join(ends)} ({len(choices):,} values; --json lists all)"
 
 
-def print_table(out: Console, table: Table) -> None:
-    """Print a table; every cell in full and on one line where no terminal limits the width."""
-    if out.is_terminal:
-        out.print(table)
-        return
-    width = out.width
-    out.width = max(out.measure(table, options=out.options.update(max_width=1_000_000)).maximum, width)
-    out.print(table)
-    out.width = width
-
-
 def show_sessions(out: Console, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print what ``overview`` says of each session."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in ("session", "target", "workload", "tuner", "trials", "verified gain", "status", "created"):
-        right, name = column in ("trials", "verified gain"), column == "session"
-        # a name is typed again: it may fold on a narrow terminal, but loses no letter
-        table.add_column(column, justify="right" if right else "left", overflow="fold" if name else "ellipsis")
+    right = ("trials", "verified gain")
+    printed = table(
+        "session", "target", "workload", "tuner", "trials", "verified gain", "status", "created", numbers=right
+    )  # fmt: skip
     for row in rows:
         cells = [row["name"], row["target"], row["workload"], row["tuner"], row["trials"], verified(row), row["status"]]
         style = "yellow" if row["status"] == "interrupted" else ""
-        table.add_row(*(Text(str(c)) for c in cells[:-1]), Text(row["status"], style=style), row["created"][:16])
-    print_table(out, table)
+        printed.add_row(*(Text(str(c)) for c in cells[:-1]), Text(row["status"], style=style), row["created"][:16])
+    out.print(printed)
 
 
 def show_session(out: Console, document: dict[str, Any]) -> None:
@@ -187,12 +176,11 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
     plan, verdict = document["plan"], document.get("verdict")
     objective = document["objectives"][0]
     unit = next(m["unit"] for m in document["metrics"] if m["name"] == objective)
-    head = Text.assemble(
+    out.print(Text.assemble(
         (document["name"], "bold cyan"),
         f" · {plan['target']} · {plan['workload']} · tuner {plan['tuner']}"
         f" · seed {plan['seed']} · trust {plan['trust']} · {document['status']}",
-    )
-    out.print(head, soft_wrap=not out.is_terminal)
+    ))  # fmt: skip
     # the ratios of trials led the search; what is shown is in the verdict alone
     rows = table(
         "trial", "status", objective, "in search", "changed from the default", "why",
@@ -205,24 +193,38 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
         ratio = f"{trial['ratio']:.2f}×" if trial["ratio"] is not None else ""
         note = trial["why"] if trial["status"] == "ok" else trial["reason"]
         rows.add_row(
-            str(trial["number"]), trial["status"], value, ratio,
-            Text(settings(changed, 5 if out.is_terminal else 0)),
-            Text(note if out.is_terminal else " ".join(note.split()), style="dim"),
+            str(trial["number"]), trial["status"], value, ratio, Text(settings(changed)),
+            Text(" ".join(note.split()), style="dim"),
         )  # fmt: skip
-    print_table(out, rows)
+    out.print(rows)
+    for text in told(document):
+        out.print(Text(text, style="yellow"))
     if verdict:
-        style = "green" if verdict["improved"] else "yellow"
-        if out.is_terminal:
-            title = f"verdict: {shown(verdict)}"
-            out.print(Panel(Text(verdict["sentence"]), title=title, border_style=style, expand=False))
-        else:
-            out.print(Text(f"verdict: {shown(verdict)}. {verdict['sentence']}"), soft_wrap=True)
-        out.print(Text(verdict["settings"], style="cyan"), soft_wrap=True)
+        show_verdict(out, verdict)
+        if said := beside_search(verdict, objective, tried_in(document["trials"])):
+            out.print(Text(said))
+        out.print(Text(f"{heading(verdict['improved'])}:", style="bold"))
+        show_settings(out, verdict["settings"])
     else:
         store = document["store"]
         again = f"{document['name']}{'' if store == default_url() else f' --store {store}'}"
-        out.print(Text(f"no verdict yet; continue with: tunewright resume {again}", style="yellow"), soft_wrap=True)
+        out.print(Text(f"{NOT_VERIFIED}; continue with: tunewright resume {again}", style="yellow"), soft_wrap=True)
     out.print(Text(f"repeat it: {document['repeat']}", style="dim"), soft_wrap=True)
+
+
+def show_verdict(out: Console, verdict: Mapping[str, Any]) -> None:
+    """Print what a session has shown: in a box on a terminal, in a line elsewhere."""
+    title, said = f"verdict: {shown(verdict)}", Text(verdict["sentence"])
+    if out.is_terminal:
+        style = "green" if verdict["improved"] else "yellow"
+        out.print(Panel(said, title=title, border_style=style, expand=False))
+    else:
+        out.print(Text(f"{title}. ") + said, soft_wrap=True)
+
+
+def show_settings(out: Console, text: str) -> None:
+    """Print a configuration in the system's own form; it is copied, so that no line is wrapped or cut."""
+    out.print(Text(text, style="cyan"), soft_wrap=True)
 
 
 def show_check(out: Console, document: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
@@ -11,7 +10,6 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from tunewright.measuring.protocol import values_of
 from tunewright.report.words import duration, number, settings
 from tunewright.sessions.watcher import View, Watcher
 from tunewright.store.secrets import redact
@@ -23,17 +21,6 @@ _MARKS = {"failed": "✗", "timed out": "⧖", "killed": "✗", "rejected": "⊘
 def _line(text: str) -> str:
     """Return what somebody else wrote without secrets and in one line, so that it cannot pass for lines of ours."""
     return " ".join(str(redact(text)).split())
-
-
-def spread(session: View, trial: Trial) -> str:
-    """Show a trial's ratio with an approximate 95 % interval from the noise seen so far."""
-    if trial.ratio is None or trial.ratio <= 0:
-        return ""
-    runs = max(len(values_of(trial.runs, "candidate", session.objectives[0].name)), 1)
-    half = 1.96 * session.noise() * math.sqrt(2 / runs)
-    if trial.step == 0 or session.target.exact:
-        return f"{trial.ratio:.2f}×"
-    return f"{trial.ratio:.2f}× (about {trial.ratio * math.exp(-half):.2f} to {trial.ratio * math.exp(half):.2f})"
 
 
 class Progress(Watcher):
@@ -51,6 +38,7 @@ class Progress(Watcher):
         self.begun, self.first = time.monotonic(), 0
         self.status = ""
         self.session: View | None = None
+        self.headed = False  # whether it stands above the trials what their columns are
         self.verify_started: float | None = None
         self.live = Live(console=console, get_renderable=self._render, refresh_per_second=4, transient=True)
 
@@ -65,6 +53,7 @@ class Progress(Watcher):
     def preparing(self, session: View) -> None:
         """Say so."""
         self.session, self.first = session, len(session.decided)
+        self.headed = False
         self.status = "preparing data and calibrating the amount of work"
         if self.first:
             self._print(Text(f"resuming after {self.first} trials", style="dim"))
@@ -79,13 +68,17 @@ class Progress(Watcher):
         """Print a line."""
         self.session = session
         metric = session.objectives[0]
-        line = Text(f"{trial.number:>4}  ")
+        if not self.headed:
+            self.headed = True
+            head = f"{'trial':>5}  {metric.name:>10.40} {'':<12} in search  changed from the default  · why"
+            self._print(Text(head, style="dim"))
+        line = Text(f"{trial.number:>5}")
         if trial.ok:
             best = session.best
             mark = "★" if best is not None and best.number == trial.number and trial.step > 0 else " "
             style = "green" if mark == "★" else ("" if trial.feasible else "yellow")
-            ratio = f"{trial.ratio:6.2f}×" if trial.ratio is not None else " " * 7
-            line.append(f"{mark} {number(trial.scores[metric.name]):>10} {metric.unit:<12} {ratio}  ", style=style)
+            ratio = f"{trial.ratio:.2f}×" if trial.ratio is not None else ""
+            line.append(f"{mark} {number(trial.scores[metric.name]):>10} {metric.unit:<12} {ratio:>9}  ", style=style)
             if not trial.feasible:
                 broken = ", ".join(n for n, v in trial.violations.items() if v > 0)
                 line.append(f"[misses {broken}] ", style="yellow")
@@ -151,7 +144,8 @@ class Progress(Watcher):
         if session is not None and best is not None:
             name = session.objectives[0]
             done = f"{len(session.decided)}{self._of()} trials"
-            shown = f"{number(best.scores[name.name])} {name.unit} {spread(session, best)}"
-            text = f"  {done} · best so far {shown} · {self._left()}"
+            ratio = f" {best.ratio:.2f}×" if best.ratio is not None and best.step else ""
+            shown = f"{number(best.scores[name.name])} {name.unit}{ratio}"
+            text = f"  {done} · best of the search so far {shown}, not verified yet · {self._left()}"
             table.add_row(Text(text.rstrip(" ·"), style="bold"))
         return table

@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from rich.segment import Segment
     from rich.table import Table
 
+_UNLIMITED = 100_000  # characters a line, where there is no terminal
+
 
 def screen(*, stderr: bool = False) -> Console:
     """Return standard output or standard error as a console whose texts are cleaned, and are no markup.
 
-    The console's own colours and moves are not texts, and stay.
+    The console's own colours and moves are not texts, and stay. Where no terminal limits the width, such as in a pipe
+    or a file, nothing is wrapped or cut.
     """
     from rich.console import Console
     from rich.segment import Segment
@@ -31,11 +34,16 @@ def screen(*, stderr: bool = False) -> Console:
                 yield segment if segment.control else Segment(clean(segment.text), segment.style)
 
     settings: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-    return Screen(stderr=stderr, **settings)
+    made = Screen(stderr=stderr, **settings)
+    if not made.is_terminal:
+        made.width = _UNLIMITED
+    return made
 
 
 def table(*columns: str, numbers: Container[str] = (), **settings: Any) -> Table:
     """Return an empty table without lines.
+
+    On a narrow terminal a cell folds and loses no letter: names are typed again.
 
     Args:
         columns: their heads; without any there is no head.
@@ -46,5 +54,5 @@ def table(*columns: str, numbers: Container[str] = (), **settings: Any) -> Table
 
     empty = Table(box=None, pad_edge=False, header_style="dim", show_header=bool(columns))
     for column in columns:
-        empty.add_column(column, justify="right" if column in numbers else "left", **settings)
+        empty.add_column(column, justify="right" if column in numbers else "left", **{"overflow": "fold", **settings})
     return empty

@@ -268,31 +268,28 @@ def _store_hint(session: Session) -> str:
 
 
 def _conclusion(session: Session, verdict: Verdict) -> None:
-    from rich.panel import Panel
     from rich.text import Text
 
+    from tunewright.cli.display import show_settings, show_verdict
     from tunewright.cli.terminal import table
+    from tunewright.report.verdicts import beside_search, fresh_values, heading
     from tunewright.report.words import duration, number
 
-    printed = out()
-    printed.print(
-        Panel(
-            Text(verdict.sentence),
-            title="verdict",
-            border_style="green" if verdict.improved else "yellow",
-            expand=False,
-        )
-    )
-    default = session.default_trial
-    rows = table("metric", "default", "best found", "unit", numbers=("default", "best found"))
+    printed, stored = out(), verdict.stored()
+    show_verdict(printed, stored)
+    tried = [(t.number, t.config, t.ratio) for t in session.decided if t.ok]
+    if said := beside_search(stored, session.objectives[0].name, tried):
+        printed.print(Text(said))
+    rows = table("metric, fresh runs", "default", "winner", "unit", numbers=("default", "winner"))
     for metric in session.metrics:
-        before = number(default.metrics[metric.name]) if default else ""
-        rows.add_row(metric.name, before, number(verdict.metrics[metric.name]), metric.unit)
-    printed.print(rows)
+        if values := fresh_values(stored, metric.name):
+            rows.add_row(metric.name, *map(number, values), metric.unit)
+    if rows.row_count:
+        printed.print(rows)
     changes = session.space.changes(verdict.config)
     if changes:
-        printed.print(Text("\nBest configuration, in the system's own form:", style="bold"))
-        printed.print(Text(session.target.render(verdict.config), style="cyan"))
+        printed.print(Text(f"\n{heading(verdict.improved)}:", style="bold"))
+        show_settings(printed, verdict.settings)
         rows = table("changed", "from", "to")
         for name, value in changes.items():
             rows.add_row(name, str(session.space.default.get(name, "(not active)")), str(value))

@@ -161,12 +161,14 @@ class Baseline:
         noise: standard deviation of the log of the objective between its runs.
         best: log ratio of the best feasible trial so far.
         repeat: whether a candidate's run that fails is tried again: not where repeating never helped.
+        unwatched: no run of the default stands beside the last few trials; then one does beside this, even if it fails.
     """
 
     values: Mapping[str, float]
     noise: float = 0.0
     best: float = 0.0
     repeat: bool = True
+    unwatched: bool = False
 
 
 def evaluate(
@@ -212,7 +214,10 @@ def evaluate(
             beside = once("default", default, number, level.tries)
         measured = once("candidate", config, number, tries)
         if not measured.ok:
-            return Evaluation(status=measured.status, reason=measured.reason, runs=runs)
+            if baseline and paired and beside is None and (baseline.unwatched or measured.status == "timed out"):
+                beside = once("default", default, number, 1)  # is it the candidate, or has the machine changed?
+            also = f"; so did the default beside it: {beside.reason}" if beside and not beside.ok else ""
+            return Evaluation(status=measured.status, reason=measured.reason + also, runs=runs)
         if paired and beside is None:  # also beside one that looks hopeless: the machine may have changed
             beside = once("default", default, number, level.tries)
         pairs.append((measured, beside if beside is not None and beside.ok else None))

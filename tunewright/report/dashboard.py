@@ -6,13 +6,16 @@ import ipaddress
 import re
 import socket
 import socketserver
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from tunewright.errors import ConfigError, missing_extra
+from tunewright.report.verdicts import NOT_VERIFIED, beside_search, heading
 from tunewright.report.words import clean
+from tunewright.sessions.machine import told
 from tunewright.sessions.notes import cost
+from tunewright.store.export import status
 from tunewright.store.store import Store
 
 PORT = 8080
@@ -73,20 +76,32 @@ def _notes(store: Store) -> None:
 
     for name in store.names():
         study = optuna.load_study(study_name=name, storage=store.optuna)
-        save_note(study, note(store.session(name)))
+        record, trials = store.session(name), store.trials(name)
+        tried = [(t.number, t.config, t.ratio) for t in trials if t.ok]
+        save_note(study, note({**record, "status": status(store, name, record)}, tried))
 
 
-def note(record: Mapping[str, Any]) -> str:
-    """Return a session's note in Markdown; every text in it is escaped, whoever wrote it."""
+def note(record: Mapping[str, Any], tried: Iterable[tuple[int, Mapping[str, Any], float | None]] = ()) -> str:
+    """Return a session's note in Markdown; every text in it is escaped, whoever wrote it.
+
+    Args:
+        record: the session's, with the status that holds now.
+        tried: number, configuration and ratio in the search of each measured trial.
+    """
     plan, verdict, notes = record["plan"], record.get("verdict"), record.get("notes") or {}
     target, workload, tuner, seed, trust = (_plain(plan[k]) for k in ("target", "workload", "tuner", "seed", "trust"))
     lines = [
         f"**{target}**, workload {workload}, tuner {tuner}, seed {seed}, trust {trust}; {_plain(record['status'])}.",
         "",
-        f"**{_plain(verdict['sentence'])}**" if verdict else "No verdict yet: the winner has not been measured afresh.",
+        f"**{_plain(verdict['sentence'])}**" if verdict else _plain(f"{NOT_VERIFIED[0].upper()}{NOT_VERIFIED[1:]}."),
     ]
+    if verdict and verdict.get("comparisons") and (said := beside_search(verdict, record["objectives"][0], tried)):
+        lines += ["", _plain(said)]
+    lines += ["", "Values and ratios of trials led the search; the verdict rests on fresh runs alone."]
+    if record.get("drift"):
+        lines += [line for words in told(record) for line in ("", _plain(words))]
     if verdict and verdict.get("settings"):
-        lines += ["", "The best configuration, in the system's own form:", "", *_code(str(verdict["settings"]))]
+        lines += ["", f"{heading(bool(verdict.get('improved')))}:", "", *_code(str(verdict["settings"]))]
     answers = [a for a in notes.get("answers", []) if a.get("reasons")]
     won = [a for a in answers if verdict and a.get("config") == verdict.get("config")] or answers
     if won:

@@ -10,7 +10,9 @@ from typing import Any
 from tunewright.measuring.protocol import values_of
 from tunewright.report import pages, svg
 from tunewright.report.importance import importance
-from tunewright.report.words import duration, number, verified
+from tunewright.report.verdicts import NOT_VERIFIED, beside_search, fresh_values, heading, tried_in, verified
+from tunewright.report.words import duration, number
+from tunewright.sessions.machine import told
 from tunewright.sessions.verdict import taken_back
 from tunewright.store.export import shown
 from tunewright.store.outputs import write_text
@@ -45,16 +47,23 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
     label = f"{name} [{objective['unit']}]" if objective["unit"] else name
     first = verdict["comparisons"][name] if verdict else None
     ratio = first["value"] if first and first["kind"] == "ratio" else None
+    difference = first["value"] if first and first["kind"] == "difference" else None
     shares, explained = importance(document)
     return {
         "doc": document,
         "objective": objective,
         "verdict": verdict,
         "first": first,
-        "gain": verified({"ratio": ratio, "verdict": shown(verdict)}),
+        "gain": verified(
+            {"ratio": ratio, "difference": difference, "unit": objective["unit"], "verdict": shown(verdict)}
+        ),
+        "beside_search": beside_search(verdict, name, tried_in(trials)) if verdict else "",
+        "heading": heading(bool(verdict and verdict["improved"])),
+        "not_verified": NOT_VERIFIED,
+        "machine": told(document),
+        "fresh": [(m, v) for m in document["metrics"] if (v := fresh_values(verdict, m["name"]))] if verdict else [],
         "trials": trials,
         "decided": decided,
-        "default_trial": next((t for t in decided if t["step"] == 0 and t["status"] == "ok"), None),
         "changes": _changed(verdict["config"], default) if verdict else [],
         "said": _said(document, verdict),
         "staircase": _staircase(verdict),

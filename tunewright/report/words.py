@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from tunewright.space import Value
 
@@ -52,17 +51,6 @@ def settings(config: Mapping[str, Value], limit: int = 0) -> str:
 
 def _short(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def verified(row: Mapping[str, Any]) -> str:
-    """Say in a few words what a session's verdict shows; "" without one.
-
-    >>> verified({"ratio": 1.68, "verdict": "not shown"}), verified({"ratio": None, "verdict": "shown"})
-    ('1.68× not shown', 'shown')
-    """
-    # a ratio of exactly 1 was not measured: nothing beat the default
-    ratio = f"{row['ratio']:.2f}×" if row["ratio"] is not None and row["ratio"] != 1 else ""
-    return f"{ratio} {row['verdict']}".strip() if row["verdict"] else ""
 
 
 def clean(text: str) -> str:

@@ -17,6 +17,7 @@ from tunewright.measuring import isolation, protocol
 from tunewright.measuring.executors import first_done
 from tunewright.measuring.protocol import Evaluation
 from tunewright.measuring.threads import one_thread
+from tunewright.sessions.machine import MachineWatch
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import TRIAL_SEEDS, Setup
 from tunewright.sessions.trials import Trials
@@ -66,6 +67,7 @@ class Loop:
     Attributes:
         pending: trials that are being measured, with the time at which they began.
         ended: why the tuner proposes nothing more; "" where it goes on.
+        machine: watches whether the machine changes.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Loop:
         trials: Trials,
         measurer: Measurer,
         tuner: Tuner,
+        machine: MachineWatch,
         *,
         executor: Executor,
         workers: int,
@@ -81,7 +84,7 @@ class Loop:
         session: View,
     ) -> None:
         self.pending: dict[Future[Evaluation], tuple[Trial, float]] = {}
-        self.ended = ""
+        self.ended, self.machine = "", machine
         self._setup, self._trials, self._measurer, self._tuner = setup, trials, measurer, completed(tuner)
         self._executor, self._workers = executor, workers
         self._watcher, self._session = watcher, session
@@ -157,6 +160,7 @@ class Loop:
                 refused=tuple(refused),
                 running=tuple(t.config for t in running),
                 remaining=None if total is None else total - step,
+                machine=self.machine.sentences,
             )
             suggestion = self._ask(history)
             reason = "; ".join(setup.space.problems(suggestion.config))
@@ -256,6 +260,8 @@ class Loop:
             self._tuner.tell(done)
         self._tuner_s += time.perf_counter() - begun
         self._watcher.ended(self._session, done)
+        for text in self.machine.look():
+            self._watcher.told(self._session, text)
         if done.step == 0 and not done.ok:
             raise TargetError(
                 f"the default configuration cannot be measured, so there is nothing to compare with: "

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tunewright.measuring import isolation
 from tunewright.sessions import workfolder
 from tunewright.sessions.setup import Setup
@@ -17,6 +19,7 @@ from tunewright.store.store import Store
 from tunewright.target import Budget, Measurement
 
 _LIMIT_FLOOR_S, _LIMIT_FACTOR = 20.0, 5.0  # a candidate may take this many times the default's run time
+_LATELY = 5  # runs of the default that tell how long it takes now
 _LIMIT_S = 600.0  # of the default where nobody gave one, and the least for preparing
 
 
@@ -55,7 +58,11 @@ class Measurer:
         default = self._trials.default
         if limit is None and default is not None:
             slowest = max((float(r["seconds"]) for r in default.runs), default=0.0)
-            limit = max(_LIMIT_FLOOR_S, _LIMIT_FACTOR * slowest)
+            # a machine that has become slow must not make every run look as if it hung; the median, because a run of
+            # the default hangs now and then, too
+            lately = [float(r["seconds"]) for t in self._trials.decided for r in t.runs if r["of"] == "default"]
+            usual = float(np.median(lately[-_LATELY:])) if len(lately) >= _LATELY else 0.0
+            limit = max(_LIMIT_FLOOR_S, _LIMIT_FACTOR * max(slowest, usual))
         memory = int(plan.memory_mb * 2**20) if plan.memory_mb else target.memory_bytes
         return Budget(workdir=self.workdir(), seconds=limit or _LIMIT_S, memory_bytes=memory, prepared=self.prepared)
 

@@ -14,6 +14,7 @@ from tunewright.measuring.interrupts import orderly, uninterrupted
 from tunewright.plugins import reopen
 from tunewright.sessions.locks import holding
 from tunewright.sessions.loop import Inline, Limits, Loop
+from tunewright.sessions.machine import MachineWatch
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.notes import keep_notes
 from tunewright.sessions.recovery import opened, protected, recover, stored_plan
@@ -71,6 +72,7 @@ class Session:
         self._trials = Trials(self._setup, store)
         self._measurer = Measurer(self._setup, self._trials, store)
         self._loop: Loop | None = None
+        self._verdict: Mapping[str, Any] | None = None  # as it is stored
         self._started, self._spent, self._replayed = time.monotonic(), 0.0, False
 
     @classmethod
@@ -120,6 +122,7 @@ class Session:
         target = reopen(name, record, spec, options) if target is None else target
         session = cls(plan, name, store, target, **how)
         session._measurer.prepared = dict(record.get("prepared") or {})
+        session._verdict = record["verdict"]
         return session
 
     @staticmethod
@@ -134,10 +137,10 @@ class Session:
         set_up(plan, "probe", target, make=make, trust_file=trust_file)
 
     def __repr__(self) -> str:
-        return in_short(self)
+        return in_short(self, self._verdict)
 
     def _repr_html_(self) -> str:
-        return as_html(self)
+        return as_html(self, self._verdict)
 
     def __enter__(self) -> Session:
         return self
@@ -233,8 +236,8 @@ class Session:
         """Take up the session where its store says that it stands."""
         self._started = time.monotonic()
         self._loop = Loop(
-            self._setup, self._trials, self._measurer, self.tuner, executor=self.executor, workers=self.workers,
-            watcher=self.watcher, session=self,
+            self._setup, self._trials, self._measurer, self.tuner, MachineWatch(self._setup, self._trials, self.store),
+            executor=self.executor, workers=self.workers, watcher=self.watcher, session=self,
         )  # fmt: skip
         self._spent = recover(self._setup, self.store, self._trials)
         if not self._replayed:
@@ -247,6 +250,9 @@ class Session:
         check = Verification(self._setup, self._trials, self._measurer, watcher=self.watcher, session=self)
         verdict = check.conclude(self._keep, explain=explain)
         self._keep(verdict)
+        if self._loop is not None:
+            for text in self._loop.machine.conclude(verdict.runs):
+                self.watcher.told(self, text)
         return verdict
 
     def _keep(self, verdict: Verdict) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
+from tunewright.measuring import drift
 from tunewright.measuring.protocol import Baseline, values_of
 from tunewright.sessions.setup import Setup
 from tunewright.store.store import Store
 from tunewright.tuner import Trial, best_trial
 
 _NO_GAIN = 0.01  # share by which the best must improve to count as a gain, where the noise is smaller
+_UNWATCHED = 3  # trials in a row without a run of the default, after which one stands beside the next, come what may
 _REPEATS_TRIED = 3  # trials with failed runs after which it is clear that repeating them does not help
 
 
@@ -22,10 +22,12 @@ class Trials:
 
     Attributes:
         all: every trial in order of its start, rejected and interrupted ones included.
+        changes: of the machine, found in the runs of the default; they are no noise.
     """
 
     def __init__(self, setup: Setup, store: Store) -> None:
         self.all: list[Trial] = []
+        self.changes: tuple[drift.Change, ...] = ()
         self._setup, self._store = setup, store
         self._keys: dict[int, str] = {}  # by number: one step must not cost the whole history again
 
@@ -73,15 +75,25 @@ class Trials:
             self._keys[trial.number] = self._setup.space.key(trial.config)
         return self._keys[trial.number]
 
+    def default_runs(self, metric: str) -> list[tuple[int, float]]:
+        """Return the default's runs in order, those beside failed candidates too: (number of the trial, value)."""
+        return [
+            (trial.number, value)
+            for trial in self.decided
+            for value in values_of(trial.runs, "candidate" if trial.step == 0 else "default", metric)
+        ]
+
     def noise(self) -> float:
-        """Standard deviation of the log of the objective between runs of the default, robustly."""
-        name, runs = self._setup.objectives[0].name, []
-        for trial in self.decided:
-            of = "candidate" if trial.step == 0 else "default"
-            runs += [math.log(value) for value in values_of(trial.runs, of, name) if value > 0]
-        if len(runs) < 2:
-            return 0.0
-        return float(1.4826 * np.median(np.abs(np.array(runs) - np.median(runs)))) or float(np.std(runs))
+        """Standard deviation of the log of the objective between runs of the default on an unchanged machine."""
+        values = [value for _, value in self.default_runs(self._setup.objectives[0].name)]
+        if values and min(values) <= 0:
+            return drift.spread([value for value in values if value > 0])
+        return drift.spread(values, self.changes)
+
+    def unwatched(self) -> bool:
+        """Whether so many trials went by without a run of the default that the machine may have changed unseen."""
+        last = [t for t in self.decided[-_UNWATCHED:] if t.step]
+        return len(last) == _UNWATCHED and not any(r["of"] == "default" for t in last for r in t.runs)
 
     def baseline(self) -> Baseline | None:
         """Return what is known of the default; None until it was measured."""
@@ -89,7 +101,13 @@ class Trials:
         if default is None:
             return None
         gain = math.log(best.ratio) if best and best.ratio and best.ratio > 0 else 0.0
-        return Baseline(values=default.metrics, noise=self.noise(), best=gain, repeat=self._repeating_helps())
+        return Baseline(
+            values=default.metrics,
+            noise=self.noise(),
+            best=gain,
+            repeat=self._repeating_helps(),
+            unwatched=self.unwatched(),
+        )
 
     def _repeating_helps(self) -> bool:
         """Whether runs that failed went well when they were repeated, as far as is known."""

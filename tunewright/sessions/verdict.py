@@ -72,25 +72,33 @@ class Verdict:
         return taken_back(self.config, self.pruned)
 
 
-def in_short(session: View) -> str:
-    """Return a session in a line: name, target, trials and the best of them."""
-    return f"<Session {session.name!r}: {_so_far(session)}>"
+def in_short(session: View, verdict: Mapping[str, Any] | None) -> str:
+    """Return a session in a line: name, target, trials, and its verdict or the best of the search.
+
+    Args:
+        session: the session.
+        verdict: as it is stored; None where there is none yet.
+    """
+    return f"<Session {session.name!r}: {_so_far(session, verdict)}>"
 
 
-def as_html(session: View) -> str:
-    """Return a session as a notebook shows it: the same, with what the best changes."""
+def as_html(session: View, verdict: Mapping[str, Any] | None) -> str:
+    """Return a session as a notebook shows it: the same, with what the winner or the best of the search changes."""
     best = session.best
-    changes = session.space.changes(best.config) if best is not None else {}
-    shown = html_table(("parameter", "best value"), changes.items()) if changes else ""
-    return f"<p>Session <b>{escape(session.name)}</b>: {escape(_so_far(session))}</p>{shown}"
+    config = verdict["config"] if verdict else best.config if best is not None else session.space.default
+    changes, head = session.space.changes(config), "winner" if verdict else "best of the search"
+    shown = html_table(("parameter", head), changes.items()) if changes else ""
+    return f"<p>Session <b>{escape(session.name)}</b>: {escape(_so_far(session, verdict))}</p>{shown}"
 
 
-def _so_far(session: View) -> str:
+def _so_far(session: View, verdict: Mapping[str, Any] | None) -> str:
     done, best, metric = len(session.decided), session.best, session.objectives[0]
     words = f"{session.target.name}, {done} trial{'' if done == 1 else 's'}"
+    if verdict:
+        return f"{words}. {verdict['sentence']}"
     if best is not None:
-        words += f", best {metric.name} {best.scores[metric.name]:.4g} {metric.unit}".rstrip()
-        words += f" (trial {best.number})"
+        words += f", best of the search {metric.name} {best.scores[metric.name]:.4g} {metric.unit}".rstrip()
+        words += f" (trial {best.number}), not verified yet"
     return words
 
 

@@ -24,8 +24,9 @@ def overview(store: Store, name: str) -> dict[str, Any]:
     """Return one line about a session.
 
     Returns:
-        Among others ``ratio``, the verified one or None, and ``verdict``: "shown", "not shown", or "" where there is
-        none yet. ``status`` is "interrupted" where the process that ran the session is gone.
+        Among others ``ratio``, the verified one or None; ``difference``, in ``unit``, where values have no ratio; and
+        ``verdict``: "shown", "not shown", or "" where there is none yet. ``status`` is "interrupted" where the process
+        that ran the session is gone.
     """
     record, trials = store.session(name), store.trials(name)
     verdict = record.get("verdict")
@@ -37,6 +38,8 @@ def overview(store: Store, name: str) -> dict[str, Any]:
         "tuner": record["plan"]["tuner"],
         "trials": sum(t.decided for t in trials),
         "ratio": first["value"] if first and first["kind"] == "ratio" else None,
+        "difference": first["value"] if first and first["kind"] == "difference" else None,
+        "unit": next(m["unit"] for m in record["metrics"] if m["name"] == record["objectives"][0]),
         "improved": bool(verdict and verdict["improved"]),
         "verdict": shown(verdict),
         "sentence": verdict["sentence"] if verdict else "",

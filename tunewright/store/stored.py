@@ -18,11 +18,16 @@ _TEXT: Any = (str, type(None))
 _VALUE: Any = (str, int, float, bool)
 _RUN = {"of": str, "values": {str: _NUMBER}, "seconds?": _NUMBER, "status?": str, "reason?": str}
 _COMPARISON = {"kind": str, "value": float, "low": _NUMBER, "high": _NUMBER, "improved": bool}
+_CHANGE = {
+    "kind": str, "index": int, "from": (int, type(None)), "last": (int, type(None)), "next": (int, type(None)),
+    "before": float, "after": float, "verification": bool,
+}  # fmt: skip
 _SESSION = {
     "created": str, "objectives": [str], "default": {str: _VALUE}, "status?": str, "retracted?": {str: str},
     "about?": str, "cwd?": str, "ended?": _TEXT, "seconds?": _NUMBER,
     "notes?": {"answers?": [dict], "quotes?": dict, "rules?": [str], "spent?": dict},
     "facts?": dict, "versions?": dict, "prepared?": (dict, type(None)),
+    "drift?": {"start": int, "last": int, "changes": [_CHANGE]},
     "metrics": [{"name": str, "direction": str, "unit": str}],
     "plan": {
         **dict.fromkeys(("target", "workload", "tuner", "trust", "workdir"), str), "seed": int, "repeats": bool,
