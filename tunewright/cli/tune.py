@@ -69,6 +69,10 @@ def tune(
         "trial for each.")] = False,
     trust: Annotated[str, _run_for(
         "--trust", help="fast, normal or strict: how much is spent on knowing that the gain is real.")] = "normal",
+    estimate: Annotated[str, _run_for(
+        "--estimate", metavar="WHAT",
+        help="What the verdict compares: pairs (the median of the pairs' ratios), or the ratio of medians (median), of "
+        "means (mean), or of a quantile such as p90, which takes more runs.")] = "pairs",
     workers: Annotated[int, _run_for(
         "--workers", min=1, help="Parallel trials, where the target says it is safe.")] = 1,
     executor: Annotated[str, _run_for(
@@ -78,6 +82,9 @@ def tune(
         "--require", metavar="METRIC>=X", help="Constraint on a metric; repeatable.")] = None,
     allow: Annotated[list[str] | None, _limit(
         "--allow", metavar="GUARANTEE", help="Accept less of a guarantee, such as durability.")] = None,
+    believe: Annotated[list[str] | None, _limit(
+        "--believe", metavar="METRIC",
+        help="Its values are real, also where their sign changes or they are far better than all others.")] = None,
     never: Annotated[list[str] | None, _limit(
         "--never", metavar="EXPRESSION",
         help="Configurations never to try, such as \"cache_size > 100000\".")] = None,
@@ -119,7 +126,7 @@ def tune(
         target=target, workload=workload, tuner=tuner, objectives=objectives, seed=seed, trust=trust,
         require=tuple(require or ()), allow=tuple(allow or ()), never=tuple(never or ()), options=options,
         tuner_options=tuner_options, limit_s=limit, memory_mb=memory, repeats=repeats,
-        workdir=os.path.abspath(directory) if directory else "",
+        workdir=os.path.abspath(directory) if directory else "", estimate=estimate, believe=tuple(believe or ()),
     )  # fmt: skip
     if trials is None and minutes is None:
         trials, patience = 25, patience or 15

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -27,11 +29,14 @@ class Trials:
     def __init__(self, setup: Setup, store: Store) -> None:
         self.all: list[Trial] = []
         self._setup, self._store = setup, store
+        self._aside: dict[int, tuple[Mapping[str, float], str]] = {}
         self._keys: dict[int, str] = {}  # by number: one step must not cost the whole history again
 
     def load(self) -> None:
         """Read what the store holds."""
         self.all = self._store.trials(self._setup.name)
+        noted = self._store.session(self._setup.name).get("set_aside", {})
+        self._aside = {int(n): (entry["violations"], entry["reason"]) for n, entry in noted.items()}
 
     def start(self, trial: Trial) -> Trial:
         """Write down a trial before its configuration is applied; returns it with its number."""
@@ -48,6 +53,18 @@ class Trials:
         """Write down that a finished trial failed when it was measured again."""
         self._replace(trial)
         self._store.retract(self._setup.name, trial)
+
+    def set_aside(self, trial: Trial, violations: Mapping[str, float], reason: str) -> None:
+        """Write down that a measured trial is not to be recommended.
+
+        Args:
+            trial: it keeps what was measured.
+            violations: metric to the amount by which it misses what is asked of it, above 0.
+            reason: for people.
+        """
+        self._aside[trial.number] = dict(violations), reason
+        self._replace(replace(trial, violations={**trial.violations, **violations}, reason=reason))
+        self._store.set_aside(self._setup.name, self._aside)
 
     def _replace(self, trial: Trial) -> None:
         self.all = [trial if t.number == trial.number else t for t in self.all]

@@ -8,11 +8,13 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import Any
 
+from tunewright.measuring.feasibility import Standing
 from tunewright.measuring.protocol import Comparison, fails_more
 from tunewright.sessions.watcher import View
 from tunewright.space import Config
 from tunewright.space.notebook import html_table
 from tunewright.space.space import single_change
+from tunewright.store.files import finite
 from tunewright.store.secrets import public_spec, redact
 from tunewright.target import Metric
 
@@ -34,6 +36,11 @@ class Verdict:
         pareto: winners of a multi-objective session, same form as this without the lists.
         runs: the verification's runs.
         settings: the configuration in the system's own form.
+        constraints: how winner and default stand to each bound.
+        passed_over: what was verified before and not shown to keep its bounds: ``{"number", "config", "reason",
+            "constraints"}``.
+        estimate: what was estimated: ``pairs``, ``median``, ``mean`` or a quantile such as ``p90``.
+        doubted: metric to what is said of values of it that were not believed.
         changes: the values of the configuration that are not the default's; not stored.
     """
 
@@ -47,6 +54,10 @@ class Verdict:
     pareto: Sequence[Mapping[str, Any]] = ()
     runs: Sequence[Mapping[str, Any]] = ()
     settings: str = ""
+    constraints: Sequence[Standing] = ()
+    passed_over: Sequence[Mapping[str, Any]] = ()
+    estimate: str = "pairs"
+    doubted: Mapping[str, str] = field(default_factory=dict)
     changes: Config = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -58,7 +69,13 @@ class Verdict:
 
     def stored(self) -> dict[str, Any]:
         """Return it as a store keeps it, JSON-able."""
-        return {name: value for name, value in asdict(self).items() if name != "changes"}
+        found: dict[str, Any] = finite({name: value for name, value in asdict(self).items() if name != "changes"})
+        return found
+
+    @property
+    def of_winner(self) -> list[Standing]:
+        """How the winner stands to each bound; empty where that is the default."""
+        return [it for it in self.constraints if it.of == "candidate"]
 
 
 def in_short(session: View) -> str:
@@ -83,8 +100,14 @@ def _so_far(session: View) -> str:
     return words
 
 
-def sentence(compared: Comparison, metric: Metric) -> str:
-    """Say in one sentence what a comparison shows."""
+def sentence(compared: Comparison, metric: Metric, what: str = "") -> str:
+    """Say in one sentence what a comparison shows.
+
+    Args:
+        compared: the comparison.
+        metric: that was compared.
+        what: is estimated, where that is not the median of the pairs' ratios.
+    """
     if compared.kind == "ratio":
         times = f"{compared.value:.{3 if 0.99 < compared.value < 1.01 else 2}f}"  # never "1.00 times better"
         interval = f"{times} times the default's {metric.name}"
@@ -96,6 +119,8 @@ def sentence(compared: Comparison, metric: Metric) -> str:
         interval = f"{compared.value:+.4g} {metric.unit} against the default in {metric.name}"
         bounds = f"95 % interval {compared.low:+.4g} to {compared.high:+.4g}, {compared.pairs} fresh pairs"
         inside = compared.low <= 0 <= compared.high
+    if what:
+        bounds = f"{what}; {bounds}"
     if compared.pairs == 1:  # only exact targets are verified by one
         bounds = "values of this target repeat exactly"
     if compared.improved:

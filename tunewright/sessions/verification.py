@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,8 +10,11 @@ from typing import Any
 import numpy as np
 
 from tunewright.errors import TargetError, VerificationError
-from tunewright.measuring import protocol
+from tunewright.measuring import estimates, protocol
+from tunewright.measuring.feasibility import TRIES, Standing
+from tunewright.measuring.intervals import Look, rank_at
 from tunewright.measuring.protocol import Comparison
+from tunewright.sessions import bounds
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import VERIFICATION_SEEDS, Setup
 from tunewright.sessions.trials import Trials
@@ -33,25 +36,70 @@ class Verification:
         self._seed = setup.seed + VERIFICATION_SEEDS
 
     def conclude(self) -> Verdict:
-        """Verify the winner; a winner that fails when measured again gives way to the next.
+        """Verify the winner; one that fails now, or is not shown to keep its bounds, gives way to the next.
 
         Raises:
             TargetError: no configuration met the constraints.
             VerificationError: the best configurations all failed when they were measured again.
         """
-        for _ in range(_TRIES):
-            best = self._trials.best
+        failed, passed = 0, list[Verdict]()
+        while failed < _TRIES and len(passed) < TRIES:
+            best = bounds.contender(self._setup, self._trials.decided, len(passed))
             if best is None:
-                raise TargetError("no configuration met the constraints, not even the default; see 'tunewright show'")
+                break
             try:
-                verdict = self._of(best)
+                verdict = self._of(best, len(passed))
             except VerificationError as error:
                 self._trials.retract(replace(best, status="failed", reason=str(error)))
+                failed += 1
                 continue
-            return replace(verdict, settings=self._setup.target.render(verdict.config))
-        raise VerificationError("the three best configurations all failed when they were measured again")
+            if best.step == 0 or all(it.standing == "met" for it in verdict.of_winner):
+                return self._finished(verdict, passed)
+            self._pass_over(best, verdict)
+            passed.append(verdict)
+        default = self._trials.default
+        if passed and default is not None and not bounds.broken(self._setup, self._trials.decided):
+            return self._finished(self._of(default, 0), passed)
+        if passed:
+            nearest = min(passed, key=lambda v: bounds.missed(v.of_winner, self._setup.metrics))
+            return self._finished(nearest, passed)
+        if failed:
+            raise VerificationError("the three best configurations all failed when they were measured again")
+        raise TargetError("no configuration met the constraints, not even the default; see 'tunewright show'")
 
-    def _of(self, best: Trial) -> Verdict:
+    def _finished(self, verdict: Verdict, passed: Sequence[Verdict]) -> Verdict:
+        """Put into a verdict what was passed over for it, and its settings."""
+        over = [bounds.passed_over(v.number, v.config, v.of_winner) for v in passed if v.number != verdict.number]
+        said = f"{verdict.sentence} {bounds.gave_way(over)}".strip()
+        settings = self._setup.target.render(verdict.config)
+        return replace(verdict, sentence=said, passed_over=over, settings=settings)
+
+    def _pass_over(self, best: Trial, verdict: Verdict) -> None:
+        """Write down that a trial is not shown to keep its bounds."""
+        told = verdict.of_winner
+        self._trials.set_aside(best, bounds.misses(told, self._setup.metrics), bounds.refusal(told))
+
+    def _standings(self, runs: Sequence[Mapping[str, Any]], tried: int) -> tuple[list[Standing], list[Standing]]:
+        """Return how winner and default stand to each bound, by the runs of a verification.
+
+        Args:
+            runs: of the verification.
+            tried: how many configurations were not shown to keep their bounds before.
+        """
+        setup = self._setup
+        pairs = sum(r["of"] == "candidate" and r["status"] == "ok" for r in runs)
+        interval = estimates.side(setup.estimate, rank_at(self._looks(tried), pairs))
+        candidate = bounds.standings(setup.metrics, runs, "candidate", interval)
+        return candidate, bounds.of_the_default(setup, self._trials.decided, runs)
+
+    def _looks(self, tried: int) -> tuple[Look, ...]:
+        """Return when a verification is looked at, after so many that did not show that bounds are kept."""
+        setup = self._setup
+        if setup.target.exact:
+            return protocol.ONE_RUN
+        return estimates.looks(setup.estimate, setup.level.name, setup.level.looks, tried)
+
+    def _of(self, best: Trial, tried: int = 0) -> Verdict:
         setup = self._setup
         compared: Mapping[str, Comparison]
         runs: list[dict[str, Any]]
@@ -59,26 +107,33 @@ class Verification:
             same = Comparison(kind="ratio", value=1.0, low=1.0, high=1.0, pairs=0, improved=False)
             compared, runs, unreliable = {o.name: same for o in setup.objectives}, [], False
             said = "No improvement was shown: nothing that was tried beat the default configuration."
+            candidate, default = list[Standing](), bounds.of_the_default(setup, self._trials.decided)
         else:
-            compared, runs = self._compare(best.config, "the winner against the default")
-            said = sentence(compared[setup.objectives[0].name], setup.objectives[0])
+            compared, runs = self._compare(best.config, "the winner against the default", tried=tried)
+            said = sentence(compared[setup.objectives[0].name], setup.objectives[0], setup.estimate.words)
             unreliable, told = reliability(protocol.failures(runs))
             said = told if unreliable else f"{said} {told}".strip()
+            candidate, default = self._standings(runs, tried)
+        better = compared[setup.objectives[0].name].improved and not unreliable
+        if candidate or default:
+            better, said = bounds.judgement(said, candidate, default, better, reliable=not unreliable)
         return Verdict(
             number=best.number,
             config=best.config,
             changes=setup.space.changes(best.config),
             metrics=best.metrics,
             comparisons=compared,
-            improved=compared[setup.objectives[0].name].improved and not unreliable,
+            improved=better,
             runs=runs,
             sentence=said,
+            constraints=[*candidate, *default],
+            estimate=setup.estimate.name,
             weaker=self._weaker(best),
             pareto=self._front(best, compared),
         )
 
     def _compare(
-        self, config: Config, what: str, *, brief: bool = False
+        self, config: Config, what: str, *, brief: bool = False, tried: int = 0
     ) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
         """Measure a configuration and the default in turn.
 
@@ -86,15 +141,15 @@ class Verification:
             config: the configuration.
             what: is being compared, for the watcher.
             brief: with the fewest pairs that carry an interval.
+            tried: how many configurations were not shown to keep their bounds before.
 
         Raises:
             VerificationError: one of them failed.
         """
-        setup, level = self._setup, self._setup.level
+        setup = self._setup
+        level = replace(setup.level, looks=self._looks(tried))
         if brief:
             level = level.brief()
-        if setup.target.exact:
-            level = replace(level, looks=protocol.ONE_RUN)
         compared, runs = protocol.verify(
             self._measurer.once,
             config,
@@ -103,6 +158,8 @@ class Verification:
             level,
             self._seed,
             lambda done, of: self._watcher.verifying(self._session, done, of, what),
+            bounded=setup.bounded,
+            estimate=setup.estimate,
         )
         return {name: self._point(c) for name, c in compared.items()}, runs
 
