@@ -195,6 +195,8 @@ def resume(
     explain: Annotated[bool, Option(
         "--explain",
         help="Then take back each change of the best configuration once, to see what it gives.")] = False,
+    believe: Annotated[list[str] | None, Option(
+        "--believe", metavar="METRIC", help="Its values are real, also those that were not believed.")] = None,
     target: Annotated[str | None, Option(
         "--target", help="Target spec to use instead of the stored one, such as a DSN with its password.")] = None,
     option: SecretOption = None,
@@ -217,6 +219,7 @@ def resume(
 
     with executors.opened(executor, workers, threads=True) as pool:
         how: dict[str, Any] = {"workers": workers, "executor": pool, "trust_file": trust_file}
+        how |= {"believe": believe or ()}
         how |= {"options": parse_options(option), "tuner_options": parse_options(tuner_option)}
         with Session.resume(name, Store(store), spec=target, **how) as session:
             _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, explain, as_json)

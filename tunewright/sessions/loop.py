@@ -151,7 +151,7 @@ class Loop:
         refused: list[Refusal] = []
         while len(refused) < self._tuner.asks:
             history = History(
-                trials=tuple(decided),
+                trials=tuple(self._trials.as_told(t) for t in decided),
                 step=step,
                 refused=tuple(refused),
                 running=tuple(t.config for t in running),
@@ -250,9 +250,9 @@ class Loop:
         )
         self._trials.finish(done)
         begun = time.perf_counter()
-        self._tuner.tell(done)
+        self._tuner.tell(self._trials.as_told(done))
         self._tuner_s += time.perf_counter() - begun
-        self._watcher.ended(self._session, done)
+        self._watcher.ended(self._session, self._trials.as_told(done))
         if done.step == 0 and not done.ok:
             raise TargetError(
                 f"the default configuration cannot be measured, so there is nothing to compare with: "

@@ -123,8 +123,8 @@ def set_up(
     if plan.workload and plan.workload not in target.workloads:
         raise unknown(f"workload of {target.name}", plan.workload, target.workloads)
     workload = plan.workload or next(iter(target.workloads))
-    for name in plan.believe:
-        _metric(metrics, name, target)
+    for believed in plan.believe:
+        _metric(metrics, believed, target)
     level, estimate = trust(plan.trust), estimate_of(plan.estimate)
     space = guarded(target, allow=plan.allow, never=plan.never)
     problem = Problem(

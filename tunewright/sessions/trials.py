@@ -8,7 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from tunewright.measuring.plausibility import Doubt
 from tunewright.measuring.protocol import Baseline, values_of
+from tunewright.sessions.doubts import doubted_trials
 from tunewright.sessions.setup import Setup
 from tunewright.store.store import Store
 from tunewright.tuner import Trial, best_trial
@@ -29,6 +31,7 @@ class Trials:
     def __init__(self, setup: Setup, store: Store) -> None:
         self.all: list[Trial] = []
         self._setup, self._store = setup, store
+        self._doubted: tuple[int, dict[int, Doubt]] = (0, {})  # for so many decided ones
         self._aside: dict[int, tuple[Mapping[str, float], str]] = {}
         self._keys: dict[int, str] = {}  # by number: one step must not cost the whole history again
 
@@ -36,7 +39,16 @@ class Trials:
         """Read what the store holds."""
         self.all = self._store.trials(self._setup.name)
         noted = self._store.session(self._setup.name).get("set_aside", {})
-        self._aside = {int(n): (entry["violations"], entry["reason"]) for n, entry in noted.items()}
+        believe = set(self._setup.plan.believe)
+        self._aside = {
+            int(n): (entry["violations"], entry["reason"])
+            for n, entry in noted.items()
+            if not set(entry["violations"]) <= believe
+        }
+        if len(self._aside) < len(noted):  # the user said since that such values are real
+            self._store.set_aside(self._setup.name, self._aside)
+            self.all = self._store.trials(self._setup.name)
+        self._doubted = (0, {})
 
     def start(self, trial: Trial) -> Trial:
         """Write down a trial before its configuration is applied; returns it with its number."""
@@ -75,9 +87,35 @@ class Trials:
         return [t for t in self.all if t.decided]
 
     @property
+    def believed(self) -> list[Trial]:
+        """Those that count, without those whose values are doubted."""
+        doubted = self.doubted
+        return [t for t in self.decided if t.number not in doubted] if doubted else self.decided
+
+    @property
     def best(self) -> Trial | None:
         """The best feasible one by the first objective."""
-        return best_trial(self.decided, self._setup.objectives[0])
+        return best_trial(self.believed, self._setup.objectives[0])
+
+    @property
+    def doubted(self) -> dict[int, Doubt]:
+        """Trials whose values look too good to be measurements, by number; worked out anew with every trial."""
+        decided = self.decided
+        if self._doubted[0] != len(decided):
+            self._doubted = len(decided), doubted_trials(self._setup, decided)
+        return self._doubted[1]
+
+    def as_told(self, trial: Trial) -> Trial:
+        """Return a trial as tuners see it: one whose values are doubted failed, or it would be searched for more."""
+        doubt = self.doubted.get(trial.number)
+        return trial if doubt is None else replace(trial, status="failed", reason=f"not believed: {doubt.words}")
+
+    def put_doubted_aside(self) -> None:
+        """Write down that trials whose values are doubted are not to be recommended."""
+        for number, doubt in self.doubted.items():
+            if number not in self._aside:
+                trial = next(t for t in self.all if t.number == number)
+                self.set_aside(trial, {doubt.metric: abs(doubt.value) or 1.0}, f"not believed: {doubt.words}")
 
     @property
     def default(self) -> Trial | None:
@@ -119,7 +157,10 @@ class Trials:
         if patience is None or len(decided) <= patience or len(self._setup.objectives) > 1:
             return False
         metric, margin = self._setup.objectives[0], max(_NO_GAIN, self.noise())
-        now, before = best_trial(decided, metric), best_trial(decided[:-patience], metric)
+        believed = {t.number for t in self.believed}
+        now, before = (
+            best_trial([t for t in some if t.number in believed], metric) for some in (decided, decided[:-patience])
+        )
         if now is None or before is None:
             return now is None and before is None
         a, b = now.scores[metric.name], before.scores[metric.name]

@@ -13,8 +13,9 @@ from tunewright.errors import TargetError, VerificationError
 from tunewright.measuring import estimates, protocol
 from tunewright.measuring.feasibility import TRIES, Standing
 from tunewright.measuring.intervals import Look, rank_at
+from tunewright.measuring.plausibility import Doubt
 from tunewright.measuring.protocol import Comparison
-from tunewright.sessions import bounds
+from tunewright.sessions import bounds, doubts
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import VERIFICATION_SEEDS, Setup
 from tunewright.sessions.trials import Trials
@@ -34,6 +35,7 @@ class Verification:
         self._setup, self._trials, self._measurer = setup, trials, measurer
         self._watcher, self._session = watcher, session
         self._seed = setup.seed + VERIFICATION_SEEDS
+        self._fresh_doubts: dict[int, Doubt] = {}
 
     def conclude(self) -> Verdict:
         """Verify the winner; one that fails now, or is not shown to keep its bounds, gives way to the next.
@@ -42,9 +44,10 @@ class Verification:
             TargetError: no configuration met the constraints.
             VerificationError: the best configurations all failed when they were measured again.
         """
-        failed, passed = 0, list[Verdict]()
-        while failed < _TRIES and len(passed) < TRIES:
-            best = bounds.contender(self._setup, self._trials.decided, len(passed))
+        self._trials.put_doubted_aside()
+        failed, doubted, passed = 0, 0, list[Verdict]()
+        while failed < _TRIES and doubted + len(passed) < TRIES:
+            best = bounds.contender(self._setup, self._trials.believed, len(passed))
             if best is None:
                 break
             try:
@@ -53,26 +56,43 @@ class Verification:
                 self._trials.retract(replace(best, status="failed", reason=str(error)))
                 failed += 1
                 continue
+            if self._doubts(best, verdict):
+                doubted += 1
+                continue
             if best.step == 0 or all(it.standing == "met" for it in verdict.of_winner):
                 return self._finished(verdict, passed)
             self._pass_over(best, verdict)
             passed.append(verdict)
         default = self._trials.default
-        if passed and default is not None and not bounds.broken(self._setup, self._trials.decided):
+        if (passed or doubted) and default is not None and not bounds.broken(self._setup, self._trials.decided):
             return self._finished(self._of(default, 0), passed)
         if passed:
             nearest = min(passed, key=lambda v: bounds.missed(v.of_winner, self._setup.metrics))
             return self._finished(nearest, passed)
         if failed:
             raise VerificationError("the three best configurations all failed when they were measured again")
+        if doubted:
+            raise VerificationError("the best configurations gave values that are not believed; see 'tunewright show'")
         raise TargetError("no configuration met the constraints, not even the default; see 'tunewright show'")
 
     def _finished(self, verdict: Verdict, passed: Sequence[Verdict]) -> Verdict:
         """Put into a verdict what was passed over for it, and its settings."""
         over = [bounds.passed_over(v.number, v.config, v.of_winner) for v in passed if v.number != verdict.number]
-        said = f"{verdict.sentence} {bounds.gave_way(over)}".strip()
+        if verdict.number == 0 and (over or self._fresh_doubts):
+            said = verdict.sentence.replace("nothing that was tried", "nothing that could be recommended")
+            verdict = replace(verdict, sentence=said)
+        doubted = doubts.told(self._setup.metrics, {**self._trials.doubted, **self._fresh_doubts})
+        said = " ".join([verdict.sentence, bounds.gave_way(over), *doubted.values()]).replace("  ", " ").strip()
         settings = self._setup.target.render(verdict.config)
-        return replace(verdict, sentence=said, passed_over=over, settings=settings)
+        return replace(verdict, sentence=said, passed_over=over, settings=settings, doubted=doubted)
+
+    def _doubts(self, best: Trial, verdict: Verdict) -> bool:
+        """Put a trial aside whose fresh runs are not believed, and say whether they are not."""
+        doubt = doubts.doubt_of_fresh_runs(self._setup, verdict.runs)
+        if doubt is not None:
+            self._fresh_doubts[best.number] = doubt
+            self._trials.set_aside(best, {doubt.metric: abs(doubt.value) or 1.0}, f"not believed: {doubt.words}")
+        return doubt is not None
 
     def _pass_over(self, best: Trial, verdict: Verdict) -> None:
         """Write down that a trial is not shown to keep its bounds."""

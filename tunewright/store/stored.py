@@ -32,7 +32,8 @@ _SESSION = {
     },
 }  # fmt: skip
 _STANDING = {
-    "metric": str, "bound": str, "of": str, "standing": str, "runs": int, **dict.fromkeys(("value", "low", "high"), _NUMBER),
+    **dict.fromkeys(("metric", "bound", "of", "standing"), str), "runs": int,
+    **dict.fromkeys(("value", "low", "high"), _NUMBER),
 }  # fmt: skip
 _VERDICT = {
     "number": int, "config": {str: _VALUE}, "metrics": {str: _NUMBER}, "comparisons": {str: _COMPARISON},
