@@ -152,7 +152,7 @@ def fewest(quantile: float) -> int:
     """Return the fewest runs whose smallest and largest value bound a quantile.
 
     >>> fewest(0.5), fewest(0.9)
-    (7, 42)
+    (6, 36)
     """
     far = max(quantile, 1 - quantile)
     return next(n for n in count(1) if far**n <= _MISS / 2)

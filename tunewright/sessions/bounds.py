@@ -131,10 +131,10 @@ def judgement(
     if not candidate:
         unsure = _listed(it for it in default if it.standing == "open")
         return improved, f"{said} The default is not shown to keep {unsure}." if unsure else f"{said}{of_default}"
-    kept = f" It keeps {_listed(candidate)}."
+    kept = _listed(candidate)
     if not breaks or improved or not reliable:
-        return improved, f"{said}{kept}{of_default}"
-    return True, f"Improved:{kept[3:-1]}, which the default does not: {breaks}. {_objective_alone(said)}"
+        return improved, f"{said} It keeps {kept}.{of_default}"
+    return True, f"Improved: it keeps {kept}, which the default does not: {breaks}. {_objective_alone(said)}"
 
 
 def gave_way(over: Sequence[Mapping[str, Any]]) -> str:
