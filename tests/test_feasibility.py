@@ -88,7 +88,7 @@ def test_a_default_that_breaks_a_bound_is_said_and_can_be_left(store):
     assert Bounded.latency(verdict.config) <= 15
     assert verdict.improved, "it does what was required, which the default does not"
     assert "which the default does not" in verdict.sentence
-    assert "On the objective alone: 0." in verdict.sentence, "it has less throughput"
+    assert "On the objective alone: on fresh runs it is worse, 0." in verdict.sentence
     assert _chosen(store, "a", store.session("a"), None, False)[0] == verdict.config
 
 
