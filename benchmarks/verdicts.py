@@ -113,9 +113,9 @@ class Bounded(BaseTarget):
 
     name, isolated = "bounded", False
     metrics = (SPEED, Metric(name="lat", direction="min", unit="ms"))
-    workloads = {"only": "one"}
 
     def __init__(self, default: int, seed: int) -> None:
+        self.workloads = {"only": "one"}
         self.space = Space([Int(name="load", low=1, high=100, default=default)])
         self.rng = np.random.default_rng([4, seed])
 

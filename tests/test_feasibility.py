@@ -92,6 +92,13 @@ def test_a_default_that_breaks_a_bound_is_said_and_can_be_left(store):
     assert _chosen(store, "a", store.session("a"), None, False)[0] == verdict.config
 
 
+def test_a_default_that_breaks_a_bound_is_no_choice_at_fast_either(store):
+    """It is measured once there, which carries no interval."""
+    _, verdict = run(store, "a", 5, trust="fast", default=90)
+    assert Bounded.latency(verdict.config) <= 15
+    assert verdict.improved
+
+
 def test_where_nothing_keeps_the_bound_it_is_said(store):
     plan = Plan(target="t", tuner="tpe", seed=3, require=("lat<=10.9",))
     session = Session.create(plan, "a", store, target=Bounded(seed=3, noise=0.2, default=60))
@@ -120,7 +127,9 @@ def test_without_bounds_nothing_is_said_of_them(store):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("trust", "default"), [("normal", 20), ("normal", 80), ("fast", 20), ("strict", 20)])
+@pytest.mark.parametrize(
+    ("trust", "default"), [("normal", 20), ("normal", 80), ("fast", 20), ("fast", 80), ("strict", 20)]
+)
 def test_few_sessions_recommend_a_configuration_that_breaks_its_bound(store, trust, default):
     """8 % noise, where the best configurations lie at the bound: 15 of 40 sessions did before."""
     sessions, broken, unsaid, improved = 40, 0, 0, 0

@@ -350,5 +350,6 @@ def _pareto(screen: Console, session: Session, verdict: Verdict) -> None:
             if compared and compared["kind"] == "ratio":
                 text += f"  {compared['value']:.2f}× ({compared['low']:.2f} to {compared['high']:.2f})"
             row.append(text)
-        rows.add_row(*row, settings(session.space.changes(entry["config"]), 6))
+        unsure = f" ({entry['unsure']})" if entry.get("unsure") else ""
+        rows.add_row(*row, settings(session.space.changes(entry["config"]), 6) + unsure)
     screen.print(rows)

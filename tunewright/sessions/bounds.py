@@ -45,7 +45,7 @@ def of_the_default(setup: Setup, trials: Sequence[Trial], runs: Sequence[Mapping
     return [standing(m, values(m), interval, "default") for m in setup.bounded]
 
 
-def contender(setup: Setup, trials: Sequence[Trial], passed_over: int) -> Trial | None:
+def contender(setup: Setup, trials: Sequence[Trial], fresh: Sequence[Sequence[Mapping[str, Any]]] = ()) -> Trial | None:
     """Return the trial to verify next: the best one that keeps more distance from the bounds with each one passed over.
 
     A search's winner was picked among noisy runs, so what was lucky with a bound is over-represented. Each that was not
@@ -55,17 +55,18 @@ def contender(setup: Setup, trials: Sequence[Trial], passed_over: int) -> Trial 
     Args:
         setup: of the session.
         trials: decided ones.
-        passed_over: how many configurations were not shown to keep their bounds.
+        fresh: runs of each verification that did not show that bounds are kept.
 
     Returns:
         None where no trial kept its bounds in its own runs, and the default is shown to break one.
     """
     objective, bounded = setup.objectives[0], setup.bounded
-    noise = {m.name: spread(default_runs(trials, m.name)) for m in bounded}
-    default = [t for t in trials if t.step == 0 and t.ok and not broken(setup, trials)]
+    runs = [run for those in fresh for run in those]
+    noise = {m.name: spread(default_runs(trials, m.name) + values_of(runs, "default", m.name)) for m in bounded}
+    default = [t for t in trials if t.step == 0 and t.ok and not broken(setup, trials, runs)]
     others = [t for t in trials if t.feasible and t.step > 0]
     away = {t.number: room(bounded, t.metrics, noise) for t in others}
-    far = [t for t in others if away[t.number] >= passed_over / 2]
+    far = [t for t in others if away[t.number] >= len(fresh) / 2]
     if not far and others:
         far = [max(others, key=lambda t: away[t.number])]
     best: Trial | None = None
@@ -75,9 +76,13 @@ def contender(setup: Setup, trials: Sequence[Trial], passed_over: int) -> Trial 
     return best
 
 
-def broken(setup: Setup, trials: Sequence[Trial]) -> bool:
-    """Whether the default's runs show that it breaks a bound."""
-    return any(it.standing == "missed" for it in of_the_default(setup, trials))
+def broken(setup: Setup, trials: Sequence[Trial], runs: Sequence[Mapping[str, Any]] = ()) -> bool:
+    """Whether the default's runs show that it breaks a bound; of too few runs for an interval, the median counts."""
+    by_name = {m.name: m for m in setup.bounded}
+    return any(
+        it.standing == "missed" or (not math.isfinite(it.high - it.low) and by_name[it.metric].violation(it.value) > 0)
+        for it in of_the_default(setup, trials, runs)
+    )
 
 
 def missed(told: Sequence[Standing], metrics: Sequence[Metric]) -> tuple[bool, float]:

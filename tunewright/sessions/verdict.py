@@ -33,7 +33,8 @@ class Verdict:
         improved: the first objective's interval lies wholly on the better side.
         sentence: the verdict in words.
         weaker: what weaker guarantees would give: ``{"config", "loses", "ratio", "low", "high"}``.
-        pareto: winners of a multi-objective session, same form as this without the lists.
+        pareto: winners of a multi-objective session, same form as this without the lists; ``unsure`` says which bounds
+            they are not shown to keep.
         runs: the verification's runs.
         settings: the configuration in the system's own form.
         constraints: how winner and default stand to each bound.
@@ -201,6 +202,12 @@ def summary(session: View, verdict: Verdict | None) -> dict[str, Any]:
         "ratio_low": _json_number(ratio.low) if ratio else None,
         "ratio_high": _json_number(ratio.high) if ratio else None,
         "improved": bool(verdict and verdict.improved),
+        **(
+            {"constraints": finite([asdict(it) for it in verdict.constraints])}
+            if verdict and verdict.constraints
+            else {}
+        ),
+        **({"doubted": dict(verdict.doubted)} if verdict and verdict.doubted else {}),
         "seconds": round(session.seconds, 3),
         **({"ended": redact(session.ended)} if session.ended else {}),
     }

@@ -47,7 +47,7 @@ class Verification:
         self._trials.put_doubted_aside()
         failed, doubted, passed = 0, 0, list[Verdict]()
         while failed < _TRIES and doubted + len(passed) < TRIES:
-            best = bounds.contender(self._setup, self._trials.believed, len(passed))
+            best = bounds.contender(self._setup, self._trials.believed, [v.runs for v in passed])
             if best is None:
                 break
             try:
@@ -63,8 +63,8 @@ class Verification:
                 return self._finished(verdict, passed)
             self._pass_over(best, verdict)
             passed.append(verdict)
-        default = self._trials.default
-        if (passed or doubted) and default is not None and not bounds.broken(self._setup, self._trials.decided):
+        default, runs = self._trials.default, [run for v in passed for run in v.runs]
+        if (passed or doubted) and default and not bounds.broken(self._setup, self._trials.decided, runs):
             return self._finished(self._of(default, 0), passed)
         if passed:
             nearest = min(passed, key=lambda v: bounds.missed(v.of_winner, self._setup.metrics))
@@ -178,7 +178,7 @@ class Verification:
             level,
             self._seed,
             lambda done, of: self._watcher.verifying(self._session, done, of, what),
-            bounded=setup.bounded,
+            bounded=() if brief else setup.bounded,
             estimate=setup.estimate,
         )
         return {name: self._point(c) for name, c in compared.items()}, runs
@@ -240,7 +240,8 @@ class Verification:
                 row["comparisons"] = {n: asdict(c) for n, c in compared.items()}
             elif trial.number in chosen:
                 with suppress(VerificationError):
-                    again, _ = self._compare(trial.config, "the Pareto set against the default", brief=True)
+                    again, runs = self._compare(trial.config, "the Pareto set against the default", brief=True)
+                    row["unsure"] = bounds.refusal(self._standings(runs, 0)[0])
                     row["comparisons"] = {n: asdict(c) for n, c in again.items()}
             rows.append(row)
         return rows

@@ -42,7 +42,10 @@ _VERDICT = {
     "improved": bool, "sentence": str, "settings": str, "runs": [_RUN],
     "weaker": [{"config": {str: _VALUE}, "loses": str, "ratio": float, "low": _NUMBER, "high": _NUMBER}],
     "pareto": [
-        {"number": int, "config": {str: _VALUE}, "metrics": {str: _NUMBER}, "comparisons?": (dict, type(None))}
+        {
+            "number": int, "config": {str: _VALUE}, "metrics": {str: _NUMBER}, "comparisons?": (dict, type(None)),
+            "unsure?": str,
+        }
     ],
 }  # fmt: skip
 _HEAD = {"config": {str: _VALUE}, "why?": str, "step?": int, "attempt?": int, "asked_s?": float}
