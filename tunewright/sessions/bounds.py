@@ -64,7 +64,13 @@ def contender(setup: Setup, trials: Sequence[Trial], fresh: Sequence[Sequence[Ma
     runs = [run for those in fresh for run in those]
     noise = {m.name: spread(default_runs(trials, m.name) + values_of(runs, "default", m.name)) for m in bounded}
     default = [t for t in trials if t.step == 0 and t.ok and not broken(setup, trials, runs)]
-    others = [t for t in trials if t.feasible and t.step > 0]
+    others = [
+        t
+        for t in trials
+        if t.feasible
+        and t.step > 0
+        and all(objective.better(t.scores[objective.name], d.scores[objective.name]) for d in default)
+    ]
     away = {t.number: room(bounded, t.metrics, noise) for t in others}
     far = [t for t in others if away[t.number] >= len(fresh) / 2]
     if not far and others:
