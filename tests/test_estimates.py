@@ -1,7 +1,7 @@
 """What a verdict estimates, where the user asks for something else than the median of the pairs' ratios."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from tunewright.errors import ConfigError
 from tunewright.measuring import estimates
 from tunewright.measuring.protocol import TRUST, compare, verify
 from tunewright.sessions.session import Session
+from tunewright.store.export import repeat_command
 from tunewright.store.plan import Plan
 from tunewright.target import Measurement, Metric
 from tunewright.testing import Sphere
@@ -85,6 +86,8 @@ def test_a_verdict_says_what_it_estimates(store):
     assert "ratio of means; 95 % interval" in verdict.sentence
     assert verdict.comparisons["loss"].pairs == 20
     assert store.session("a")["verdict"]["estimate"] == "mean"
+    plan = asdict(Plan(target="t", estimate="p90", believe=("loss",)))
+    assert "--believe loss --estimate p90" in repeat_command(plan, 5)
     assert Session.resume("a", store, target=Sphere(noise=0.02)).plan.estimate == "mean"
     exact = Session.create(Plan(target="t", tuner="random", estimate="p90"), "b", store, target=Sphere()).run(trials=5)
     assert exact.comparisons["loss"].pairs <= 1, "values that repeat exactly need no more"
