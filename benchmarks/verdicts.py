@@ -9,14 +9,21 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from common import publish, table
 
+from tunewright.measuring import estimates
 from tunewright.measuring.intervals import miss_rate
 from tunewright.measuring.protocol import TRUST, verify
-from tunewright.target import Measurement, Metric
+from tunewright.sessions.session import Session
+from tunewright.space import Int, Space
+from tunewright.store.plan import Plan
+from tunewright.store.store import Store
+from tunewright.target import BaseTarget, Measurement, Metric
 
 SPEED = Metric(name="speed", direction="max")
 CANDIDATE, DEFAULT = {"name": "candidate"}, {"name": "default"}
@@ -80,13 +87,50 @@ def periodic(rng: np.random.Generator) -> Noise:
     return lambda candidate, n: 0.15 * math.sin(2 * math.pi * n / period + phase) + rng.normal(0, 0.02)
 
 
+def opposite_skew(rng: np.random.Generator) -> Noise:
+    return lambda candidate, n: (0.15 if candidate else -0.15) * rng.exponential()
+
+
+def opposite_skew_turned(rng: np.random.Generator) -> Noise:
+    return lambda candidate, n: (-0.15 if candidate else 0.15) * rng.exponential()
+
+
+def opposite_spikes(rng: np.random.Generator) -> Noise:
+    return lambda candidate, n: (0.4 if candidate else -0.4) * (rng.random() < 0.25) + rng.normal(0, 0.03)
+
+
 KINDS = (
     gaussian, noisier_candidate, noisier_default, drift, random_walk, autoregressive, level_steps, outliers, bimodal,
     skewed_up, skewed_down, periodic,
 )  # fmt: skip
 
 
-def verification(level: str, ratio: float, noise: Noise, seed: int):
+ESTIMATES = ("pairs", "median", "mean", "p75", "p90")
+
+
+class Bounded(BaseTarget):
+    """Throughput and latency both grow with the load; up to a load of 50 the latency is 15 ms or less, with 8 % noise."""
+
+    name, isolated = "bounded", False
+    metrics = (SPEED, Metric(name="lat", direction="min", unit="ms"))
+
+    def __init__(self, default: int, seed: int) -> None:
+        self.workloads = {"only": "one"}
+        self.space = Space([Int(name="load", low=1, high=100, default=default)])
+        self.rng = np.random.default_rng([4, seed])
+
+    @staticmethod
+    def latency(config) -> float:
+        return 10 + 0.1 * config["load"]
+
+    def measure(self, config, *, workload, seed, budget):
+        speed = (100 + config["load"]) * math.exp(self.rng.normal(0, 0.008))
+        return Measurement(
+            values={"speed": speed, "lat": self.latency(config) * math.exp(self.rng.normal(0, 0.08))}, seconds=1.0
+        )
+
+
+def verification(level: str, ratio: float, noise: Noise, seed: int, estimate: estimates.Estimate = estimates.PAIRS):
     """Verify a candidate that is better by a known ratio; returns the comparison."""
     count = itertools.count()
 
@@ -95,7 +139,8 @@ def verification(level: str, ratio: float, noise: Noise, seed: int):
         value = 100 * (ratio if candidate else 1.0) * math.exp(noise(candidate, next(count)))
         return Measurement(values={"speed": value}, seconds=1.0)
 
-    compared, _ = verify(run, CANDIDATE, DEFAULT, [SPEED], TRUST[level], seed)
+    trust = replace(TRUST[level], looks=estimates.looks(estimate, level, TRUST[level].looks))
+    compared, _ = verify(run, CANDIDATE, DEFAULT, [SPEED], trust, seed, estimate=estimate)
     return compared["speed"]
 
 
@@ -114,6 +159,59 @@ def coverage(sessions: int) -> str:
         rows.append(row)
     names = [f"{level}: {what}" for level in TRUST for what in ("holds the truth", "false gain", "pairs")]
     return table(["noise", *names], rows)
+
+
+def truth(kind, estimate: estimates.Estimate) -> float:
+    """What is estimated, of the noise alone: by very many runs of both sides, which drift has no part in."""
+    noise = kind(np.random.default_rng([6]))
+    candidate, default = (np.exp([noise(side, n % 100) for n in range(200_000)]) for side in (True, False))
+    if estimate.name == "mean":
+        return float(candidate.mean() / default.mean())
+    if estimate.name == "pairs":
+        return float(np.exp(np.median(np.log(candidate) - np.log(default))))
+    place = estimate.quantile or 0.5
+    return float(np.quantile(candidate, place) / np.quantile(default, place))
+
+
+def of_estimates(sessions: int) -> str:
+    """Coverage of each quantity that can be asked for, over noise that treats both sides alike and that does not."""
+    skewed = (noisier_candidate, noisier_default, opposite_skew, opposite_skew_turned, opposite_spikes)
+    alike = (gaussian, drift, autoregressive, level_steps, outliers, bimodal, skewed_up, periodic)
+    rows = []
+    for kind in (*alike, *skewed):
+        row: list[object] = [kind.__name__.replace("_", " ")]
+        for name in ESTIMATES:
+            estimate = estimates.estimate_of(name)
+            ratio = 1.0 if kind in alike else truth(kind, estimate)
+            held = 0
+            for seed in range(sessions):
+                found = verification("normal", 1.1, kind(np.random.default_rng([5, seed])), seed, estimate)
+                held += found.low <= 1.1 * ratio <= found.high
+            row.append(f"{100 * held / sessions:.1f} %")
+        rows.append(row)
+    runs = [2 * estimates.looks(estimates.estimate_of(n), "normal", TRUST["normal"].looks)[-1][0] for n in ESTIMATES]
+    return table(["noise", *(f"{n} (at most {r} runs)" for n, r in zip(ESTIMATES, runs, strict=True))], rows)
+
+
+def of_bounds(sessions: int) -> str:
+    """How often a session recommends a configuration whose latency breaks its bound."""
+    rows = []
+    for level, default in itertools.product(TRUST, (20, 80)):
+        broken = improved = over = 0
+        with tempfile.TemporaryDirectory() as folder:
+            store = Store(f"sqlite:///{folder}/s.db")
+            for seed in range(sessions):
+                target = Bounded(default, seed)
+                plan = Plan(target="bounded", tuner="tpe", seed=seed, trust=level, require=("lat<=15",))
+                session = Session.create(plan, f"s{seed}", store, target=target)
+                verdict = session.run(trials=20)
+                broken += target.latency(verdict.config) > 15 and verdict.config != session.space.default
+                improved += verdict.improved
+                over += len(verdict.passed_over)
+            store.close()
+        row = [level, "breaks it" if default == 80 else "keeps it", f"{100 * broken / sessions:.1f} %"]
+        rows.append([*row, f"{100 * improved / sessions:.0f} %", f"{over / sessions:.1f}"])
+    return table(["trust", "the default", "recommended in spite of the bound", "improved", "passed over"], rows)
 
 
 def power(sessions: int) -> str:
@@ -139,13 +237,15 @@ def power(sessions: int) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=1000, help="verifications behind each figure")
-    sessions = parser.parse_args().sessions
+    parser.add_argument("--bounded", type=int, default=200, help="whole sessions with a bound behind each figure")
+    given = parser.parse_args()
+    sessions, bounded = given.sessions, given.bounded
     error = 100 * 1.96 * math.sqrt(0.05 * 0.95 / sessions)
     rates = ", ".join(f"{100 * miss_rate(level.looks):.1f} % at {name}" for name, level in TRUST.items())
     publish(
         "verdicts",
         "Verdicts: how often the interval holds, and how often a gain is shown",
-        f"python benchmarks/verdicts.py --sessions {sessions}",
+        f"python benchmarks/verdicts.py --sessions {sessions} --bounded {bounded}",
         f"""Simulated verifications by the rule that sessions use, {sessions:,} behind each figure (95 % of it: {error:.1f} points of
 simulation error at a rate of 5 %). Whatever the noise is, the interval misses the truth in at most {rates}:
 that is exact, because each pair's order is drawn by lot.
@@ -156,7 +256,17 @@ that is exact, because each pair's order is drawn by lot.
 
 ## Power: how often a true gain is shown, and how many runs that takes
 
-{power(sessions)}""",
+{power(sessions)}
+
+## What else can be estimated: how often its interval at normal holds a true ratio of 1.1
+
+The last five kinds of noise treat candidate and default differently, so that the quantities differ, too.
+
+{of_estimates(sessions)}
+
+## A bound on the latency, in {bounded} sessions of 20 trials, where the best configurations lie at the bound
+
+{of_bounds(bounded)}""",
     )
 
 

@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.command_file import Description, load_description, read_json_path, read_number
+from tunewright.envs.command_guarantees import weaker
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.measuring import hooks
 from tunewright.sessions import originals, workfolder
 from tunewright.sessions.locks import file_keys
 from tunewright.space import Config
+from tunewright.space.expressions import parse
 from tunewright.store.trees import remove_tree
-from tunewright.target import BaseTarget, Budget, Measurement
+from tunewright.target import BaseTarget, Budget, Measurement, Weaker
 
 _OUTPUT_LIMIT = 16 * 2**20  # bytes of output that are searched for metrics
 _STREAMS = ("stdout", "stderr")
@@ -60,6 +62,30 @@ class CommandTarget(BaseTarget):
         self.facts = {"file": description.path.name}
         self.live = bool(self._own_files() or self._lasting_hooks())
         self._saved: dict[str, dict[str, Any]] = {}  # the user's files, by path, while they are changed
+
+    # -- guarantees -------------------------------------------------------------------------------
+
+    def guarantee_names(self) -> tuple[str, ...]:
+        """Return the parameters that the description's guarantees read, or that decide whether these are active."""
+        named = {n for guarantee in self.description.guarantees for n in guarantee.names}
+        return tuple(n for n in self.space.params if n in self._with_conditions(named))
+
+    def _with_conditions(self, names: set[str]) -> set[str]:
+        while more := {n for name in names for n in self._condition(name) if n in self.space.params} - names:
+            names = names | more
+        return names
+
+    def _condition(self, name: str) -> tuple[str, ...]:
+        when = self.space.params[name].when
+        return parse(when).names if when else ()
+
+    def guarantees(self, config: Config) -> dict[str, float]:
+        """Return the levels that the description declares, 0 for the weakest."""
+        return {g.name: g.strength(self.space, config) for g in self.description.guarantees}
+
+    def weaker(self, config: Config) -> list[Weaker]:
+        """Return the same settings with one changed, for each weaker level that the description declares."""
+        return weaker(self.space, self.description.guarantees, config)
 
     # -- measuring --------------------------------------------------------------------------------
 

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tunewright.envs.command_guarantees import Guarantee, read_guarantees
 from tunewright.errors import ConfigError, SpaceError, TargetError, unknown
 from tunewright.space import Choice, Int, Param, Real, Space
 from tunewright.store.files import parsing, printable, read_text, read_toml, reason
 from tunewright.target import Metric
 
-_TABLES = {"target", "parameter", "metric", "success", "file", "hooks", "workloads"}
+_TABLES = {"target", "parameter", "metric", "success", "file", "hooks", "workloads", "guarantee"}
 _TARGET = {"name", "about", "command", "limit", "memory_mb", "cwd", "env", "shell", "parallel", "constraints"}
 _NUMBER = {
     "name",
@@ -86,6 +87,7 @@ class Description:
     files: tuple[File, ...]
     hooks: Mapping[str, tuple[str, ...]]
     workloads: Mapping[str, str]
+    guarantees: tuple[Guarantee, ...] = ()
 
 
 class _Table:
@@ -196,6 +198,7 @@ def _description(path: Path, data: Any) -> Description:
         files=files,
         hooks=commands,
         workloads={str(k): str(v) for k, v in workloads.items()},
+        guarantees=read_guarantees(path, top.get("guarantee", list, []), space, _Table),
     )
 
 

@@ -1,10 +1,13 @@
 """Targets that misbehave, for the fault tests; a module, so that isolated children can import it."""
 
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+
+import numpy as np
 
 from tunewright.space import Choice, Int, Space
 from tunewright.target import BaseTarget, Measurement, Metric, Weaker
@@ -142,3 +145,34 @@ class Stumbling(BaseTarget):
             if number in self.fails:
                 return Measurement(status="failed", reason="it stumbled")
         return Measurement(values={"speed": (150.0 if better else 100.0) * (1 + 0.05 * (seed * 7 % 11) / 11)})
+
+
+class Bounded(BaseTarget):
+    """Throughput and latency both grow with ``load``; only up to a load of 50 the latency is 15 ms or less.
+
+    Args:
+        noise: standard deviation of the log of a run's latency; throughput has a tenth of it.
+        seed: of the noise.
+        default: the default's load.
+        better: throughput grows with the load; False where it falls, so that a smaller load is better in both.
+    """
+
+    name = "bounded"
+    isolated = False
+
+    def __init__(self, noise=0.08, seed=0, default=20, better=True):
+        self.noise, self.rng, self.better = noise, np.random.default_rng([seed, 77]), better
+        self.space = Space([Int(name="load", low=1, high=100, default=default)])
+        self.metrics = (
+            Metric(name="ops", direction="max"), Metric(name="lat", direction="min", unit="ms"),
+        )  # fmt: skip
+        self.workloads = {"only": "one"}
+
+    @staticmethod
+    def latency(config):
+        return 10 + 0.1 * config["load"]
+
+    def measure(self, config, *, workload, seed, budget):
+        ops = 100 + (1 if self.better else -0.5) * config["load"]
+        lat = self.latency(config) * math.exp(self.rng.normal(0, self.noise))
+        return Measurement(values={"ops": ops * math.exp(self.rng.normal(0, self.noise / 10)), "lat": lat})

@@ -70,6 +70,10 @@ def tune(
         "'tunewright rules' learns from; and see what each gives with --keep-all, too.")] = False,
     trust: Annotated[str, _run_for(
         "--trust", help="fast, normal or strict: how much is spent on knowing that the gain is real.")] = "normal",
+    estimate: Annotated[str, _run_for(
+        "--estimate", metavar="WHAT",
+        help="What the verdict compares: pairs (the median of the pairs' ratios), or the ratio of medians (median), of "
+        "means (mean), or of a quantile such as p90, which takes more runs.")] = "pairs",
     workers: Annotated[int, _run_for(
         "--workers", min=1, help="Parallel trials, where the target says it is safe.")] = 1,
     executor: Annotated[str, _run_for(
@@ -79,6 +83,9 @@ def tune(
         "--require", metavar="METRIC>=X", help="Constraint on a metric; repeatable.")] = None,
     allow: Annotated[list[str] | None, _limit(
         "--allow", metavar="GUARANTEE", help="Accept less of a guarantee, such as durability.")] = None,
+    believe: Annotated[list[str] | None, _limit(
+        "--believe", metavar="METRIC",
+        help="Its values are real, also where their sign changes or they are far better than all others.")] = None,
     never: Annotated[list[str] | None, _limit(
         "--never", metavar="EXPRESSION",
         help="Configurations never to try, such as \"cache_size > 100000\".")] = None,
@@ -122,8 +129,8 @@ def tune(
         target=target, workload=workload, tuner=tuner, objectives=objectives, seed=seed, trust=trust,
         require=tuple(require or ()), allow=tuple(allow or ()), never=tuple(never or ()), options=options,
         tuner_options=tuner_options, limit_s=limit, memory_mb=memory, repeats=repeats,
-        keep_all=keep_all,
-        workdir=os.path.abspath(directory) if directory else "",
+        keep_all=keep_all, workdir=os.path.abspath(directory) if directory else "", estimate=estimate,
+        believe=tuple(believe or ()),
     )  # fmt: skip
     if trials is None and minutes is None:
         trials, patience = 25, patience or 15
@@ -192,6 +199,8 @@ def resume(
     explain: Annotated[bool, Option(
         "--explain",
         help="Then take back each change of the best configuration once, to see what it gives.")] = False,
+    believe: Annotated[list[str] | None, Option(
+        "--believe", metavar="METRIC", help="Its values are real, also those that were not believed.")] = None,
     target: Annotated[str | None, Option(
         "--target", help="Target spec to use instead of the stored one, such as a DSN with its password.")] = None,
     option: SecretOption = None,
@@ -214,6 +223,7 @@ def resume(
 
     with executors.opened(executor, workers, threads=True) as pool:
         how: dict[str, Any] = {"workers": workers, "executor": pool, "trust_file": trust_file}
+        how |= {"believe": believe or ()}
         how |= {"options": parse_options(option), "tuner_options": parse_options(tuner_option)}
         with Session.resume(name, Store(store), spec=target, **how) as session:
             _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, explain, as_json)
@@ -340,5 +350,6 @@ def _pareto(screen: Console, session: Session, verdict: Verdict) -> None:
             if compared and compared["kind"] == "ratio":
                 text += f"  {compared['value']:.2f}× ({compared['low']:.2f} to {compared['high']:.2f})"
             row.append(text)
-        rows.add_row(*row, settings(session.space.changes(entry["config"]), 6))
+        unsure = f" ({entry['unsure']})" if entry.get("unsure") else ""
+        rows.add_row(*row, settings(session.space.changes(entry["config"]), 6) + unsure)
     screen.print(rows)

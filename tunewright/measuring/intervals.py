@@ -7,6 +7,7 @@ the truth is therefore binomial, and so is how often a sequence of intervals bet
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -77,3 +78,34 @@ def miss_rate(looks: Sequence[Look]) -> float:
         outside = [below for below in share if below < rank or pairs - below < rank]
         missed += sum(share.pop(below) for below in outside)
     return missed
+
+
+def looks_within(pairs: Sequence[int], miss: float) -> tuple[Look, ...]:
+    """Return looks that together miss the truth with at most a given probability, spent evenly over them.
+
+    Args:
+        pairs: numbers of pairs after which the interval may be looked at, ascending; where they are too few for the
+            probability, there is one look, at the least number that is enough.
+        miss: the probability.
+
+    >>> looks_within([8, 10, 12], 0.05), looks_within([6], 0.0125)
+    (((8, 1), (10, 2), (12, 3)), ((8, 1),))
+    """
+    looks: list[Look] = []
+    for place, number in enumerate(pairs, 1):
+        allowed = miss * place / len(pairs)
+        ranks = [r for r in range(1, number // 2 + 1) if miss_rate([*looks, (number, r)]) <= allowed]
+        if ranks:
+            looks.append((number, max(ranks)))
+    if not looks:
+        looks.append((next(n for n in itertools.count(1) if miss_rate([(n, 1)]) <= miss), 1))
+    return tuple(looks)
+
+
+def rank_at(looks: Sequence[Look], pairs: int) -> int:
+    """Return the rank that belongs to a number of pairs; 0, for an unbounded interval, where no look is taken there.
+
+    >>> rank_at([(8, 1), (10, 2)], 10), rank_at([(8, 1), (10, 2)], 9)
+    (2, 0)
+    """
+    return dict(looks).get(pairs, 0)

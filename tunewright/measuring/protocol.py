@@ -12,7 +12,10 @@ from typing import Any
 import numpy as np
 
 from tunewright.errors import VerificationError, unknown
-from tunewright.measuring.intervals import Look, median_interval
+from tunewright.measuring import estimates
+from tunewright.measuring.estimates import PAIRS, Estimate
+from tunewright.measuring.feasibility import standing
+from tunewright.measuring.intervals import Look, median_interval, rank_at
 from tunewright.space import Config
 from tunewright.target import Measurement, Metric, Status
 
@@ -138,6 +141,28 @@ def compare_pairs(metric: Metric, pairs: Sequence[tuple[float, float]], rank: in
     sign = 1.0 if metric.direction == "max" else -1.0
     value, low, high = median_interval([sign * (c - d) for c, d in pairs], rank=rank)
     return Comparison(kind="difference", value=value, low=low, high=high, pairs=len(pairs), improved=low > 0)
+
+
+def compare(
+    metric: Metric, pairs: Sequence[tuple[float, float]], rank: int | None = None, estimate: Estimate = PAIRS
+) -> Comparison:
+    """Compare (candidate, default) pairs of one metric by what the user wants to be estimated.
+
+    Args:
+        metric: its direction says what is better.
+        pairs: values of both.
+        rank: as for :func:`compare_pairs`; 0 for an unbounded interval.
+        estimate: what is estimated.
+    """
+    if estimate.name == "pairs":
+        return compare_pairs(metric, pairs, rank)
+    ratio, (value, low, high) = estimates.against([c for c, _ in pairs], [d for _, d in pairs], estimate, rank)
+    if metric.direction == "min" and ratio:
+        value, low, high = 1 / value, 1 / high, 1 / low if low > 0 else math.inf
+    elif metric.direction == "min":
+        value, low, high = -value, -high, -low
+    kind, none = ("ratio", 1.0) if ratio else ("difference", 0.0)
+    return Comparison(kind=kind, value=value, low=low, high=high, pairs=len(pairs), improved=low > none)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,8 +336,21 @@ def verify(
     level: Trust,
     seed: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    bounded: Sequence[Metric] = (),
+    estimate: Estimate = PAIRS,
 ) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
     """Measure the winner afresh in pairs with the default, each pair in an order drawn by lot.
+
+    Args:
+        run: measures a configuration once.
+        config: the winner.
+        default: the default configuration.
+        objectives: the first one's interval says when it is enough.
+        level: after how many pairs the interval is looked at.
+        seed: seed of the first pair.
+        progress: is told the number of pairs, done and planned.
+        bounded: metrics with bounds. A narrow interval is not enough while it is open whether the winner keeps them;
+            and where it cannot be shown any more that it does, the verification ends at once.
 
     Returns:
         A comparison for each objective, and all runs.
@@ -333,11 +371,18 @@ def verify(
         for of, tried in order:
             values[of] = _until_it_works(of, partial(run, tried, seed + number), runs).values
         pairs.append((values["candidate"], values["default"]))
-        if rank := ranks.get(len(pairs)):
-            compared = {m.name: compare_pairs(m, [(c[m.name], d[m.name]) for c, d in pairs], rank) for m in objectives}
-            first = compared[objectives[0].name]
-            if first.kind == "difference" or first.high - first.low <= level.width * abs(first.value):
-                break
+        lost = estimates.lost(estimate, bounded, [candidate for candidate, _ in pairs], level.looks)
+        if not lost and len(pairs) not in ranks:
+            continue
+        rank = rank_at(level.looks, len(pairs))
+        compared = {m.name: compare(m, [(c[m.name], d[m.name]) for c, d in pairs], rank, estimate) for m in objectives}
+        first = compared[objectives[0].name]
+        narrow = first.kind == "difference" or first.high - first.low <= level.width * abs(first.value)
+        interval = estimates.side(estimate, rank)
+        if lost or (
+            narrow and all(standing(m, [c[m.name] for c, _ in pairs], interval).standing == "met" for m in bounded)
+        ):
+            break
     progress(len(pairs), len(pairs))
     return compared, runs
 

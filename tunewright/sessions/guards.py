@@ -46,8 +46,10 @@ def _at_least(target: BaseTarget, name: str, level: float, names: tuple[str, ...
     def holds(scope: Mapping[str, Value]) -> bool:
         return target.guarantees({n: scope[n] for n in names}).get(name, level) >= level
 
+    # a constraint holds where a parameter that it names is not active; a guarantee must not be lost in this way
+    always = tuple(n for n in names if target.space.params[n].when is None)
     return Constraint(
         words=f"{name} no weaker than the default's (level {level:g}; --allow {name} lifts this)",
-        names=names,
+        names=always,
         holds=holds,
     )

@@ -155,7 +155,7 @@ class Loop:
         refused: list[Refusal] = []
         while len(refused) < self._tuner.asks:
             history = History(
-                trials=tuple(decided),
+                trials=tuple(self._trials.as_told(t) for t in decided),
                 step=step,
                 refused=tuple(refused),
                 running=tuple(t.config for t in running),
@@ -257,9 +257,9 @@ class Loop:
         self._trials.finish(done)
         begun = time.perf_counter()
         with one_thread():
-            self._tuner.tell(done)
+            self._tuner.tell(self._trials.as_told(done))
         self._tuner_s += time.perf_counter() - begun
-        self._watcher.ended(self._session, done)
+        self._watcher.ended(self._session, self._trials.as_told(done))
         for text in self.machine.look():
             self._watcher.told(self._session, text)
         if done.step == 0 and not done.ok:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -104,6 +105,7 @@ class Session:
         spec: str | None = None,
         options: Mapping[str, str] | None = None,
         tuner_options: Mapping[str, str] | None = None,
+        believe: Sequence[str] = (),
         **how: Any,
     ) -> Session:
         """Open a stored session; the next run replays its trials into the tuner.
@@ -115,14 +117,18 @@ class Session:
             spec: target spec to use instead of the stored one, such as a DSN whose password was not stored.
             options: target options to use instead of stored ones, such as secrets, which were not stored.
             tuner_options: tuner options likewise.
+            believe: metrics whose values are believed from now on, see :class:`~tunewright.store.plan.Plan`; stored.
             **how: ``executor``, ``workers``, ``watcher``, ``trust_file``.
         """
         record = store.session(name)
         plan = stored_plan(name, record, tuner_options or {}, spec=spec, options=options)
+        plan = replace(plan, believe=tuple(dict.fromkeys([*plan.believe, *believe])))
         target = reopen(name, record, spec, options) if target is None else target
         session = cls(plan, name, store, target, **how)
         session._measurer.prepared = dict(record.get("prepared") or {})
         session._verdict = record["verdict"]
+        if believe:
+            store.update(name, plan={**record["plan"], "believe": list(plan.believe)})
         return session
 
     @staticmethod
@@ -221,6 +227,7 @@ class Session:
                     self._measurer.prepare()
                     total = len(self.decided) + trials if trials is not None else total
                     loop.run(Limits(total=total, minutes=minutes, patience=patience))
+                    self._trials.put_doubted_aside()
                     if explain:
                         loop.explain()
                     verdict = self._verified(explain) if verify else None
@@ -242,7 +249,7 @@ class Session:
         self._spent = recover(self._setup, self.store, self._trials)
         if not self._replayed:
             for trial in self.decided:
-                self.tuner.tell(trial)
+                self.tuner.tell(self._trials.as_told(trial))
             self._replayed = True
         return self._loop
 
@@ -256,4 +263,5 @@ class Session:
         return verdict
 
     def _keep(self, verdict: Verdict) -> None:
-        self.store.set_verdict(self.name, verdict.stored())
+        self._verdict = verdict.stored()
+        self.store.set_verdict(self.name, self._verdict)

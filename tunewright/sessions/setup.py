@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from tunewright.errors import ConfigError, unknown
+from tunewright.measuring.estimates import PAIRS, Estimate, estimate_of
 from tunewright.measuring.protocol import Trust, trust
 from tunewright.plugins import make_tuner
 from tunewright.sessions.changes import Owner
@@ -38,6 +39,7 @@ class Setup:
         objectives: the metrics to optimise, first the most important.
         level: how much is spent on a trial.
         problem: what the tuner is built for.
+        estimate: what the verdict estimates.
     """
 
     name: str
@@ -48,6 +50,12 @@ class Setup:
     objectives: list[Metric]
     level: Trust
     problem: Problem
+    estimate: Estimate = PAIRS
+
+    @property
+    def bounded(self) -> list[Metric]:
+        """The metrics that have a bound."""
+        return [m for m in self.metrics if m.constrained]
 
     @property
     def seed(self) -> int:
@@ -115,7 +123,9 @@ def set_up(
     if plan.workload and plan.workload not in target.workloads:
         raise unknown(f"workload of {target.name}", plan.workload, target.workloads)
     workload = plan.workload or next(iter(target.workloads))
-    level = trust(plan.trust)
+    for believed in plan.believe:
+        _metric(metrics, believed, target)
+    level, estimate = trust(plan.trust), estimate_of(plan.estimate)
     space = guarded(target, allow=plan.allow, never=plan.never)
     problem = Problem(
         space=space,
@@ -135,7 +145,7 @@ def set_up(
     plan = replace(plan, tuner=spec, workload=workload, objectives=tuple(problem.objectives))
     setup = Setup(
         name=name, plan=plan, target=target, space=space, metrics=metrics, objectives=objectives, level=level,
-        problem=problem,
+        problem=problem, estimate=PAIRS if target.exact else estimate,
     )  # fmt: skip
     return setup, tuner
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 from tunewright.measuring import drift
+from tunewright.measuring.plausibility import Doubt
 from tunewright.measuring.protocol import Baseline, values_of
+from tunewright.sessions.doubts import doubted_trials
 from tunewright.sessions.setup import Setup
 from tunewright.store.store import Store
 from tunewright.tuner import Trial, best_trial
@@ -29,11 +33,24 @@ class Trials:
         self.all: list[Trial] = []
         self.changes: tuple[drift.Change, ...] = ()
         self._setup, self._store = setup, store
+        self._doubted: tuple[int, dict[int, Doubt]] = (0, {})  # for so many decided ones
+        self._aside: dict[int, tuple[Mapping[str, float], str]] = {}
         self._keys: dict[int, str] = {}  # by number: one step must not cost the whole history again
 
     def load(self) -> None:
         """Read what the store holds."""
         self.all = self._store.trials(self._setup.name)
+        noted = self._store.session(self._setup.name).get("set_aside", {})
+        believe = set(self._setup.plan.believe)
+        self._aside = {
+            int(n): (entry["violations"], entry["reason"])
+            for n, entry in noted.items()
+            if not set(entry["violations"]) <= believe
+        }
+        if len(self._aside) < len(noted):  # the user said since that such values are real
+            self._store.set_aside(self._setup.name, self._aside)
+            self.all = self._store.trials(self._setup.name)
+        self._doubted = (0, {})
 
     def start(self, trial: Trial) -> Trial:
         """Write down a trial before its configuration is applied; returns it with its number."""
@@ -51,6 +68,18 @@ class Trials:
         self._replace(trial)
         self._store.retract(self._setup.name, trial)
 
+    def set_aside(self, trial: Trial, violations: Mapping[str, float], reason: str) -> None:
+        """Write down that a measured trial is not to be recommended.
+
+        Args:
+            trial: it keeps what was measured.
+            violations: metric to the amount by which it misses what is asked of it, above 0.
+            reason: for people.
+        """
+        self._aside[trial.number] = dict(violations), reason
+        self._replace(replace(trial, violations={**trial.violations, **violations}, reason=reason))
+        self._store.set_aside(self._setup.name, self._aside)
+
     def _replace(self, trial: Trial) -> None:
         self.all = [trial if t.number == trial.number else t for t in self.all]
 
@@ -60,9 +89,35 @@ class Trials:
         return [t for t in self.all if t.decided]
 
     @property
+    def believed(self) -> list[Trial]:
+        """Those that count, without those whose values are doubted."""
+        doubted = self.doubted
+        return [t for t in self.decided if t.number not in doubted] if doubted else self.decided
+
+    @property
     def best(self) -> Trial | None:
         """The best feasible one by the first objective."""
-        return best_trial(self.decided, self._setup.objectives[0])
+        return best_trial(self.believed, self._setup.objectives[0])
+
+    @property
+    def doubted(self) -> dict[int, Doubt]:
+        """Trials whose values look too good to be measurements, by number; worked out anew with every trial."""
+        decided = self.decided
+        if self._doubted[0] != len(decided):
+            self._doubted = len(decided), doubted_trials(self._setup, decided)
+        return self._doubted[1]
+
+    def as_told(self, trial: Trial) -> Trial:
+        """Return a trial as tuners see it: one whose values are doubted failed, or it would be searched for more."""
+        doubt = self.doubted.get(trial.number)
+        return trial if doubt is None else replace(trial, status="failed", reason=f"not believed: {doubt.words}")
+
+    def put_doubted_aside(self) -> None:
+        """Write down that trials whose values are doubted are not to be recommended."""
+        for number, doubt in self.doubted.items():
+            if number not in self._aside:
+                trial = next(t for t in self.all if t.number == number)
+                self.set_aside(trial, {doubt.metric: abs(doubt.value) or 1.0}, f"not believed: {doubt.words}")
 
     @property
     def default(self) -> Trial | None:
@@ -120,7 +175,10 @@ class Trials:
         if patience is None or len(decided) <= patience or len(self._setup.objectives) > 1:
             return False
         metric, margin = self._setup.objectives[0], max(_NO_GAIN, self.noise())
-        now, before = best_trial(decided, metric), best_trial(decided[:-patience], metric)
+        believed = {t.number for t in self.believed}
+        now, before = (
+            best_trial([t for t in some if t.number in believed], metric) for some in (decided, decided[:-patience])
+        )
         if now is None or before is None:
             return now is None and before is None
         a, b = now.scores[metric.name], before.scores[metric.name]

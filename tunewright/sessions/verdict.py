@@ -9,10 +9,12 @@ from html import escape
 from statistics import median
 from typing import Any
 
+from tunewright.measuring.feasibility import Standing
 from tunewright.measuring.protocol import Comparison, fails_more, values_of
 from tunewright.sessions.watcher import View
 from tunewright.space import Config
 from tunewright.space.notebook import html_table
+from tunewright.store.files import finite
 from tunewright.store.secrets import public_spec, redact
 from tunewright.target import Metric
 
@@ -31,12 +33,18 @@ class Verdict:
         improved: the first objective's interval lies wholly on the better side.
         sentence: the verdict in words.
         weaker: what weaker guarantees would give: ``{"config", "loses", "ratio", "low", "high"}``.
-        pareto: winners of a multi-objective session, same form as this without the lists.
+        pareto: winners of a multi-objective session, same form as this without the lists; ``unsure`` says which bounds
+            they are not shown to keep.
         runs: the verification's runs.
         settings: the configuration in the system's own form.
         pruned: what was taken back from the winner, see :func:`~tunewright.sessions.reduction.recorded`; None where
             nothing was tried.
         steps: what each change gives, from the default on, see :class:`~tunewright.sessions.reduction.Step`.
+        constraints: how winner and default stand to each bound.
+        passed_over: what was verified before and not shown to keep its bounds: ``{"number", "config", "reason",
+            "constraints"}``.
+        estimate: what was estimated: ``pairs``, ``median``, ``mean`` or a quantile such as ``p90``.
+        doubted: metric to what is said of values of it that were not believed.
         changes: the values of the configuration that are not the default's; not stored.
     """
 
@@ -52,6 +60,10 @@ class Verdict:
     settings: str = ""
     pruned: Mapping[str, Any] | None = None
     steps: Sequence[Mapping[str, Any]] = ()
+    constraints: Sequence[Standing] = ()
+    passed_over: Sequence[Mapping[str, Any]] = ()
+    estimate: str = "pairs"
+    doubted: Mapping[str, str] = field(default_factory=dict)
     changes: Config = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -64,12 +76,18 @@ class Verdict:
     def stored(self) -> dict[str, Any]:
         """Return it as a store keeps it, JSON-able."""
         kept = {name: value for name, value in asdict(self).items() if name != "changes"}
-        return kept if self.pruned is not None else {n: v for n, v in kept.items() if n != "pruned"}
+        found: dict[str, Any] = finite({n: v for n, v in kept.items() if n != "pruned" or v is not None})
+        return found
 
     @property
     def taken_back(self) -> Config:
         """Changes of the winner that are not recommended."""
         return taken_back(self.config, self.pruned)
+
+    @property
+    def of_winner(self) -> list[Standing]:
+        """How the winner stands to each bound; empty where that is the default."""
+        return [it for it in self.constraints if it.of == "candidate"]
 
 
 def in_short(session: View, verdict: Mapping[str, Any] | None) -> str:
@@ -102,8 +120,14 @@ def _so_far(session: View, verdict: Mapping[str, Any] | None) -> str:
     return words
 
 
-def sentence(compared: Comparison, metric: Metric) -> str:
-    """Say in one sentence what a comparison shows."""
+def sentence(compared: Comparison, metric: Metric, what: str = "") -> str:
+    """Say in one sentence what a comparison shows.
+
+    Args:
+        compared: the comparison.
+        metric: that was compared.
+        what: is estimated, where that is not the median of the pairs' ratios.
+    """
     if compared.kind == "ratio":
         times = f"{compared.value:.{3 if 0.99 < compared.value < 1.01 else 2}f}"  # never "1.00 times better"
         interval = f"{times} times the default's {metric.name}"
@@ -115,6 +139,8 @@ def sentence(compared: Comparison, metric: Metric) -> str:
         interval = f"{compared.value:+.4g} {metric.unit} against the default in {metric.name}"
         bounds = f"95 % interval {compared.low:+.4g} to {compared.high:+.4g}, {compared.pairs} fresh pairs"
         inside = compared.low <= 0 <= compared.high
+    if what:
+        bounds = f"{what}; {bounds}"
     if compared.pairs == 1:  # only exact targets are verified by one
         bounds = "values of this target repeat exactly"
     if compared.improved:
@@ -180,6 +206,12 @@ def summary(session: View, verdict: Verdict | None) -> dict[str, Any]:
         "ratio_low": _json_number(ratio.low) if ratio else None,
         "ratio_high": _json_number(ratio.high) if ratio else None,
         "improved": bool(verdict and verdict.improved),
+        **(
+            {"constraints": finite([asdict(it) for it in verdict.constraints])}
+            if verdict and verdict.constraints
+            else {}
+        ),
+        **({"doubted": dict(verdict.doubted)} if verdict and verdict.doubted else {}),
         "seconds": round(session.seconds, 3),
         **({"ended": redact(session.ended)} if session.ended else {}),
     }

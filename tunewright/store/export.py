@@ -93,9 +93,12 @@ def repeat_command(plan: Mapping[str, Any], trials: int) -> str:
         ("--require", "require"),
         ("--allow", "allow"),
         ("--never", "never"),
+        ("--believe", "believe"),
     ):
-        for value in plan[key]:
+        for value in plan.get(key, ()):
             words += [flag, value]
+    if plan.get("estimate", "pairs") != "pairs":
+        words += ["--estimate", plan["estimate"]]
     for flag, key in (("--option", "options"), ("--tuner-option", "tuner_options")):
         for option, value in plan[key].items():
             words += [flag, f"{option}={value}"]

@@ -23,6 +23,9 @@ class Plan:
         seed: fixes data, suggestions and the order of runs.
         trust: ``fast``, ``normal`` or ``strict``.
         require: constraints on metrics, such as ``recall>=0.9``.
+        estimate: what the verdict estimates: ``pairs`` (the median of the pairs' ratios), ``median`` or ``mean`` for a
+            ratio of these, or a quantile such as ``p90`` likewise.
+        believe: metrics whose values are believed also where their sign changes or they are far better than all others.
         allow: guarantees that may become weaker than the default's.
         never: expressions that no configuration may satisfy.
         options: target options.
@@ -50,6 +53,8 @@ class Plan:
     repeats: bool = False
     keep_all: bool = False
     workdir: str = ""
+    estimate: str = "pairs"
+    believe: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse numbers that no session can work with.

@@ -280,6 +280,16 @@ class Store:
             retracted = {**record.get("retracted", {}), str(trial.number): trial.reason}
             self._storage.set_study_user_attr(study, _SESSION, {**record, "retracted": retracted})
 
+    def set_aside(self, name: str, trials: Mapping[int, tuple[Mapping[str, float], str]]) -> None:
+        """Note on finished trials that they are not to be recommended, in the place of what was noted so far.
+
+        Args:
+            name: the session's.
+            trials: by number: by how much which metrics miss what is asked of them, and the reason for people.
+        """
+        noted = {str(n): {"violations": dict(by), "reason": why} for n, (by, why) in trials.items()}
+        self.update(name, set_aside=finite(noted))
+
     def trials(self, name: str) -> list[Trial]:
         """Return all trials of a session in order of number, unfinished ones with status ``running``."""
         import optuna
@@ -288,7 +298,7 @@ class Store:
             frozen = self._storage.get_all_trials(self._study(name), deepcopy=False)
         self._next.pop(name, None)  # another process may have written since
         record = self.session(name)
-        retracted = record.get("retracted", {})
+        retracted, aside = record.get("retracted", {}), record.get("set_aside", {})
         trials = []
         check_numbers(name, [trial.number for trial in frozen])
         for trial in sorted(frozen, key=lambda t: t.number):
@@ -303,6 +313,9 @@ class Store:
             read = Trial(number=trial.number, started=started, **{"status": "running", **head, **(outcome or {})})
             if str(read.number) in retracted:
                 read = replace(read, status="failed", reason=retracted[str(read.number)])
+            elif read.ok and (noted := aside.get(str(read.number))):
+                violations = {**read.violations, **noted["violations"]}
+                read = replace(read, violations=violations, reason=noted["reason"])
             trials.append(read)
         return trials
 

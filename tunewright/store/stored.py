@@ -24,6 +24,7 @@ _CHANGE = {
 }  # fmt: skip
 _SESSION = {
     "created": str, "objectives": [str], "default": {str: _VALUE}, "status?": str, "retracted?": {str: str},
+    "set_aside?": {str: {"violations": {str: _NUMBER}, "reason": str}},
     "about?": str, "cwd?": str, "ended?": _TEXT, "seconds?": _NUMBER,
     "notes?": {"answers?": [dict], "quotes?": dict, "rules?": [str], "spent?": dict},
     "facts?": dict, "versions?": dict, "prepared?": (dict, type(None)),
@@ -32,15 +33,24 @@ _SESSION = {
     "plan": {
         **dict.fromkeys(("target", "workload", "tuner", "trust", "workdir"), str), "seed": int, "repeats": bool,
         **{key: [str] for key in ("objectives", "require", "allow", "never")}, "options": dict, "tuner_options": dict,
-        "limit_s": _NUMBER, "memory_mb": _NUMBER, "keep_all?": bool,
+        "limit_s": _NUMBER, "memory_mb": _NUMBER, "keep_all?": bool, "estimate?": str, "believe?": [str],
     },
+}  # fmt: skip
+_STANDING = {
+    **dict.fromkeys(("metric", "bound", "of", "standing"), str), "runs": int,
+    **dict.fromkeys(("value", "low", "high"), _NUMBER),
 }  # fmt: skip
 _VERDICT = {
     "number": int, "config": {str: _VALUE}, "metrics": {str: _NUMBER}, "comparisons": {str: _COMPARISON},
+    "constraints?": [_STANDING], "estimate?": str, "doubted?": {str: str},
+    "passed_over?": [{"number": int, "config": {str: _VALUE}, "reason": str, "constraints": [_STANDING]}],
     "improved": bool, "sentence": str, "settings": str, "runs": [_RUN],
     "weaker": [{"config": {str: _VALUE}, "loses": str, "ratio": float, "low": _NUMBER, "high": _NUMBER}],
     "pareto": [
-        {"number": int, "config": {str: _VALUE}, "metrics": {str: _NUMBER}, "comparisons?": (dict, type(None))}
+        {
+            "number": int, "config": {str: _VALUE}, "metrics": {str: _NUMBER}, "comparisons?": (dict, type(None)),
+            "unsure?": str,
+        }
     ],
     "pruned?": {
         "config": {str: _VALUE}, "comparisons": {str: _COMPARISON}, "runs": [_RUN], "together": bool,
