@@ -16,12 +16,13 @@ from tunewright.tuner import MAX_ASKS, BaseTuner, History, Problem, Suggestion, 
 from tunewright.tuners import gaussian
 from tunewright.tuners.additive import AdditiveGPTuner
 from tunewright.tuners.basic import GridTuner, RandomTuner
+from tunewright.tuners.ensemble import EnsembleTuner
 from tunewright.tuners.optuna import CMAESTuner, GPTuner, NSGA2Tuner, TPETuner
 from tunewright.tuners.smac import SMACTuner
 
 NO_SMAC = pytest.mark.skipif(find_spec("smac") is None, reason="needs the extra: pip install 'tunewright[smac]'")
 LEARNERS = [
-    TPETuner, CMAESTuner, NSGA2Tuner, AdditiveGPTuner, pytest.param(GPTuner, marks=pytest.mark.slow),
+    TPETuner, CMAESTuner, NSGA2Tuner, AdditiveGPTuner, EnsembleTuner, pytest.param(GPTuner, marks=pytest.mark.slow),
     pytest.param(SMACTuner, marks=[pytest.mark.slow, NO_SMAC]),
 ]  # fmt: skip
 
@@ -135,7 +136,9 @@ def test_missing_extra_says_what_to_install(monkeypatch):
 
 
 def test_every_tuner_of_the_design_is_installed():
-    assert {"default", "random", "grid", "tpe", "gp", "gp2", "cmaes", "nsga2", "policy"} <= set(installed(TUNERS))
+    assert {"default", "random", "grid", "tpe", "gp", "gp2", "ensemble", "cmaes", "nsga2", "policy"} <= set(
+        installed(TUNERS)
+    )
 
 
 def test_unknown_tuner():
@@ -236,3 +239,38 @@ def test_a_tuner_needs_ask_and_tell_alone():
     assert completed(tuner) is tuner
     with pytest.raises(TunerError, match="no ask method"):
         tuner.ask(History())
+
+
+def test_leave_one_out_is_what_a_fit_to_the_others_predicts():
+    """The closed form against plain refitting with the same lengths, one value left out at a time."""
+    space = Space([Real(name=n, low=0.0, high=1.0, default=0.5) for n in "ab"])
+    encoder = gaussian.Encoder(space)
+    rng = np.random.default_rng(3)
+    rows = rng.random((7, 2))
+    values = np.sin(4 * rows[:, 0]) + rows[:, 1]
+    model = gaussian.fit(encoder, rows, values, None)
+    noise = np.exp(model.theta[-1]) + gaussian.JITTER
+    scaled = (values - values.mean()) / values.std()
+    covariance = gaussian._kernel(model.theta, encoder.distances(rows, rows))[0] + noise * np.eye(7)
+    expected = 0.0
+    for k in range(7):
+        others = [i for i in range(7) if i != k]
+        weights = np.linalg.solve(covariance[np.ix_(others, others)], covariance[others, k])
+        mean, variance = weights @ scaled[others], covariance[k, k] - weights @ covariance[others, k]
+        expected += -0.5 * (np.log(2 * np.pi * variance) + (scaled[k] - mean) ** 2 / variance)
+    assert gaussian.leave_one_out(model) == pytest.approx(expected)
+
+
+def test_half_ranks_keeps_the_better_half_and_tames_the_worse():
+    warped = gaussian.half_ranks(np.array([1.0, 2.0, 3.0, 1e6, 50.0]))
+    assert list(warped[:3]) == [1.0, 2.0, 3.0] and 3.0 < warped[4] < warped[3] < 10.0
+    assert np.all(gaussian.half_ranks(np.full(4, 7.0)) == 7.0)
+
+
+def test_the_ensemble_opens_neither_beside_the_default_nor_at_the_far_end():
+    target = Sphere(8)
+    for seed in range(3):
+        default, second = run_tuner(EnsembleTuner, target, trials=2, seed=seed)
+        change = np.abs(target.space.encode(dict(second.config)) - target.space.encode(dict(default.config)))
+        far = np.maximum(target.space.encode(dict(default.config)), 1 - target.space.encode(dict(default.config)))
+        assert 0.2 < change.sum() / far.sum() < 0.85

@@ -160,14 +160,22 @@ class AdditiveGPTuner(BaseTuner):
         worst = max(self.sign * t.scores[self.metric.name] for t in known if t.ok)
         values = np.array([self.sign * t.scores[self.metric.name] if t.ok else worst for t in known])
         feasible = np.array([t.feasible for t in known])
+        score, why = self.improvement(seen, values, rows, feasible, ranks=ranks, rng=rng)
+        for bounded in self.problem.constrained:
+            score = score + self._chance(bounded.name, known, seen, rows, rng)
+        return score, why
+
+    def improvement(
+        self, seen: NDArray[np.float64], values: NDArray[np.float64], rows: NDArray[np.float64],
+        feasible: NDArray[np.bool_], *, ranks: bool, rng: np.random.Generator,
+    ) -> tuple[NDArray[np.float64], str]:  # fmt: skip
+        """Return the log of the expected improvement, 0 where nothing is feasible yet; and what it was of."""
         goal = normal_scores(values) if ranks else values
         model = fit(self.encoder, seen, goal, rng, self.prior())
         mean, std = model.predict(self.encoder, rows)
         score = np.zeros(len(rows))
         if feasible.any():
             score = log_expected_improvement(mean, std, float(goal[feasible].min()))
-        for bounded in self.problem.constrained:
-            score = score + self._chance(bounded.name, known, seen, rows, rng)
         return score, f"expected improvement of the {'ranks' if ranks else 'values'}"
 
     def prior(self) -> NDArray[np.float64] | None:
