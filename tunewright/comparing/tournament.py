@@ -25,7 +25,7 @@ from tunewright.errors import ConfigError, TunewrightError
 from tunewright.measuring.executors import adopted
 from tunewright.measuring.protocol import trust as trust_level
 from tunewright.measuring.scripts import require_main_guard
-from tunewright.sessions.session import Session
+from tunewright.sessions.setup import set_up
 from tunewright.store.dsn import MASK, read_dsn
 from tunewright.store.secrets import public_plan
 from tunewright.target import BaseTarget
@@ -222,7 +222,7 @@ def _unfit(
         for tuner in plan.tuners:
             game = Game(target=target, tuner=tuner, seed=plan.seeds[0], trials=plan.trials, trust=plan.trust)
             try:
-                Session.probe(plan_of(game), opened[target.label], make=tuner.made, trust_file=trust_file)
+                set_up(plan_of(game), "probe", opened[target.label], make=tuner.made, trust_file=trust_file)
             except TunewrightError as error:
                 what = f"{tuner.label} on {target.label}"
                 if not skip:

@@ -113,6 +113,7 @@ class Loop:
                         break
                     self._begin(trial)
                 if not self.pending:
+                    self._trials.put_doubted_aside()
                     return
                 for future in first_done(self.pending, self._executor):
                     trial, begun = self.pending.pop(future)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -42,6 +42,7 @@ def stored_plan(
     *,
     spec: str | None = None,
     options: Mapping[str, str] | None = None,
+    believe: Sequence[str] = (),
 ) -> Plan:
     """Return the plan of a stored session, its files those that it was started with.
 
@@ -51,6 +52,7 @@ def stored_plan(
         tuner_options: instead of stored ones, such as secrets, which were not stored.
         spec: target spec instead of the stored one.
         options: target options that are given anew.
+        believe: metrics whose values are believed besides those stored.
 
     Raises:
         ConfigError: a secret option is needed again, or a file that the session was started with is gone.
@@ -62,6 +64,7 @@ def stored_plan(
     stored["tuner"] = located(name, stored["tuner"], record)
     located_tuner = located_options(name, stored["tuner_options"], record, tuner_options, tuner=True)
     stored["tuner_options"] = reopened(name, located_tuner, tuner_options, "--tuner-option")
+    stored["believe"] = tuple(dict.fromkeys([*stored.get("believe", ()), *believe]))
     return Plan(**stored)
 
 

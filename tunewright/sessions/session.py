@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -74,7 +73,7 @@ class Session:
         self._measurer = Measurer(self._setup, self._trials, store)
         self._loop: Loop | None = None
         self._verdict: Mapping[str, Any] | None = None  # as it is stored
-        self._started, self._spent, self._replayed = time.monotonic(), 0.0, False
+        self._started, self._spent = time.monotonic(), 0.0
 
     @classmethod
     def create(cls, plan: Plan, name: str, store: Store, *, target: BaseTarget | None = None, **how: Any) -> Session:
@@ -121,8 +120,7 @@ class Session:
             **how: ``executor``, ``workers``, ``watcher``, ``trust_file``.
         """
         record = store.session(name)
-        plan = stored_plan(name, record, tuner_options or {}, spec=spec, options=options)
-        plan = replace(plan, believe=tuple(dict.fromkeys([*plan.believe, *believe])))
+        plan = stored_plan(name, record, tuner_options or {}, spec=spec, options=options, believe=believe)
         target = reopen(name, record, spec, options) if target is None else target
         session = cls(plan, name, store, target, **how)
         session._measurer.prepared = dict(record.get("prepared") or {})
@@ -130,17 +128,6 @@ class Session:
         if believe:
             store.update(name, plan={**record["plan"], "believe": list(plan.believe)})
         return session
-
-    @staticmethod
-    def probe(
-        plan: Plan, target: BaseTarget, *, make: Callable[[Problem], Tuner] | None = None, trust_file: bool = False
-    ) -> None:
-        """Build everything that a session of this plan needs, and store nothing.
-
-        Raises:
-            TunewrightError: such a session cannot work, with the reason.
-        """
-        set_up(plan, "probe", target, make=make, trust_file=trust_file)
 
     def __repr__(self) -> str:
         return in_short(self, self._verdict)
@@ -227,10 +214,9 @@ class Session:
                     self._measurer.prepare()
                     total = len(self.decided) + trials if trials is not None else total
                     loop.run(Limits(total=total, minutes=minutes, patience=patience))
-                    self._trials.put_doubted_aside()
                     if explain:
                         loop.explain()
-                    verdict = self._verified(explain) if verify else None
+                    verdict = self._verified(loop.machine, explain) if verify else None
                 status = "done"
                 return verdict
             finally:
@@ -247,19 +233,15 @@ class Session:
             executor=self.executor, workers=self.workers, watcher=self.watcher, session=self,
         )  # fmt: skip
         self._spent = recover(self._setup, self.store, self._trials)
-        if not self._replayed:
-            for trial in self.decided:
-                self.tuner.tell(self._trials.as_told(trial))
-            self._replayed = True
+        self._trials.replay(self.tuner)
         return self._loop
 
-    def _verified(self, explain: bool) -> Verdict:
+    def _verified(self, machine: MachineWatch, explain: bool) -> Verdict:
         check = Verification(self._setup, self._trials, self._measurer, watcher=self.watcher, session=self)
         verdict = check.conclude(self._keep, explain=explain)
         self._keep(verdict)
-        if self._loop is not None:
-            for text in self._loop.machine.conclude(verdict.runs):
-                self.watcher.told(self, text)
+        for text in machine.conclude(verdict.runs):
+            self.watcher.told(self, text)
         return verdict
 
     def _keep(self, verdict: Verdict) -> None:

@@ -12,7 +12,7 @@ from tunewright.measuring.protocol import Baseline, values_of
 from tunewright.sessions.doubts import doubted_trials
 from tunewright.sessions.setup import Setup
 from tunewright.store.store import Store
-from tunewright.tuner import Trial, best_trial
+from tunewright.tuner import Trial, Tuner, best_trial
 
 _NO_GAIN = 0.01  # share by which the best must improve to count as a gain, where the noise is smaller
 _UNWATCHED = 3  # trials in a row without a run of the default, after which one stands beside the next, come what may
@@ -35,6 +35,7 @@ class Trials:
         self._setup, self._store = setup, store
         self._doubted: tuple[int, dict[int, Doubt]] = (0, {})  # for so many decided ones
         self._aside: dict[int, tuple[Mapping[str, float], str]] = {}
+        self._replayed = False
         self._keys: dict[int, str] = {}  # by number: one step must not cost the whole history again
 
     def load(self) -> None:
@@ -51,6 +52,13 @@ class Trials:
             self._store.set_aside(self._setup.name, self._aside)
             self.all = self._store.trials(self._setup.name)
         self._doubted = (0, {})
+
+    def replay(self, tuner: Tuner) -> None:
+        """Tell a tuner all trials decided so far, once."""
+        if not self._replayed:
+            for trial in self.decided:
+                tuner.tell(self.as_told(trial))
+            self._replayed = True
 
     def start(self, trial: Trial) -> Trial:
         """Write down a trial before its configuration is applied; returns it with its number."""

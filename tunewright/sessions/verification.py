@@ -62,7 +62,6 @@ class Verification:
         return replace(verdict, weaker=self._weaker(verdict))
 
     def _winner(self) -> Verdict:
-        self._trials.put_doubted_aside()
         failed, doubted, passed = 0, 0, list[Verdict]()
         while failed < _TRIES and doubted + len(passed) < TRIES:
             best = bounds.contender(self._setup, self._trials.believed, [v.runs for v in passed])
