@@ -358,3 +358,22 @@ def test_each_target_and_tuner_says_what_it_is(cli):
     for name in ("serveplan", "lustre", "sqlite"):
         assert json.loads(cli("show", name, "--json").stdout)["description"] == lists[name]
         assert lists[name][:40] in cli("show", name).stdout
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("tune", "error: missing argument 'target'; see 'tunewright tune --help'"),
+        ("tune sqlite --trials abc", "error: invalid value for '--trials'"),
+        ("list x", "see 'tunewright list --help'"),
+        ("compare bogus", "error: no such command 'bogus'; see 'tunewright compare --help'"),
+        ("tun", "error: no such command 'tun'. Did you mean 'tune', 'tuners'? See 'tunewright --help'"),
+        ("--bogus", "error: no such option: --bogus; see 'tunewright --help'"),
+    ],
+)
+def test_a_command_line_that_cannot_be_read_is_one_line(words, said, capsys):
+    from tunewright.cli import app
+
+    assert app.main(words.split()) == 2
+    printed = capsys.readouterr()
+    assert said in printed.err and printed.err.count("\n") == 1 and printed.out == ""

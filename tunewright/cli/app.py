@@ -6,7 +6,8 @@ import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,6 +32,13 @@ _ORDER = (
 )  # fmt: skip
 
 
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # Typer exports no other name for it
+
+
+class Misused(TunewrightError):
+    """A command line that cannot be understood."""
+
+
 class Commands(TyperGroup):
     """The core's commands, and those that packages name under the entry points ``tunewright.commands``.
 
@@ -44,6 +52,11 @@ class Commands(TyperGroup):
         from tunewright.plugins import COMMANDS, installed
 
         return {name: point for name, point in installed(COMMANDS).items() if name not in _CORE}
+
+    def make_context(self, *args: Any, **extra: Any) -> Any:
+        """Read the program's own options; what cannot be read is one line, not Typer's box."""
+        with _misuse():
+            return super().make_context(*args, **extra)
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of all commands that work: ours in their order, then the others."""
@@ -76,7 +89,7 @@ class Commands(TyperGroup):
         """Run a command; what it reads is noted, so that it is not written over."""
         from tunewright.store.files import noting_inputs
 
-        with noting_inputs():
+        with noting_inputs(), _misuse():
             return super().invoke(ctx)
 
     def _built(self, name: str, build: Callable[[str, CommandInfo | typer.Typer], Any]) -> Any:
@@ -104,6 +117,20 @@ def _part(named: Any) -> CommandInfo | typer.Typer:
     commands: list[CommandInfo] = named.registered_commands
     single = len(commands) == 1 and not named.registered_groups and not named.registered_callback
     return commands[0] if single else named
+
+
+@contextmanager
+def _misuse() -> Iterator[None]:
+    try:
+        yield
+    except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # its message is the whole help
+            raise
+        said = str(getattr(error, "format_message", error.__str__)()).rstrip(".")
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context is not None else "tunewright"
+        then = " See" if said.endswith("?") else "; see"
+        raise Misused(f"{said[:1].lower()}{said[1:]}{then} '{where} --help'") from error
 
 
 def _whole(name: str, part: CommandInfo | typer.Typer) -> Any:
@@ -186,6 +213,8 @@ def _exit_code(argv: Sequence[str] | None) -> int:
         app(args=None if argv is None else list(argv), prog_name="tunewright")
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except Misused as error:
+        return _fail(str(error), 2)
     except TunewrightError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -203,10 +232,10 @@ def _exit_code(argv: Sequence[str] | None) -> int:
     return 0
 
 
-def _fail(message: str) -> int:
+def _fail(message: str, code: int = 1) -> int:
     from tunewright.report.words import clean
     from tunewright.store.files import one_line
     from tunewright.store.secrets import redact
 
     print(f"error: {one_line(clean(redact(message)))}", file=sys.stderr)
-    return 1
+    return code
