@@ -257,7 +257,12 @@ def of_half(half: str, number: int, pool: ProcessPoolExecutor) -> tuple[str, str
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=100, help="sessions behind each figure")
-    parser.add_argument("--half", choices=[*HALVES, "both"], default="both", help="which programs")
+    parser.add_argument(
+        "--half",
+        choices=[*HALVES, "both"],
+        default="judged",
+        help="which programs: those that had no say in the constants of pruning, those that these were chosen on, or both",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     given = parser.parse_args()
     with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
@@ -280,8 +285,8 @@ lost*: a setting that the winner had and needs is not in it. *Something too many
 changed, too. The three are shares of the sessions that showed an improvement by a winner with something that pays. *Runs of all that
 pruning adds*: those of its tests, of the second verification, and of the staircase.
 
-The constants (errors of the tests, pairs of a test, looks of the second verification) were chosen on the programs of the
-second part. Those of the first part are other programs, which had no say in them; so read its figures. It took
+The constants (errors of the tests, pairs of a test, looks of the second verification) were chosen on other programs than
+those of the first part (`--half chosen` prints these). It took
 {sum(seconds for *_, seconds in found.values()):.0f} s of processor time.
 
 {body}""",
