@@ -172,10 +172,10 @@ def sessions(scene: Scene, level: str, number: int, seed: int = 0) -> Counts:
     return counts
 
 
-def timed(scene: str, level: str, number: int) -> tuple[Counts, float]:
+def timed(scene: str, level: str, number: int, seed: int) -> tuple[Counts, float]:
     """Run sessions of one kind at one level; also returns the seconds of processor time."""
     begun = time.process_time()
-    return sessions(SCENES[scene], level, number), time.process_time() - begun
+    return sessions(SCENES[scene], level, number, seed), time.process_time() - begun
 
 
 def clopper_pearson(hits: int, of: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -210,12 +210,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=200, help="sessions behind each figure")
     parser.add_argument("--scenes", default=",".join(SCENES), help="kinds of machine, by commas")
+    parser.add_argument("--levels", default=",".join(TRUST), help="levels of trust, by commas")
+    parser.add_argument("--seed", type=int, default=0, help="of the first session of each line")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     given = parser.parse_args()
     rows, totals, seconds = [], {}, 0.0
-    names = given.scenes.split(",")
+    names, levels = given.scenes.split(","), given.levels.split(",")
+    changed = [f"--{n} {getattr(given, n)}" for n in ("levels", "seed") if getattr(given, n) != parser.get_default(n)]
     with ProcessPoolExecutor(given.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        played = {(n, level): pool.submit(timed, n, level, given.sessions) for n in names for level in TRUST}
+        played = {
+            (n, level): pool.submit(timed, n, level, given.sessions, given.seed) for n in names for level in levels
+        }
         for (name, level), future in played.items():
             scene = SCENES[name]
             found, took = future.result()
@@ -237,12 +242,15 @@ def main() -> None:
     publish(
         "noise_sessions",
         "Sessions on noise: what is claimed where there is nothing to gain",
-        f"python benchmarks/noise_sessions.py --sessions {given.sessions} --scenes {given.scenes}",
+        " ".join(
+            ["python benchmarks/noise_sessions.py --sessions", str(given.sessions), "--scenes", given.scenes, *changed]
+        ),
         f"""Whole sessions of {TRIALS} trials with the tuner `random`, {given.sessions} behind each line, on a machine in memory whose runs
 take virtual seconds. Rates have exact 95 % intervals (Clopper-Pearson). *False Improved*: the verdict says "Improved" where no setting
 has any effect on the objective. *Lost*: the session ended in an error. *Violating*: the verdict says "Improved" and its configuration
 truly misses the bound (a latency of {BOUND_MS:g} ms, default 12 ms). *Said that the machine changed*: the drift watch did, which works at
-`normal` and `strict`. It took {seconds:.0f} s of processor time.
+`normal` and `strict`. The lines of a level share the seeds of their sessions, so they are not independent of each other. It took
+{seconds:.0f} s of processor time.
 
 {table(head, rows)}
 

@@ -28,7 +28,19 @@ NOISE = {
 @pytest.mark.parametrize("kind", NOISE)
 def test_noise_alone_is_seldom_called_a_change(kind):
     rng = np.random.default_rng(1)
-    assert sum(drift.find(np.exp(NOISE[kind](rng, 30))) is not None for _ in range(150)) <= 5  # 0.75 % each
+    assert sum(drift.find(np.exp(NOISE[kind](rng, 30)), end=True) is not None for _ in range(150)) <= 4  # 0.8 % each
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "outliers"])
+def test_all_looks_of_a_session_together_have_few_false_alarms(kind):
+    rng, alarms = np.random.default_rng(7), 0
+    for _ in range(100):
+        values, last, alarm = np.exp(NOISE[kind](rng, 70)), 0, False
+        for runs in range(7, 41):
+            if drift.due(runs, last):
+                last, alarm = runs, alarm or drift.find(values[:runs]) is not None
+        alarms += alarm or drift.find(values, end=True) is not None
+    assert alarms <= 4  # 2 % at most
 
 
 @pytest.mark.parametrize("at", [3, 10, 22])
@@ -36,7 +48,7 @@ def test_a_step_is_found_where_it_is(at):
     rng = np.random.default_rng(2)
     for _ in range(20):
         values = np.exp(rng.normal(0, 0.05, 25) + (np.arange(25) >= at) * math.log(0.1))
-        found = drift.find(values)
+        found = drift.find(values, end=True)
         assert (found.kind, found.index) == ("step", at)
         assert found.after / found.before == pytest.approx(0.1, rel=0.2)
 

@@ -43,6 +43,17 @@ def test_placebos_go_and_what_pays_stays():
     assert pairs / 300 < 24
 
 
+def test_a_false_alarm_about_many_changes_keeps_none_of_them():
+    class Jumpy(System):
+        def __call__(self, one, two):
+            log = super().__call__(one, two)
+            return log + (0.7 if self.pairs <= 5 and len(one) - len(two) == 4 else 0.0)
+
+    found = prune(Jumpy(additive(real=0.7), 0.02), ["a", "b", "c", "d", "real"], noise=0.02, most=12)
+    assert found.removals[0].needed, "the four seemed to matter together"
+    assert found.names == ("real",)
+
+
 def test_two_changes_that_only_pay_together_survive():
     def speed(names):
         return 0.7 if {"a", "b"} <= names else -0.2 * len(names & {"a", "b"})

@@ -9,6 +9,7 @@ in a row are no change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
-LEAST = 6  # runs that a look takes; with fewer no order is unlikely enough
+LEAST = 10  # runs that a look takes; with fewer no order is unlikely enough
 _SIDE = 3  # runs on either side of a change, so that two outliers at an end are none
-_GROWTH = 1.25  # the next look comes after so many times the runs of the last, so that there are few
-_UNLIKELY = 0.0075  # share of shuffled orders with as large a gap; benchmarks/noise_sessions.py has the false alarms
-_ORDERS, _FIRST = 3000, 200  # shuffled orders in all; the first ones often tell that nothing happened
+_GROWTH = 1.5  # the next look comes after so many times the runs of the last, so that there are few
+# Probability of a false alarm on a steady machine, of all looks during a session and of the one at its end.
+_FALSE, _FALSE_AT_END = 0.012, 0.008
+_BEYOND = 20  # shuffled orders with as large a gap that a look may see, so that their share is known well enough
+_FIRST, _CHUNK = 200, 2000  # orders shuffled at once; the first ones often tell that nothing happened
 _SMALLEST = 0.02  # share by which the default must change to be worth a word
 _CUT = 5.0  # standard deviations (robust) beyond which a value is an outlier, and counts as one that far off
 
@@ -44,17 +47,29 @@ class Change:
 def due(runs: int, last: int) -> bool:
     """Whether it is time for a look: after so many runs, where the last look came after ``last`` of them.
 
-    >>> [n for n in range(20) if due(n, 0)][0], due(7, 6), due(8, 6)
-    (6, False, True)
+    >>> [n for n in range(20) if due(n, 0)][0], due(14, 10), due(15, 10)
+    (10, False, True)
     """
     return runs >= max(LEAST, _GROWTH * last)
 
 
-def find(values: Sequence[float]) -> Change | None:
+def unlikely(runs: int) -> float:
+    """Return the probability of a false alarm that a look during a session may have.
+
+    It falls with the runs as fast as the looks get rarer, so that all of them together spend ``_FALSE``.
+
+    >>> sum(unlikely(round(LEAST * _GROWTH**look)) for look in range(30)) <= 0.0121
+    True
+    """
+    return _FALSE * (1 - 1 / _GROWTH) * LEAST / max(runs, LEAST)
+
+
+def find(values: Sequence[float], *, end: bool = False) -> Change | None:
     """Return the change that a series shows; None where shuffling it often gives as much.
 
     Args:
         values: of the runs, in their order.
+        end: this is the look at a session's end, which may have more false alarms than one of many.
 
     >>> find([100, 101, 99, 100, 98, 102, 50, 51, 49, 50, 51, 50])
     Change(kind='step', index=6, before=100.0, after=50.0)
@@ -67,11 +82,13 @@ def find(values: Sequence[float]) -> Change | None:
     cut = _without_outliers(logs)
     gap, index = _largest_gap(cut[None, :])
     rng = np.random.default_rng(len(cut))  # the same series gets the same answer
-    beyond = 0
-    for orders in (_FIRST, _ORDERS - _FIRST):
-        shuffled = rng.permuted(np.tile(cut, (orders, 1)), axis=1)
-        beyond += int((_largest_gap(shuffled)[0] >= gap[0] - 1e-12).sum())
-        if beyond > _UNLIKELY * _ORDERS:
+    orders = math.ceil((_BEYOND + 1) / (_FALSE_AT_END if end else unlikely(len(cut))))
+    beyond, done = 0, 0
+    while done < orders:
+        many = min(_CHUNK if done else _FIRST, orders - done)
+        shuffled = rng.permuted(np.tile(cut, (many, 1)), axis=1)
+        beyond, done = beyond + int((_largest_gap(shuffled)[0] >= gap[0] - 1e-12).sum()), done + many
+        if beyond > _BEYOND:
             return None
     return _described(np.asarray(values, dtype=np.float64), logs, cut, int(index[0]))
 

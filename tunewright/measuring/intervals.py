@@ -102,6 +102,24 @@ def looks_within(pairs: Sequence[int], miss: float) -> tuple[Look, ...]:
     return tuple(looks)
 
 
+def further(looks: Sequence[Look], miss: float = 0.05) -> tuple[Look, ...]:
+    """Return two looks to go on with after others, up to twice their pairs or 16, by what these leave of a probability.
+
+    Args:
+        looks: those before.
+        miss: probability that the intervals of all looks together may miss the truth.
+
+    >>> further([(6, 1)]), further([(8, 1), (10, 2), (12, 3)])
+    (((11, 2), (16, 3)), ((18, 4), (24, 6)))
+    """
+    before, more = miss_rate(looks), list[Look]()
+    for place, (times, least) in enumerate(((1.5, 11), (2.0, 16)), 1):
+        number, allowed = max(math.ceil(times * looks[-1][0]), least), before + (miss - before) * place / 2
+        ranks = [r for r in range(1, number // 2 + 1) if miss_rate([*looks, *more, (number, r)]) <= allowed]
+        more += [(number, max(ranks))] if ranks else []
+    return tuple(more)
+
+
 def rank_at(looks: Sequence[Look], pairs: int) -> int:
     """Return the rank that belongs to a number of pairs; 0, for an unbounded interval, where no look is taken there.
 

@@ -20,6 +20,7 @@ from tunewright.space import Config
 from tunewright.target import Measurement, Metric, Status
 
 Run = Callable[[Config, int], Measurement]  # (configuration, seed) -> measurement
+Pairs = Sequence[tuple[Measurement, Measurement | None]]  # candidate, and the default beside it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +77,8 @@ TRUST = {
     )
 }
 _DEFAULT_TRIES = 4  # of a run of the default in the first trial: without it there is no session
-_FAILURES, _FAILED_SHARE = (
-    3,
-    1 / 3,
-)  # of a side's runs that may fail in a verification; at a rate of 10 % it never ends so
+# of a side's runs in a verification that may fail; at a rate of 10 % it never ends so
+_FAILURES, _FAILED_SHARE = 3, 1 / 3
 ONE_RUN = ((1, 1),)  # looks at a target whose values repeat exactly
 
 
@@ -277,9 +276,7 @@ def _noted(of: str, measured: Measurement) -> dict[str, Any]:
     return noted
 
 
-def _log_ratios(
-    pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, metric: Metric
-) -> list[float]:
+def _log_ratios(pairs: Pairs, baseline: Baseline, metric: Metric) -> list[float]:
     """Log ratios of the pairs; a run without a default beside it is held against the reference."""
     found = []
     for candidate, beside in pairs:
@@ -290,13 +287,13 @@ def _log_ratios(
     return found
 
 
-def _hopeless(pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, objective: Metric) -> bool:
+def _hopeless(pairs: Pairs, baseline: Baseline, objective: Metric) -> bool:
     """So far behind the best, in its last pair, that further runs are not worth their time."""
     gains = _log_ratios(pairs[-1:], baseline, objective)
     return bool(gains) and gains[0] < baseline.best - max(6 * math.sqrt(2) * baseline.noise, 0.3)
 
 
-def _beaten(pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: Baseline, objective: Metric) -> bool:
+def _beaten(pairs: Pairs, baseline: Baseline, objective: Metric) -> bool:
     gains = _log_ratios(pairs, baseline, objective)
     if not gains:
         return True
@@ -305,7 +302,7 @@ def _beaten(pairs: Sequence[tuple[Measurement, Measurement | None]], baseline: B
 
 
 def _summary(
-    pairs: Sequence[tuple[Measurement, Measurement | None]],
+    pairs: Pairs,
     metrics: Sequence[Metric],
     objective: Metric,
     baseline: Baseline | None,
@@ -338,6 +335,7 @@ def verify(
     progress: Callable[[int, int], None] = lambda done, of: None,
     bounded: Sequence[Metric] = (),
     estimate: Estimate = PAIRS,
+    more: Sequence[Look] = (),
 ) -> tuple[dict[str, Comparison], list[dict[str, Any]]]:
     """Measure the winner afresh in pairs with the default, each pair in an order drawn by lot.
 
@@ -351,6 +349,8 @@ def verify(
         progress: is told the number of pairs, done and planned.
         bounded: metrics with bounds. A narrow interval is not enough while it is open whether the winner keeps them;
             and where it cannot be shown any more that it does, the verification ends at once.
+        estimate: what is estimated.
+        more: looks to go on with where those of the level show no gain.
 
     Returns:
         A comparison for each objective, and all runs.
@@ -360,9 +360,9 @@ def verify(
     """
     runs: list[dict[str, Any]] = []
     pairs: list[tuple[Mapping[str, float], Mapping[str, float]]] = []
-    ranks = dict(level.looks)
-    for number in range(level.verify_most):
-        progress(number, level.verify_least if number < level.verify_least else level.verify_most)
+    looks = (*level.looks, *more)
+    for number in range(looks[-1][0]):
+        progress(number, next(n for n in (level.verify_least, level.verify_most, looks[-1][0]) if number < n))
         values: dict[str, Mapping[str, float]] = {}
         order = [("candidate", config), ("default", default)]
         # by lot, not in turn: whatever the machine does with a period of two or four runs would favour one of them
@@ -371,16 +371,18 @@ def verify(
         for of, tried in order:
             values[of] = _until_it_works(of, partial(run, tried, seed + number), runs).values
         pairs.append((values["candidate"], values["default"]))
-        lost = estimates.lost(estimate, bounded, [candidate for candidate, _ in pairs], level.looks)
-        if not lost and len(pairs) not in ranks:
+        lost = estimates.lost(estimate, bounded, [candidate for candidate, _ in pairs], looks)
+        if not lost and len(pairs) not in dict(looks):
             continue
-        rank = rank_at(level.looks, len(pairs))
+        rank = rank_at(looks, len(pairs))
         compared = {m.name: compare(m, [(c[m.name], d[m.name]) for c, d in pairs], rank, estimate) for m in objectives}
         first = compared[objectives[0].name]
-        narrow = first.kind == "difference" or first.high - first.low <= level.width * abs(first.value)
+        enough = first.kind == "difference" or first.high - first.low <= level.width * abs(first.value)
+        if more:
+            enough = first.improved and (enough or len(pairs) >= level.verify_most)
         interval = estimates.side(estimate, rank)
         if lost or (
-            narrow and all(standing(m, [c[m.name] for c, _ in pairs], interval).standing == "met" for m in bounded)
+            enough and all(standing(m, [c[m.name] for c, _ in pairs], interval).standing == "met" for m in bounded)
         ):
             break
     progress(len(pairs), len(pairs))

@@ -93,9 +93,10 @@ def prune(
     def shed(current: list[str], group: Sequence[str], *, known: bool = False) -> list[str]:
         """Return what is left of the current changes once those of a group that are not needed are gone.
 
-        ``known`` says that the group is needed as a whole.
+        ``known`` says that the group is needed as a whole, because a larger one was and the rest of that is gone. A
+        single change is tested nevertheless: or one false alarm about many would always end in one that stays.
         """
-        if not known and not test(current, group):
+        if (not known or len(group) == 1) and not test(current, group):
             return [n for n in current if n not in group]
         if len(group) == 1:
             return current

@@ -65,7 +65,7 @@ class MachineWatch:
     def _found(self, runs: Sequence[Run], *, verification: bool) -> list[str]:
         """Test what came since the last change; a look of the verification leaves the place where that was."""
         start = self._start
-        change = drift.find([value for _, value in runs[start:]])
+        change = drift.find([value for _, value in runs[start:]], end=verification)
         if change is None:
             return []
         first, at = runs[start][0], start + change.index

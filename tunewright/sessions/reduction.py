@@ -23,6 +23,7 @@ from tunewright.target import Measurement, Metric
 Tell = Callable[[int, int, str], None]  # done, of how many at most, what
 Measured = Sequence[tuple[Config, float]]  # configuration and ratio of each trial
 
+_LEAST_MOST = 9  # pairs that one test may take at any level; six tell only effects of 1.6 times the noise
 _BUDGET, _LEAST_BUDGET = 4, 40  # pairs of all tests together: times those of the longest verification; at least
 _LEAST_NOISE = 0.005  # of a target whose values do not repeat exactly, though these few did
 _UNSURE = 1.1
@@ -61,7 +62,7 @@ def reduce(setup: Setup, trials: Trials, measurer: Measurer, config: Config, run
         tell: is told how far it is.
     """
     space, metric = setup.space, setup.objectives[0]
-    most, done = setup.level.verify_most, 0
+    most, done = max(setup.level.verify_most, _LEAST_MOST), 0
     budget = max(_BUDGET * most, _LEAST_BUDGET)
 
     def pair(current: Sequence[str], left: Sequence[str]) -> float | None:
