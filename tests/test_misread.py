@@ -1,5 +1,6 @@
 """Files that were read as something else than they say: times by the machine's zone, columns by position, jobs twice."""
 
+import contextlib
 import gzip
 import json
 import subprocess
@@ -18,7 +19,7 @@ from tunewright.envs.scheduling.serving import trace as S
 from tunewright.errors import ConfigError
 from tunewright.knowledge import sqltables, timestamps
 from tunewright.knowledge.logs import observe
-from tunewright.knowledge.sqltables import query
+from tunewright.knowledge.sqltables import Questions, query
 
 # --- times of day
 
@@ -317,6 +318,16 @@ def test_an_indented_file_is_read(tmp_path):
 TABLE = {"calls": pd.DataFrame({"name": ["a", "b", "c"], "n": [1, 2, 3]})}
 
 
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    """Answers questions about ``TABLE``; what one of them wrote would lie in ``folder``."""
+    with Questions(TABLE) as asked:
+        asked.folder = tmp_path_factory.mktemp("questions")
+        with contextlib.chdir(asked.folder):
+            asked.ask("SELECT 1")
+        yield asked
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -359,29 +370,28 @@ def test_a_question_cannot_fill_the_memory_or_the_disk(sql, tmp_path):
         "SELECT * FROM range(3000000) a, range(3000000) b ORDER BY a.range * b.range",
     ],
 )
-def test_a_question_ends_in_time(sql, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_question_ends_in_time(sql, questions):
     began = time.monotonic()
-    with pytest.raises(ConfigError, match=r"longer than 1 s|more than 256 MB"):
-        query(TABLE, sql, seconds=1.0)
+    with pytest.raises(ConfigError, match=r"longer than 0\.3 s|more than 256 MB"):
+        questions.ask(sql, seconds=0.3)
     assert time.monotonic() - began < 100, "each of them would take hours"
-    assert not list(tmp_path.iterdir()), "what does not fit the memory was written beside the user's files"
+    assert not list(questions.folder.iterdir()), "what does not fit the memory was written beside the user's files"
 
 
-def test_cells_columns_and_answers_are_capped():
-    names, rows, more = query(
-        TABLE, "SELECT repeat('a', 5000000) AS long, [1, 2] AS list, 1.5::DECIMAL(4, 1) AS d, NULL AS x FROM calls"
+def test_cells_columns_and_answers_are_capped(questions):
+    names, rows, more = questions.ask(
+        "SELECT repeat('a', 5000000) AS long, [1, 2] AS list, 1.5::DECIMAL(4, 1) AS d, NULL AS x FROM calls"
     )
     assert names == ["long", "list", "d", "x"] and not more
     for row in rows:
         assert row[0] == "a" * sqltables.MOST_CELL + "… (5,000,000 characters)" and row[1:] == ("[1, 2]", 1.5, None)
-    _, rows, more = query(TABLE, "SELECT repeat('a', 5000) AS a, repeat('b', 5000) AS b FROM range(200)")
+    _, rows, more = questions.ask("SELECT repeat('a', 5000) AS a, repeat('b', 5000) AS b FROM range(200)")
     assert more and 10 < len(rows) < 100
     assert sum(len(cell) for row in rows for cell in row) <= sqltables.MOST_CHARACTERS
     with pytest.raises(ConfigError, match="at most 60"):
-        query(TABLE, "SELECT " + ", ".join(f"n AS c{i}" for i in range(100)) + " FROM calls")
+        questions.ask("SELECT " + ", ".join(f"n AS c{i}" for i in range(100)) + " FROM calls")
     with pytest.raises(ConfigError) as caught:
-        query(TABLE, f'SELECT "{"x" * 100_000}" FROM calls')
+        questions.ask(f'SELECT "{"x" * 100_000}" FROM calls')
     assert len(str(caught.value)) < 1000
 
 
@@ -397,19 +407,18 @@ def test_cells_columns_and_answers_are_capped():
         "SELECT * FROM (COPY calls TO 'x.csv')", "WITH x AS (INSERT INTO calls VALUES ('d', 4) RETURNING n) SELECT * FROM x",
     ],
 )  # fmt: skip
-def test_nothing_outside_is_reached(sql, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_nothing_outside_is_reached(sql, questions):
     with pytest.raises(ConfigError) as caught:
-        query(TABLE, sql)
+        questions.ask(sql)
     assert len(str(caught.value).splitlines()) == 1
-    assert not list(tmp_path.iterdir())
+    assert not list(questions.folder.iterdir())
 
 
-def test_a_question_reads_dates_and_numbers_as_they_are():
+def test_a_question_reads_dates_and_numbers_as_they_are(questions):
     table = pd.DataFrame({"at": pd.to_datetime(["2024-05-10 00:00:01"]), "share": [0.1], "big": [2**60], "on": [True]})
     rows = query({"odd name": table}, 'SELECT * FROM "odd name"; -- done')[1]
     assert rows == [("2024-05-10 00:00:01", 0.1, 2**60, True)]
-    assert np.isnan(query(TABLE, "SELECT 'nan'::DOUBLE")[1][0][0])
+    assert np.isnan(questions.ask("SELECT 'nan'::DOUBLE")[1][0][0])
 
 
 def test_the_process_that_answers_ends_at_its_limit_also_when_the_one_that_asks_is_killed():
@@ -423,6 +432,27 @@ def test_the_process_that_answers_ends_at_its_limit_also_when_the_one_that_asks_
     assert ends(child), of_this_test(child)
 
 
-def test_a_question_has_no_place_to_spill_to():
+def test_a_question_has_no_place_to_spill_to(questions):
     """A process that is ended in the middle of a large sort left its files where the user stood."""
-    assert query(TABLE, "SELECT value FROM duckdb_settings() WHERE name = 'temp_directory'")[1] == [("",)]
+    assert questions.ask("SELECT value FROM duckdb_settings() WHERE name = 'temp_directory'")[1] == [("",)]
+
+
+def test_a_question_leaves_the_next_one_nothing(questions):
+    """Each is answered by a process of its own, which ends with it, whether it was answered, refused or stopped."""
+    assert questions.ask("SELECT setseed(0.5), random() > 2 AS never")[1] == [(None, False)]
+    with pytest.raises(ConfigError, match="more than 256 MB"):
+        questions.ask("SELECT repeat('a', 2000000000)")
+    with pytest.raises(ConfigError, match="nobody"):
+        questions.ask("SELECT * FROM nobody")
+    assert questions.ask("SELECT sum(n) FROM calls")[1] == [(6,)]
+
+
+def test_a_process_that_was_lost_is_replaced_at_the_next_question():
+    with Questions(TABLE) as questions:
+        questions.ask("SELECT 1")
+        [holder] = of_this_test("-m tunewright.knowledge.sqltables")
+        holder.kill()
+        with pytest.raises(ConfigError, match="more than 256 MB"):
+            questions.ask("SELECT 1")
+        assert questions.ask("SELECT sum(n) FROM calls")[1] == [(6,)]
+    assert ends("-m tunewright.knowledge.sqltables")
