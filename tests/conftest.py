@@ -11,6 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+# before any of them is loaded: two workers on two cores, where further threads of BLAS and OpenMP only wait
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
 import hypothesis
 import pytest
 from endpoint import Endpoint
