@@ -11,7 +11,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 
 import pytest
-from tournaments import Broken, Deadly, Illegal, Slow, run
+from tournaments import Broken, Deadly, Illegal, Slow, run, undrawn
 
 import tunewright as tw
 from tunewright.comparing import bundle, checking, games
@@ -21,16 +21,11 @@ from tunewright.testing import Sphere
 HERE = Path(__file__).parent
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """No report: its figures take longer than the games, and test_compare_bundles.py looks at them."""
-    monkeypatch.setattr(bundle, "write_page", lambda bundle, path: path)
-
-
 # -- playing ----------------------------------------------------------------------------------------
 
 
-def test_illegal_and_repeated_proposals_cost_asks_not_games(tmp_path, undrawn):
+@undrawn()
+def test_illegal_and_repeated_proposals_cost_asks_not_games(tmp_path):
     made = run(tmp_path / "b", tuners=["random", ("illegal", Illegal)])
     row = made.leaderboard.set_index("tuner").loc["illegal"]
     assert row["illegal"] == 3 * 5, "one of each step after the default"
@@ -65,7 +60,8 @@ def test_a_game_that_always_kills_its_worker_is_given_up(tmp_path):
     assert (made.games.loc[made.games["target"] == "sphere", "status"] == "done").all()
 
 
-def test_real_systems_never_run_side_by_side(tmp_path, undrawn):
+@undrawn()
+def test_real_systems_never_run_side_by_side(tmp_path):
     log = tmp_path / "log"
     run(tmp_path / "b", targets=[Slow(str(log))], seeds=2, trials=4, executor=None, workers=2)
     spans = sorted(tuple(map(float, line.split())) for line in log.read_text().splitlines())
@@ -90,7 +86,8 @@ class Losing(Executor):
 
 
 @pytest.mark.parametrize("safe", [True, False])
-def test_a_game_whose_worker_is_lost_is_played_by_another(tmp_path, undrawn, safe):
+@undrawn()
+def test_a_game_whose_worker_is_lost_is_played_by_another(tmp_path, safe):
     target = Slow(str(tmp_path / "log"))
     target.parallel_safe = safe
     made = run(tmp_path / "b", targets=[target], seeds=1, trials=3, executor=Losing())
@@ -98,7 +95,8 @@ def test_a_game_whose_worker_is_lost_is_played_by_another(tmp_path, undrawn, saf
     assert (made.games["trials"] == 3).all()
 
 
-def test_a_crash_between_writing_and_tidying_up_counts_no_game_twice(tmp_path, undrawn):
+@undrawn()
+def test_a_crash_between_writing_and_tidying_up_counts_no_game_twice(tmp_path):
     made = run(tmp_path / "b", seeds=1)
     bundle.Keeper(made.folder, bundle.played(made.folder))  # the rows as they lay there before
     again = run(tmp_path / "b", seeds=1, resume=True)
@@ -191,7 +189,8 @@ def test_what_is_wrong_is_said_before_anything_runs(tmp_path, how, said):
     assert not (tmp_path / "b").exists(), "nothing is left"
 
 
-def test_other_things_in_the_directory_are_left_alone(tmp_path, undrawn):
+@undrawn()
+def test_other_things_in_the_directory_are_left_alone(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(ConfigError, match="is not empty"):
         run(tmp_path)
