@@ -25,16 +25,18 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tunewright.errors import ConfigError, missing_extra, unknown
 from tunewright.space import Choice, Config, Constraint, Int, Param, Real, Space, Value
-from tunewright.space.space import Cube
 from tunewright.store.files import check_size, parsing, printable, read_text, read_toml
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, check_options
+
+if TYPE_CHECKING:
+    from tunewright.space.space import Cube
 
 _OPTIONS = {
     "objective": "column to optimise (the last one)",

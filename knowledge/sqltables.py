@@ -2,13 +2,15 @@
 
 A language model writes the questions. DuckDB's own limit of memory does not count texts and lists within a query, and
 its interrupt waits for the function that runs: ``repeat('a', 2000000000)`` took 4 GB and 18 s under a limit of 512 MB
-and 5 s. So each question is answered by a process that the operating system holds to both limits.
+and 5 s. So each question is answered by a process that the operating system holds to both limits. It is forked from one
+that holds the tables: starting an interpreter, importing pandas and sending the tables takes longer than most answers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import resource
 import signal
@@ -17,8 +19,11 @@ import sys
 from collections.abc import Mapping
 from decimal import Decimal
 from importlib.util import find_spec
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, NoReturn
 
 from tunewright.errors import ConfigError, missing_extra
 
@@ -28,55 +33,126 @@ MOST_SECONDS = 5.0
 MEMORY_MB = 256  # on top of the tables
 _LOADING_S = 120  # to start and to read the tables
 _TOO_LARGE = f"the question needs more than {MEMORY_MB} MB of memory; ask for less"
+Answer = tuple[list[str], list[tuple[Any, ...]], bool]
 
 
-def query(
-    tables: Mapping[str, Any], sql: str, *, rows: int = MOST_ROWS, seconds: float = MOST_SECONDS
-) -> tuple[list[str], list[tuple[Any, ...]], bool]:
-    """Answer one SELECT.
+class Questions:
+    """Questions about tables, asked one after another by one thread; the process that holds the tables ends with it.
+
+    That process starts at the first question. One that was lost is replaced at the next.
+
+    Args:
+        tables: pandas DataFrames by name; they must not change any more.
+    """
+
+    def __init__(self, tables: Mapping[str, Any]) -> None:
+        self._tables = dict(tables)
+        self._holder: subprocess.Popen[bytes] | None = None
+        self._line: Connection | None = None
+
+    def ask(self, sql: str, *, rows: int = MOST_ROWS, seconds: float = MOST_SECONDS) -> Answer:
+        """Answer one SELECT.
+
+        Args:
+            sql: the question.
+            rows: most rows returned.
+            seconds: time limit.
+
+        Returns:
+            Column names; rows, their cells numbers, booleans, None, or text of at most ``MOST_CELL`` characters;
+            whether there were more.
+
+        Raises:
+            ConfigError: it is not one SELECT, it is wrong, it takes too long or too much memory, it has too many
+                columns, or it wants something outside.
+        """
+        if find_spec("duckdb") is None:
+            raise missing_extra("duckdb", "llm", "asking questions in SQL")
+        reply = self._reply(pickle.dumps((sql, rows, seconds)), _LOADING_S + seconds)
+        if reply["exit_code"] == -signal.SIGALRM:
+            raise ConfigError(f"the question took longer than {seconds:g} s; ask for less")
+        if reply["exit_code"] < 0:
+            raise ConfigError(_TOO_LARGE)
+        if reply["exit_code"]:
+            raise _failed()
+        answer = json.loads(reply["answer"])
+        if "refused" in answer:
+            raise ConfigError(answer["refused"])
+        if "wrong" in answer:
+            columns = {name: ", ".join(str(c)[:80] for c in t.columns[:40]) for name, t in self._tables.items()}
+            known = ", ".join(f"{name}({names})" for name, names in columns.items())
+            raise ConfigError(f"the question cannot be answered: {answer['wrong']}. There are: {known}")
+        return answer["names"], [tuple(row) for row in answer["rows"]], answer["more"]
+
+    def _reply(self, question: bytes, limit_s: float) -> dict[str, Any]:
+        try:
+            if self._line is None:
+                self._start()
+            assert self._line is not None
+            self._line.send_bytes(question)
+            if not self._line.poll(limit_s):
+                raise ConfigError("the tables cannot be loaded for a question in SQL: it takes too long")
+            reply: dict[str, Any] = json.loads(self._line.recv_bytes())
+        except (EOFError, OSError):  # it ended before it had read or answered everything
+            code = self._holder.wait() if self._holder is not None else 1
+            self.close()
+            raise (ConfigError(_TOO_LARGE) if code < 0 else _failed()) from None
+        except BaseException:  # what it would answer later belongs to no question
+            self.close()
+            raise
+        return reply
+
+    def _start(self) -> None:
+        self._line, theirs = Pipe()
+        with theirs:
+            self._holder = subprocess.Popen(
+                [sys.executable, "-P", "-m", "tunewright.knowledge.sqltables", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(),),
+                process_group=0,  # so that it and the one that answers are ended together
+                env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # a process with one thread can be forked safely
+            )
+        self._line.send_bytes(pickle.dumps(self._tables, protocol=5))
+
+    def close(self) -> None:
+        """End the process that holds the tables, and what it answers."""
+        if self._line is not None:
+            self._line.close()
+        if self._holder is not None:
+            if self._holder.returncode is None:  # else its id may be another's by now
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(self._holder.pid, signal.SIGKILL)
+            self._holder.wait()
+        self._line = self._holder = None
+
+    def __enter__(self) -> Questions:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def query(tables: Mapping[str, Any], sql: str, *, rows: int = MOST_ROWS, seconds: float = MOST_SECONDS) -> Answer:
+    """Answer one SELECT over tables; see :meth:`Questions.ask`.
 
     Args:
         tables: pandas DataFrames by name.
         sql: the question.
         rows: most rows returned.
         seconds: time limit.
-
-    Returns:
-        Column names; rows, their cells numbers, booleans, None, or text of at most ``MOST_CELL`` characters; whether
-        there were more.
-
-    Raises:
-        ConfigError: it is not one SELECT, it is wrong, it takes too long or too much memory, it has too many columns,
-            or it wants something outside.
     """
-    if find_spec("duckdb") is None:
-        raise missing_extra("duckdb", "llm", "asking questions in SQL")
-    command = [sys.executable, "-P", "-m", "tunewright.knowledge.sqltables"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as worker:
-        try:
-            assert worker.stdin is not None
-            with contextlib.suppress(BrokenPipeError):  # it ended before it had read everything; its exit code says why
-                pickle.dump((dict(tables), sql, rows, seconds), worker.stdin, protocol=5)
-            raw = worker.communicate(timeout=_LOADING_S + seconds)[0]
-        except subprocess.TimeoutExpired:
-            raise ConfigError("the tables cannot be loaded for a question in SQL: it takes too long") from None
-        finally:
-            worker.kill()
-    if worker.returncode == -signal.SIGALRM:
-        raise ConfigError(f"the question took longer than {seconds:g} s; ask for less")
-    if worker.returncode < 0:
-        raise ConfigError(_TOO_LARGE)
-    if worker.returncode:
-        raise ConfigError(
-            "the process that answers questions in SQL failed; does 'python -c \"import duckdb, pandas\"' work?"
-        )
-    answer = json.loads(raw)
-    if "refused" in answer:
-        raise ConfigError(answer["refused"])
-    if "wrong" in answer:
-        known = ", ".join(f"{n}({', '.join(str(c)[:80] for c in t.columns[:40])})" for n, t in tables.items())
-        raise ConfigError(f"the question cannot be answered: {answer['wrong']}. There are: {known}")
-    return answer["names"], [tuple(row) for row in answer["rows"]], answer["more"]
+    with Questions(tables) as questions:
+        return questions.ask(sql, rows=rows, seconds=seconds)
+
+
+def _failed() -> ConfigError:
+    return ConfigError(
+        "the process that answers questions in SQL failed; does 'python -c \"import duckdb, pandas\"' work?"
+    )
 
 
 # --- what the process of its own runs
@@ -155,14 +231,37 @@ def _first(error: Exception) -> str:
 
 
 def _main() -> None:
+    """Hold the tables, and have a process forked from this one answer each question."""
+    line = Connection(int(sys.argv[1]))
+    tables = pickle.loads(line.recv_bytes())
+    import duckdb  # noqa: F401  for all that are forked
+
+    while True:
+        try:
+            question = pickle.loads(line.recv_bytes())
+        except EOFError:  # the one that asks is gone
+            return
+        reading, writing = os.pipe()
+        if not (child := os.fork()):
+            _answer_and_exit(writing, tables, *question)
+        os.close(writing)
+        with os.fdopen(reading, encoding="utf-8") as answer:
+            text = answer.read()
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        line.send_bytes(json.dumps({"exit_code": code, "answer": text}).encode())
+
+
+def _answer_and_exit(writing: int, tables: Mapping[str, Any], sql: str, rows: int, seconds: float) -> NoReturn:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        answer = _answer(*pickle.load(sys.stdin.buffer))
+        answer = _answer(tables, sql, rows, seconds)
     except MemoryError:
         answer = {"refused": _TOO_LARGE}
-    sys.stdout.write(json.dumps(answer))
-    sys.stdout.flush()
+    except BaseException:
+        os._exit(1)
+    with os.fdopen(writing, "w", encoding="utf-8") as file:
+        json.dump(answer, file)
+    os._exit(0)
 
 
 if __name__ == "__main__":

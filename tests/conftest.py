@@ -11,6 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+# before any of them is loaded: two workers on two cores, where further threads of BLAS and OpenMP only wait
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+# containers often set it; then every process that a test starts, a thousand in all, compiles our sources anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 import hypothesis
 import pytest
 from endpoint import Endpoint
@@ -48,8 +56,8 @@ def pytest_unconfigure(config):
 
 #: files that take longest, by CPU time: they begin first, so that the workers end together
 LONGEST = (
-    "test_env_copies.py", "test_users_things.py", "test_placement.py", "test_compare.py", "test_tuners.py", "test_docs.py",
-    "test_postgres.py", "test_misread.py", "test_session.py", "test_changes.py", "test_torch_train.py", "test_evidence.py",
+    "test_env_copies.py", "test_users_things.py", "test_placement.py", "test_tuners.py", "test_compare_bundles.py", "test_docs.py",
+    "test_postgres.py", "test_questions.py", "test_session.py", "test_changes.py", "test_torch_train.py", "test_evidence.py",
     "test_command.py", "test_changes_processes.py", "test_edited_stores.py", "test_agent_files.py", "test_gluster.py",
     "test_bounded_reading.py", "test_plugins.py", "test_lustre.py", "test_cluster_sim.py", "test_planted_text.py",
 )  # fmt: skip

@@ -239,12 +239,11 @@ def _pdf() -> bytes:
 
 def _bundle(folder: Path, table: Path) -> dict[str, bytes]:
     """A small tournament that was really played."""
-    from tunewright.comparing import tournament
+    from tournaments import run, undrawn
 
-    tournament.compare(
-        [f"table:{table}@direction=max"], ["random", "grid"], trials=4, seeds=2, directory=folder, workers=1,
-        store=f"sqlite:///{folder.parent / 'games.db'}",
-    )  # fmt: skip
+    store = f"sqlite:///{folder.parent / 'games.db'}"
+    with undrawn():
+        run(folder, [f"table:{table}@direction=max"], ["random", "grid"], trials=4, seeds=2, store=store)
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.suffix != ".html"}
 
 

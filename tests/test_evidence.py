@@ -7,7 +7,7 @@ import pytest
 
 from tunewright.errors import ConfigError
 from tunewright.knowledge.logs import observe
-from tunewright.knowledge.sqltables import query
+from tunewright.knowledge.sqltables import Questions, query
 
 STRACE = """% time     seconds  usecs/call     calls    errors syscall
 ------ ----------- ----------- --------- --------- ----------------
@@ -100,8 +100,9 @@ def test_every_darshan_log_is_read_and_cut_ones_do_not_crash(data, tmp_path):
     for log in logs:
         seen = observe(log)
         assert seen.tables and seen.facts, log
-        for table in seen.tables:
-            assert query(seen.tables, f"SELECT count(*) FROM {table}")[1][0][0] == len(seen.tables[table])
+        with Questions(seen.tables) as questions:
+            for table in seen.tables:
+                assert questions.ask(f"SELECT count(*) FROM {table}")[1] == [(len(seen.tables[table]),)]
     bad = observe(data / "darshan" / "sample-badost.darshan")
     assert bad.features["slowest_target_over_median"] > 3 and bad.features["rank_imbalance"] > 10
     assert any("incomplete" in m for m in observe(data / "darshan" / "partial_data_stdio.darshan").missing)
@@ -118,12 +119,18 @@ def test_every_darshan_log_is_read_and_cut_ones_do_not_crash(data, tmp_path):
 TABLE = {"calls": pd.DataFrame({"name": ["a", "b", "c"], "n": [1, 2, 3]})}
 
 
-def test_questions_in_sql():
-    assert query(TABLE, "SELECT name, n * 2 AS twice FROM calls WHERE n > 1 ORDER BY n") == (
+@pytest.fixture(scope="module")
+def questions():
+    with Questions(TABLE) as asked:
+        yield asked
+
+
+def test_questions_in_sql(questions):
+    assert questions.ask("SELECT name, n * 2 AS twice FROM calls WHERE n > 1 ORDER BY n") == (
         ["name", "twice"], [("b", 4), ("c", 6)], False,
     )  # fmt: skip
-    assert query(TABLE, "SELECT * FROM calls", rows=2)[1:] == ([("a", 1), ("b", 2)], True)
-    assert query(TABLE, "WITH x AS (SELECT max(n) AS m FROM calls) SELECT m FROM x")[1] == [(3,)]
+    assert questions.ask("SELECT * FROM calls", rows=2)[1:] == ([("a", 1), ("b", 2)], True)
+    assert questions.ask("WITH x AS (SELECT max(n) AS m FROM calls) SELECT m FROM x")[1] == [(3,)]
 
 
 @pytest.mark.parametrize(
@@ -135,10 +142,10 @@ def test_questions_in_sql():
         "SELECT nothing FROM calls", "SELECT * FROM TABLE", "",
     ],
 )  # fmt: skip
-def test_nothing_else_is_answered(sql):
+def test_nothing_else_is_answered(sql, questions):
     table_of_mine = pd.DataFrame({"secret": [1]})  # a local name must not be reachable
     with pytest.raises(ConfigError):
-        query(TABLE, sql)
+        questions.ask(sql)
     assert len(table_of_mine) == 1
 
 

@@ -61,14 +61,14 @@ class Mixed(BaseTarget):
 @pytest.mark.parametrize("make", [RandomTuner, GridTuner, *LEARNERS])
 @pytest.mark.parametrize("target", [Sphere(fail_above=0.95), Mixed()], ids=["sphere", "mixed"])
 def test_contract(make, target):
-    check_tuner(make, target=target, trials=8 if make in (GPTuner, AdditiveGPTuner) else 16)
+    check_tuner(make, target=target, trials=8 if make in (GPTuner, AdditiveGPTuner, EnsembleTuner) else 16)
 
 
 @pytest.mark.parametrize("make", LEARNERS)
 def test_it_learns_a_known_problem(make):
     """Better than random search with the same budget, in the median over seeds."""
 
-    trials, seeds = (20, 3) if make in (GPTuner, AdditiveGPTuner) else (60, 7)
+    trials, seeds = (20, 3) if make in (GPTuner, AdditiveGPTuner, EnsembleTuner) else (60, 7)
 
     def median(tuner):
         runs = [run_tuner(tuner, Sphere(4), trials=trials, seed=seed) for seed in range(seeds)]

@@ -9,7 +9,7 @@ from tunewright.agents.llm.agent import Tool, converse, quoted
 from tunewright.agents.llm.client import Ledger
 from tunewright.errors import ConfigError
 from tunewright.knowledge.evidence import Observations
-from tunewright.knowledge.sqltables import MOST_COLUMNS, query
+from tunewright.knowledge.sqltables import MOST_COLUMNS, Questions
 
 ROWS = 50
 FIRST = "What of this workload matters most for tuning its system: sizes, patterns, mix, concurrency, imbalance?"
@@ -59,7 +59,7 @@ def analyse(model: Any, ledger: Ledger, observations: Observations, question: st
 
     def ask_sql(sql: str = "") -> str:
         try:
-            names, rows, more = query(observations.tables, sql, rows=ROWS)
+            names, rows, more = questions.ask(sql, rows=ROWS)
         except ConfigError as error:
             return f"not answered: {error}"
         lines = [" | ".join(names), *(" | ".join(map(str, row)) for row in rows)]
@@ -89,5 +89,6 @@ def analyse(model: Any, ledger: Ledger, observations: Observations, question: st
         Tool(name="ask_sql", does="Answer one SQL SELECT over the tables of the trace.", function=ask_sql),
         Tool(name="report", does="Report the findings; ends the analysis.", function=report, schema=_REPORT),
     ]
-    converse(model, ledger, "analyst", SYSTEM, text, tools, lambda: bool(reported), ends="`report`")
+    with Questions(observations.tables) as questions:
+        converse(model, ledger, "analyst", SYSTEM, text, tools, lambda: bool(reported), ends="`report`")
     return "\n".join(filter(None, reported)) or "- the analyst found nothing"

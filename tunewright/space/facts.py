@@ -6,7 +6,6 @@ import os
 import platform
 import sys
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 
@@ -45,10 +44,12 @@ def _processor() -> str:
 
 def versions(*packages: str) -> dict[str, str]:
     """Return the installed versions of tunewright, its core packages and the given ones."""
-    found = {"python": sys.version.split()[0]}
+    from importlib import metadata
+
+    installed = {"python": sys.version.split()[0]}
     for name in ("tunewright", "numpy", "optuna", "gymnasium", *packages):
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return installed

@@ -8,10 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import SpaceError, unknown
 from tunewright.space.expressions import parse
@@ -19,10 +16,15 @@ from tunewright.space.facts import machine_facts
 from tunewright.space.notebook import html_table
 from tunewright.space.parameters import Choice, Int, Param, Real, Restart, Value
 
+if TYPE_CHECKING:  # NumPy takes a third of the start of a measuring process, which mostly needs no points of the cube
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Cube = NDArray[np.float64]
+
 __all__ = ["Choice", "Config", "Constraint", "Cube", "Int", "Param", "Real", "Restart", "Space", "Value"]
 
 Config = dict[str, Value]
-Cube = NDArray[np.float64]
 
 _ENUMERATE = 20_000  # joint values of one constraint group up to which the nearest legal one is looked up
 _TRIES = 64
@@ -236,6 +238,8 @@ class Space:
 
     def encode(self, config: Mapping[str, Value]) -> Cube:
         """Map a configuration to the unit cube, shape (parameters,); inactive ones lie at 0.5."""
+        import numpy as np
+
         scope = self.scope(config)
         return np.array(
             [p.encode(config[n], scope) if n in config else 0.5 for n, p in self.params.items()],
@@ -249,6 +253,8 @@ class Space:
         nearest joint values for small discrete groups, else the first legal of random neighbours and of
         points on the way to the default.
         """
+        import numpy as np
+
         point = np.asarray(u, dtype=np.float64)
         if point.shape != (len(self),):
             raise SpaceError(f"a point of this space has shape ({len(self)},), not {point.shape}")
@@ -272,6 +278,8 @@ class Space:
         fixed = self.fill(config)
         if self._legal(fixed):
             return fixed
+        import numpy as np
+
         for names, joint in self._groups:
             point = self.encode(fixed)
             index = [i for i, n in enumerate(self.params) if n in names]
@@ -311,6 +319,8 @@ class Space:
             for constraint in self.constraints:
                 if names.intersection(constraint.names):
                     names.update(constraint.names)
+        import numpy as np
+
         return np.array([n in names or not names for n in self.params])
 
     @cached_property
