@@ -154,7 +154,7 @@ def main() -> None:
     parser.add_argument("--tuners", help="only these, separated by semicolons; nothing is written")
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--tables", type=Path, help="folder that collect_tables.py filled")
-    parser.add_argument("--half", choices=["development", "held-out"], default="held-out")
+    parser.add_argument("--half", choices=["development", "seen", "held-out"], default="held-out")
     parser.add_argument("--registry", type=Path, help="clone of OptunaHub's registry, for AutoSampler")
     given = parser.parse_args()
     if given.tables:
