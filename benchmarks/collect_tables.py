@@ -44,7 +44,7 @@ def kernel_rows(text: str, objective: str) -> tuple[list[str], list[list[str]]]:
     """Return (header, rows) of a cache of Kernel Tuner."""
     cache = json.loads(text if text.rstrip().endswith("}") else text.rstrip().rstrip(",") + "}}")
     names = cache["tune_params_keys"]
-    return [*names, objective], [[str(e[n]) for n in [*names, objective]] for e in cache["cache"].values()]
+    return [*names, objective], [[str(e.get(n)) for n in [*names, objective]] for e in cache["cache"].values()]
 
 
 def number(text: str) -> float | str:

@@ -116,7 +116,7 @@ def on_split(given: argparse.Namespace) -> None:
                 key = f"{label}|{name}|{seed}"
                 if key not in runs:
                     runs[key] = curve(target, make, options, seed)
-        store.write_text(json.dumps(runs), encoding="utf-8")
+            store.write_text(json.dumps(runs), encoding="utf-8")
         print(label, "done", flush=True)
     rows, shares = [], []
     complete = [t for t in [*SPLIT_TUNERS, "AutoSampler"] if f"{t}|{names[-1]}|{given.seeds - 1}" in runs]
