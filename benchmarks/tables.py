@@ -40,13 +40,13 @@ TABLES = {
 TUNERS = {
     "random": ("random", {}), "TPE, 10 start-up": ("tpe", {"startup": 10}), "TPE, 3 start-up": ("tpe", {}),
     "SMAC3, 10 start-up": ("smac", {"startup": 10}), "SMAC3, 2 start-up": ("smac", {"startup": 2}),
-    "GP, 10 start-up": ("gp", {"startup": 10}), "GP, 2 start-up": ("gp", {}), "gp2": ("gp2", {}), "ensemble": ("ensemble", {}), "playbook": ("playbook", {}), "hybrid": ("hybrid", {}), "CMA-ES": ("cmaes", {}), "NSGA-II": ("nsga2", {}),
+    "GP, 10 start-up": ("gp", {"startup": 10}), "GP, 2 start-up": ("gp", {}), "gp2": ("gp2", {}), "rows": ("rows", {}), "playbook": ("playbook", {}), "hybrid": ("hybrid", {}), "CMA-ES": ("cmaes", {}), "NSGA-II": ("nsga2", {}),
 }  # fmt: skip
 # on tables whose parameters have no meaning for a playbook; what stands for a name makes a tuner of a problem
 SPLIT_TUNERS = {
     "random": ("random", {}), "TPE, 3 start-up": ("tpe", {}), "SMAC3, 2 start-up": ("smac", {"startup": 2}),
     "GP, 2 start-up, all categories": ("gp", {}), "GP, 2 start-up": (OrderedGP, {}), "Nevergrad NGOpt": (Nevergrad, {}),
-    "gp2": ("gp2", {}), "ensemble": ("ensemble", {}),
+    "gp2": ("gp2", {}), "rows": ("rows", {}),
 }  # fmt: skip
 TRIALS = 30
 
