@@ -40,13 +40,13 @@ TABLES = {
 TUNERS = {
     "random": ("random", {}), "TPE, 10 start-up": ("tpe", {"startup": 10}), "TPE, 3 start-up": ("tpe", {}),
     "SMAC3, 10 start-up": ("smac", {"startup": 10}), "SMAC3, 2 start-up": ("smac", {"startup": 2}),
-    "GP, 10 start-up": ("gp", {"startup": 10}), "GP, 2 start-up": ("gp", {}), "gp2": ("gp2", {}), "rows": ("rows", {}), "playbook": ("playbook", {}), "hybrid": ("hybrid", {}), "CMA-ES": ("cmaes", {}), "NSGA-II": ("nsga2", {}),
+    "GP, 10 start-up": ("gp", {"startup": 10}), "GP, 2 start-up": ("gp", {}), "gp2": ("gp2", {}), "ensemble": ("ensemble", {}), "playbook": ("playbook", {}), "hybrid": ("hybrid", {}), "CMA-ES": ("cmaes", {}), "NSGA-II": ("nsga2", {}),
 }  # fmt: skip
 # on tables whose parameters have no meaning for a playbook; what stands for a name makes a tuner of a problem
 SPLIT_TUNERS = {
     "random": ("random", {}), "TPE, 3 start-up": ("tpe", {}), "SMAC3, 2 start-up": ("smac", {"startup": 2}),
     "GP, 2 start-up, all categories": ("gp", {}), "GP, 2 start-up": (OrderedGP, {}), "Nevergrad NGOpt": (Nevergrad, {}),
-    "gp2": ("gp2", {}), "rows": ("rows", {}),
+    "gp2": ("gp2", {}), "ensemble": ("ensemble", {}),
 }  # fmt: skip
 TRIALS = 30
 
@@ -109,7 +109,7 @@ def on_split(given: argparse.Namespace) -> None:
     store = given.tables / f"runs-{given.half}.json"
     runs = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
     for label, (make, options) in tuners.items():
-        if given.tuners and label not in given.tuners.split(";"):
+        if given.tuners is not None and label not in given.tuners.split(";"):
             continue
         for name, target in targets.items():
             for seed in range(given.seeds):
@@ -119,16 +119,20 @@ def on_split(given: argparse.Namespace) -> None:
             store.write_text(json.dumps(runs), encoding="utf-8")
         print(label, "done", flush=True)
     rows, shares = [], []
-    complete = [t for t in [*SPLIT_TUNERS, "AutoSampler"] if f"{t}|{names[-1]}|{given.seeds - 1}" in runs]
-    for label in complete:
+    for label in [*SPLIT_TUNERS, "AutoSampler"]:
         row, lost = [label], []
         for name, target in targets.items():
-            found = [runs[f"{label}|{name}|{seed}"] for seed in range(given.seeds)]
+            found = [runs[key] for seed in range(given.seeds) if (key := f"{label}|{name}|{seed}") in runs]
+            if len(found) < given.seeds:
+                row.append("not run")
+                continue
             sign = 1.0 if target.metrics[0].direction == "min" else -1.0
             row.append(quartiles([len(f) if f[-1] <= sign * goal(target) else None for f in found], TRIALS))
             lost.append([sorted(missing(f, target, k) for f in found)[len(found) // 2] for k in (5, 10, 20, 30)])
-        rows.append(row)
-        shares.append([label, *(f"{sum(column) / len(lost):.2f}" for column in zip(*lost, strict=True))])
+        if lost:
+            rows.append(row)
+        if len(lost) == len(targets):
+            shares.append([label, *(f"{sum(column) / len(lost):.2f}" for column in zip(*lost, strict=True))])
     body = (
         f"Quartiles over {given.seeds} seeds, budget {TRIALS} trials, the row of median performance first. The "
         f"{given.half} half of tables_split.toml.\n\n" + table(["tuner", *targets], rows)
@@ -151,7 +155,11 @@ def on_split(given: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--tuners", help="only these, separated by semicolons; nothing is written")
+    parser.add_argument(
+        "--tuners",
+        help="only these, separated by semicolons; nothing is written. "
+        "With --tables and an empty text the page is written from the runs that are there",
+    )
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--tables", type=Path, help="folder that collect_tables.py filled")
     parser.add_argument("--half", choices=["development", "seen", "held-out"], default="held-out")

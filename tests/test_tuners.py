@@ -1,3 +1,4 @@
+import re
 from importlib.util import find_spec
 
 import numpy as np
@@ -12,17 +13,17 @@ from tunewright.plugins import TUNERS, installed, make_tuner
 from tunewright.space import Choice, Int, Real, Space
 from tunewright.target import BaseTarget, Measurement, Metric
 from tunewright.testing import Sphere, check_tuner, run_tuner
-from tunewright.tuner import MAX_ASKS, BaseTuner, History, Problem, Suggestion, Trial, completed
+from tunewright.tuner import MAX_ASKS, BaseTuner, History, Problem, Suggestion, completed
 from tunewright.tuners import gaussian
 from tunewright.tuners.additive import AdditiveGPTuner
 from tunewright.tuners.basic import GridTuner, RandomTuner
+from tunewright.tuners.ensemble import EnsembleTuner
 from tunewright.tuners.hybrid import HybridTuner
 from tunewright.tuners.optuna import CMAESTuner, GPTuner, NSGA2Tuner, TPETuner
-from tunewright.tuners.rows import ListedRows, RowsTuner
 from tunewright.tuners.smac import SMACTuner
 
 NO_SMAC = pytest.mark.skipif(find_spec("smac") is None, reason="needs the extra: pip install 'tunewright[smac]'")
-PROCESSES = (GPTuner, AdditiveGPTuner, RowsTuner, HybridTuner)  # they need few trials, and time for each
+PROCESSES = (GPTuner, AdditiveGPTuner, EnsembleTuner, HybridTuner)  # Gaussian processes: few trials, time for each
 LEARNERS = [
     TPETuner, CMAESTuner, NSGA2Tuner, pytest.param(SMACTuner, marks=[pytest.mark.slow, NO_SMAC]),
     *(pytest.param(make, marks=pytest.mark.slow) for make in PROCESSES),
@@ -138,7 +139,7 @@ def test_missing_extra_says_what_to_install(monkeypatch):
 
 
 def test_every_tuner_of_the_design_is_installed():
-    assert {"default", "random", "grid", "tpe", "gp", "gp2", "rows", "cmaes", "nsga2", "policy"} <= set(
+    assert {"default", "random", "grid", "tpe", "gp", "gp2", "ensemble", "cmaes", "nsga2", "policy"} <= set(
         installed(TUNERS)
     )
 
@@ -243,31 +244,43 @@ def test_a_tuner_needs_ask_and_tell_alone():
         tuner.ask(History())
 
 
-def test_predictions_at_listed_rows_are_those_of_the_process():
-    """Kernels by each parameter's values, looked up for each row, against the distances of the rows themselves."""
-    space = Space(
-        [
-            Choice(name="kind", choices=("a", "b", "c"), default="a"),
-            Choice(name="level", choices=(1, 2, 4, 8), default=2, ordered=True),
-            Choice(name="on", choices=(False, True), default=False),
-        ]
-    )
+def test_leave_one_out_is_what_a_fit_to_the_others_predicts():
+    """The closed form against plain refitting with the same lengths, one value left out at a time."""
+    space = Space([Real(name=n, low=0.0, high=1.0, default=0.5) for n in "ab"])
     encoder = gaussian.Encoder(space)
-    rows = encoder.rows(list(space.grid(24)))
-    rng = np.random.default_rng(5)
-    model = gaussian.fit(encoder, rows[[0, 7, 13, 20, 23]], rng.normal(size=5), None, tolerance=gaussian.ENOUGH)
-    chosen = np.array([3, 1, 22, 7])
-    looked_up = ListedRows(encoder, rows).predict(model, chosen)
-    assert np.allclose(looked_up, model.predict(encoder, rows[chosen]))
+    rng = np.random.default_rng(3)
+    rows = rng.random((7, 2))
+    values = np.sin(4 * rows[:, 0]) + rows[:, 1]
+    model = gaussian.fit(encoder, rows, values, None)
+    noise = np.exp(model.theta[-1]) + gaussian.JITTER
+    scaled = (values - values.mean()) / values.std()
+    covariance = gaussian._kernel(model.theta, encoder.distances(rows, rows))[0] + noise * np.eye(7)
+    expected = 0.0
+    for k in range(7):
+        others = [i for i in range(7) if i != k]
+        weights = np.linalg.solve(covariance[np.ix_(others, others)], covariance[others, k])
+        mean, variance = weights @ scaled[others], covariance[k, k] - weights @ covariance[others, k]
+        expected += -0.5 * (np.log(2 * np.pi * variance) + (scaled[k] - mean) ** 2 / variance)
+    assert gaussian.leave_one_out(model) == pytest.approx(expected)
 
 
-def test_rows_looks_at_what_is_near_the_best_and_at_some_of_the_rest():
-    space = Space([Choice(name=n, choices=tuple(range(16)), default=8, ordered=True) for n in "abc"])
-    metrics = (Metric(name="loss", direction="min"),)
-    tuner = RowsTuner(Problem(space=space, metrics=metrics, objectives=["loss"]))
-    best, other = {"a": 2, "b": 2, "c": 2}, {"a": 14, "b": 3, "c": 9}
-    trials = [Trial(number=k, config=c, status="ok", scores={"loss": float(k)}) for k, c in enumerate([best, other])]
-    pool, rows = tuner.candidates(trials[:1], {space.key(c) for c in (best, other)}, np.random.default_rng(0))
-    assert len(pool) == len(rows) < 4096 / 2 and best not in pool and other not in pool
-    steps = np.array([sum(abs(c[n] - 2) for n in "abc") for c in pool])
-    assert np.sum(steps == 1) == 6 and np.sum(steps > 30) > 0, "every neighbour, and some from the far end"
+def test_half_ranks_keeps_the_better_half_and_tames_the_worse():
+    warped = gaussian.half_ranks(np.array([1.0, 2.0, 3.0, 1e6, 50.0]))
+    assert list(warped[:3]) == [1.0, 2.0, 3.0] and 3.0 < warped[4] < warped[3] < 10.0
+    assert np.all(gaussian.half_ranks(np.full(4, 7.0)) == 7.0)
+
+
+def test_the_ensemble_opens_neither_beside_the_default_nor_at_the_far_end():
+    target = Sphere(8)
+    for seed in range(3):
+        default, second = run_tuner(EnsembleTuner, target, trials=2, seed=seed)
+        change = np.abs(target.space.encode(dict(second.config)) - target.space.encode(dict(default.config)))
+        far = np.maximum(target.space.encode(dict(default.config)), 1 - target.space.encode(dict(default.config)))
+        assert 0.2 < change.sum() / far.sum() < 0.85
+
+
+def test_the_ensemble_mixes_its_processes_and_says_which_one_it_heard():
+    target = Sphere(2)
+    trials = run_tuner(EnsembleTuner, target, trials=5, seed=1)
+    assert all(re.search(r"mostly of the (additive|joint|additive and joint) kernel", t.why) for t in trials[2:])
+    assert len({target.space.key(t.config) for t in trials}) == 5

@@ -27,7 +27,6 @@ AMPLITUDE = (np.log(0.7), 1.0)
 NOISE = (-5.0, 1.5)
 WIDE = 50.0  # a range that spans more than this is seen on a logarithmic scale
 JITTER = 1e-8
-EXACT, ENOUGH = 2.2e-9, 1e-4  # relative tolerances of a fit: SciPy's own, and one that costs a quarter
 _ROOT5 = np.sqrt(5.0)
 
 
@@ -99,7 +98,7 @@ class Encoder:
         return np.stack([np.sqrt(((a[:, None, g] - b[None, :, g]) ** 2).sum(axis=2)) for g in self.groups])
 
 
-def matern(r: Array) -> Array:
+def _matern(r: Array) -> Array:
     """Matern kernel with smoothness 5/2."""
     return np.asarray((1 + _ROOT5 * r + 5 / 3 * r * r) * np.exp(-_ROOT5 * r))
 
@@ -130,12 +129,9 @@ class Fit:
 
     def predict(self, encoder: Encoder, rows: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation (without noise) in the unit of the values, both (len(rows),)."""
-        return self.from_covariance(_kernel(self.theta, encoder.distances(rows, self.rows))[0])
-
-    def from_covariance(self, cross: Array) -> tuple[Array, Array]:
-        """Return what ``predict`` does, from the covariance of what is asked with what was seen, (asked, n)."""
         from scipy.linalg import solve_triangular
 
+        cross, _, _ = _kernel(self.theta, encoder.distances(rows, self.rows))
         mean = cross @ self.weights
         solved = solve_triangular(self.factor, cross.T, lower=True)
         variance = np.exp(self.theta[-3]) + np.exp(self.theta[-2]) - (solved * solved).sum(axis=0)
@@ -146,14 +142,13 @@ def _kernel(theta: Array, distance: Array) -> tuple[Array, Array, Array]:
     """Return the covariance without noise, and the scaled distances by parameter and jointly."""
     scaled = distance * np.exp(-theta[0] - theta[1:-3])[:, None, None]
     joint = np.sqrt((scaled * scaled).sum(axis=0))
-    covariance = np.exp(theta[-3]) * matern(scaled).mean(axis=0) + np.exp(theta[-2]) * matern(joint)
+    covariance = np.exp(theta[-3]) * _matern(scaled).mean(axis=0) + np.exp(theta[-2]) * _matern(joint)
     return np.asarray(covariance), scaled, joint
 
 
 def fit(
     encoder: Encoder, rows: Array, values: Array, rng: np.random.Generator | None, own: Array | None = None, *,
     own_std: Array | None = None, amplitudes: tuple[float, float] = (AMPLITUDE[0], AMPLITUDE[0]),
-    tolerance: float = EXACT,
 ) -> Fit:  # fmt: skip
     """Fit by the maximum of the posterior, from the prior's mean and from one random start.
 
@@ -166,7 +161,6 @@ def fit(
             to matter.
         own_std: standard deviation of that prior, (parameters,), instead of the encoder's.
         amplitudes: prior means of the logs of the additive and of the joint part's amplitude.
-        tolerance: relative change of the log posterior at which the search for its maximum ends.
 
     Returns:
         The better of the two.
@@ -188,7 +182,6 @@ def fit(
             args=(distance, goal, centre, spread),
             jac=True,
             method="L-BFGS-B",
-            options={"ftol": tolerance},
             bounds=list(zip(centre - 5 * spread, centre + 5 * spread, strict=True)),
         )
         for start in starts
@@ -216,9 +209,37 @@ def _loss(theta: Array, distance: Array, goal: Array, centre: Array, spread: Arr
     lengths = -0.5 * np.einsum(
         "ij,kij->k", outer, scaled * scaled * (additive / count * _slope(scaled) + product * _slope(joint))
     )
-    amplitudes = [additive * matern(scaled).mean(axis=0), product * matern(joint), noise * np.eye(size)]
+    amplitudes = [additive * _matern(scaled).mean(axis=0), product * _matern(joint), noise * np.eye(size)]
     gradient = np.r_[lengths.sum(), lengths, [-0.5 * (outer * a).sum() for a in amplitudes]]
     return float(loss), gradient + off / spread
+
+
+def leave_one_out(model: Fit) -> float:
+    """Log density that a process gives each value when it is fitted to the others alone, summed; lengths are kept.
+
+    Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), equations 5.10 to 5.12.
+    """
+    from scipy.linalg import cho_solve
+
+    variance = 1 / np.diag(cho_solve((model.factor, True), np.eye(len(model.rows))))
+    error = model.weights * variance
+    return float(-0.5 * (np.log(2 * np.pi * variance) + error * error / variance).sum())
+
+
+def half_ranks(values: Array) -> Array:
+    """Keep the better half; replace worse values by normal scores of their ranks, at the better half's spread.
+
+    How bad a bad configuration is says little about where the good ones are. After Song et al., The Vizier Gaussian
+    Process Bandit Algorithm (2024), section 4.1.
+    """
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    middle = float(np.median(values))
+    worse = values > middle
+    spread = float(np.sqrt(np.mean((values[~worse] - middle) ** 2))) or 1.0
+    ranks = (rankdata(values) - 0.5) / len(values)
+    return np.asarray(np.where(worse, middle + spread * ndtri(ranks), values), dtype=np.float64)
 
 
 def normal_scores(values: Array) -> Array:
