@@ -44,7 +44,7 @@ def kernel_rows(text: str, objective: str) -> tuple[list[str], list[list[str]]]:
     """Return (header, rows) of a cache of Kernel Tuner."""
     cache = json.loads(text if text.rstrip().endswith("}") else text.rstrip().rstrip(",") + "}}")
     names = cache["tune_params_keys"]
-    return [*names, objective], [[str(e[n]) for n in [*names, objective]] for e in cache["cache"].values()]
+    return [*names, objective], [[str(e.get(n)) for n in [*names, objective]] for e in cache["cache"].values()]
 
 
 def number(text: str) -> float | str:
@@ -107,8 +107,10 @@ def table(text: str, entry: dict[str, Any]) -> tuple[list[str], list[list[str]]]
         header, rows = kernel_rows(text, objective)
     else:
         header, *rows = list(csv.reader(io.StringIO(text)))
-    place = header.index(objective)
-    order = [i for i in range(len(header)) if i != place and header[i] not in entry.get("ignore", ())] + [place]
+        rows = [row for row in rows if len(row) == len(header)]
+    place, ignored = header.index(objective), entry.get("ignore", ())
+    # a name that ends in + or - is another objective
+    order = [i for i, n in enumerate(header) if i != place and n not in ignored and n[-1:] not in ("+", "-")] + [place]
     header, rows = [header[i] for i in order], [[row[i] for i in order] for row in rows]
     rows = numbered(rows, len(header) - 1)
     if len(rows) > MOST_ROWS:

@@ -109,26 +109,30 @@ def on_split(given: argparse.Namespace) -> None:
     store = given.tables / f"runs-{given.half}.json"
     runs = json.loads(store.read_text(encoding="utf-8")) if store.exists() else {}
     for label, (make, options) in tuners.items():
-        if given.tuners and label not in given.tuners.split(";"):
+        if given.tuners is not None and label not in given.tuners.split(";"):
             continue
         for name, target in targets.items():
             for seed in range(given.seeds):
                 key = f"{label}|{name}|{seed}"
                 if key not in runs:
                     runs[key] = curve(target, make, options, seed)
-        store.write_text(json.dumps(runs), encoding="utf-8")
+            store.write_text(json.dumps(runs), encoding="utf-8")
         print(label, "done", flush=True)
     rows, shares = [], []
-    complete = [t for t in [*SPLIT_TUNERS, "AutoSampler"] if f"{t}|{names[-1]}|{given.seeds - 1}" in runs]
-    for label in complete:
+    for label in [*SPLIT_TUNERS, "AutoSampler"]:
         row, lost = [label], []
         for name, target in targets.items():
-            found = [runs[f"{label}|{name}|{seed}"] for seed in range(given.seeds)]
+            found = [runs[key] for seed in range(given.seeds) if (key := f"{label}|{name}|{seed}") in runs]
+            if len(found) < given.seeds:
+                row.append("not run")
+                continue
             sign = 1.0 if target.metrics[0].direction == "min" else -1.0
             row.append(quartiles([len(f) if f[-1] <= sign * goal(target) else None for f in found], TRIALS))
             lost.append([sorted(missing(f, target, k) for f in found)[len(found) // 2] for k in (5, 10, 20, 30)])
-        rows.append(row)
-        shares.append([label, *(f"{sum(column) / len(lost):.2f}" for column in zip(*lost, strict=True))])
+        if lost:
+            rows.append(row)
+        if len(lost) == len(targets):
+            shares.append([label, *(f"{sum(column) / len(lost):.2f}" for column in zip(*lost, strict=True))])
     body = (
         f"Quartiles over {given.seeds} seeds, budget {TRIALS} trials, the row of median performance first. The "
         f"{given.half} half of tables_split.toml.\n\n" + table(["tuner", *targets], rows)
@@ -151,10 +155,14 @@ def on_split(given: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--tuners", help="only these, separated by semicolons; nothing is written")
+    parser.add_argument(
+        "--tuners",
+        help="only these, separated by semicolons; nothing is written. "
+        "With --tables and an empty text the page is written from the runs that are there",
+    )
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--tables", type=Path, help="folder that collect_tables.py filled")
-    parser.add_argument("--half", choices=["development", "held-out"], default="held-out")
+    parser.add_argument("--half", choices=["development", "seen", "held-out"], default="held-out")
     parser.add_argument("--registry", type=Path, help="clone of OptunaHub's registry, for AutoSampler")
     given = parser.parse_args()
     if given.tables:

@@ -1,3 +1,4 @@
+import re
 from importlib.util import find_spec
 
 import numpy as np
@@ -17,13 +18,15 @@ from tunewright.tuners import gaussian
 from tunewright.tuners.additive import AdditiveGPTuner
 from tunewright.tuners.basic import GridTuner, RandomTuner
 from tunewright.tuners.ensemble import EnsembleTuner
+from tunewright.tuners.hybrid import HybridTuner
 from tunewright.tuners.optuna import CMAESTuner, GPTuner, NSGA2Tuner, TPETuner
 from tunewright.tuners.smac import SMACTuner
 
 NO_SMAC = pytest.mark.skipif(find_spec("smac") is None, reason="needs the extra: pip install 'tunewright[smac]'")
+PROCESSES = (GPTuner, AdditiveGPTuner, EnsembleTuner, HybridTuner)  # Gaussian processes: few trials, time for each
 LEARNERS = [
-    TPETuner, CMAESTuner, NSGA2Tuner, AdditiveGPTuner, EnsembleTuner, pytest.param(GPTuner, marks=pytest.mark.slow),
-    pytest.param(SMACTuner, marks=[pytest.mark.slow, NO_SMAC]),
+    TPETuner, CMAESTuner, NSGA2Tuner, pytest.param(SMACTuner, marks=[pytest.mark.slow, NO_SMAC]),
+    *(pytest.param(make, marks=pytest.mark.slow) for make in PROCESSES),
 ]  # fmt: skip
 
 
@@ -61,14 +64,14 @@ class Mixed(BaseTarget):
 @pytest.mark.parametrize("make", [RandomTuner, GridTuner, *LEARNERS])
 @pytest.mark.parametrize("target", [Sphere(fail_above=0.95), Mixed()], ids=["sphere", "mixed"])
 def test_contract(make, target):
-    check_tuner(make, target=target, trials=8 if make in (GPTuner, AdditiveGPTuner, EnsembleTuner) else 16)
+    check_tuner(make, target=target, trials=8 if make in PROCESSES else 16)
 
 
 @pytest.mark.parametrize("make", LEARNERS)
 def test_it_learns_a_known_problem(make):
     """Better than random search with the same budget, in the median over seeds."""
 
-    trials, seeds = (20, 3) if make in (GPTuner, AdditiveGPTuner, EnsembleTuner) else (60, 7)
+    trials, seeds = (20, 3) if make in PROCESSES else (60, 7)
 
     def median(tuner):
         runs = [run_tuner(tuner, Sphere(4), trials=trials, seed=seed) for seed in range(seeds)]
@@ -274,3 +277,10 @@ def test_the_ensemble_opens_neither_beside_the_default_nor_at_the_far_end():
         change = np.abs(target.space.encode(dict(second.config)) - target.space.encode(dict(default.config)))
         far = np.maximum(target.space.encode(dict(default.config)), 1 - target.space.encode(dict(default.config)))
         assert 0.2 < change.sum() / far.sum() < 0.85
+
+
+def test_the_ensemble_mixes_its_processes_and_says_which_one_it_heard():
+    target = Sphere(2)
+    trials = run_tuner(EnsembleTuner, target, trials=5, seed=1)
+    assert all(re.search(r"mostly of the (additive|joint|additive and joint) kernel", t.why) for t in trials[2:])
+    assert len({target.space.key(t.config) for t in trials}) == 5
