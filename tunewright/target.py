@@ -112,6 +112,29 @@ class Weaker:
     loses: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What a session will do to a system, and what it lacks for that; every entry is for people, in a full sentence.
+
+    Attributes:
+        changes: what is changed while candidates are measured, and put back afterwards.
+        restarts: what is restarted or reloaded, and when.
+        creates: what is created, with its size where that is known.
+        leaves: what stays after the session.
+        locks: what is held, so that no other session changes it meanwhile.
+        missing: what the session cannot do without: the statement or command that gives it, ready to paste.
+        notes: what else the user should know beforehand.
+    """
+
+    changes: Sequence[str] = ()
+    restarts: Sequence[str] = ()
+    creates: Sequence[str] = ()
+    leaves: Sequence[str] = ()
+    locks: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
 @runtime_checkable
 class Target(Protocol):
     """The seam between tunewright and a system; ``BaseTarget`` has defaults for all but the first part."""
@@ -222,6 +245,15 @@ class BaseTarget:
             to: what ``apply`` is given; then the keys of what ``apply`` changes.
         """
         return ()
+
+    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
+        """Look, and change nothing: what a session would change, restart, create and leave, and what is missing.
+
+        Args:
+            workload: name of the workload.
+            workdir: where the session's files would lie; it may not exist yet.
+        """
+        return Preflight()
 
     def hold(self, what: str, to: str | None = None) -> AbstractContextManager[None]:
         """Hold what ``changes`` names against other machines, too, where the system has locks of its own.
