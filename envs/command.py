@@ -17,6 +17,7 @@ from typing import Any
 
 from tunewright.envs.command_file import Description, load_description, read_json_path, read_number
 from tunewright.envs.command_guarantees import weaker
+from tunewright.envs.command_preflight import preflight
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.measuring import hooks
 from tunewright.sessions import originals, workfolder
@@ -24,7 +25,7 @@ from tunewright.sessions.locks import file_keys
 from tunewright.space import Config
 from tunewright.space.expressions import parse
 from tunewright.store.trees import remove_tree
-from tunewright.target import BaseTarget, Budget, Measurement, Weaker
+from tunewright.target import BaseTarget, Budget, Measurement, Preflight, Weaker
 
 _OUTPUT_LIMIT = 16 * 2**20  # bytes of output that are searched for metrics
 _STREAMS = ("stdout", "stderr")
@@ -245,6 +246,10 @@ class CommandTarget(BaseTarget):
         if self._lasting_hooks():
             keys += [f"commands in {key}" for key in file_keys(self.description.path)]
         return keys
+
+    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
+        """Say which files are written and which commands run, and what of that this user may not do."""
+        return preflight(self.description, workdir)
 
     def snapshot(self, folder: Path) -> dict[str, Any]:
         """Copy the user's files."""

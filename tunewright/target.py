@@ -124,6 +124,7 @@ class Preflight:
         locks: what is held, so that no other session changes it meanwhile.
         missing: what the session cannot do without: the statement or command that gives it, ready to paste.
         notes: what else the user should know beforehand.
+        disk_bytes: room that the session needs where its files lie, where that is known.
     """
 
     changes: Sequence[str] = ()
@@ -133,6 +134,7 @@ class Preflight:
     locks: Sequence[str] = ()
     missing: Sequence[str] = ()
     notes: Sequence[str] = ()
+    disk_bytes: int | None = None
 
 
 @runtime_checkable
@@ -279,7 +281,13 @@ class BaseTarget:
         """Bring the system back to the snapshot; must be safe to repeat, also after a crash, and to be interrupted."""
 
     def cleanup(self, workdir: Path) -> None:
-        """Remove what ``prepare`` and ``measure`` left in workdir, and nothing that they did not make."""
+        """Remove what ``prepare`` and ``measure`` left, and nothing that they did not make.
+
+        Called at the end of a run and for what a killed one left, but not where the user keeps it for further sessions.
+
+        Args:
+            workdir: of the session; what they made elsewhere, such as a database of ours in a server, goes as well.
+        """
 
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Save what ``rollback`` needs to undo ``apply``; called, and written down, before it.

@@ -32,9 +32,12 @@ from tunewright.errors import ConfigError, TargetError
 from tunewright.sessions import workfolder
 from tunewright.sessions.locks import file_keys
 from tunewright.space import Choice, Config, Int, Space
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, numeric_options
+from tunewright.space.amounts import size
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, Preflight, Weaker, numeric_options
 
 _ROWS = 40_000
+_ROW_BYTES = 300  # of the main table with its indexes
+_MADE = 6  # databases that a session makes as a rule, of 24 that there could be
 _AIM_S = 0.8  # run time of the default after calibration
 _WORKLOADS = {
     "write-heavy": "one-statement transactions: 90 % append to an indexed table, 10 % update an indexed row",
@@ -153,6 +156,17 @@ class SQLiteTarget(BaseTarget):
                 count *= 3
             operations = max(4, round(count * _AIM_S / seconds))
         return {"operations": int(operations)}
+
+    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
+        """Tell the size of the databases: one for each page size and vacuum mode that is tried, and a run's copy."""
+        one = self.rows * _ROW_BYTES
+        return Preflight(
+            creates=[
+                f"Databases of {self.rows:,} rows below the work folder, {size(one)} each: one for each page size and "
+                "vacuum mode that is tried, and a copy for every run. All are removed at the end."
+            ],
+            disk_bytes=one * (_MADE + 1),
+        )
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Run the fixed number of operations on a fresh copy of the database."""

@@ -32,7 +32,7 @@ from tunewright.sessions.changes import (
     settle,
     silent,
 )
-from tunewright.sessions.locks import holding
+from tunewright.sessions.locks import holding, this_process
 from tunewright.space import Config
 from tunewright.store.paths import home
 from tunewright.store.secrets import public_options, public_spec
@@ -222,7 +222,9 @@ def check_target(
         target=spec,
         options=public_options(options or {}, target.secret_options),
     )
-    folder = workfolder.private(base, name)
+    workfolder.clear_checks(base)
+    its_journal = Journal(owner.store, name, "measure").folder
+    folder = workfolder.private(base, name, check=this_process(), journal=str(its_journal))
     with ExitStack() as stack:
         stack.callback(workfolder.remove, base, name)
         stack.enter_context(orderly())

@@ -7,18 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError
 from tunewright.measuring.executors import adopted
 from tunewright.measuring.interrupts import orderly, uninterrupted
 from tunewright.plugins import reopen
+from tunewright.sessions import workfolder
 from tunewright.sessions.locks import holding
 from tunewright.sessions.loop import Inline, Limits, Loop
 from tunewright.sessions.machine import MachineWatch
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.notes import keep_notes
-from tunewright.sessions.recovery import opened, protected, recover, stored_plan
+from tunewright.sessions.preflight import Outlook, look
+from tunewright.sessions.recovery import clear_replaced, opened, protected, recover, stored_plan
 from tunewright.sessions.setup import set_up
 from tunewright.sessions.trials import Trials
 from tunewright.sessions.verdict import Verdict, as_html, in_short
@@ -72,27 +75,56 @@ class Session:
         self.workload, self.tuner_spec = self.plan.workload, self.plan.tuner
         self._trials = Trials(self._setup, store)
         self._measurer = Measurer(self._setup, self._trials, store)
+        #: whether it takes the place of a session that never measured anything
+        self.replaced = False
         self._loop: Loop | None = None
         self._verdict: Mapping[str, Any] | None = None  # as it is stored
         self._started, self._spent, self._replayed = time.monotonic(), 0.0, False
 
     @classmethod
-    def create(cls, plan: Plan, name: str, store: Store, *, target: BaseTarget | None = None, **how: Any) -> Session:
-        """Start a new session.
+    def create(
+        cls,
+        plan: Plan,
+        name: str,
+        store: Store,
+        *,
+        target: BaseTarget | None = None,
+        told: Callable[[Outlook], None] | None = None,
+        trials: int | None = None,
+        minutes: float | None = None,
+        **how: Any,
+    ) -> Session:
+        """Start a new session, once all that it needs is there.
 
         Args:
             plan: what to do.
-            name: unique in the store.
+            name: unique in the store; one whose session never measured anything is used again.
             store: where it is kept.
             target: an open target; None to open ``plan.target``.
+            told: is given what the session is about to do, before anything is stored or touched.
+            trials, minutes: for which it is going to run, for ``told``.
             **how: ``executor``, ``workers``, ``watcher``, ``make``, which makes the tuner where it is no spec, and
                 ``trust_file``, which lets the tuner open a file that can run code; it is not stored.
+
+        Raises:
+            TargetError: something is missing that it cannot do without; the message says what.
+            ConfigError: the name is taken.
+            HeldError: somebody else changes the same thing.
         """
         target = opened(plan) if target is None else target
         session = cls(plan, name, store, target, **how)
+        outlook = look(
+            plan, target, name, store_url=store.public_url, store=store, trials=trials, minutes=minutes
+        )  # fmt: skip
+        if told is not None:
+            told(outlook)
         with holding(target.changes(), f"session {name!r}"):
             pass  # refused before the name is taken, where somebody else changes the same thing
-        store.create(name, session.problem.directions, session._setup.record())
+        outlook.check()
+        before = store.session(name) if name in store.names() else None
+        session.replaced = store.create(name, session.problem.directions, session._setup.record())
+        if session.replaced and before is not None:
+            clear_replaced(before, name, store)
         return session
 
     @classmethod
@@ -106,6 +138,9 @@ class Session:
         options: Mapping[str, str] | None = None,
         tuner_options: Mapping[str, str] | None = None,
         believe: Sequence[str] = (),
+        told: Callable[[Outlook], None] | None = None,
+        trials: int | None = None,
+        minutes: float | None = None,
         **how: Any,
     ) -> Session:
         """Open a stored session; the next run replays its trials into the tuner.
@@ -118,7 +153,13 @@ class Session:
             options: target options to use instead of stored ones, such as secrets, which were not stored.
             tuner_options: tuner options likewise.
             believe: metrics whose values are believed from now on, see :class:`~tunewright.store.plan.Plan`; stored.
+            told: is given what the session is about to do, before anything is touched; without it, nothing is looked
+                at, since an opened session may only be read.
+            trials, minutes: for which it is going to run, for ``told``.
             **how: ``executor``, ``workers``, ``watcher``, ``trust_file``.
+
+        Raises:
+            TargetError: with ``told``, something is missing that it cannot do without.
         """
         record = store.session(name)
         plan = stored_plan(name, record, tuner_options or {}, spec=spec, options=options)
@@ -127,6 +168,12 @@ class Session:
         session = cls(plan, name, store, target, **how)
         session._measurer.prepared = dict(record.get("prepared") or {})
         session._verdict = record["verdict"]
+        if told is not None:
+            outlook = look(
+                plan, target, name, store_url=store.public_url, store=store, trials=trials, minutes=minutes
+            )  # fmt: skip
+            told(outlook)
+            outlook.check()
         if believe:
             store.update(name, plan={**record["plan"], "believe": list(plan.believe)})
         return session
@@ -175,6 +222,12 @@ class Session:
         return self._trials.default
 
     @property
+    def workdir(self) -> Path:
+        """Where its files lie; the folder is there only while it runs, or where something is left in it."""
+        parent = workfolder.parent_of(self.plan.workdir)
+        return workfolder.path_of(parent, workfolder.name_of(self.store.public_url, self.name))
+
+    @property
     def seconds(self) -> float:
         """Wall time spent on this session so far, earlier runs included."""
         return self._spent + time.monotonic() - self._started
@@ -197,6 +250,7 @@ class Session:
         patience: int | None = None,
         explain: bool = False,
         verify: bool = True,
+        keep: bool = False,
     ) -> Verdict | None:
         """Run more trials, then verify the winner.
 
@@ -208,6 +262,7 @@ class Session:
             explain: then take back each change of the best configuration, one at a time, as trials that come on top;
                 and see what each change of the winner gives even where the plan keeps all of them.
             verify: measure the winner afresh against the default, and take back what it does not need.
+            keep: leave what the target prepared, such as a database, for the next run of this session.
 
         Returns:
             The verdict, or None without verification.
@@ -222,7 +277,8 @@ class Session:
         with self.store.lock(self.name), orderly():
             loop, status = self._begin(), "interrupted"
             try:
-                with protected(self._setup, self.store, self._measurer, partial(self.watcher.told, self)):
+                say = partial(self.watcher.told, self)
+                with protected(self._setup, self.store, self._measurer, say, keep=keep):
                     self.watcher.preparing(self)
                     self._measurer.prepare()
                     total = len(self.decided) + trials if trials is not None else total
