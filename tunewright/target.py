@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from tunewright.errors import ConfigError, TargetError, unknown
-from tunewright.space import Config, Space
+from tunewright.space import Config, Space, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -236,6 +236,33 @@ class BaseTarget:
     def render(self, config: Config) -> str:
         """Return the configuration in the system's own form, ready to paste."""
         return "\n".join(f"{name} = {value}" for name, value in config.items())
+
+    def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
+        """Return a configuration in forms that operations use, in the place of the general ones of the same names.
+
+        Args:
+            config: a legal configuration.
+            changed: those of its values that are new, against what was in service before the session.
+
+        Returns:
+            Text by name: ``conf.d`` (lines of a configuration file), ``sql``, ``systemd`` (a drop-in), ``ansible`` (a
+            list of tasks), ``diff``, ``env``. What a target leaves out is made from ``files`` and the changed values
+            where that can be done; a form with an empty text makes no sense for it.
+        """
+        return {}
+
+    def files(self, config: Config) -> Mapping[Path, str]:
+        """Return the configuration files that ``apply`` writes, with their texts."""
+        return {}
+
+    def still_to_do(self, config: Config, changed: Mapping[str, Value]) -> Sequence[str]:
+        """Return what the user has to do after ``apply`` before all values are in service; one sentence each.
+
+        Args:
+            config: what was applied.
+            changed: as for ``forms``.
+        """
+        return ()
 
     def changes(self, to: str | None = None) -> Sequence[str]:
         """Return keys of everything outside the work directory that measuring changes, for locks.

@@ -31,7 +31,7 @@ from tunewright.envs.storage.sqlite_file import make_empty, read_settings, write
 from tunewright.errors import ConfigError, TargetError
 from tunewright.sessions import workfolder
 from tunewright.sessions.locks import file_keys
-from tunewright.space import Choice, Config, Int, Space
+from tunewright.space import Choice, Config, Int, Space, Value
 from tunewright.space.amounts import size
 from tunewright.target import BaseTarget, Budget, Measurement, Metric, Preflight, Weaker, numeric_options
 
@@ -275,6 +275,22 @@ class SQLiteTarget(BaseTarget):
             write_settings(path, {n: config[n] for n in read_settings(path)})
         except sqlite3.Error as error:
             raise ConfigError(f"{to}: {error}; nothing was changed that a rerun would not put right") from None
+
+    def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
+        """Return PRAGMA statements; SQLite has neither configuration files nor an environment."""
+        return {"sql": self.render(config) + "\n", "conf.d": "", "env": "", "ansible": ""}
+
+    def still_to_do(self, config: Config, changed: Mapping[str, Value]) -> Sequence[str]:
+        """Say which settings a connection forgets."""
+        kept = ("page_size", "auto_vacuum", "journal_mode")
+        own = [name for name in changed if name not in kept]
+        if not own:
+            return ()
+        verb = "holds" if len(own) == 1 else "hold"
+        return [
+            f"Not live yet: {', '.join(own)} {verb} for one connection; have your program run these PRAGMAs when it "
+            "opens the database."
+        ]
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Put the persistent pragmas back."""
