@@ -26,7 +26,7 @@ def preflight(description: Description, workdir: Path) -> Preflight:
     """
     own = [description.cwd / f.path for f in description.files if not f.inside]
     changes = [_file_words(path) for path in own]
-    restarts = []
+    restarts: list[str] = []
     for hook, command in description.hooks.items():
         said = f"The {hook} command of {description.path.name} runs {_WHEN[hook]}: {_shown(command)}"
         (restarts if _STARTERS.search(" ".join(command)) else changes).append(said)

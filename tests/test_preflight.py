@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tunewright.cli.dry import Told, show_outlook
+from tunewright.cli.dry import Told, free_name, show_outlook
 from tunewright.cli.options import console
 from tunewright.cli.sessions import reading
-from tunewright.cli.tune import free_name
 from tunewright.errors import ConfigError, HeldError, TargetError
 from tunewright.sessions import locks, preflight, workfolder
 from tunewright.sessions.session import Session

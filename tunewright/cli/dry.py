@@ -142,7 +142,6 @@ def new(
         TunewrightError: such a session cannot work, with the reason.
         SystemExit: with code 1, something is missing.
     """
-    from tunewright.cli.tune import free_name
     from tunewright.errors import ConfigError
     from tunewright.sessions.preflight import look
     from tunewright.sessions.recovery import opened
@@ -177,3 +176,24 @@ def stored(
         target = reopen(name, record, spec, options)
         public = store.public_url
         _finish(look(plan, target, name, store_url=public, store=store, trials=trials, minutes=minutes), as_json)
+
+
+def free_name(store: Store | None, target: str) -> str:
+    """Return a name for a new session of a target: one that is free, or whose session failed before it began.
+
+    Args:
+        store: where it is going to be kept; None where that does not exist yet.
+        target: target spec.
+    """
+    from tunewright.plugins import split_spec
+
+    kind, argument = split_spec(target)
+    base = Path(argument).name.split(".")[0] if kind in ("table", "command") and argument else kind
+    taken = set(store.names()) if store is not None else set()
+
+    def free(name: str) -> bool:
+        if store is None or name not in taken:
+            return True
+        return store.fruitless(name) and store.session(name).get("status") == "interrupted"
+
+    return next(f"{base}-{i}" for i in range(1, len(taken) + 2) if free(f"{base}-{i}"))

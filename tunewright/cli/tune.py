@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
     from tunewright.cli.dry import Told
     from tunewright.sessions.session import Session
     from tunewright.sessions.verdict import Verdict
-    from tunewright.store.store import Store
 
 app = typer.Typer()
 
@@ -152,7 +150,7 @@ def tune(
         dry.new(plan, name, store, trials=trials, minutes=minutes, as_json=as_json, trust_file=trust_file)
         return
     opened = Store(store)
-    name = free_name(opened, target) if name is None else name
+    name = dry.free_name(opened, target) if name is None else name
     told = dry.Told(as_json)
     how: dict[str, Any] = {"told": told, "trials": trials, "minutes": minutes, "trust_file": trust_file}
     with (
@@ -259,27 +257,6 @@ def resume(
         how |= {"options": parse_options(option), "tuner_options": parse_options(tuner_option)}
         with Session.resume(name, Store(store), spec=target, **how) as session:
             _run(session, trials, minutes, patience, explain, as_json, told=told, keep=keep)
-
-
-def free_name(store: Store | None, target: str) -> str:
-    """Return a name for a new session of a target: one that is free, or whose session failed before it began.
-
-    Args:
-        store: where it is going to be kept; None where that does not exist yet.
-        target: target spec.
-    """
-    from tunewright.plugins import split_spec
-
-    kind, argument = split_spec(target)
-    base = Path(argument).name.split(".")[0] if kind in ("table", "command") and argument else kind
-    taken = set(store.names()) if store is not None else set()
-
-    def free(name: str) -> bool:
-        if store is None or name not in taken:
-            return True
-        return store.fruitless(name) and store.session(name).get("status") == "interrupted"
-
-    return next(f"{base}-{i}" for i in range(1, len(taken) + 2) if free(f"{base}-{i}"))
 
 
 def _run(
