@@ -114,16 +114,17 @@ class Session:
         target = opened(plan) if target is None else target
         session = cls(plan, name, store, target, **how)
         outlook = look(
-            plan, target, name, store_url=store.public_url, store=store, trials=trials, minutes=minutes
+            plan, target, name, store_url=store.public_url, trials=trials, minutes=minutes,
+            store=store if told is not None else None,  # looking through its sessions takes time
         )  # fmt: skip
         if told is not None:
             told(outlook)
         with holding(target.changes(), f"session {name!r}"):
             pass  # refused before the name is taken, where somebody else changes the same thing
         outlook.check()
-        before = store.session(name) if name in store.names() else None
-        session.replaced = store.create(name, session.problem.directions, session._setup.record())
-        if session.replaced and before is not None:
+        before = store.create(name, session.problem.directions, session._setup.record())
+        if before is not None:
+            session.replaced = True
             clear_replaced(before, name, store)
         return session
 

@@ -138,7 +138,7 @@ class Store:
 
     # -- sessions ---------------------------------------------------------------------------------
 
-    def create(self, name: str, directions: list[str], session: Mapping[str, Any]) -> bool:
+    def create(self, name: str, directions: list[str], session: Mapping[str, Any]) -> dict[str, Any] | None:
         """Create a session.
 
         Args:
@@ -147,7 +147,7 @@ class Store:
             session: JSON-able description, stored as it is: whoever gives it leaves secrets out of it.
 
         Returns:
-            Whether it takes the place of a session that never measured anything.
+            The description of the session whose place it takes, which never measured anything; None for a new name.
 
         Raises:
             ConfigError: the name is taken, or cannot be one.
@@ -159,16 +159,15 @@ class Store:
 
         with self._errors():
             sides = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
-            replaced = False
+            replaced: dict[str, Any] | None = None
             try:
                 study = self._storage.create_new_study([sides[d] for d in directions], name)
             except optuna.exceptions.DuplicatedStudyError:
                 study = self._study(name)
                 if not self.unborn(name):
-                    with self._unused(name):
+                    with self._unused(name) as replaced:
                         self._forget(name)
                         study = self._storage.create_new_study([sides[d] for d in directions], name)
-                    replaced = True
             record = {"schema": SCHEMA, "created": _now(), **session}
             self._storage.set_study_user_attr(study, _SESSION, record)
             objectives = session.get("objectives")
@@ -177,7 +176,7 @@ class Store:
         return replaced
 
     @contextmanager
-    def _unused(self, name: str) -> Iterator[None]:
+    def _unused(self, name: str) -> Iterator[dict[str, Any]]:
         """Hold a session that never measured anything; nobody runs it, and nobody else takes its name meanwhile."""
         taken = (
             f"a session named {name!r} exists already; continue it with 'tunewright resume {name}', "
@@ -189,7 +188,7 @@ class Store:
             self._ids.pop(name, None)
             if not self.fruitless(name):  # another process was faster
                 raise ConfigError(taken)
-            yield
+            yield self.session(name)
 
     def _forget(self, name: str) -> None:
         self._storage.delete_study(self._study(name))
