@@ -6,15 +6,17 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.errors import ConfigError, TargetError
+from tunewright.errors import ConfigError, TargetError, TunewrightError
 from tunewright.knowledge.advice import servers
 from tunewright.knowledge.advice.advising import LOADS, SYSTEMS, advise, alike, amount, rules, spelled
 from tunewright.knowledge.advice.servers import Server, configured, lines_of, version_number
@@ -272,13 +274,16 @@ def test_a_real_redis(tmp_path, cli):
 
 
 @pytest.mark.slow
-def test_a_real_postgres(tmp_path, cli):
+def test_a_real_postgres(cli):
     pytest.importorskip("psycopg")
     from tunewright.envs.storage import postgres_server
 
-    if not shutil.which("postgres") and not postgres_server.__dict__.get("program", lambda name: None)("postgres"):
-        pytest.skip("needs PostgreSQL")
-    cluster = tmp_path / "cluster"
+    try:
+        postgres_server.binaries()
+    except TunewrightError as error:
+        pytest.skip(str(error))
+    cluster = Path(tempfile.mkdtemp()) / "cluster"  # the server's account may enter it, other than tmp_path
+    cluster.parent.chmod(0o711)
     postgres_server.make_cluster(cluster, {})
     with postgres_server.Server(cluster, {"fsync": "off"}) as server:
         said = json.loads(cli("advise", "postgres", "--dsn", server.conninfo("postgres"), "--json").stdout)
