@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.command_file import Description, load_description, read_json_path, read_number
+from tunewright.envs.command_forms import command_forms, not_live
 from tunewright.envs.command_guarantees import weaker
+from tunewright.envs.command_preflight import preflight
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.measuring import hooks
 from tunewright.sessions import originals, workfolder
 from tunewright.sessions.locks import file_keys
-from tunewright.space import Config
+from tunewright.space import Config, Value
 from tunewright.space.expressions import parse
 from tunewright.store.trees import remove_tree
-from tunewright.target import BaseTarget, Budget, Measurement, Weaker
+from tunewright.target import BaseTarget, Budget, Measurement, Preflight, Weaker
 
 _OUTPUT_LIMIT = 16 * 2**20  # bytes of output that are searched for metrics
 _STREAMS = ("stdout", "stderr")
@@ -246,6 +248,10 @@ class CommandTarget(BaseTarget):
             keys += [f"commands in {key}" for key in file_keys(self.description.path)]
         return keys
 
+    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
+        """Say which files are written and which commands run, and what of that this user may not do."""
+        return preflight(self.description, workdir)
+
     def snapshot(self, folder: Path) -> dict[str, Any]:
         """Copy the user's files."""
         paths = self._own_files()
@@ -325,6 +331,25 @@ class CommandTarget(BaseTarget):
         names = self._service_names(config, Path(tempfile.gettempdir()))
         self._write_files(names)
         self._hook("apply", names)
+
+    def files(self, config: Config) -> Mapping[Path, str]:
+        """Return the user's files as ``apply`` writes them."""
+        names = self._service_names(config, Path(tempfile.gettempdir()))
+        return {self.description.cwd / f.path: _filled(f.text, names) + "\n" for f in self.description.files
+                if not f.inside}  # fmt: skip
+
+    def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
+        """Return the environment and a drop-in of systemd, where command or environment name parameters."""
+        names = self._service_names(config, Path(tempfile.gettempdir()))
+        words = self._arguments(self.description.command, names)
+        return command_forms(self.description, words, self._environment(names), set(self.space.params))
+
+    def still_to_do(self, config: Config, changed: Mapping[str, Value]) -> Sequence[str]:
+        """Say which values are written and not live, where there is no apply command that would have made them so."""
+        costly = [n for n in changed if n in self.space.params and self.space.params[n].restart != "none"]
+        if not costly or "apply" in self.description.hooks:
+            return ()
+        return [not_live(self.description, {n: self.space.params[n].restart for n in costly})]
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Put back what ``apply`` replaced."""

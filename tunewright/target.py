@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from tunewright.errors import ConfigError, TargetError, unknown
-from tunewright.space import Config, Space
+from tunewright.space import Config, Space, Value
 
 if TYPE_CHECKING:
     import numpy as np
@@ -110,6 +110,31 @@ class Weaker:
 
     config: Config
     loses: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """What a session will do to a system, and what it lacks for that; every entry is for people, in a full sentence.
+
+    Attributes:
+        changes: what is changed while candidates are measured, and put back afterwards.
+        restarts: what is restarted or reloaded, and when.
+        creates: what is created, with its size where that is known.
+        leaves: what stays after the session.
+        locks: what is held, so that no other session changes it meanwhile.
+        missing: what the session cannot do without: the statement or command that gives it, ready to paste.
+        notes: what else the user should know beforehand.
+        disk_bytes: room that the session needs where its files lie, where that is known.
+    """
+
+    changes: Sequence[str] = ()
+    restarts: Sequence[str] = ()
+    creates: Sequence[str] = ()
+    leaves: Sequence[str] = ()
+    locks: Sequence[str] = ()
+    missing: Sequence[str] = ()
+    notes: Sequence[str] = ()
+    disk_bytes: int | None = None
 
 
 @runtime_checkable
@@ -212,6 +237,33 @@ class BaseTarget:
         """Return the configuration in the system's own form, ready to paste."""
         return "\n".join(f"{name} = {value}" for name, value in config.items())
 
+    def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
+        """Return a configuration in forms that operations use, in the place of the general ones of the same names.
+
+        Args:
+            config: a legal configuration.
+            changed: those of its values that are new, against what was in service before the session.
+
+        Returns:
+            Text by name: ``conf.d`` (lines of a configuration file), ``sql``, ``systemd`` (a drop-in), ``ansible`` (a
+            list of tasks), ``diff``, ``env``. What a target leaves out is made from ``files`` and the changed values
+            where that can be done; a form with an empty text makes no sense for it.
+        """
+        return {}
+
+    def files(self, config: Config) -> Mapping[Path, str]:
+        """Return the configuration files that ``apply`` writes, with their texts."""
+        return {}
+
+    def still_to_do(self, config: Config, changed: Mapping[str, Value]) -> Sequence[str]:
+        """Return what the user has to do after ``apply`` before all values are in service; one sentence each.
+
+        Args:
+            config: what was applied.
+            changed: as for ``forms``.
+        """
+        return ()
+
     def changes(self, to: str | None = None) -> Sequence[str]:
         """Return keys of everything outside the work directory that measuring changes, for locks.
 
@@ -222,6 +274,15 @@ class BaseTarget:
             to: what ``apply`` is given; then the keys of what ``apply`` changes.
         """
         return ()
+
+    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
+        """Look, and change nothing: what a session would change, restart, create and leave, and what is missing.
+
+        Args:
+            workload: name of the workload.
+            workdir: where the session's files would lie; it may not exist yet.
+        """
+        return Preflight()
 
     def hold(self, what: str, to: str | None = None) -> AbstractContextManager[None]:
         """Hold what ``changes`` names against other machines, too, where the system has locks of its own.
@@ -247,7 +308,13 @@ class BaseTarget:
         """Bring the system back to the snapshot; must be safe to repeat, also after a crash, and to be interrupted."""
 
     def cleanup(self, workdir: Path) -> None:
-        """Remove what ``prepare`` and ``measure`` left in workdir, and nothing that they did not make."""
+        """Remove what ``prepare`` and ``measure`` left, and nothing that they did not make.
+
+        Called at the end of a run and for what a killed one left, but not where the user keeps it for further sessions.
+
+        Args:
+            workdir: of the session; what they made elsewhere, such as a database of ours in a server, goes as well.
+        """
 
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Save what ``rollback`` needs to undo ``apply``; called, and written down, before it.

@@ -24,7 +24,7 @@ from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.sessions import workfolder
 from tunewright.space import Choice, Config, Int, Space
 from tunewright.store.trees import remove_tree
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, numeric_options
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, Preflight, numeric_options
 
 START_S = 20.0
 KIB, MIB = 1024, 1024**2
@@ -185,6 +185,17 @@ class GlusterTarget(BaseTarget):
         self.space = space()
         version = subprocess.run(["glusterfs", "--version"], capture_output=True, text=True, check=False).stdout
         self.facts = {"glusterfs": (version.split() or ["", "?"])[1], "bricks": bricks}
+
+    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
+        """Say what runs and is mounted for every run, and what GlusterFS lacks here."""
+        lacks = missing()
+        return Preflight(
+            creates=[
+                "Bricks, a mount and the daemons of GlusterFS for every run, below the work folder and on loopback "
+                "alone; all are ended and removed after the run. No volume of yours is touched."
+            ],
+            missing=[lacks] if lacks else [],
+        )
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Make a volume, mount it, run each phase on a client that has cached nothing, and end everything."""

@@ -37,7 +37,8 @@ from tunewright.envs.storage.postgres_foreign import revive as revive  # called 
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.sessions import originals
-from tunewright.space import Config, Space
+from tunewright.sessions.forms import alter_system, ansible_tasks
+from tunewright.space import Config, Space, Value
 from tunewright.space.facts import machine_facts
 from tunewright.store.dsn import read_dsn
 from tunewright.store.trees import remove_tree
@@ -339,6 +340,17 @@ class PostgresTarget(BaseTarget):
             text = _setting(value) + (param.unit if param.unit and not unit and float(value) > 0 else "")
             lines.append(f"{name} = '{text}'{unit}{'  # needs a restart' if param.restart == 'restart' else ''}")
         return "\n".join(lines) or "# the server's own settings"
+
+    def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
+        """Return ALTER SYSTEM statements, a file for conf.d, and tasks of the community's PostgreSQL collection."""
+        settings = {n: _setting(v) for n, v in changed.items() if n in self.space.params}
+        restart = any(self.space.params[n].restart == "restart" for n in settings)
+        return {
+            "sql": alter_system(settings, restart=restart),
+            "conf.d": self.render(config) + "\n",
+            "ansible": ansible_tasks("community.postgresql.postgresql_set", settings),
+            "env": "",
+        }
 
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Note the foreign server's own settings."""

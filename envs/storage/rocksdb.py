@@ -26,8 +26,9 @@ from tunewright.envs.storage.rocksdb_options import open_options, render, space
 from tunewright.errors import ConfigError, TargetError, missing_extra
 from tunewright.sessions import workfolder
 from tunewright.space import Config
+from tunewright.space.amounts import size
 from tunewright.store.trees import remove_tree
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, numeric_options
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, Preflight, Weaker, numeric_options
 
 NEEDS = {"rocksdict": "rocksdb"}
 _WORKLOADS = {
@@ -39,6 +40,7 @@ _WORKLOADS = {
     "f": "YCSB F: 50 % reads, 50 % read-modify-writes, Zipf keys",
 }
 _ROWS, _VALUE_BYTES, _SCAN = 100_000, 400, 50
+_KEY_BYTES, _WHILE_MERGING = 20, 3  # with its log, and old and new files side by side
 _ZIPF = 0.99  # YCSB's constant (Cooper et al., Benchmarking Cloud Serving Systems with YCSB, SoCC 2010)
 _AIM_S, _STALL_SHARE = 1.0, 0.5
 _OPTIONS = {"rows": f"keys loaded before the run ({_ROWS})"}
@@ -107,6 +109,17 @@ class RocksDBTarget(BaseTarget):
             run = self._run(self.space.default, workload, seed, budget.workdir, probe)
             operations = max(500, round(probe * _AIM_S / run["seconds"]))
         return {"operations": int(operations)}
+
+    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
+        """Tell the size of the database that every run fills."""
+        one = self.rows * (_VALUE_BYTES + _KEY_BYTES)
+        return Preflight(
+            creates=[
+                f"A database of {self.rows:,} keys below the work folder for every run, about {size(one)} and up to "
+                f"{size(_WHILE_MERGING * one)} while it is merged; it is removed after the run."
+            ],
+            disk_bytes=_WHILE_MERGING * one,
+        )
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Load a fresh database and run the fixed number of operations."""

@@ -31,10 +31,13 @@ from tunewright.envs.storage.sqlite_file import make_empty, read_settings, write
 from tunewright.errors import ConfigError, TargetError
 from tunewright.sessions import workfolder
 from tunewright.sessions.locks import file_keys
-from tunewright.space import Choice, Config, Int, Space
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, numeric_options
+from tunewright.space import Choice, Config, Int, Space, Value
+from tunewright.space.amounts import size
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, Preflight, Weaker, numeric_options
 
 _ROWS = 40_000
+_ROW_BYTES = 300  # of the main table with its indexes
+_MADE = 6  # databases that a session makes as a rule, of 24 that there could be
 _AIM_S = 0.8  # run time of the default after calibration
 _WORKLOADS = {
     "write-heavy": "one-statement transactions: 90 % append to an indexed table, 10 % update an indexed row",
@@ -154,6 +157,17 @@ class SQLiteTarget(BaseTarget):
             operations = max(4, round(count * _AIM_S / seconds))
         return {"operations": int(operations)}
 
+    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
+        """Tell the size of the databases: one for each page size and vacuum mode that is tried, and a run's copy."""
+        one = self.rows * _ROW_BYTES
+        return Preflight(
+            creates=[
+                f"Databases of {self.rows:,} rows below the work folder, {size(one)} each: one for each page size and "
+                "vacuum mode that is tried, and a copy for every run. All are removed at the end."
+            ],
+            disk_bytes=one * (_MADE + 1),
+        )
+
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Run the fixed number of operations on a fresh copy of the database."""
         operations = int(budget.prepared["operations"])
@@ -261,6 +275,22 @@ class SQLiteTarget(BaseTarget):
             write_settings(path, {n: config[n] for n in read_settings(path)})
         except sqlite3.Error as error:
             raise ConfigError(f"{to}: {error}; nothing was changed that a rerun would not put right") from None
+
+    def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
+        """Return PRAGMA statements; SQLite has neither configuration files nor an environment."""
+        return {"sql": self.render(config) + "\n", "conf.d": "", "env": "", "ansible": ""}
+
+    def still_to_do(self, config: Config, changed: Mapping[str, Value]) -> Sequence[str]:
+        """Say which settings a connection forgets."""
+        kept = ("page_size", "auto_vacuum", "journal_mode")
+        own = [name for name in changed if name not in kept]
+        if not own:
+            return ()
+        verb = "holds" if len(own) == 1 else "hold"
+        return [
+            f"Not live yet: {', '.join(own)} {verb} for one connection; have your program run these PRAGMAs when it "
+            "opens the database."
+        ]
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Put the persistent pragmas back."""

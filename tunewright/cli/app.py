@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.models import CommandInfo
 
-from tunewright.cli import apply, catalogue, comparing, sessions, tune
+from tunewright.cli import apply, catalogue, comparing, sessions, tune, watch
 from tunewright.cli.options import console
 from tunewright.errors import ConfigError, TunewrightError
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 _CORE: dict[str, CommandInfo | typer.Typer] = {
-    str(info.name): info for room in (tune, sessions, apply, catalogue) for info in room.app.registered_commands
+    str(info.name): info for room in (tune, sessions, apply, watch, catalogue) for info in room.app.registered_commands
 } | {"compare": comparing.compare_app}
 #: our own commands in the order of the help: settings are tuned first, then looked at, applied, and the rest
 _ORDER = (
-    "tune", "resume", "list", "show", "export", "report", "apply", "rollback", "targets", "tuners", "init", "check",
-    "dashboard", "trace", "read", "place", "train", "rules", "plan", "simulate", "compare",
+    "tune", "resume", "list", "show", "export", "report", "apply", "rollback", "watch", "advise", "targets",
+    "tuners", "init", "check", "dashboard", "trace", "read", "place", "train", "rules", "plan", "simulate", "compare",
 )  # fmt: skip
 
 

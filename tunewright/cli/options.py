@@ -96,6 +96,11 @@ def emit(document: Any) -> None:
     print(document_text(document))
 
 
+def emit_line(document: Any) -> None:
+    """Print a document as one line of JSON, at once: commands that go on print several."""
+    print(json.dumps(document, default=str, allow_nan=False), flush=True)
+
+
 def document_text(document: Any) -> str:
     """Return a document as JSON; errors as for ``emit``."""
     try:

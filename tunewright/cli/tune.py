@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,9 +15,9 @@ from tunewright.cli.options import Json, SecretOption, StoreUrl, TargetOption, T
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tunewright.cli.dry import Told
     from tunewright.sessions.session import Session
     from tunewright.sessions.verdict import Verdict
-    from tunewright.store.store import Store
 
 app = typer.Typer()
 
@@ -27,6 +26,14 @@ _guide = partial(Option, rich_help_panel="What to try")
 _run_for = partial(Option, rich_help_panel="How long")
 _limit = partial(Option, rich_help_panel="Limits and guarantees")
 _model = partial(Option, rich_help_panel="Language model")
+
+
+DryRun = Annotated[bool, Option(
+    "--dry-run", help="Show what would be changed, restarted, created and left behind, and what is missing for that; "
+    "then stop. Nothing is stored or touched. Exit code 1 if something is missing.")]  # fmt: skip
+Keep = Annotated[bool, Option(
+    "--keep", help="Leave what was prepared (databases, files of the work folder) for the next run of this session, "
+    "instead of removing it at the end.")]  # fmt: skip
 
 
 @app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -100,7 +107,9 @@ def tune(
     directory: Annotated[str, _limit(
         "--dir", metavar="DIR",
         help="Where the target keeps its files; should be on the disk you care about.")] = "",
+    keep: Keep = False,
     trust_file: TrustFile = False,
+    dry_run: DryRun = False,
     name: Annotated[str | None, Option("--name", help="Name of the session; default: made from the target.")] = None,
     store: StoreUrl = None,
     as_json: Json = False,
@@ -109,8 +118,10 @@ def tune(
 
     Options of the target (see 'tunewright show TARGET') may be given as --NAME VALUE too: --ttft 2 for 'serving'.
     """
+    from tunewright.cli import dry
     from tunewright.measuring import executors
     from tunewright.plugins import parse_options
+    from tunewright.sessions.opening import Ahead
     from tunewright.sessions.session import Session
     from tunewright.store.plan import Plan
     from tunewright.store.store import Store
@@ -136,13 +147,22 @@ def tune(
         trials, patience = 25, patience or 15
     if name is not None:
         _check_name(name)
+    if dry_run:
+        dry.new(plan, name, store, trials=trials, minutes=minutes, as_json=as_json, trust_file=trust_file)
+        return
     opened = Store(store)
-    name = _free_name(opened, target) if name is None else name
+    name = dry.free_name(opened, target) if name is None else name
+    told = dry.Told(as_json)
+    how: dict[str, Any] = {"ahead": Ahead(told=told, trials=trials, minutes=minutes), "trust_file": trust_file}
     with (
         executors.opened(executor, workers, threads=True) as pool,
-        Session.create(plan, name, opened, workers=workers, executor=pool, trust_file=trust_file) as session,
+        Session.create(plan, name, opened, workers=workers, executor=pool, **how) as session,
     ):
-        _run(session, trials, minutes, patience, explain, as_json)
+        if session.replaced:
+            console().print(
+                f"The session {name} was started before and measured nothing; it is started anew.", markup=False
+            )
+        _run(session, trials, minutes, patience, explain, as_json, told=told, keep=keep)
 
 
 def _check_name(name: str) -> None:
@@ -211,35 +231,39 @@ def resume(
     executor: Annotated[str, Option(
         "--executor", metavar="dask[:ADDRESS]",
         help="Run trials on Dask: a cluster of --workers processes here, or a scheduler's address.")] = "",
+    keep: Keep = False,
     trust_file: TrustFile = False,
+    dry_run: DryRun = False,
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Continue a session: after an interruption, a crash, or just for more trials."""
+    from tunewright.cli import dry
     from tunewright.measuring import executors
     from tunewright.plugins import parse_options
+    from tunewright.sessions.opening import Ahead
     from tunewright.sessions.session import Session
     from tunewright.store.store import Store
 
+    trials = 10 if trials is None and minutes is None else trials
+    if dry_run:
+        dry.stored(
+            name, store, target, parse_options(option), parse_options(tuner_option), trials=trials, minutes=minutes,
+            as_json=as_json,
+        )  # fmt: skip
+        return
+    told = dry.Told(as_json)
     with executors.opened(executor, workers, threads=True) as pool:
         how: dict[str, Any] = {"workers": workers, "executor": pool, "trust_file": trust_file}
-        how |= {"believe": believe or ()}
+        how |= {"believe": believe or (), "ahead": Ahead(told=told, trials=trials, minutes=minutes)}
         how |= {"options": parse_options(option), "tuner_options": parse_options(tuner_option)}
         with Session.resume(name, Store(store), spec=target, **how) as session:
-            _run(session, 10 if trials is None and minutes is None else trials, minutes, patience, explain, as_json)
-
-
-def _free_name(store: Store, target: str) -> str:
-    from tunewright.plugins import split_spec
-
-    kind, argument = split_spec(target)
-    base = Path(argument).name.split(".")[0] if kind in ("table", "command") and argument else kind
-    taken = set(store.names())
-    return next(f"{base}-{i}" for i in range(1, len(taken) + 2) if f"{base}-{i}" not in taken)
+            _run(session, trials, minutes, patience, explain, as_json, told=told, keep=keep)
 
 
 def _run(
-    session: Session, trials: int | None, minutes: float | None, patience: int | None, explain: bool, as_json: bool
+    session: Session, trials: int | None, minutes: float | None, patience: int | None, explain: bool, as_json: bool,
+    *, told: Told, keep: bool,
 ) -> None:  # fmt: skip
     from rich.text import Text
 
@@ -258,17 +282,19 @@ def _run(
     ))  # fmt: skip
     try:
         with progress:
-            verdict = session.run(trials=trials, minutes=minutes, patience=patience, explain=explain)
+            verdict = session.run(trials=trials, minutes=minutes, patience=patience, explain=explain, keep=keep)
     except KeyboardInterrupt:
+        told.left(screen, session, keep)
         screen.print(
             f"stopped. Everything is put back; continue with: tunewright resume {session.name}{_store_hint(session)}",
             markup=False,
         )
         raise SystemExit(130) from None
     if as_json:
-        emit(summary(session, verdict))
+        emit(told.beside(summary(session, verdict)))
     elif verdict is not None:
         _conclusion(session, verdict)
+    told.left(screen, session, keep)
 
 
 def _store_hint(session: Session) -> str:

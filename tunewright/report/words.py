@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 from tunewright.space import Value
+from tunewright.space.amounts import duration as duration
 
 _STEERING = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # a control sequence: colours, moves, clearing
@@ -23,22 +24,6 @@ def number(value: float) -> str:
         return f"{value:g}"
     digits = max(0, 3 - math.floor(math.log10(abs(value))))
     return f"{value:,.{min(digits, 6)}f}"
-
-
-def duration(seconds: float) -> str:
-    """Show a time as people say it.
-
-    >>> duration(4.2), duration(125), duration(4000)
-    ('4.2 s', '2 min 05 s', '1 h 06 min')
-    """
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def settings(config: Mapping[str, Value], limit: int = 0) -> str:

@@ -371,9 +371,12 @@ def document(
 
 @contextmanager
 def restoring(
-    target: BaseTarget, owner: Owner, hold: Hold, journal: Journal, workdir: Path, say: Say = silent
-) -> Iterator[None]:
+    target: BaseTarget, owner: Owner, hold: Hold, journal: Journal, workdir: Path, say: Say = silent,
+    *, keep: bool = False,
+) -> Iterator[None]:  # fmt: skip
     """Let a block measure the target: what it changes is written down first, and put back at the end.
+
+    With ``keep``, what the target prepared stays for the next run.
 
     Raises:
         TunewrightError: it cannot be written down, or not be put back; then the journal stays, and the message says how
@@ -397,7 +400,8 @@ def restoring(
                     say(text)
             journal.discard()
             hold.note(None)
-            target.cleanup(workdir)
+            if not keep:
+                target.cleanup(workdir)
 
 
 @contextmanager

@@ -14,18 +14,20 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tunewright.errors import HeldError, StoreError
 
+_LOCKS = "/var/tmp/tunewright-locks"
 _DYING_S = 30.0  # how long the last child of a killed session may take to go
 _WRITING_S = 2.0  # how long a holder may take to say who it is
 
 
 def _directory() -> Path:
     """Return the directory of the locks; the same for every user and every store of this machine."""
-    folder = Path(os.environ.get("TUNEWRIGHT_LOCKS") or "/var/tmp/tunewright-locks")
+    folder = Path(os.environ.get("TUNEWRIGHT_LOCKS") or _LOCKS)
     try:
         folder.mkdir()
         os.chmod(folder, 0o1777)
@@ -97,17 +99,55 @@ def holding(keys: Sequence[str], what: str) -> Iterator[Hold]:
     Raises:
         HeldError: somebody else holds one of them; the message says who.
     """
-    import psutil
-
-    me = psutil.Process()
-    hold = Hold({"what": what, "pid": me.pid, "started": me.create_time()})
+    hold = Hold({"what": what, **this_process()})
     with ExitStack() as stack:
         for key in sorted(set(keys)):
-            path = _directory() / f"{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:32]}.lock"
+            path = _directory() / _lock_name(key)
             fd, text = _acquire(path, key)
             stack.callback(_release, path, fd)
             hold._take(key, fd, text)
         yield hold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """Who holds a thing, or held it when it was killed.
+
+    Attributes:
+        thing: what is held, in words.
+        what: who holds it, such as ``session 'a'``.
+        pid: of its process; None where it is unknown.
+        killed: it holds nothing any more, but left changes that the next session puts back first.
+    """
+
+    thing: str
+    what: str
+    pid: int | None = None
+    killed: bool = False
+
+
+def holders(keys: Sequence[str]) -> list[Holder]:
+    """Return who holds something of what the keys stand for, without waiting, and without making or changing a lock."""
+    folder, found = Path(os.environ.get("TUNEWRIGHT_LOCKS") or _LOCKS), dict[str, Holder]()
+    for key in dict.fromkeys(keys):
+        try:
+            fd = os.open(folder / _lock_name(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            killed = True
+        except BlockingIOError:
+            killed = False
+        finally:
+            text = _text(fd)
+            os.close(fd)
+        if killed and not isinstance(text.get("journal"), str):
+            continue
+        pid = text.get("pid") if isinstance(text.get("pid"), int) else None
+        what = str(text.get("what", "another session"))
+        found.setdefault(what, Holder(thing=words(key), what=what, pid=pid, killed=killed))
+    return list(found.values())
 
 
 def _acquire(path: Path, key: str) -> tuple[int, dict[str, Any]]:
@@ -119,10 +159,10 @@ def _acquire(path: Path, key: str) -> tuple[int, dict[str, Any]]:
         except BlockingIOError:
             holder, waited = _text(fd), time.monotonic() - begun
             os.close(fd)
-            patience = _DYING_S if holder and not _alive(holder) else _WRITING_S if not holder else 0.0
+            patience = _DYING_S if holder and not alive(holder) else _WRITING_S if not holder else 0.0
             if waited >= patience:
                 raise HeldError(
-                    f"{_words(key)} is being changed by {holder.get('what', 'another session')} "
+                    f"{words(key)} is being changed by {holder.get('what', 'another session')} "
                     f"(process {holder.get('pid', 'unknown')}); wait for it or stop it"
                 ) from None
             time.sleep(0.05)
@@ -131,6 +171,10 @@ def _acquire(path: Path, key: str) -> tuple[int, dict[str, Any]]:
             if os.stat(path).st_ino == os.fstat(fd).st_ino:
                 return fd, _text(fd)
         os.close(fd)  # its last holder removed it: take the new one
+
+
+def _lock_name(key: str) -> str:
+    return f"{hashlib.sha256(key.encode(errors='surrogatepass')).hexdigest()[:32]}.lock"
 
 
 def _open(path: Path) -> int:
@@ -165,7 +209,16 @@ def _text(fd: int) -> dict[str, Any]:
     return text if isinstance(text, dict) else {}
 
 
-def _alive(holder: Mapping[str, Any]) -> bool:
+def this_process() -> dict[str, Any]:
+    """Return what tells this process from all others of this machine, JSON-able."""
+    import psutil
+
+    me = psutil.Process()
+    return {"pid": me.pid, "started": me.create_time()}
+
+
+def alive(holder: Mapping[str, Any]) -> bool:
+    """Whether the process that :func:`this_process` told of still runs."""
     import psutil
 
     try:
@@ -174,7 +227,8 @@ def _alive(holder: Mapping[str, Any]) -> bool:
         return False
 
 
-def _words(key: str) -> str:
+def words(key: str) -> str:
+    """Return what a key stands for, for people."""
     kind, _, name = key.partition(" ")
     other = "this file (under another name)"
     return {"file": name, "inode": other, "entry": other, "commands": f"what {name} changes"}.get(kind, key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from tunewright.sessions import workfolder
 from tunewright.sessions.setup import Setup
 from tunewright.sessions.trials import Trials
 from tunewright.space import Config
-from tunewright.store.paths import home
 from tunewright.store.store import Store
 from tunewright.target import Budget, Measurement
 
@@ -35,13 +33,13 @@ class Measurer:
         self.prepared: dict[str, Any] = {}
         self.runs = isolation.Runs()
         self._setup, self._trials, self._store = setup, trials, store
-        digest = hashlib.sha256(f"{store.public_url}\n{setup.name}".encode(errors="surrogatepass")).hexdigest()[:8]
-        self._folder_name = f"{workfolder.file_name(setup.name)}-{digest}"
+        self._parent = workfolder.parent_of(setup.plan.workdir)
+        self._folder_name = workfolder.name_of(store.public_url, setup.name)
 
     @property
-    def _parent(self) -> Path:
-        workdir = self._setup.plan.workdir
-        return Path(workdir).absolute() if workdir else home() / "work"
+    def folder(self) -> Path:
+        """Where the session's files lie; it is there only while it runs, or where something is left in it."""
+        return workfolder.path_of(self._parent, self._folder_name)
 
     def workdir(self) -> Path:
         """Return the session's own folder, below the user's directory where one was given."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-from tunewright.errors import TargetError
+from tunewright.errors import TargetError, TunewrightError
 from tunewright.measuring import isolation
-from tunewright.plugins import located, located_options, open_target
-from tunewright.sessions.changes import Say, changing, command_log, left_behind, restoring
+from tunewright.plugins import located, located_options, open_target, reopen
+from tunewright.sessions import workfolder
+from tunewright.sessions.changes import Journal, Say, changing, command_log, left_behind, restoring
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import Setup
 from tunewright.sessions.trials import Trials
@@ -95,7 +96,7 @@ def recover(setup: Setup, store: Store, trials: Trials) -> float:
 
 
 @contextmanager
-def protected(setup: Setup, store: Store, measurer: Measurer, say: Say) -> Iterator[None]:
+def protected(setup: Setup, store: Store, measurer: Measurer, say: Say, *, keep: bool = False) -> Iterator[None]:
     """Let a block measure the target, whatever happens: held, with all put back before and after it.
 
     Args:
@@ -103,6 +104,7 @@ def protected(setup: Setup, store: Store, measurer: Measurer, say: Say) -> Itera
         store: says from now on that the session runs.
         measurer: may measure within the block.
         say: is told what was put back.
+        keep: leave what the target prepared.
 
     Raises:
         HeldError: somebody else changes the same thing.
@@ -112,9 +114,41 @@ def protected(setup: Setup, store: Store, measurer: Measurer, say: Say) -> Itera
     store.update(setup.name, status="running")
     with changing(setup.target, owner, say) as (hold, journal):
         _restore_old_snapshot(setup, store)
-        with restoring(setup.target, owner, hold, journal, workdir, say):
+        clear_killed(setup, store)
+        with restoring(setup.target, owner, hold, journal, workdir, say, keep=keep):
             measurer.runs = isolation.Runs(hold.fds, journal.folder, command_log(setup.name))
             yield
+
+
+def clear_killed(setup: Setup, store: Store) -> None:
+    """Give back the work folders of other sessions of this store on the same target that were killed, and of checks.
+
+    What a user's program left in them stays. A session that left the system changed is put back by its journal, and its
+    folder goes then.
+    """
+    parent = workfolder.parent_of(setup.plan.workdir)
+    workfolder.clear_checks(parent)
+    known = set(store.names())
+    for folder, session in workfolder.of_sessions(parent):
+        if session == setup.name or session not in known:
+            continue
+        if folder != workfolder.path_of(parent, workfolder.name_of(store.public_url, session)):
+            continue  # another store's session of that name
+        with suppress(TunewrightError), store.lock(session):
+            same = store.session(session)["plan"]["target"] == public_spec(setup.plan.target)
+            if same and Journal(store.public_url, session, "measure").read() is None:
+                setup.target.cleanup(folder)
+                workfolder.give_back(folder)
+
+
+def clear_replaced(record: Mapping[str, Any], name: str, store: Store) -> None:
+    """Clear the work folder of a session whose place a new one of the name takes, unless it left the system changed."""
+    parent = workfolder.parent_of(record["plan"]["workdir"])
+    folder = workfolder.path_of(parent, workfolder.name_of(store.public_url, name))
+    if folder.is_dir() and Journal(store.public_url, name, "measure").read() is None:
+        with suppress(TunewrightError):  # of a target that cannot be opened any more, nothing is known
+            reopen(name, dict(record), None, None).cleanup(folder)
+            workfolder.give_back(folder)
 
 
 def _restore_old_snapshot(setup: Setup, store: Store) -> None:

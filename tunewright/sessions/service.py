@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,7 +19,7 @@ from tunewright.measuring import hooks, isolation
 from tunewright.measuring.interrupts import orderly, uninterrupted
 from tunewright.measuring.protocol import improvement
 from tunewright.plugins import located, located_options, reopen
-from tunewright.sessions import workfolder
+from tunewright.sessions import forms, workfolder
 from tunewright.sessions.changes import (
     Journal,
     Owner,
@@ -32,7 +33,7 @@ from tunewright.sessions.changes import (
     settle,
     silent,
 )
-from tunewright.sessions.locks import holding
+from tunewright.sessions.locks import holding, this_process
 from tunewright.space import Config
 from tunewright.store.paths import home
 from tunewright.store.secrets import public_options, public_spec
@@ -97,13 +98,55 @@ def apply_session(
             raise
         journal.write(document(target, owner, undo, "applied", to=to))
         hold.note(None)
+        # what it was before counts, not the target's default of today: of a live system that is what is applied now
+        store.update(name, applied={"trial": number, "config": config, "at": time.time()}, watch=None)
     return {
         "name": name,
         "trial": number,
         "config": config,
         "settings": target.render(config),
+        "still_to_do": list(target.still_to_do(config, changed_from(record["default"], config))),
         "undo": str(journal.path),
     }
+
+
+def changed_from(default: Config, config: Config) -> Config:
+    """Return the values of a configuration that are new, against the default that its session began with."""
+    return {n: v for n, v in config.items() if n not in default or default[n] != v}
+
+
+def session_form(
+    store: Store,
+    name: str,
+    form: str,
+    *,
+    spec: str | None = None,
+    number: int | None = None,
+    force: bool = False,
+    options: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Return a trial's configuration in a form that operations use; nothing in service is changed.
+
+    Args:
+        store: of the session.
+        name: its name.
+        form: one of :data:`tunewright.sessions.forms.FORMS`.
+        spec: target spec instead of the stored one.
+        number: of the trial; None for the verified winner.
+        force: also where no improvement was shown.
+        options: target options in the place of stored ones.
+
+    Raises:
+        ConfigError: there is nothing to apply, or the target has no such form.
+    """
+    record = store.session(name)
+    config, number = _chosen(store, name, record, number, force)
+    target = reopen(name, record, spec, options)
+    verdict = record.get("verdict")
+    shown = verdict["sentence"] if verdict and verdict["number"] == number else "not verified"
+    about = [f"tunewright, session {name}, trial {number}: {shown}"]
+    text = forms.form(target, form, config, changed_from(record["default"], config), about)
+    return {"name": name, "trial": number, "config": config, "as": form, "text": text}
 
 
 def _owner(
@@ -167,6 +210,8 @@ def rollback_session(
         done += _roll_back_old(store, name, record, spec, options)
     if not done:
         raise ConfigError(f"nothing to roll back: session {name!r} is not applied and left nothing changed")
+    if record.get("applied"):
+        store.update(name, applied=None)
     return {"name": name, "message": f"{'; '.join(done)}."}
 
 
@@ -222,7 +267,9 @@ def check_target(
         target=spec,
         options=public_options(options or {}, target.secret_options),
     )
-    folder = workfolder.private(base, name)
+    workfolder.clear_checks(base)
+    its_journal = Journal(owner.store, name, "measure").folder
+    folder = workfolder.private(base, name, check=this_process(), journal=str(its_journal))
     with ExitStack() as stack:
         stack.callback(workfolder.remove, base, name)
         stack.enter_context(orderly())

@@ -6,17 +6,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError
 from tunewright.measuring.executors import adopted
 from tunewright.measuring.interrupts import orderly, uninterrupted
 from tunewright.plugins import reopen
-from tunewright.sessions.locks import holding
 from tunewright.sessions.loop import Inline, Limits, Loop
 from tunewright.sessions.machine import MachineWatch
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.notes import keep_notes
+from tunewright.sessions.opening import Ahead, claim, look_again
 from tunewright.sessions.recovery import opened, protected, recover, stored_plan
 from tunewright.sessions.setup import set_up
 from tunewright.sessions.trials import Trials
@@ -71,42 +72,40 @@ class Session:
         self.workload, self.tuner_spec = self.plan.workload, self.plan.tuner
         self._trials = Trials(self._setup, store)
         self._measurer = Measurer(self._setup, self._trials, store)
+        self.replaced = False  # whether it takes the place of a session that never measured anything
         self._loop: Loop | None = None
         self._verdict: Mapping[str, Any] | None = None  # as it is stored
         self._started, self._spent = time.monotonic(), 0.0
 
     @classmethod
-    def create(cls, plan: Plan, name: str, store: Store, *, target: BaseTarget | None = None, **how: Any) -> Session:
-        """Start a new session.
+    def create(
+        cls, plan: Plan, name: str, store: Store, *, target: BaseTarget | None = None, ahead: Ahead | None = None,
+        **how: Any,
+    ) -> Session:  # fmt: skip
+        """Start a new session, once all that it needs is there.
 
         Args:
             plan: what to do.
-            name: unique in the store.
+            name: unique in the store; one whose session never measured anything is used again.
             store: where it is kept.
             target: an open target; None to open ``plan.target``.
+            ahead: who is told what the session is about to do, before anything is stored or touched.
             **how: ``executor``, ``workers``, ``watcher``, ``make``, which makes the tuner where it is no spec, and
                 ``trust_file``, which lets the tuner open a file that can run code; it is not stored.
+
+        Raises:
+            TunewrightError: as :func:`tunewright.sessions.opening.claim` says.
         """
-        target = opened(plan) if target is None else target
-        session = cls(plan, name, store, target, **how)
-        with holding(target.changes(), f"session {name!r}"):
-            pass  # refused before the name is taken, where somebody else changes the same thing
-        store.create(name, session.problem.directions, session._setup.record())
+        session = cls(plan, name, store, opened(plan) if target is None else target, **how)
+        session.replaced = claim(session._setup, store, ahead)
         return session
 
     @classmethod
     def resume(
-        cls,
-        name: str,
-        store: Store,
-        *,
-        target: BaseTarget | None = None,
-        spec: str | None = None,
-        options: Mapping[str, str] | None = None,
-        tuner_options: Mapping[str, str] | None = None,
-        believe: Sequence[str] = (),
-        **how: Any,
-    ) -> Session:
+        cls, name: str, store: Store, *, target: BaseTarget | None = None, spec: str | None = None,
+        options: Mapping[str, str] | None = None, tuner_options: Mapping[str, str] | None = None,
+        believe: Sequence[str] = (), ahead: Ahead | None = None, **how: Any,
+    ) -> Session:  # fmt: skip
         """Open a stored session; the next run replays its trials into the tuner.
 
         Args:
@@ -117,6 +116,7 @@ class Session:
             options: target options to use instead of stored ones, such as secrets, which were not stored.
             tuner_options: tuner options likewise.
             believe: metrics whose values are believed from now on, see :class:`~tunewright.store.plan.Plan`; stored.
+            ahead: who is told what the session is about to do; without it nothing is looked at.
             **how: ``executor``, ``workers``, ``watcher``, ``trust_file``.
         """
         record = store.session(name)
@@ -125,6 +125,7 @@ class Session:
         session = cls(plan, name, store, target, **how)
         session._measurer.prepared = dict(record.get("prepared") or {})
         session._verdict = record["verdict"]
+        look_again(session._setup, store, ahead)
         if believe:
             store.update(name, plan={**record["plan"], "believe": list(plan.believe)})
         return session
@@ -162,6 +163,11 @@ class Session:
         return self._trials.default
 
     @property
+    def workdir(self) -> Path:
+        """Where its files lie while it runs, and what is left of them."""
+        return self._measurer.folder
+
+    @property
     def seconds(self) -> float:
         """Wall time spent on this session so far, earlier runs included."""
         return self._spent + time.monotonic() - self._started
@@ -176,15 +182,9 @@ class Session:
         return self._trials.noise()
 
     def run(
-        self,
-        *,
-        trials: int | None = None,
-        total: int | None = None,
-        minutes: float | None = None,
-        patience: int | None = None,
-        explain: bool = False,
-        verify: bool = True,
-    ) -> Verdict | None:
+        self, *, trials: int | None = None, total: int | None = None, minutes: float | None = None,
+        patience: int | None = None, explain: bool = False, verify: bool = True, keep: bool = False,
+    ) -> Verdict | None:  # fmt: skip
         """Run more trials, then verify the winner.
 
         Args:
@@ -195,6 +195,7 @@ class Session:
             explain: then take back each change of the best configuration, one at a time, as trials that come on top;
                 and see what each change of the winner gives even where the plan keeps all of them.
             verify: measure the winner afresh against the default, and take back what it does not need.
+            keep: leave what the target prepared, such as a database, for the next run of this session.
 
         Returns:
             The verdict, or None without verification.
@@ -209,7 +210,7 @@ class Session:
         with self.store.lock(self.name), orderly():
             loop, status = self._begin(), "interrupted"
             try:
-                with protected(self._setup, self.store, self._measurer, partial(self.watcher.told, self)):
+                with protected(self._setup, self.store, self._measurer, partial(self.watcher.told, self), keep=keep):
                     self.watcher.preparing(self)
                     self._measurer.prepare()
                     total = len(self.decided) + trials if trials is not None else total

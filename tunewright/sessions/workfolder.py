@@ -6,11 +6,14 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tunewright.errors import TargetError
+from tunewright.sessions.locks import alive
+from tunewright.store.paths import home
 from tunewright.store.trees import remove_tree
 
 MARKER = ".tunewright"
@@ -28,6 +31,22 @@ def file_name(text: str) -> str:
     if safe == text:
         return safe
     return f"{safe}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:8]}".lstrip("-")
+
+
+def parent_of(workdir: str) -> Path:
+    """Return the directory of the work folders: the user's where one was given, else one below the data directory."""
+    return Path(workdir).absolute() if workdir else home() / "work"
+
+
+def name_of(store: str, session: str) -> str:
+    """Return the name of a session's work folder, for :func:`path_of`.
+
+    Args:
+        store: URL of its store, without a password.
+        session: its name.
+    """
+    digest = hashlib.sha256(f"{store}\n{session}".encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{file_name(session)}-{digest}"
 
 
 def path_of(parent: Path, name: str) -> Path:
@@ -112,3 +131,33 @@ def give_back(folder: Path) -> None:
     """Give back a folder by its path, as :func:`release` does."""
     if folder.name.startswith("tunewright-"):
         release(folder.parent, folder.name.removeprefix("tunewright-"))
+
+
+def of_sessions(parent: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the folders of sessions below a directory with the sessions' names, as their marks say."""
+    for folder, about in _marked(parent):
+        if isinstance(about.get("session"), str):
+            yield folder, about["session"]
+
+
+def clear_checks(parent: Path) -> None:
+    """Remove the folders, and the empty journals, of checks that were killed."""
+    for folder, about in _marked(parent):
+        process, journal = about.get("check"), about.get("journal")
+        if not isinstance(process, Mapping) or alive(process):
+            continue
+        if isinstance(journal, str) and (Path(journal) / "journal.json").exists():
+            continue  # what it changed is put back by whoever comes next on the same thing
+        remove(parent, folder.name.removeprefix("tunewright-"))
+        if isinstance(journal, str):
+            remove_tree(Path(journal))
+
+
+def _marked(parent: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    for folder in sorted(parent.glob("tunewright-*")):
+        with suppress(OSError, ValueError):
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            about = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+            if isinstance(about, dict):
+                yield folder, about

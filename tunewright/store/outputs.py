@@ -42,6 +42,17 @@ def check_output(path: Path) -> Path:
     return target
 
 
+def check_new(path: Path) -> None:
+    """Refuse a file that is there already: what operations keep is not written over.
+
+    Raises:
+        ConfigError: it is there, or may not be written; see ``check_output``.
+    """
+    check_output(path)
+    if os.path.lexists(path):
+        raise ConfigError(f"{printable(str(path))} is there already and is not written over; name another file")
+
+
 def write_whole(path: Path, fill: Callable[[IO[bytes]], None]) -> None:
     """Write a file whole or not at all: whatever happens meanwhile, the path holds the old file or the new one.
 

@@ -11,28 +11,29 @@ import fcntl
 import hashlib
 import os
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tunewright.errors import ConfigError, HeldError, StoreError, TunewrightError, missing_extra, unknown
 from tunewright.measuring.interrupts import uninterrupted
 from tunewright.space import Space
 from tunewright.store.dsn import HOW_TO_WRITE, read_dsn
-from tunewright.store.files import finite, note_input, reason
+from tunewright.store.faults import DAMAGED, explain
+from tunewright.store.files import finite, note_input
+from tunewright.store.locking import advisory_key, take
 from tunewright.store.optuna_tables import OBJECTIVES, TrialTables
 from tunewright.store.paths import check_name, default_url, home
 from tunewright.store.secrets import redact
 from tunewright.store.stored import check_numbers, check_session, check_trial
 from tunewright.tuner import Trial
 
+_STARTING_S = 60.0  # from the making of a session to its run
 SCHEMA = 1  # of the attributes this module writes
-_DAMAGED = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError, AssertionError)
 _SESSION, _TRIAL, _OUTCOME, _VERDICT = "session", "trial", "outcome", "verdict"
 
 
@@ -116,9 +117,9 @@ class Store:
                 "alembic",
                 "psycopg",
                 "psycopg2",
-            ) and not isinstance(error, (OSError, RuntimeError, ImportError, *(_DAMAGED if reading else ()))):
+            ) and not isinstance(error, (OSError, RuntimeError, ImportError, *(DAMAGED if reading else ()))):
                 raise
-            raise StoreError(f"the store {self.public_url} {_explain(error)}") from error
+            raise StoreError(f"the store {self.public_url} {explain(error)}") from error
 
     @property
     def public_url(self) -> str:
@@ -137,16 +138,20 @@ class Store:
 
     # -- sessions ---------------------------------------------------------------------------------
 
-    def create(self, name: str, directions: list[str], session: Mapping[str, Any]) -> None:
+    def create(self, name: str, directions: list[str], session: Mapping[str, Any]) -> dict[str, Any] | None:
         """Create a session.
 
         Args:
-            name: unique name.
+            name: unique name; one whose session never measured anything is used again.
             directions: ``min`` or ``max`` for each objective.
             session: JSON-able description, stored as it is: whoever gives it leaves secrets out of it.
 
+        Returns:
+            The description of the session whose place it takes, which never measured anything; None for a new name.
+
         Raises:
             ConfigError: the name is taken, or cannot be one.
+            HeldError: a process is just starting the session of that name.
         """
         import optuna
 
@@ -154,20 +159,59 @@ class Store:
 
         with self._errors():
             sides = {"min": optuna.study.StudyDirection.MINIMIZE, "max": optuna.study.StudyDirection.MAXIMIZE}
+            replaced: dict[str, Any] | None = None
             try:
                 study = self._storage.create_new_study([sides[d] for d in directions], name)
             except optuna.exceptions.DuplicatedStudyError:
                 study = self._study(name)
                 if not self.unborn(name):
-                    raise ConfigError(
-                        f"a session named {name!r} exists already; continue it with 'tunewright resume {name}', "
-                        "or choose another --name"
-                    ) from None
+                    with self._unused(name) as replaced:
+                        self._forget(name)
+                        study = self._storage.create_new_study([sides[d] for d in directions], name)
             record = {"schema": SCHEMA, "created": _now(), **session}
             self._storage.set_study_user_attr(study, _SESSION, record)
             objectives = session.get("objectives")
             if objectives:  # names of the objectives for Optuna's own plots
                 self._storage.set_study_system_attr(study, OBJECTIVES, list(objectives))
+        return replaced
+
+    @contextmanager
+    def _unused(self, name: str) -> Iterator[dict[str, Any]]:
+        """Hold a session that never measured anything; nobody runs it, and nobody else takes its name meanwhile."""
+        taken = (
+            f"a session named {name!r} exists already; continue it with 'tunewright resume {name}', "
+            "or choose another --name"
+        )
+        if not self.fruitless(name):
+            raise ConfigError(taken)
+        with self.lock(name):
+            self._ids.pop(name, None)
+            if not self.fruitless(name):  # another process was faster
+                raise ConfigError(taken)
+            yield self.session(name)
+
+    def _forget(self, name: str) -> None:
+        self._storage.delete_study(self._study(name))
+        self._ids.pop(name, None)
+        self._next.pop(name, None)
+        self._open_trials = {key: number for key, number in self._open_trials.items() if key[0] != name}
+
+    def fruitless(self, name: str) -> bool:
+        """Whether a session was started and ended, or was killed, before any configuration gave a value.
+
+        One that was made within the last minute and has not run is being started by somebody.
+
+        Raises:
+            UnknownNameError: there is no such name.
+        """
+        try:
+            record = self.session(name)
+        except StoreError:  # no session of ours, or one that this version cannot read
+            return False
+        with self._errors(reading=True):
+            age_s = (datetime.now(UTC) - datetime.fromisoformat(record["created"])).total_seconds()
+        starting = record.get("status") == "new" and age_s < _STARTING_S
+        return not starting and not any(t.ok or (t.decided and t.step) for t in self.trials(name))
 
     def unborn(self, name: str) -> bool:
         """Whether a name is all that is left of a session that was killed while it was made; ``create`` takes it over.
@@ -339,7 +383,7 @@ class Store:
         import sqlalchemy
 
         with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            key = {"key": _advisory(f"tunewright session {name}")}
+            key = {"key": advisory_key(f"tunewright session {name}")}
             if not connection.execute(sqlalchemy.text("SELECT pg_try_advisory_lock(:key)"), key).scalar():
                 raise HeldError(f"the session {name!r} is being run by another process; wait for it or stop it")
             try:
@@ -361,7 +405,7 @@ class Store:
                 " AND (classid::bigint << 32) | objid::bigint = :key"
             )
             with self._errors(), engine.connect() as connection:
-                key = {"key": _advisory(f"tunewright session {name}")}
+                key = {"key": advisory_key(f"tunewright session {name}")}
                 return bool(connection.execute(sqlalchemy.text(query), key).scalar())
         try:
             with open(self._lock_file(name), encoding="ascii") as file:
@@ -383,7 +427,7 @@ class Store:
         """
         with self._held_by_all(name), open(self._lock_file(name), "a+", encoding="ascii") as file:
             try:
-                _take(file)
+                take(file)
             except OSError:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
@@ -395,44 +439,6 @@ class Store:
             file.write(str(os.getpid()))
             file.flush()
             yield
-
-
-def _take(file: IO[str]) -> None:
-    """Lock a file, unless a process keeps it; ``held`` takes it for an instant, which must not look like that."""
-    for _ in range(3):
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(0.02)
-    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _advisory(text: str) -> int:
-    """Return a number for PostgreSQL's advisory locks, 64 bits with sign."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
-
-
-def _explain(error: Exception) -> str:
-    text = " ".join(str(part) for part in (error, error.__cause__, error.__context__) if part)
-    if "locked" in text:
-        return "is locked by another program; close it (or wait) and run the command again: nothing was lost"
-    if "not a database" in text or "malformed" in text:
-        return "is not a usable database (corrupt, or another kind of file); restore a backup or name another --store"
-    if "disk is full" in text or "No space left" in text or getattr(error, "errno", None) == 28:
-        return "cannot be written: the disk is full; make room and resume the session: finished trials are kept"
-    if (
-        "newer" in text
-        or "version of optuna" in text
-        or "runtime optuna version" in text
-        or "Can't locate revision" in text
-    ):
-        return f"was written by another version of Optuna; upgrade optuna, or name another --store ({error})"
-    if "unable to open" in text or "readonly" in text:
-        return f"cannot be opened for writing; check its directory and permissions ({error})"
-    if isinstance(error, _DAMAGED):
-        return f"holds an entry that cannot be read; was it edited? Restore a backup ({reason(error)})"
-    first = str(error).strip().splitlines()
-    return f"cannot be used: {redact(first[0]) if first else type(error).__name__}"
 
 
 def _now() -> str:

@@ -28,6 +28,7 @@ _SESSION = {
     "about?": str, "cwd?": str, "ended?": _TEXT, "seconds?": _NUMBER,
     "notes?": {"answers?": [dict], "quotes?": dict, "rules?": [str], "spent?": dict},
     "facts?": dict, "versions?": dict, "prepared?": (dict, type(None)),
+    "applied?": (dict, type(None)), "watch?": (dict, type(None)),
     "drift?": {"start": int, "last": int, "changes": [_CHANGE]},
     "metrics": [{"name": str, "direction": str, "unit": str}],
     "plan": {

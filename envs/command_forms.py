@@ -1,0 +1,50 @@
+"""A described program's configuration in the forms that operations use, and what is left to do after ``apply``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+
+from tunewright.envs.command_file import Description
+from tunewright.sessions.forms import environment_file, systemd_environment, systemd_exec
+
+
+def command_forms(
+    description: Description, words: Sequence[str], environment: Mapping[str, str], names: Collection[str]
+) -> dict[str, str]:
+    """Return ``env`` and ``systemd`` for a description whose command or environment names parameters; else neither.
+
+    Args:
+        description: what the TOML file says.
+        words: its command, filled in.
+        environment: its environment, filled in.
+        names: of the parameters.
+    """
+    places = [f"{{{name}}}" for name in names]
+    variables = {k: environment[k] for k, text in description.env.items() if any(p in text for p in places)}
+    in_command = any(p in word for p in places for word in description.command)
+    forms = {"env": environment_file(variables) if variables else "", "systemd": ""}
+    parts = [*systemd_environment(variables)]
+    if in_command:
+        line = ["/bin/sh", "-c", *words] if description.shell and len(words) == 1 else list(words)
+        parts += systemd_exec(line)
+    if parts:
+        forms["systemd"] = "\n".join(["[Service]", *parts]) + "\n"
+    if not variables and not in_command:
+        del forms["env"]  # the files hold all: plain variables may help whoever builds them
+    return forms
+
+
+def not_live(description: Description, costly: Mapping[str, str]) -> str:
+    """Say that values are written and not in service, and how they come there.
+
+    Args:
+        description: what the TOML file says.
+        costly: what a new value of each parameter costs: ``reload``, ``restart`` or ``rebuild``.
+    """
+    needs = [n for n in ("rebuild", "restart", "reload") if n in costly.values()]
+    listed = ", ".join(f"{name} ({cost})" for name, cost in costly.items())
+    return (
+        f"Written, but not live yet: {listed}. {re.sub('^.', lambda m: m[0].upper(), needs[0])} what reads the files, "
+        f"or give {description.path.name} an apply command under [hooks] that does it, and apply again."
+    )

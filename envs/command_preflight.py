@@ -1,0 +1,99 @@
+"""What measuring a described program changes, runs and leaves, told before the first run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from tunewright.envs.command_file import Description
+from tunewright.target import Preflight
+
+_WHEN = {"reset": "before every run", "apply": "before every run", "rollback": "once at the end"}
+_STARTERS = re.compile(r"\b(restart|systemctl|service|pg_ctl|shutdown)\b|\bstop\b|\bkill(all)?\b")
+_SHOWN = 100  # characters of a command that are shown
+
+
+def preflight(description: Description, workdir: Path) -> Preflight:
+    """Look at what a session would do with a described program; nothing is run and nothing is written.
+
+    Args:
+        description: what the TOML file says.
+        workdir: of the session.
+    """
+    own = [description.cwd / f.path for f in description.files if not f.inside]
+    changes = [_file_words(path) for path in own]
+    restarts: list[str] = []
+    for hook, command in description.hooks.items():
+        said = f"The {hook} command of {description.path.name} runs {_WHEN[hook]}: {_shown(command)}"
+        (restarts if _STARTERS.search(" ".join(command)) else changes).append(said)
+    costly = [f"{p.name} ({p.restart})" for p in description.space.params.values() if p.restart != "none"]
+    notes = []
+    if costly:
+        does = "the apply command has to do it" if "apply" in description.hooks else (
+            "each run starts the command anew; a server that is up already would not notice, for that give an apply "
+            "command under [hooks]"
+        )  # fmt: skip
+        notes.append(f"New values of {_listed(costly)} take more than being written: {does}.")
+    where = " in a shell" if description.shell else ""
+    notes.append(f"Every run is the command{where}: {_shown(description.command)}")
+    inside = [f.path for f in description.files if f.inside]
+    creates = [f"{path.replace('{workdir}', str(workdir))} is written for runs." for path in inside]
+    leaves = []
+    words = [*description.command, *(word for hook in description.hooks.values() for word in hook)]
+    if any("{workdir}" in word for word in words):
+        leaves.append(f"What the program writes below {workdir} itself stays there; its path is told at the end.")
+    return Preflight(
+        changes=changes, restarts=restarts, creates=creates, leaves=leaves, missing=_missing(description, own),
+        notes=notes,
+    )  # fmt: skip
+
+
+def _file_words(path: Path) -> str:
+    if path.exists():
+        return f"{path} is written before every run, and put back at the end from a copy that survives a kill."
+    return f"{path}, which is not there, is written before every run, and removed at the end."
+
+
+def _missing(description: Description, own: Sequence[Path]) -> list[str]:
+    """Return what this user may not do, as the command that allows it."""
+    missing = []
+    for path in own:
+        real = Path(os.path.realpath(path))
+        if real.exists():
+            if not real.is_file():
+                missing.append(f"{path} is no ordinary file: name another one in {description.path}")
+            elif not os.access(real, os.R_OK | os.W_OK):
+                missing.append(f"sudo setfacl -m u:{_user()}:rw {shlex.quote(str(real))}")
+            continue
+        stands = next(p for p in real.parents if p.exists())
+        if not stands.is_dir() or not os.access(stands, os.W_OK | os.X_OK):
+            missing.append(f"sudo setfacl -m u:{_user()}:rwx {shlex.quote(str(stands))}")
+    if not description.shell:
+        for hook, words in description.hooks.items():
+            program = words[0]
+            if "{" not in program and shutil.which(program) is None and not (description.cwd / program).exists():
+                missing.append(f"install {program}, which the {hook} command of {description.path} runs")
+    return list(dict.fromkeys(missing))
+
+
+def _user() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _shown(words: Sequence[str]) -> str:
+    text = words[0] if len(words) == 1 else shlex.join(words)
+    text = " ".join(text.split())
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 2]} …"
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
