@@ -11,7 +11,7 @@ from changing import HOLDER, OWNER, ROOT, command, killed_session, python, state
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.envs.command import fill
+from tunewright.envs.command_places import fill
 from tunewright.errors import ConfigError, HeldError, StoreError, TargetError
 from tunewright.sessions import originals
 from tunewright.sessions.changes import Journal, Owner, changing, document, restoring

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tunewright.envs.command import CommandTarget, fill, open_target
-from tunewright.envs.command_file import read_json_path, read_number
+from tunewright.envs.command import CommandTarget, open_target
+from tunewright.envs.command_metrics import read_json_path, read_number
+from tunewright.envs.command_places import fill
 from tunewright.errors import ConfigError, TargetError
 from tunewright.measuring.isolation import measure_once
 from tunewright.sessions.session import Session
