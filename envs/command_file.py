@@ -130,9 +130,11 @@ def _description(path: Path, data: Any) -> Description:
     success = read_success(path, top.get("success", dict, {}), shell)
     for where, words in [("command", command), ("judge", success.judge), *commands.items()]:
         check_places(f"{path}, {where}", words, known | ({"output"} if where == "judge" else set()))
+    files = _files(path, top.get("file", list, []), cwd, known, parameters)
     service = None
     if served:
-        service = read_service(path, top.data["service"], shell=shell, params=space.params, known=known)
+        texts = [file.text for file in files]
+        service = read_service(path, top.data["service"], shell=shell, params=space.params, known=known, files=texts)
     if not shell:
         check_program(f"{path}, [{'service' if served else 'target'}]", command[0], cwd)
         if service is not None and service.start:
@@ -140,7 +142,6 @@ def _description(path: Path, data: Any) -> Description:
     if success.as_default and mentions((*command, *target.get("env", dict, {}).values()), "seed"):
         raise ConfigError(f"{path}, [success]: same_as = 'default' needs runs whose output does not depend on {{seed}}")
     limit, memory = target.seconds("limit"), target.seconds("memory_mb")
-    files = _files(path, top.get("file", list, []), cwd, known, parameters)
     parallel = target.get("parallel", bool, False)
     if parallel and not all(file.inside for file in files):
         raise ConfigError(

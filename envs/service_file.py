@@ -110,7 +110,15 @@ class Service:
         return sum(self.limits[step] for step in steps)
 
 
-def read_service(path: Path, data: Any, *, shell: bool, params: Collection[str], known: Collection[str]) -> Service:
+def read_service(
+    path: Path,
+    data: Any,
+    *,
+    shell: bool,
+    params: Collection[str],
+    known: Collection[str],
+    files: Collection[str],
+) -> Service:
     """Read [service].
 
     Args:
@@ -119,6 +127,7 @@ def read_service(path: Path, data: Any, *, shell: bool, params: Collection[str],
         shell: commands may be texts for the shell.
         params: names of parameters.
         known: names that placeholders may have.
+        files: texts of the configuration files.
 
     Raises:
         ConfigError: something is missing or wrong; the message says where.
@@ -138,7 +147,7 @@ def read_service(path: Path, data: Any, *, shell: bool, params: Collection[str],
         start=start,
         daemon=table.get("daemon", bool, pid_file is not None),
         pid_file=pid_file,
-        ready=_ready(table, start, shell),
+        ready=_ready(table, start, shell, mentions((*start, *files), "port")),
         stop=_command_or_signal(table, "stop", shell) if "stop" in table.data else int(signal.SIGTERM),
         reload=_command_or_signal(table, "reload", shell) if "reload" in table.data else None,
         restart_for=names,
@@ -194,12 +203,14 @@ def _check(table: Table, service: Service) -> None:
         raise ConfigError(f"{where}: reload is for a server that is kept; say keep = true")
 
 
-def _ready(table: Table, start: tuple[str, ...], shell: bool) -> Ready:
+def _ready(table: Table, start: tuple[str, ...], shell: bool, port: bool) -> Ready:
     """Read ``ready``; a server with a free port is ready when that answers."""
     data = table.get("ready", (dict, list, str))
     if data is None:
-        if any("{port}" in word for word in start) or not start:
-            return Ready(kind="tcp", value="127.0.0.1:{port}") if start else Ready(kind="command")
+        if not start:
+            return Ready(kind="command")
+        if port:
+            return Ready(kind="tcp", value="127.0.0.1:{port}")
         raise ConfigError(
             f"{table.where}: 'ready' is missing: say when the server can be used, such as "
             'ready = { tcp = "127.0.0.1:6379" }; a command, unix, http and line can be asked, too'
