@@ -153,6 +153,15 @@ def test_starter_file_works_as_it_is(tmp_path, cli):
     assert found["runs"][0]["values"]["throughput"] > 0
 
 
+def test_starter_file_of_a_server_works_as_it_is(tmp_path, cli):
+    path = tmp_path / "my.toml"
+    cli("init", "--service", path)
+    found = json.loads(cli("check", path, "--json").stdout)
+    assert found["runs"][0]["values"]["throughput"] > 0
+    for option in ("[service]", "[[guarantee]]", "[success]", "keep = true", "prometheus"):
+        assert option in path.read_text()
+
+
 def test_tune_finds_the_best_under_the_constraint(toml, store):
     session = Session.create(Plan(target=toml(), tuner="grid", tuner_options={"points": 10}, trust="fast"), "a", store)
     session.run(trials=20, verify=False)

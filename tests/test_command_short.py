@@ -161,10 +161,17 @@ def entry(name, type="integer", default=8, low=1, high=64, restart="restart"):
 def test_parameters_like_those_that_were_read(described, tmp_path):
     docs = [entry("n"), entry("cache", restart="reload"), entry("danger"), entry("path", type="string", default="x")]
     (tmp_path / "params.json").write_text(json.dumps({"system": "s", "parameters": docs}))
-    path = described('[parameters]\nlike = "read:params.json"\nnever = ["danger"]\nown = { low = 1, high = 2, default = 1 }\n')
+    path = described(
+        '[parameters]\nlike = "read:params.json"\nnever = ["danger"]\nown = { low = 1, high = 2, default = 1 }\n'
+    )
     params = load_description(path).space.params
     assert list(params) == ["n", "cache", "own"]
-    assert (params["n"].restart, params["cache"].restart, params["n"].default, params["n"].high) == ("restart", "reload", 8, 64)
+    assert (params["n"].restart, params["cache"].restart, params["n"].default, params["n"].high) == (
+        "restart",
+        "reload",
+        8,
+        64,
+    )
     path = described('[parameters]\nlike = "read:params.json"\nonly = ["n"]\n')
     assert list(load_description(path).space.params) == ["n"]
     for table, words in (
@@ -177,7 +184,15 @@ def test_parameters_like_those_that_were_read(described, tmp_path):
 
 def test_a_line_for_each_parameter_in_a_file(described):
     extra = "[[file]]\npath = '{rundir}/c'\ncontent = 'first 1'\neach = 'set {name} = {value};'\n"
-    target = open_target(str(described("[parameters]\nn = { low = 1, high = 8, default = 2 }\nm = { low = 1, high = 2, default = 1, when = 'n > 4' }\n", extra=extra)), {})
+    target = open_target(
+        str(
+            described(
+                "[parameters]\nn = { low = 1, high = 8, default = 2 }\nm = { low = 1, high = 2, default = 1, when = 'n > 4' }\n",
+                extra=extra,
+            )
+        ),
+        {},
+    )
     assert "first 1\nset n = 2;" in target.render({"n": 2}) and "set m" not in target.render({"n": 2})
     assert "set n = 5;\nset m = 2;" in target.render({"n": 5, "m": 2})
 
@@ -314,13 +329,19 @@ def test_every_mistake_in_success_is_explained(success, words, tmp_path):
 
 def test_the_default_as_reference_needs_the_same_output_each_time(tmp_path):
     with pytest.raises(ConfigError, match="does not depend on {seed}"):
-        (tmp_path / "x.toml").write_text(CHECKED.replace("{how}", "{seed}").replace("{python}", sys.executable) + "same_as = 'default'\n")
+        (tmp_path / "x.toml").write_text(
+            CHECKED.replace("{how}", "{seed}").replace("{python}", sys.executable) + "same_as = 'default'\n"
+        )
         load_description(tmp_path / "x.toml")
 
 
 # -- Prometheus -------------------------------------------------------------------------------------
 
-LABELS = st.dictionaries(st.sampled_from(["code", "to", "le"]), st.text(st.sampled_from(string.ascii_letters + "+. ,{}"), max_size=6), max_size=3)
+LABELS = st.dictionaries(
+    st.sampled_from(["code", "to", "le"]),
+    st.text(st.sampled_from(string.ascii_letters + "+. ,{}"), max_size=6),
+    max_size=3,
+)
 
 
 def sample(labels, value):
@@ -330,17 +351,16 @@ def sample(labels, value):
 
 @given(st.lists(st.tuples(LABELS, st.floats(-1e9, 1e9)), min_size=1, max_size=6), st.data())
 def test_prometheus_sums_the_samples_that_have_the_labels(samples, data):
-    text = "# HELP hits of it\n# TYPE hits counter\n" + "\n".join(
-        sample(labels, value)
-        for labels, value in samples
-    )
+    text = "# HELP hits of it\n# TYPE hits counter\n" + "\n".join(sample(labels, value) for labels, value in samples)
     wanted = data.draw(st.sampled_from(samples))[0]
     selector = "hits{" + ",".join(f'{k}="{v}"' for k, v in wanted.items()) + "}" if wanted else "hits"
     expected = math.fsum(value for labels, value in samples if wanted.items() <= labels.items())
     assert read_prometheus("m", selector, text) == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize(("wanted", "words"), [("misses", "no sample"), ("hits{", "is no name"), ('hits{code="9"}', "no sample")])
+@pytest.mark.parametrize(
+    ("wanted", "words"), [("misses", "no sample"), ("hits{", "is no name"), ('hits{code="9"}', "no sample")]
+)
 def test_prometheus_says_what_is_not_there(wanted, words):
     with pytest.raises(TargetError, match=words):
         read_prometheus("m", wanted, 'hits{code="200"} 3')

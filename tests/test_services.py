@@ -3,11 +3,13 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import processes as started
@@ -21,7 +23,7 @@ from tunewright.measuring.isolation import measure_once
 from tunewright.sessions.service import check_target, rollback_session
 from tunewright.sessions.session import Session
 from tunewright.store.plan import Plan
-from tunewright.target import Budget
+from tunewright.target import Budget, Measurement
 from tunewright.testing import check_target as check_contract
 
 #: answers each connection with how it was configured; modes are faults
@@ -115,18 +117,24 @@ def toml(tmp_path):
     return write
 
 
-def once(path, folder, **config):
+def once(path, folder, *, isolated=False, **config):
+    """Measure once; in this process, which is quicker, unless the run's own process tree matters."""
     target = open_target(str(path), {})
-    budget = Budget(workdir=folder, seconds=60)
-    return measure_once(
-        target, target.space.fill(config), workload=next(iter(target.workloads)), seed=1, budget=budget
-    )  # fmt: skip
+    how = {"workload": next(iter(target.workloads)), "seed": 1, "budget": Budget(workdir=folder, seconds=60)}
+    config = target.space.fill(config)
+    if isolated:
+        return measure_once(target, config, **how)
+    try:
+        return target.measure(config, **how)
+    except TargetError as error:
+        return Measurement(status="failed", reason=str(error))
 
 
 def servers():
     return started.of_this_test("server.py")
 
 
+@pytest.mark.slow
 def test_contract(toml):
     check_contract(open_target(str(toml()), {}), others=1)
     assert not servers()
@@ -152,14 +160,18 @@ FAULTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("keep", ["", "keep = true"])
+@pytest.mark.parametrize("keep", ["", pytest.param("keep = true", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("mode", "more", "words"), FAULTS)
 def test_every_fault_is_a_failed_run_with_a_reason_and_leaves_nothing(mode, more, words, keep, toml, tmp_path):
     if keep and ("stop" in more or mode == "deaf"):
         pytest.skip("a kept server is stopped at the end only")
     more = f"{more}\n{keep}".replace("ready = {", "ready_limit = 1\nready = {")
-    path = toml(more, mode, ready_limit="ready_limit") if "ready_limit" not in more else toml(more, mode, text=BASE.replace("ready_limit = 20\n", ""))
-    found = once(path, tmp_path)
+    path = (
+        toml(more, mode, ready_limit="ready_limit")
+        if "ready_limit" not in more
+        else toml(more, mode, text=BASE.replace("ready_limit = 20\n", ""))
+    )
+    found = once(path, tmp_path, isolated="exited with code 1|" in words or "exited with code 3|" in words)
     assert found.status == "failed" and re.search(words, found.reason), found.reason
     assert "\n" not in found.reason
     assert started.ends("server.py", within_s=5)
@@ -253,11 +265,16 @@ def test_a_kept_server_whose_run_failed_or_was_killed_is_not_used_again(toml, tm
     stop_all(toml, tmp_path)
 
 
-@pytest.mark.parametrize("ready", ['{ http = "http://127.0.0.1:{port}/" }', '{ line = "^ready on" }', '["true"]', '{ command = ["true"] }'])
+@pytest.mark.parametrize(
+    "ready", ['{ http = "http://127.0.0.1:{port}/" }', '{ line = "^ready on" }', '["true"]', '{ command = ["true"] }']
+)
 def test_ways_to_be_ready(ready, toml, tmp_path):
     if "http" in ready:
         (tmp_path / "server.py").write_text(
-            SERVER.replace("peer.sendall(f\"", "peer.sendall((\"HTTP/1.0 404 No\\r\\n\\r\\n\" if word[0] == 'G' else '').encode() + f\"")
+            SERVER.replace(
+                'peer.sendall(f"',
+                "peer.sendall((\"HTTP/1.0 404 No\\r\\n\\r\\n\" if word[0] == 'G' else '').encode() + f\"",
+            )
         )
     if "true" in ready:
         (tmp_path / "load.py").write_text("import time; time.sleep(1)\n" + LOAD)
@@ -293,6 +310,7 @@ def tunewright(*words, **how):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keep", ["", "keep = true"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_orderly_end_leaves_no_server(number, keep, toml, store, tmp_path):
@@ -306,12 +324,19 @@ def test_an_orderly_end_leaves_no_server(number, keep, toml, store, tmp_path):
     assert started.ends("server.py", within_s=10)
 
 
-@pytest.mark.parametrize("mode", ["plain", "daemon"])
-@pytest.mark.parametrize("keep", ["", "keep = true"])
+@pytest.mark.parametrize(
+    ("keep", "mode"),
+    [
+        ("keep = true", "plain"),
+        *(pytest.param(k, m, marks=pytest.mark.slow) for k, m in [("", "plain"), ("", "daemon"), ("keep = true", "daemon")]),
+    ],
+)  # fmt: skip
 def test_kill_9_leaves_no_server_after_rollback(mode, keep, toml, store, tmp_path):
     path = toml(f"{keep}\n{'daemon = true' if mode == 'daemon' else ''}", mode)
     (tmp_path / "load.py").write_text("import time; time.sleep(0.3)\n" + LOAD)
-    bystander = subprocess.Popen([sys.executable, "server.py", "0", "-", "plain"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    bystander = subprocess.Popen(
+        [sys.executable, "server.py", "0", "-", "plain"], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
     session = tunewright("tune", path, "--store", store.url, "--name", "a", "-n", "200", "--tuner", "random")
     try:
         assert started.appears("s.conf")
@@ -329,6 +354,7 @@ def test_kill_9_leaves_no_server_after_rollback(mode, keep, toml, store, tmp_pat
         bystander.wait()
 
 
+@pytest.mark.slow
 def test_a_kept_server_of_a_killed_session_is_ended_by_the_next_one(toml, store, tmp_path):
     path = toml("keep = true")
     (tmp_path / "load.py").write_text("import time; time.sleep(0.3)\n" + LOAD)
@@ -344,6 +370,7 @@ def test_a_kept_server_of_a_killed_session_is_ended_by_the_next_one(toml, store,
     assert not servers()
 
 
+@pytest.mark.slow
 def test_a_server_of_the_users_that_hooks_restart_comes_back(toml, tmp_path, store):
     port = service_process.free_ports(1)[0]
     (tmp_path / "my.conf").write_text("value 4\n")
@@ -389,7 +416,9 @@ regex = 'rate: ([0-9.]+)'
 
 
 def test_hooks_for_service_are_not_those_of_trials(toml, tmp_path, store, cli):
-    text = BASE + """
+    text = (
+        BASE
+        + """
 [[file]]
 path = "live.conf"
 content = "value {n}"
@@ -399,6 +428,7 @@ apply = ["sh", "-c", "echo apply {n} >> trials"]
 service_apply = ["sh", "-c", "echo apply $(cat live.conf) >> service"]
 service_rollback = ["sh", "-c", "echo rollback $(cat live.conf) >> service"]
 """
+    )
     (tmp_path / "live.conf").write_text("value 1\n")
     path = toml(text=text)
     with Session.create(Plan(target=str(path), tuner="grid", trust="fast"), "a", store) as session:
@@ -436,7 +466,9 @@ def test_metrics_from_a_url_and_a_log(toml, tmp_path):
         "import sys, urllib.request\nfor _ in range(4): urllib.request.urlopen(f'http://127.0.0.1:{sys.argv[1]}/').read()\nprint('rate: 1 pid 1')"
     )
     url = 'url = "http://127.0.0.1:{port}/metrics"'
-    text = BASE + f"""
+    text = (
+        BASE
+        + f"""
 [[metric]]
 name = "answered"
 direction = "max"
@@ -461,6 +493,7 @@ log = "service"
 regex = 'took (\\d+) ms'
 take = "max"
 """
+    )
     warm = 'warmup = ["{python}", "load.py", "{port}"]'
     found = once(toml(warm, text=text), tmp_path)
     assert found.ok, found.reason
@@ -541,3 +574,38 @@ def test_state_is_json_and_folders_of_runs_go(toml, tmp_path):
     assert state["config"] == {"n": 2} and state["busy"] is False
     stop_all(toml, tmp_path)
     assert not folder.exists()
+
+
+# -- Debian's servers -------------------------------------------------------------------------------
+
+RECIPES = sorted((Path(__file__).parents[1] / "envs" / "recipes").glob("*.toml"))
+NEEDS = {"redis": ("redis-server", "redis-benchmark"), "nginx": ("nginx", "wrk"), "mariadb": ("mariadbd", "sysbench")}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_recipe_is_short(name):
+    [path] = [r for r in RECIPES if r.stem == name]
+    before = path.read_text().partition("[parameters]")[0]
+    lines = [line for line in before.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 40
+    assert tomllib.loads(path.read_text())["parameters"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_recipe_works_with_debians_package(name, tmp_path, store):
+    for program in NEEDS[name]:
+        if shutil.which(program) is None:
+            pytest.skip(f"needs {program}, from Debian's packages {' and '.join(NEEDS[name])}")
+    text = next(r for r in RECIPES if r.stem == name).read_text()
+    quick = {'"40000"': '"2000"', "--table-size=50000": "--table-size=500", "--events=4000": "--events=200"}
+    for old, new in quick.items():
+        text = text.replace(old, new)
+    (tmp_path / f"{name}.toml").write_text(text)
+    before = {p.pid for p in psutil.process_iter() if p.name() in (NEEDS[name][0], "nginx")}
+    plan = Plan(target=str(tmp_path / f"{name}.toml"), tuner="random", trust="fast")
+    with Session.create(plan, "a", store) as session:
+        session.run(trials=2, verify=False)
+        default = session.trials[0]
+    assert default.status == "ok" and default.metrics["throughput"] > 0, default.reason
+    assert {p.pid for p in psutil.process_iter() if p.name() in (NEEDS[name][0], "nginx")} <= before
