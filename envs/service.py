@@ -35,6 +35,7 @@ from tunewright.store.trees import remove_tree
 _NOTE, _LOG, _STATE = ".server.pid", ".server.log", ".server.json"
 _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.25
 _CLOCK_TICKS = 10  # by which the clock and the starts of processes may differ
+_SOCKET_PATH = 107  # bytes, unix(7)
 _ASK_S = 5.0  # for one question whether it is ready
 
 
@@ -157,7 +158,8 @@ def start(instance: Instance, config: Config, ports: Mapping[str, str]) -> None:
             is left.
     """
     service = instance.service
-    _check_free(instance)
+    if taken := taken_by(instance):
+        raise TargetError(taken)
     token, log_before = uuid.uuid4().hex, log_size(instance.logs[0])
     pid_file = instance.cwd / instance.text(service.pid_file) if service.pid_file else None
     if pid_file is not None:
@@ -229,11 +231,6 @@ def _listens(instance: Instance) -> str:
     return f"tcp {addresses[0][0]}:{addresses[0][1]}" if addresses else ""
 
 
-def _check_free(instance: Instance) -> None:
-    if taken := taken_by(instance):
-        raise TargetError(taken)
-
-
 def taken_by(instance: Instance) -> str:
     """Say in words who listens on a server's address already; "" where nobody does."""
     for host, port in _addresses(instance):
@@ -242,6 +239,11 @@ def taken_by(instance: Instance) -> str:
             return f"port {port} is taken already, by {name}; stop it, or let the server listen on {{port}}, a free one"
     if instance.service.ready.kind == "unix":
         path = str(instance.cwd / instance.text(instance.service.ready.value))
+        if len(os.fsencode(path)) > _SOCKET_PATH:
+            return (
+                f"the path {path} is longer than the {_SOCKET_PATH} bytes that a socket's may have; let the work files "
+                "lie elsewhere with --dir, or let the server listen on {port}"
+            )
         if processes.answers_unix(path):
             name = processes.who(processes.unix_listeners(path))
             return f"the socket {path} is taken already, by {name}; stop it, or name a socket in {{rundir}}"

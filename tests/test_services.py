@@ -566,6 +566,26 @@ def test_a_process_is_known_by_its_start(tmp_path):
     assert child.wait() in (-signal.SIGTERM, 0)  # whoever asked first was told how it ended
 
 
+def test_a_socket_path_that_no_socket_may_have_is_said_at_once(toml, tmp_path):
+    found = once(toml(f'ready = {{ unix = "{{rundir}}/{"x" * 100}" }}'), tmp_path)
+    assert "longer than the 107 bytes" in found.reason
+
+
+def test_preflight_says_what_a_session_does(toml, tmp_path):
+    extra = '\n[hooks]\napply = ["echo", "{n}"]\n'
+    told = open_target(str(toml("keep = true", text=BASE + extra)), {}).preflight(
+        workload="default", workdir=tmp_path / "work"
+    )
+    assert any("is kept between runs" in line for line in told.restarts) and not told.missing
+    assert any("The apply command" in line for line in told.restarts)
+    assert told.locks and not (tmp_path / "work").exists()
+    (tmp_path / "my.conf").write_text("1")
+    own = BASE + '\n[[file]]\npath = "my.conf"\ncontent = "{n}"\n'
+    told = open_target(str(toml(text=own)), {}).preflight(workload="default", workdir=tmp_path / "work")
+    assert any("my.conf is written" in line for line in told.changes) and any("my.conf" in line for line in told.locks)
+    assert (tmp_path / "my.conf").read_text() == "1"
+
+
 def test_state_is_json_and_folders_of_runs_go(toml, tmp_path):
     path = toml("keep = true")
     once(path, tmp_path)
@@ -606,6 +626,6 @@ def test_a_recipe_works_with_debians_package(name, tmp_path, store):
     plan = Plan(target=str(tmp_path / f"{name}.toml"), tuner="random", trust="fast")
     with Session.create(plan, "a", store) as session:
         session.run(trials=2, verify=False)
-        default = session.trials[0]
+        default = session.default_trial
     assert default.status == "ok" and default.metrics["throughput"] > 0, default.reason
     assert {p.pid for p in psutil.process_iter() if p.name() in (NEEDS[name][0], "nginx")} <= before
