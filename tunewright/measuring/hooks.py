@@ -104,14 +104,14 @@ def run(
     cwd: str = "",
     env: Mapping[str, str] | None = None,
     shell: bool = False,
-    limit_s: float = LIMIT_S,
+    limit_s: float | None = None,
 ) -> Done:
     """Run a command of the user's, and leave alone whatever it starts.
 
     Raises:
         TargetError: it cannot be started.
     """
-    command = Command(words=list(words), cwd=cwd, env=dict(env or {}), shell=shell, limit_s=limit_s)
+    command = Command(words=list(words), cwd=cwd, env=dict(env or {}), shell=shell, limit_s=limit_s or LIMIT_S)
     if _channel is None:
         return _run_here(command, _records.get(Records()))
     with _channel.makefile("rw", encoding="utf-8") as line:
