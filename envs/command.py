@@ -1,26 +1,27 @@
-"""Any program, described by a TOML file: parameters, command line, files, hooks, metrics."""
+"""Any program or server, described by a TOML file: parameters, command line, files, hooks, metrics."""
 
 from __future__ import annotations
 
 import base64
 import os
-import re
-import signal
-import subprocess
+import shlex
 import tempfile
-import time
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tunewright.envs.command_file import Description, load_description, read_json_path, read_number
+from tunewright.envs import command_run, command_served, service
+from tunewright.envs.command_file import Description, File, load_description
 from tunewright.envs.command_forms import command_forms, not_live
 from tunewright.envs.command_guarantees import weaker
+from tunewright.envs.command_places import Names, fill, filled
 from tunewright.envs.command_preflight import preflight
+from tunewright.envs.command_run import run_hook
+from tunewright.envs.command_served import Place
+from tunewright.envs.service_file import PLACES
 from tunewright.errors import ConfigError, TargetError, unknown
-from tunewright.measuring import hooks
 from tunewright.sessions import originals, workfolder
 from tunewright.sessions.locks import file_keys
 from tunewright.space import Config, Value
@@ -28,12 +29,8 @@ from tunewright.space.expressions import parse
 from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget, Budget, Measurement, Preflight, Weaker
 
-_OUTPUT_LIMIT = 16 * 2**20  # bytes of output that are searched for metrics
-_STREAMS = ("stdout", "stderr")
-_RUNS = "runs"  # folder below the work directory, one folder a run in it
-_TICK_NS = 20_000_000  # two writes of a file within a tick of the kernel's clock bear the same time
-_KERNELS = ("/proc/", "/sys/")  # where files are never written: each reading asks the kernel
-_PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.\-]*)\}")
+_RUNS, _DATA = "runs", "data"  # folders below the work directory: one folder a run, and what is kept for the session
+_PREPARED, _REFERENCE = ".prepared", ".default-output"
 
 
 def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget:
@@ -62,7 +59,11 @@ class CommandTarget(BaseTarget):
         self.parallel_safe = description.parallel
         self.manual = description.about
         self.facts = {"file": description.path.name}
-        self.live = bool(self._own_files() or self._lasting_hooks())
+        self.live = bool(
+            self._own_files("trials") or self._lasting_hooks() or (description.service and not self.serves)
+        )
+        if description.service is not None:
+            self.prepare_seconds = description.service.prepare_s()
         self._saved: dict[str, dict[str, Any]] = {}  # the user's files, by path, while they are changed
 
     # -- guarantees -------------------------------------------------------------------------------
@@ -92,206 +93,167 @@ class CommandTarget(BaseTarget):
     # -- measuring --------------------------------------------------------------------------------
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
-        """Reset, write files, apply, run, and read the metrics."""
-        rundir = tempfile.mkdtemp(dir=workfolder.private(budget.workdir, _RUNS), prefix="run-")
-        names = self._names(config, workload=workload, seed=str(seed), workdir=str(budget.workdir), rundir=rundir)
-        try:
-            measurement = self._run(names)
-        finally:
-            mounted = remove_tree(Path(rundir))
+        """Reset, write files, apply, run, and read the metrics; around it the server, where the description has one."""
+        about = self.description
+        runs = workfolder.private(budget.workdir, _RUNS)
+        if self.serves:
+            place = self._place(config, workload=workload, seed=seed, workdir=budget.workdir)
+            reference = self._reference(budget.workdir)
+            measurement, mounted = command_served.served(
+                about, config, place, lambda names, server: command_run.measured(about, names, reference, server)
+            )
+        else:
+            rundir = tempfile.mkdtemp(dir=runs, prefix="run-")
+            more = {"workload": workload, "seed": str(seed), "workdir": str(budget.workdir), "rundir": rundir}
+            names = command_run.names_of(about, config, **more, **self._session_places(budget.workdir))
+            try:
+                measurement = self._run(names, budget.workdir)
+            finally:
+                mounted = remove_tree(Path(rundir))
         if mounted:
             reason = f"it left something mounted on {mounted[0]}, which was left there; let it unmount that"
             return Measurement(status="failed", reason=reason, seconds=measurement.seconds)
         return measurement
 
-    def _run(self, names: Mapping[str, str | None]) -> Measurement:
+    @property
+    def serves(self) -> bool:
+        """Whether the description starts a server of its own."""
+        return self.description.service is not None and bool(self.description.service.start)
+
+    def _run(self, names: Names, workdir: Path) -> Measurement:
         about = self.description
-        self._hook("reset", names)
-        self._write_files(names)
-        self._hook("apply", names)
-        outputs = {}
-        before = {path: _stamp(path) for path in self._sources(names).values()}
-        if any(stamp and time.time_ns() - stamp[-1] < _TICK_NS for stamp in before.values()):
-            time.sleep(_TICK_NS / 1e9)
-        begun = time.perf_counter()
-        rundir = names["rundir"] or ""
-        with open(Path(rundir, ".stdout"), "w+b") as out, open(Path(rundir, ".stderr"), "w+b") as err:
-            code = self._start(about.command, names, out, err).wait()
-            seconds = time.perf_counter() - begun
-            for name, file in zip(_STREAMS, (out, err), strict=True):
-                outputs[name] = _tail(file)
-        reason = self._failure(code, outputs)
-        if reason:
-            return Measurement(status="failed", reason=reason, seconds=seconds)
-        values = {}
-        for metric in about.metrics:
-            values[metric.name] = self._value(metric.name, outputs, seconds, names, before)
-        return Measurement(values=values, seconds=seconds)
+        run_hook(about, "reset", names)
+        self._write_files(names, "trials")
+        run_hook(about, "apply", names)
+        server = None
+        if about.service is not None:  # the user's, which runs already, and was changed by the hook
+            server = command_run.instance(about, Path(names["rundir"] or ""), names)
+            service.wait_ready(server)
+            if "warmup" in about.service.commands:
+                server.command("warmup", about.service.commands["warmup"], about.service.limits["warmup_limit"])
+        return command_run.measured(about, names, self._reference(workdir), server)
 
-    def _names(self, config: Config, **more: str) -> dict[str, str | None]:
-        """Values for placeholders; None for parameters that are not active."""
-        names: dict[str, str | None] = dict.fromkeys(self.space.params)
-        for name, value in config.items():
-            names[name] = str(value).lower() if isinstance(value, bool) else str(value)
-        return {**names, **more}
-
-    def _arguments(self, words: Sequence[str], names: Mapping[str, str | None]) -> list[str]:
-        return [filled for word in words if (filled := fill(word, names)) is not None]
-
-    def _environment(self, names: Mapping[str, str | None]) -> dict[str, str]:
-        return {k: fill(v, names) or "" for k, v in self.description.env.items()}
-
-    def _start(
-        self, words: Sequence[str], names: Mapping[str, str | None], out: Any, err: Any
-    ) -> subprocess.Popen[bytes]:
+    def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
+        """Do what is done once a session: prepare and fill a server's data, run the default as a reference."""
         about = self.description
-        arguments = self._arguments(words, names)
-        environment = {**os.environ, **self._environment(names)}
-        try:
-            return subprocess.Popen(
-                arguments[0] if about.shell and len(arguments) == 1 else arguments,
-                shell=about.shell and len(arguments) == 1,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                cwd=about.cwd,
-                env=environment,
-            )
-        except OSError as error:
-            raise TargetError(f"cannot start {arguments[0]!r} in {about.cwd}: {error.strerror or error}") from None
+        config = about.space.default
+        if self.serves and not (data := workfolder.path_of(budget.workdir, _DATA)).joinpath(_PREPARED).is_file():
+            workfolder.private(budget.workdir, _RUNS)
+            workfolder.remove(budget.workdir, _DATA)
+            workfolder.private(budget.workdir, _DATA)
+            command_served.prepared(about, self._place(config, workload=workload, seed=seed, workdir=budget.workdir))
+            data.joinpath(_PREPARED).touch()
+        if about.success.as_default and not self._reference(budget.workdir).is_file():
+            first = self.measure(config, workload=workload, seed=seed, budget=budget)
+            if not first.ok:
+                raise TargetError(f"the default configuration cannot be measured: {first.reason}")
+        return dict(budget.prepared)
 
-    def _hook(self, hook: str, names: Mapping[str, str | None]) -> None:
-        """Run a command that changes the system; what it starts lives on."""
-        about = self.description
-        words = about.hooks.get(hook)
-        if not words:
-            return
-        arguments = self._arguments(words, names)
-        done = hooks.run(
-            arguments, cwd=str(about.cwd), env=self._environment(names), shell=about.shell and len(arguments) == 1
-        )
-        if done.code is None:
-            raise TargetError(f"the {hook} command took more than {hooks.LIMIT_S:.0f} s and was ended{done.where}")
-        if done.code != 0:
-            raise TargetError(f"the {hook} command {_exit(done.code)}{_said(done.output)}{done.where}")
+    def _place(self, config: Config, *, workload: str, seed: int, workdir: Path) -> Place:
+        """Return where runs with a server take place."""
+        data = workfolder.path_of(workdir, _DATA)
 
-    def _failure(self, code: int, outputs: Mapping[str, str]) -> str:
-        about = self.description
-        said = _said(outputs["stderr"] or outputs["stdout"])
-        if code not in about.exit_codes:
-            return f"the command {_exit(code)}{said}"
-        both = outputs["stdout"] + outputs["stderr"]
-        if about.contains is not None and about.contains not in both:
-            return f"the output does not contain {about.contains!r}{said}"
-        if about.forbids is not None and about.forbids in both:
-            return f"the output contains {about.forbids!r}{said}"
-        return ""
+        def names(rundir: Path, ports: Mapping[str, str]) -> dict[str, str | None]:
+            more = {"workload": workload, "seed": str(seed), "workdir": str(workdir), "rundir": str(rundir)}
+            return command_run.names_of(self.description, config, **more, **ports, datadir=str(data))
 
-    def _sources(self, names: Mapping[str, str | None]) -> dict[str, Path]:
-        """Return the files that metrics are read from, by metric."""
-        return {
-            metric: self.description.cwd / (fill(rule.source, names) or "")
-            for metric, rule in self.description.rules.items()
-            if not rule.wall_time and rule.source not in _STREAMS
-        }
+        runs = workfolder.path_of(workdir, _RUNS)
+        return Place(runs=runs, data=data, names=names, write=lambda names: self._write_files(names, "trials"))
 
-    def _value(
-        self,
-        name: str,
-        outputs: Mapping[str, str],
-        seconds: float,
-        names: Mapping[str, str | None],
-        before: Mapping[Path, tuple[int, ...] | None],
-    ) -> float:
-        rule = self.description.rules[name]
-        if rule.wall_time:
-            return seconds
-        if rule.source in outputs:
-            text = outputs[rule.source]
-        else:
-            path = self._sources(names)[name]
-            stamp = before[path]
-            if stamp is not None and stamp == _stamp(path) and not os.path.realpath(path).startswith(_KERNELS):
-                raise TargetError(
-                    f"metric {name!r}: the command did not write {path} in this run; what it holds is an earlier one's"
-                )
-            try:
-                text = path.read_text(encoding="utf-8", errors="replace")[-_OUTPUT_LIMIT:]
-            except OSError as error:
-                raise TargetError(f"metric {name!r}: cannot read {path}: {error.strerror}") from None
-        if rule.json is not None:
-            return read_json_path(name, rule.json, text)
-        assert rule.regex is not None
-        found = deque(rule.regex.finditer(text), maxlen=1)  # the last match: programs print totals at the end
-        if not found:
-            raise TargetError(f"metric {name!r}: nothing in {rule.source} matches {rule.regex.pattern!r}{_said(text)}")
-        return read_number(name, found[0][1] or "")
+    def _session_places(self, workdir: Path) -> dict[str, str]:
+        return {"datadir": str(workfolder.path_of(workdir, _DATA))} if self.description.service is not None else {}
+
+    def _reference(self, workdir: Path) -> Path:
+        """Return where the default's output is kept for comparison."""
+        return workfolder.path_of(workdir, _RUNS) / _REFERENCE
 
     # -- files ------------------------------------------------------------------------------------
 
-    def _own_files(self) -> list[Path]:
-        """Files outside the run's directory: the user's own, to be put back."""
-        return [self.description.cwd / f.path for f in self.description.files if not f.inside]
+    def _own_files(self, use: str) -> list[tuple[Path, File]]:
+        """Return the files outside the run's directory, the user's own, that are to be put back."""
+        return [(self.description.cwd / f.path, f) for f in self.description.files_for(use) if not f.inside]
 
-    def _write_files(self, names: Mapping[str, str | None]) -> None:
-        for file in self.description.files:
+    def _write_files(self, names: Names, use: str) -> None:
+        for file in self.description.files_for(use):
             path = self.description.cwd / (fill(file.path, names) or "")
-            originals.write(path, (_filled(file.text, names) + "\n").encode(), self._saved.get(os.path.abspath(path)))
+            if file.inside:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            originals.write(path, (filled(file.text, names) + "\n").encode(), self._saved.get(os.path.abspath(path)))
 
     def _lasting_hooks(self) -> list[str]:
-        return [hook for hook in ("apply", "rollback") if hook in self.description.hooks]
+        """Return the commands that change something beside the server that is started for the runs."""
+        return [] if self.serves else [hook for hook in ("apply", "rollback") if hook in self.description.hooks]
 
     def changes(self, to: str | None = None) -> Sequence[str]:
         """Return the keys of the user's files, and of the description where its commands change something else."""
-        keys = [key for path in self._own_files() for key in file_keys(path)]
-        if self._lasting_hooks():
-            keys += [f"commands in {key}" for key in file_keys(self.description.path)]
+        about = self.description
+        paths = {path for use in ("trials", "service") for path, _ in self._own_files(use)}
+        keys = [key for path in sorted(paths) for key in file_keys(path)]
+        if self._lasting_hooks() or "service_apply" in about.hooks:
+            keys += [f"commands in {key}" for key in file_keys(about.path)]
+        if about.service is not None and not (about.service.private and not about.service.keep):
+            keys += [f"server of {key}" for key in file_keys(about.path)]
         return keys
 
-    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
-        """Say which files are written and which commands run, and what of that this user may not do."""
-        return preflight(self.description, workdir)
-
     def snapshot(self, folder: Path) -> dict[str, Any]:
-        """Copy the user's files."""
-        paths = self._own_files()
-        if not paths and not self._lasting_hooks():
+        """Copy the user's files, and note whether a server of the user's answers."""
+        about = self.description
+        own = self._own_files("trials")
+        if not own and not self._lasting_hooks() and about.service is None:
             return {}
-        texts = [file.text for file in self.description.files if not file.inside]
+        state = self._saved_files(folder, own, "rollback" in about.hooks)
+        if about.service is not None and not self.serves:
+            names = self._service_names(self.space.default, folder)
+            state["answered"] = service.answers(command_run.instance(about, folder, names))
+        return state
+
+    def _saved_files(self, folder: Path, own: Sequence[tuple[Path, File]], commands: bool) -> dict[str, Any]:
         files = [
-            {**originals.save(path, folder, str(number)), "template": text}
-            for number, (path, text) in enumerate(zip(paths, texts, strict=True))
+            {**originals.save(path, folder, str(number)), "template": file.text}
+            for number, (path, file) in enumerate(own)
         ]
         self._saved = {entry["path"]: entry for entry in files}
-        return {
-            "files": files,
-            "toml": os.path.realpath(self.description.path),
-            "commands": "rollback" in self.description.hooks,
-        }
+        return {"files": files, "toml": os.path.realpath(self.description.path), "commands": commands}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Put the user's files back and run the rollback command."""
+        """End what is left of servers, put the user's files back and run the rollback command."""
         self._saved = {}
         if not snapshot:
             return
-        problems = []
-        for entry in snapshot["files"]:
+        workdir = Path(snapshot.get("workdir") or tempfile.gettempdir())
+        mine = snapshot.get("toml", os.path.realpath(self.description.path)) == os.path.realpath(self.description.path)
+        if snapshot.get("workdir"):
+            service.end_left(workfolder.path_of(workdir, _RUNS), None, self._stopping(workdir) if mine else None)
+        problems = _put_back(snapshot)
+        if mine:
             try:
-                originals.put_back(entry if "copy" in entry else _from_text(entry))
-            except TargetError as error:  # the other files all the same
-                problems.append(str(error))
-        if snapshot.get("toml", os.path.realpath(self.description.path)) == os.path.realpath(self.description.path):
-            workdir = Path(snapshot.get("workdir") or tempfile.gettempdir())
-            try:
-                self._hook("rollback", self._service_names(self.space.default, workdir))
+                # what a server of its own was given by the apply command, went with that server
+                if not self.serves:
+                    run_hook(self.description, "rollback", self._service_names(self.space.default, workdir))
+                if snapshot.get("answered"):
+                    names = self._service_names(self.space.default, workdir)
+                    service.wait_ready(command_run.instance(self.description, workdir, names))
             except TargetError as error:
                 problems.append(str(error))
         if problems:
             raise TargetError("; ".join(problems))
 
+    def _stopping(self, workdir: Path) -> Any:
+        """Return what stops a server that is left, as the description says."""
+
+        def stop(folder: Path, state: dict[str, Any]) -> None:
+            if self.serves:
+                first = next(iter(self.workloads))
+                place = self._place(state.get("config", {}), workload=first, seed=0, workdir=workdir)
+                names = place.names(folder, state.get("ports", {}))
+                service.stop(command_run.instance(self.description, folder, names))
+
+        return stop
+
     def cleanup(self, workdir: Path) -> None:
         """Remove what was written for runs; what the user's program left in {workdir} stays."""
         workfolder.remove(workdir, _RUNS)
+        workfolder.remove(workdir, _DATA)
         names = {"workdir": str(workdir)}
         for file in self.description.files:
             if file.path.startswith("{workdir}/") and "{" not in file.path.removeprefix("{workdir}"):
@@ -300,60 +262,108 @@ class CommandTarget(BaseTarget):
 
     def _service_names(self, config: Config, workdir: Path) -> dict[str, str | None]:
         first = next(iter(self.workloads))
-        return self._names(config, workload=first, seed="0", workdir=str(workdir), rundir=str(workdir))
+        more = {"workload": first, "seed": "0", "workdir": str(workdir), "rundir": str(workdir)}
+        return command_run.names_of(self.description, config, **more, **self._session_places(workdir))
 
     def render(self, config: Config) -> str:
         """Return the command line and the configuration files."""
-        import shlex
-
-        names = self._names(config, workload=next(iter(self.workloads)), seed="0", workdir="WORKDIR", rundir="RUNDIR")
-        parts = [shlex.join(self._arguments(self.description.command, names))]
-        if not self._mentioned():
+        about = self.description
+        more = {"workload": next(iter(self.workloads)), "seed": "0", "workdir": "WORKDIR", "rundir": "RUNDIR"}
+        if about.service is not None:
+            more |= {name: name.upper() for name in PLACES}
+        names = command_run.names_of(about, config, **more)
+        mentioning = (*about.command, *(about.service.start if about.service else ()))
+        lines = [about.service.start] if about.service and about.service.start else [about.command]
+        parts = [shlex.join(command_run.argument_list(about, words, names)) for words in lines]
+        places = {*self.space.params, *about.parameters.flags}
+        if not any(f"{{{name}}}" in word for name in places for word in mentioning):
             parts = ["\n".join(f"{n} = {v}" for n, v in config.items())]
-        for file in self.description.files:
-            parts.append(f"# {file.path}\n{_filled(file.text, names)}")
+        for file in about.files:
+            parts.append(f"# {file.path}\n{filled(file.text, names)}")
         return "\n\n".join(parts)
 
-    def _mentioned(self) -> bool:
-        return any(f"{{{name}}}" in word for name in self.space.params for word in self.description.command)
+    # -- in service -------------------------------------------------------------------------------
+
+    def _apply_hook(self) -> str:
+        """Return the hook that puts a configuration into service, "" for none; that of trials where it lasts."""
+        if "service_apply" in self.description.hooks:
+            return "service_apply"
+        return "apply" if "apply" in self.description.hooks and not self.serves else ""
 
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Copy the user's files."""
-        if not self._own_files() and "apply" not in self.description.hooks:
+        if not self._own_files("service") and not self._apply_hook():
             raise ConfigError(
-                f"{self.description.path} names neither a [[file]] of yours nor an apply command; "
+                f"{self.description.path} names neither a [[file]] of yours nor an apply command"
+                f"{' for service: service_apply in [hooks]' if self.serves else ''}; "
                 "use the settings shown by 'tunewright show'"
             )
-        return self.snapshot(folder)
+        state = self._saved_files(folder, self._own_files("service"), self._rollback_hook() in self.description.hooks)
+        return {**state, "applied": True}
+
+    def _rollback_hook(self) -> str:
+        return "service_rollback" if "service_rollback" in self.description.hooks else "rollback"
 
     def apply(self, config: Config, to: str | None = None) -> None:
-        """Write the configuration files for good and run the apply command."""
+        """Write the configuration files for good and run the command that puts them into service."""
         names = self._service_names(config, Path(tempfile.gettempdir()))
-        self._write_files(names)
-        self._hook("apply", names)
+        own = [file for _, file in self._own_files("service")]
+        for file in own if self.serves else self.description.files_for("service"):
+            path = self.description.cwd / (fill(file.path, names) or "")
+            originals.write(path, (filled(file.text, names) + "\n").encode(), self._saved.get(os.path.abspath(path)))
+        if hook := self._apply_hook():
+            run_hook(self.description, hook, names)
 
     def files(self, config: Config) -> Mapping[Path, str]:
         """Return the user's files as ``apply`` writes them."""
         names = self._service_names(config, Path(tempfile.gettempdir()))
-        return {self.description.cwd / f.path: _filled(f.text, names) + "\n" for f in self.description.files
-                if not f.inside}  # fmt: skip
+        return {path: filled(file.text, names) + "\n" for path, file in self._own_files("service")}
 
     def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
         """Return the environment and a drop-in of systemd, where command or environment name parameters."""
         names = self._service_names(config, Path(tempfile.gettempdir()))
-        words = self._arguments(self.description.command, names)
-        return command_forms(self.description, words, self._environment(names), set(self.space.params))
+        words = command_run.argument_list(self.description, self.description.command, names)
+        environment = command_run.environment(self.description, names)
+        return command_forms(self.description, words, environment, set(self.space.params))
 
     def still_to_do(self, config: Config, changed: Mapping[str, Value]) -> Sequence[str]:
         """Say which values are written and not live, where there is no apply command that would have made them so."""
         costly = [n for n in changed if n in self.space.params and self.space.params[n].restart != "none"]
-        if not costly or "apply" in self.description.hooks:
+        if not costly or self._apply_hook():
             return ()
         return [not_live(self.description, {n: self.space.params[n].restart for n in costly})]
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Put back what ``apply`` replaced."""
-        self.restore(undo)
+        if not undo.get("applied"):  # as earlier versions kept it
+            self.restore(undo)
+            return
+        self._saved = {}
+        problems = _put_back(undo)
+        if undo["toml"] == os.path.realpath(self.description.path) and (hook := self._rollback_hook()):
+            try:
+                if hook == "service_rollback" or not self.serves:
+                    names = self._service_names(self.space.default, Path(tempfile.gettempdir()))
+                    run_hook(self.description, hook, names)
+            except TargetError as error:
+                problems.append(str(error))
+        if problems:
+            raise TargetError("; ".join(problems))
+
+    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
+        """Say which files are written, which commands and servers run, and what of that this user may not do."""
+        return _with_server(self, preflight(self.description, self.serves, workdir), workload, workdir)
+
+
+def _put_back(state: Mapping[str, Any]) -> list[str]:
+    """Put the user's files back; return what went wrong."""
+    problems = []
+    for entry in state["files"]:
+        try:
+            originals.put_back(entry if "copy" in entry else _from_text(entry))
+        except TargetError as error:  # the other files all the same
+            problems.append(str(error))
+    return problems
 
 
 def _from_text(entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -366,43 +376,22 @@ def _from_text(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"path": entry["path"], "copy": copy}
 
 
-def fill(text: str, names: Mapping[str, str | None]) -> str | None:
-    """Put values into ``{name}`` placeholders; None if one of them is not active.
-
-    Braces around anything that is no known name stay as they are, so JSON and C files work.
-
-    >>> fill('{"cache": {cache}}', {"cache": "8"}), fill("--x={x}", {"x": None})
-    ('{"cache": 8}', None)
-    """
-    if any(names.get(name, "") is None for name in _PLACE.findall(text)):
-        return None
-    return _PLACE.sub(lambda match: str(names.get(match[1], match[0])), text)
-
-
-def _filled(template: str, names: Mapping[str, str | None]) -> str:
-    """Return a file's text, without the lines of parameters that are not active."""
-    return "\n".join(filled for line in template.splitlines() if (filled := fill(line, names)) is not None)
-
-
-def _stamp(path: Path) -> tuple[int, ...] | None:
-    """Return what changes whenever a file is written, with the same content too; None where there is no file."""
-    try:
-        about = path.stat()
-    except (OSError, ValueError):
-        return None
-    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
-
-
-def _tail(file: Any) -> str:
-    file.seek(0, os.SEEK_END)
-    file.seek(max(0, file.tell() - _OUTPUT_LIMIT))
-    return str(file.read().decode("utf-8", errors="replace"))
-
-
-def _exit(code: int) -> str:
-    return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-
-
-def _said(text: str) -> str:
-    lines = text.strip().splitlines()
-    return f"; it last said: {lines[-1][:300]}" if lines else "; it printed nothing"
+def _with_server(target: CommandTarget, said: Preflight, workload: str, workdir: Path) -> Preflight:
+    """Add what is known of the server that a description names."""
+    about, its = target.description, target.description.service
+    if its is None:
+        return said
+    if not target.serves:
+        names = target._service_names(about.space.default, workdir)
+        if service.answers(command_run.instance(about, workdir, names)):
+            return said
+        return replace(said, missing=[*said.missing, "start the server that the description names: it does not answer"])
+    how = "kept between runs" if its.keep else "started for each run and stopped after it"
+    what = its.start[0] if len(its.start) > 1 else "the start command"
+    places = target._place(about.space.default, workload=workload, seed=0, workdir=workdir).names
+    server = command_run.instance(about, workdir, places(workdir, dict.fromkeys(PLACES[:3], "0")))
+    taken = service.taken_by(server)
+    return replace(
+        said, restarts=[*said.restarts, f"A server of the session's own ({what}) is {how}."],
+        missing=[*said.missing, *([taken] if taken else [])],
+    )  # fmt: skip

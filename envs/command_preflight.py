@@ -6,48 +6,54 @@ import os
 import re
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tunewright.envs.command_file import Description
 from tunewright.target import Preflight
 
 _WHEN = {"reset": "before every run", "apply": "before every run", "rollback": "once at the end"}
+_SERVERS = ("apply", "rollback")  # hooks for a server that is up already; one of the session's own has none
 _STARTERS = re.compile(r"\b(restart|systemctl|service|pg_ctl|shutdown)\b|\bstop\b|\bkill(all)?\b")
 _SHOWN = 100  # characters of a command that are shown
 
 
-def preflight(description: Description, workdir: Path) -> Preflight:
+def preflight(description: Description, serves: bool, workdir: Path) -> Preflight:
     """Look at what a session would do with a described program; nothing is run and nothing is written.
 
     Args:
         description: what the TOML file says.
+        serves: the session starts a server of its own.
         workdir: of the session.
     """
-    own = [description.cwd / f.path for f in description.files if not f.inside]
+    own = [description.cwd / f.path for f in description.files_for("trials") if not f.inside]
+    hooks = {n: words for n, words in description.hooks.items() if n in _WHEN and not (serves and n in _SERVERS)}
+    its = description.service
     changes = [_file_words(path) for path in own]
     restarts: list[str] = []
-    for hook, command in description.hooks.items():
+    for hook, command in hooks.items():
         said = f"The {hook} command of {description.path.name} runs {_WHEN[hook]}: {_shown(command)}"
         (restarts if _STARTERS.search(" ".join(command)) else changes).append(said)
     costly = [f"{p.name} ({p.restart})" for p in description.space.params.values() if p.restart != "none"]
     notes = []
-    if costly:
-        does = "the apply command has to do it" if "apply" in description.hooks else (
+    if costly and its is None:
+        does = "the apply command has to do it" if "apply" in hooks else (
             "each run starts the command anew; a server that is up already would not notice, for that give an apply "
             "command under [hooks]"
         )  # fmt: skip
         notes.append(f"New values of {_listed(costly)} take more than being written: {does}.")
     where = " in a shell" if description.shell else ""
     notes.append(f"Every run is the command{where}: {_shown(description.command)}")
-    inside = [f.path for f in description.files if f.inside]
+    if description.tool:
+        notes.append(f"The load is {description.tool}; its own figures are the metrics.")
+    inside = [f.path for f in description.files_for("trials") if f.inside]
     creates = [f"{path.replace('{workdir}', str(workdir))} is written for runs." for path in inside]
     leaves = []
-    words = [*description.command, *(word for hook in description.hooks.values() for word in hook)]
+    words = [*description.command, *(word for hook in hooks.values() for word in hook)]
     if any("{workdir}" in word for word in words):
         leaves.append(f"What the program writes below {workdir} itself stays there; its path is told at the end.")
     return Preflight(
-        changes=changes, restarts=restarts, creates=creates, leaves=leaves, missing=_missing(description, own),
+        changes=changes, restarts=restarts, creates=creates, leaves=leaves, missing=_missing(description, hooks, own),
         notes=notes,
     )  # fmt: skip
 
@@ -58,7 +64,7 @@ def _file_words(path: Path) -> str:
     return f"{path}, which is not there, is written before every run, and removed at the end."
 
 
-def _missing(description: Description, own: Sequence[Path]) -> list[str]:
+def _missing(description: Description, hooks: Mapping[str, Sequence[str]], own: Sequence[Path]) -> list[str]:
     """Return what this user may not do, as the command that allows it."""
     missing = []
     for path in own:
@@ -72,11 +78,13 @@ def _missing(description: Description, own: Sequence[Path]) -> list[str]:
         stands = next(p for p in real.parents if p.exists())
         if not stands.is_dir() or not os.access(stands, os.W_OK | os.X_OK):
             missing.append(f"sudo setfacl -m u:{_user()}:rwx {shlex.quote(str(stands))}")
-    if not description.shell:
-        for hook, words in description.hooks.items():
-            program = words[0]
-            if "{" not in program and shutil.which(program) is None and not (description.cwd / program).exists():
-                missing.append(f"install {program}, which the {hook} command of {description.path} runs")
+    commands = {f"the {hook} command": words for hook, words in hooks.items()}
+    if (its := description.service) is not None:
+        commands |= {"the start command": its.start, **{f"the {n} command": w for n, w in its.commands.items()}}
+    for what, words in {} if description.shell else {"every run": description.command, **commands}.items():
+        program = words[0] if words else "{"
+        if "{" not in program and shutil.which(program) is None and not (description.cwd / program).exists():
+            missing.append(f"install {program}, which {what} of {description.path} needs")
     return list(dict.fromkeys(missing))
 
 

@@ -58,7 +58,7 @@ def pytest_unconfigure(config):
 LONGEST = (
     "test_env_copies.py", "test_users_things.py", "test_placement.py", "test_tuners.py", "test_compare_bundles.py", "test_docs.py",
     "test_postgres.py", "test_questions.py", "test_session.py", "test_changes.py", "test_torch_train.py", "test_evidence.py",
-    "test_command.py", "test_changes_processes.py", "test_edited_stores.py", "test_agent_files.py", "test_gluster.py",
+    "test_command.py", "test_services.py", "test_changes_processes.py", "test_edited_stores.py", "test_agent_files.py", "test_gluster.py",
     "test_bounded_reading.py", "test_plugins.py", "test_lustre.py", "test_cluster_sim.py", "test_planted_text.py",
 )  # fmt: skip
 

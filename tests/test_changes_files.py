@@ -11,7 +11,7 @@ from changing import HOLDER, OWNER, ROOT, command, killed_session, python, state
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tunewright.envs.command import fill
+from tunewright.envs.command_places import fill
 from tunewright.errors import ConfigError, HeldError, StoreError, TargetError
 from tunewright.sessions import originals
 from tunewright.sessions.changes import Journal, Owner, changing, document, restoring
@@ -219,7 +219,7 @@ def test_a_file_that_the_user_wrote_where_there_was_none_stays(tmp_path):
     target, saved = command(tmp_path), tmp_path / "saved"
     saved.mkdir()
     state_before = target.snapshot(saved)
-    target._write_files(target._names(target.space.default))
+    target._write_files(target._service_names(target.space.default, saved), "trials")
     target.restore(state_before)
     assert not (tmp_path / "server.conf").exists()
     (tmp_path / "server.conf").write_text("precious\n")

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tunewright.envs.command import CommandTarget, fill, open_target
-from tunewright.envs.command_file import read_json_path, read_number
+from tunewright.envs.command import CommandTarget, open_target
+from tunewright.envs.command_metrics import read_json_path, read_number
+from tunewright.envs.command_places import fill
 from tunewright.errors import ConfigError, TargetError
 from tunewright.measuring.isolation import measure_once
 from tunewright.sessions.session import Session
@@ -150,6 +151,15 @@ def test_starter_file_works_as_it_is(tmp_path, cli):
     found = json.loads(cli("check", path, "--json").stdout)
     assert found["noise"]["ratio"] == 0
     assert found["runs"][0]["values"]["throughput"] > 0
+
+
+def test_starter_file_of_a_server_works_as_it_is(tmp_path, cli):
+    path = tmp_path / "my.toml"
+    cli("init", "--service", path)
+    found = json.loads(cli("check", path, "--json").stdout)
+    assert found["runs"][0]["values"]["throughput"] > 0
+    for option in ("[service]", "[[guarantee]]", "[success]", "keep = true", "prometheus"):
+        assert option in path.read_text()
 
 
 def test_tune_finds_the_best_under_the_constraint(toml, store):

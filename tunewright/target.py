@@ -171,6 +171,7 @@ class BaseTarget:
             so that it goes on with the same system.
         limit_seconds: hard limit of one run; None derives it from the default's run time.
         memory_bytes: hard limit of memory; None means three quarters of the machine's.
+        prepare_seconds: the least limit of ``prepare``, where it may take longer than a run; None for the usual one.
         packages: distributions whose installed versions a session stores, besides those of tunewright's core.
     """
 
@@ -190,6 +191,7 @@ class BaseTarget:
     exact: bool = False
     limit_seconds: float | None = None
     memory_bytes: int | None = None
+    prepare_seconds: float | None = None
     packages: Sequence[str] = ()
 
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:

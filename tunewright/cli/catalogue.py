@@ -55,10 +55,11 @@ def _show_begun(screen: Console, document: dict[str, Any]) -> None:
 @command(app, "init", _show_begun)
 def init(
     file: Annotated[Path, typer.Argument(help="TOML file to write.")],
+    service: Annotated[bool, Option("--service", help="For a server: started, put under load, stopped.")] = False,
     force: Annotated[bool, Option("--force", help="Overwrite an existing file.")] = False,
     as_json: Json = False,
 ) -> dict[str, Any]:
-    """Write a commented TOML file for tuning your own program; it works as it is."""
+    """Write a commented TOML file for tuning your own program or server; it works as it is."""
     from importlib import resources
 
     from tunewright.errors import ConfigError
@@ -68,8 +69,8 @@ def init(
         raise ConfigError(f"{file} exists already; name another file, or add --force to overwrite it")
     if file.suffix != ".toml":
         raise ConfigError(f"{file} must end in .toml, so that 'tunewright tune {file}' knows what it is")
-    starter = resources.files("tunewright.cli").joinpath("starter.toml").read_text(encoding="utf-8")
-    write_text(file, starter)
+    starter = resources.files("tunewright.cli").joinpath("starter_service.toml" if service else "starter.toml")
+    write_text(file, starter.read_text(encoding="utf-8"))
     return {"file": str(file)}
 
 

@@ -37,7 +37,7 @@ _END_S = 5.0  # between asking a command to end and killing it
 _OUTPUT_TAIL = 4000  # bytes
 _ROOM = 2**20  # bytes that a disk must have left for such output
 _MOST_LOGS = 10  # logs that stay though nothing writes to them any more
-_NOTE = "command"
+_NOTE, _LIMIT = "command", "command.limit"
 _CLOCK_S = 0.1  # between clocks, where the system does not tell more: times of processes are known to a hundredth
 # number and, on Linux, the line that says when it started in the system's own time, which nobody sets
 _WRITE_DOWN = 'about=; { read -r about < /proc/$$/stat; } 2>/dev/null; echo "$$ $about" >&0'
@@ -55,12 +55,14 @@ class Command:
         cwd: directory to run it in; empty for the present one.
         env: variables on top of the environment.
         shell: let a shell read ``words[0]``.
+        limit_s: after so many seconds it is ended.
     """
 
     words: Sequence[str]
     cwd: str = ""
     env: Mapping[str, str]
     shell: bool = False
+    limit_s: float = LIMIT_S
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,13 +98,20 @@ class Records:
     log: Path | None = None
 
 
-def run(words: Sequence[str], *, cwd: str = "", env: Mapping[str, str] | None = None, shell: bool = False) -> Done:
+def run(
+    words: Sequence[str],
+    *,
+    cwd: str = "",
+    env: Mapping[str, str] | None = None,
+    shell: bool = False,
+    limit_s: float | None = None,
+) -> Done:
     """Run a command of the user's, and leave alone whatever it starts.
 
     Raises:
         TargetError: it cannot be started.
     """
-    command = Command(words=list(words), cwd=cwd, env=dict(env or {}), shell=shell)
+    command = Command(words=list(words), cwd=cwd, env=dict(env or {}), shell=shell, limit_s=limit_s or LIMIT_S)
     if _channel is None:
         return _run_here(command, _records.get(Records()))
     with _channel.makefile("rw", encoding="utf-8") as line:
@@ -116,7 +125,7 @@ def run(words: Sequence[str], *, cwd: str = "", env: Mapping[str, str] | None = 
 
 def _run_here(command: Command, records: Records) -> Done:
     words = ["/bin/sh", "-c", command.words[0]] if command.shell else list(command.words)
-    with _logging(records.log) as log, _noting(records.note) as note:
+    with _logging(records.log) as log, _noting(records.note, command.limit_s) as note:
         if note is not None:
             # a shell that writes down its number and start, lets go of the note, and becomes the command
             _check_program(words[0], command)
@@ -134,7 +143,7 @@ def _run_here(command: Command, records: Records) -> Done:
                 )
         except (OSError, ValueError) as error:
             raise _cannot_start(command, getattr(error, "strerror", None) or error) from None
-        code = _wait(process)
+        code = _wait(process, command.limit_s)
         with log.open("rb") as output:
             output.seek(max(0, os.fstat(output.fileno()).st_size - _OUTPUT_TAIL))
             said = output.read(_OUTPUT_TAIL).decode("utf-8", errors="replace")
@@ -207,10 +216,10 @@ def _cannot_start(command: Command, why: object) -> TargetError:
     return TargetError(f"cannot start {command.words[0]!r} in {command.cwd or os.getcwd()}: {why}")
 
 
-def _wait(process: subprocess.Popen[bytes]) -> int | None:
+def _wait(process: subprocess.Popen[bytes], limit_s: float) -> int | None:
     """Wait for a command; one that takes too long is ended, but not the server that it may have begun to start."""
     try:
-        return process.wait(LIMIT_S)
+        return process.wait(limit_s)
     except subprocess.TimeoutExpired:
         process.terminate()
         try:
@@ -237,7 +246,7 @@ def noting(folder: Path, log: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def _noting(folder: Path | None) -> Iterator[IO[bytes] | None]:
+def _noting(folder: Path | None, limit_s: float) -> Iterator[IO[bytes] | None]:
     """Yield the file, locked, into which a command writes its number; None where none is kept.
 
     The lock is shared with the command until the number is written: whoever gets the lock can read it, or there is no
@@ -254,6 +263,9 @@ def _noting(folder: Path | None) -> Iterator[IO[bytes] | None]:
         try:
             fcntl.flock(note, fcntl.LOCK_EX)
             note.truncate(0)
+            with suppress(OSError):
+                assert folder is not None
+                (folder / _LIMIT).write_text(str(limit_s), encoding="utf-8")
             yield note
         finally:
             with suppress(OSError):
@@ -264,7 +276,11 @@ def wait_for(folder: Path) -> None:
     """Wait until the command that a killed session had begun is through, for at most its limit."""
     import psutil
 
-    deadline = time.monotonic() + LIMIT_S
+    try:
+        limit_s = float((folder / _LIMIT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        limit_s = LIMIT_S
+    deadline = time.monotonic() + limit_s
     try:
         with (folder / _NOTE).open("rb") as note:
             while not _locked(note) and time.monotonic() < deadline:

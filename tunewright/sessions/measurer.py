@@ -67,7 +67,8 @@ class Measurer:
     def prepare(self) -> None:
         """Have the target build what all measurements share, and store what it says of it."""
         plan, budget = self._setup.plan, self.budget()
-        budget = replace(budget, seconds=max(budget.seconds, _LIMIT_S))
+        least = self._setup.target.prepare_seconds or 0.0
+        budget = replace(budget, seconds=max(budget.seconds, _LIMIT_S, least))
         self.prepared = isolation.call_isolated(
             self._setup.target, "prepare", workload=plan.workload, seed=plan.seed, budget=budget, runs=self.runs
         )

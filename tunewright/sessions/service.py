@@ -275,7 +275,8 @@ def check_target(
         stack.enter_context(orderly())
         its = stack.enter_context(protected(target, owner, folder, say))
         budget = Budget(workdir=folder, seconds=target.limit_seconds or limit_s, memory_bytes=target.memory_bytes)
-        prepared = isolation.call_isolated(target, "prepare", workload=workload, seed=0, budget=budget, runs=its)
+        longer = replace(budget, seconds=max(budget.seconds, target.prepare_seconds or 0.0))
+        prepared = isolation.call_isolated(target, "prepare", workload=workload, seed=0, budget=longer, runs=its)
         budget = replace(budget, prepared=prepared)
         for _ in range(runs):
             once = isolation.measure_once(

@@ -1,0 +1,448 @@
+"""A server around the measured load of a command target: its start, readiness, reload and end.
+
+A server is started for each run and lives in the measuring process's tree, so that it ends with it whatever happens; or
+it is kept between runs, and then started outside it, as the user's own commands are. Either way it is written down
+before it runs, in the folder of its own that ``{rundir}`` names, and :func:`end_left` ends what a killed session left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tunewright.envs import service_process as processes
+from tunewright.envs.command_metrics import gained, log_size
+from tunewright.envs.command_places import Names, arguments, fill
+from tunewright.envs.service_file import Service, mentions
+from tunewright.envs.service_process import Process
+from tunewright.errors import TargetError
+from tunewright.measuring import hooks
+from tunewright.space import Config, Space
+from tunewright.store.trees import remove_tree
+
+_NOTE, _LOG, _STATE = ".server.pid", ".server.log", ".server.json"
+_FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.25
+_CLOCK_TICKS = 10  # by which the clock and the starts of processes may differ
+_SOCKET_PATH = 107  # bytes, unix(7)
+_ASK_S = 5.0  # for one question whether it is ready
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instance:
+    """A server of a description, running or about to.
+
+    Attributes:
+        service: what the description says of it.
+        folder: its own; ``{rundir}``.
+        names: values of placeholders.
+        cwd: of its commands.
+        env: variables on top of the environment.
+        shell: a command that is one text goes through the shell.
+    """
+
+    service: Service
+    folder: Path
+    names: Names
+    cwd: Path
+    env: Mapping[str, str]
+    shell: bool
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What is written down of it."""
+        return _read_state(self.folder)
+
+    def note(self, **changes: Any) -> None:
+        """Write down something about it, whole."""
+        part = self.folder / f"{_STATE}.part"
+        try:
+            part.write_text(json.dumps({**self.state, **changes}), encoding="utf-8")
+            os.replace(part, self.folder / _STATE)
+        except OSError as error:
+            raise TargetError(f"cannot write {part}, by which the server is found again: {error.strerror}") from None
+
+    def words(self, words: Sequence[str]) -> list[str]:
+        """Return a command's arguments."""
+        if self.shell and len(words) == 1:
+            return ["/bin/sh", "-c", fill(words[0], self.names) or ""]
+        return arguments(words, self.names)
+
+    def text(self, template: str) -> str:
+        """Return a text with its placeholders filled in."""
+        return fill(template, self.names) or ""
+
+    @property
+    def logs(self) -> list[Path]:
+        """Where it prints: its own log, and its output."""
+        own = [self.cwd / self.text(self.service.log)] if self.service.log else []
+        return [*own, self.folder / _LOG]
+
+    def main(self) -> Process | None:
+        """Return its main process, alive or not; None where it is not known."""
+        return _main(self.folder, self.state)
+
+    def command(self, what: str, words: Sequence[str], limit_s: float) -> None:
+        """Run one of the commands around it.
+
+        Raises:
+            TargetError: it failed, or took too long.
+        """
+        code, output = processes.command(self.words(words), cwd=self.cwd, env=self.env, limit_s=limit_s)
+        last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
+        said = f"; it last said: {last[:300]}" if last else ""
+        if code is None:
+            raise TargetError(f"the {what} command took more than {limit_s:g} s and was ended{said}")
+        if code:
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+            raise TargetError(f"the {what} command {how}{said}")
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _main(folder: Path, state: Mapping[str, Any]) -> Process | None:
+    if not state.get("daemon"):
+        return processes.written_down(folder / _NOTE)
+    if state.get("main"):
+        pid, started = state["main"]
+        return Process(pid=int(pid), started=int(started))
+    return _daemon(state)
+
+
+def _daemon(state: Mapping[str, Any]) -> Process | None:
+    """Find a server in the background: by its file, or by what listens; nothing that ran before its start is it."""
+    candidates: list[Process] = []
+    with suppress(OSError, ValueError):
+        if state.get("pid_file"):
+            found = processes.process(int(Path(state["pid_file"]).read_text(encoding="utf-8").split()[0]))
+            candidates = [found] if found else []
+    if not candidates and not state.get("pid_file"):
+        kind, _, address = str(state.get("listens", "")).partition(" ")
+        if kind == "tcp":
+            candidates = processes.listeners(int(address.rpartition(":")[2]))
+        elif kind == "unix":
+            candidates = processes.unix_listeners(address)
+    return next((p for p in candidates if p.started >= int(state.get("begun", 0)) - _CLOCK_TICKS), None)
+
+
+# -- starting ---------------------------------------------------------------------------------------
+
+
+def start(instance: Instance, config: Config, ports: Mapping[str, str]) -> None:
+    """Start a server and wait until it can be used.
+
+    Args:
+        instance: of which nothing runs yet.
+        config: that it is started with, for the next run.
+        ports: its free ports by placeholder.
+
+    Raises:
+        TargetError: its address is taken, it could not be started, ended, or was not ready in time; then nothing of it
+            is left.
+    """
+    service = instance.service
+    if taken := taken_by(instance):
+        raise TargetError(taken)
+    token, log_before = uuid.uuid4().hex, log_size(instance.logs[0])
+    pid_file = instance.cwd / instance.text(service.pid_file) if service.pid_file else None
+    if pid_file is not None:
+        with suppress(OSError):  # of one that is gone: it would name another process
+            pid_file.unlink()
+    instance.note(
+        config=dict(config), ports=dict(ports), busy=True, token=token, begun=processes.now_ticks(),
+        daemon=service.daemon, pid_file=str(pid_file or ""), listens=_listens(instance), main=None,
+    )  # fmt: skip
+    words = instance.words(service.start)
+    log = instance.folder / _LOG
+    words = processes.logged_words(log, words) if service.daemon else processes.detach_words(
+        instance.folder / _NOTE, log, words
+    )  # fmt: skip
+    try:
+        _run_start(instance, words, {**instance.env, processes.MARK: token})
+        wait_ready(instance, log_before)
+        if service.daemon:
+            main = _daemon(instance.state)
+            if main is None:
+                found_by = f"{pid_file} names no process" if pid_file else f"nothing listens on {_listens(instance)}"
+                raise TargetError(f"the server was started, but its process was not found: {found_by}")
+            instance.note(main=[main.pid, main.started])
+    except BaseException:
+        kill(instance.folder)
+        raise
+
+
+def _run_start(instance: Instance, words: Sequence[str], env: Mapping[str, str]) -> None:
+    service, limit_s = instance.service, instance.service.limits["start_limit"]
+    if service.keep:
+        done = hooks.run(words, cwd=str(instance.cwd), env=env, limit_s=limit_s)
+        code, output = done.code, done.output
+    else:
+        code, output = processes.command(words, cwd=instance.cwd, env=env, limit_s=limit_s)
+    if code is None:
+        raise TargetError(
+            f"the start command took more than {limit_s:g} s and was ended{processes.tail(instance.logs)}"
+        )
+    if code and service.daemon:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        raise TargetError(f"the start command {how}{processes.tail(instance.logs)}")
+    if code:
+        why = output.strip().splitlines()[-1:] or [f"code {code}"]
+        raise TargetError(f"cannot start {instance.words(service.start)[0]!r} in {instance.cwd}: {why[0][:200]}")
+
+
+def _addresses(instance: Instance) -> list[tuple[str, int]]:
+    """Return the addresses that a server will listen on, as far as its description says."""
+    service, found = instance.service, []
+    value = instance.text(service.ready.value)
+    with suppress(ValueError):
+        if service.ready.kind == "tcp":
+            host, _, port = value.rpartition(":")
+            found.append((host.strip("[]"), int(port)))
+        elif service.ready.kind == "http":
+            parts = urlsplit(value)
+            found.append((parts.hostname or "127.0.0.1", parts.port or (443 if parts.scheme == "https" else 80)))
+    if mentions(service.start, "port"):
+        found.append(("127.0.0.1", int(str(instance.names["port"]))))
+    return list(dict.fromkeys(found))
+
+
+def _listens(instance: Instance) -> str:
+    value = instance.text(instance.service.ready.value)
+    if instance.service.ready.kind == "unix":
+        return f"unix {instance.cwd / value}"
+    addresses = _addresses(instance)
+    return f"tcp {addresses[0][0]}:{addresses[0][1]}" if addresses else ""
+
+
+def taken_by(instance: Instance) -> str:
+    """Say in words who listens on a server's address already; "" where nobody does."""
+    for host, port in _addresses(instance):
+        if processes.tcp_taken(host, port):
+            name = processes.who(processes.listeners(port))
+            return f"port {port} is taken already, by {name}; stop it, or let the server listen on {{port}}, a free one"
+    if instance.service.ready.kind == "unix":
+        path = str(instance.cwd / instance.text(instance.service.ready.value))
+        if len(os.fsencode(path)) > _SOCKET_PATH:
+            return (
+                f"the path {path} is longer than the {_SOCKET_PATH} bytes that a socket's may have; let the work files "
+                "lie elsewhere with --dir, or let the server listen on {port}"
+            )
+        if processes.answers_unix(path):
+            name = processes.who(processes.unix_listeners(path))
+            return f"the socket {path} is taken already, by {name}; stop it, or name a socket in {{rundir}}"
+    return ""
+
+
+def wait_ready(instance: Instance, log_before: tuple[int, int] | None = None) -> None:
+    """Wait until a server can be used.
+
+    Args:
+        instance: was started.
+        log_before: how long its log was before it was started; None for one that ran before, of which no line is
+            waited for.
+
+    Raises:
+        TargetError: it ended, or was not ready in time; the message has the last lines of its log.
+    """
+    service = instance.service
+    limit_s = service.limits["ready_limit"]
+    deadline, pause = time.monotonic() + limit_s, _FIRST_POLL_S
+    while True:
+        ready = answers(instance, log_before, deadline)
+        if service.start:
+            main = instance.main() if not (service.daemon and not ready) else None
+            if main is not None and not main.alive:
+                raise TargetError(f"the server {main.ended()} before it was ready{processes.tail(instance.logs)}")
+        if ready:
+            return
+        if time.monotonic() >= deadline:
+            asked = service.ready.says(instance.text(service.ready.value))
+            log = processes.tail(instance.logs) if service.start else ""
+            raise TargetError(f"the server was not ready within {limit_s:g} s (asked: {asked}){log}")
+        time.sleep(pause)
+        pause = min(pause * 1.5, _LAST_POLL_S)
+
+
+def answers(instance: Instance, log_before: tuple[int, int] | None = None, deadline: float | None = None) -> bool:
+    """Whether a server can be used now; arguments as for :func:`wait_ready`."""
+    ready = instance.service.ready
+    value = instance.text(ready.value)
+    left = _ASK_S if deadline is None else max(min(_ASK_S, deadline - time.monotonic()), 0.1)
+    if ready.kind == "tcp":
+        host, _, port = value.rpartition(":")
+        return processes.answers_tcp(host.strip("[]"), int(port), left)
+    if ready.kind == "unix":
+        return processes.answers_unix(str(instance.cwd / value), left)
+    if ready.kind == "http":
+        return _answers_http(value, left)
+    if ready.kind == "line":
+        return log_before is None or _has_line(instance, value, log_before)
+    if not ready.words:
+        return True
+    code, _ = processes.command(instance.words(ready.words), cwd=instance.cwd, env=instance.env, limit_s=left)
+    return code == 0
+
+
+def _answers_http(url: str, timeout_s: float) -> bool:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout_s):
+            return True
+    except urllib.error.HTTPError as error:  # it answers; whether it has this page is not asked
+        error.close()
+        return error.code < 500
+    except (OSError, ValueError):
+        return False
+
+
+def _has_line(instance: Instance, pattern: str, before: tuple[int, int]) -> bool:
+    for number, log in enumerate(instance.logs):
+        with suppress(TargetError):
+            text = gained("ready", log, before if number == 0 else (0, 0))
+            if re.search(pattern, text, re.MULTILINE):
+                return True
+    return False
+
+
+# -- between runs -----------------------------------------------------------------------------------
+
+
+def needed(service: Service, space: Space, was: Config, now: Config, *, applied: bool) -> str:
+    """Return what a kept server needs for another configuration: "", ``reload`` or ``restart``.
+
+    Args:
+        service: what the description says.
+        space: the parameters.
+        was: what it was started with, or last given.
+        now: what is to be measured.
+        applied: the description has a command of its own that gives it to the server.
+    """
+    changed = {name for name in {*was, *now} if was.get(name) != now.get(name)}
+    if not changed:
+        return ""
+    marked = {n for n in space.params if space.params[n].restart in ("restart", "rebuild")}
+    if service.restart_for is None or changed & (marked | set(service.restart_for)):
+        return "restart"
+    if service.reload is not None:
+        return "reload"
+    return "" if applied else "restart"
+
+
+def reload(instance: Instance) -> None:
+    """Let a server read its configuration again, and wait until it can be used."""
+    how = instance.service.reload
+    if isinstance(how, int):
+        main = instance.main()
+        if main is not None:
+            main.send(how)
+    elif how is not None:
+        instance.command("reload", how, instance.service.limits["reload_limit"])
+    wait_ready(instance)
+
+
+def check_alive(instance: Instance) -> None:
+    """Raise TargetError where a server is gone after its load."""
+    main = instance.main()
+    if main is not None and not main.alive:
+        raise TargetError(f"the server {main.ended()} while the load ran{processes.tail(instance.logs)}")
+
+
+# -- the end ----------------------------------------------------------------------------------------
+
+
+def stop(instance: Instance) -> None:
+    """Stop a server as its description says; nothing of it is left.
+
+    Raises:
+        TargetError: the stop command failed, or the server did not go in time and was killed.
+    """
+    service, limit_s = instance.service, instance.service.limits["stop_limit"]
+    main, log = instance.main(), ""
+    deadline = time.monotonic() + limit_s
+    try:
+        if isinstance(service.stop, int):
+            if main is not None:
+                main.send(service.stop)
+        else:
+            instance.command("stop", service.stop, limit_s)
+        left = max(deadline - time.monotonic(), 0.0)
+        if main is not None and not processes.wait_gone([main], left):
+            log = processes.tail(instance.logs)
+            raise TargetError(f"the server did not stop within {limit_s:g} s and was killed{log}")
+    finally:
+        kill(instance.folder, gently=main is not None and not main.alive)
+
+
+def kill(folder: Path, *, gently: bool = False) -> None:
+    """End what is left of a server, by what is written down in its folder, and nothing else.
+
+    Args:
+        folder: of the server.
+        gently: ask with SIGTERM first.
+    """
+    state = _read_state(folder)
+    if not state:
+        return
+    main = _main(folder, state)
+    found = {p.pid: p for p in processes.marked(str(state["token"]))} if state.get("token") else {}
+    if main is not None and main.started >= int(state.get("begun", 0)) - _CLOCK_TICKS:
+        found.update({p.pid: p for p in [main, *processes.family(main)]})
+    processes.end(list(found.values()), 5.0 if gently else 0.0)
+
+
+def left(runs: Path) -> Iterator[Path]:
+    """Yield the folders below one in which a server is written down."""
+    for folder in sorted(runs.glob("run-*")):
+        if (folder / _STATE).is_file():
+            yield folder
+
+
+def running(folder: Path) -> bool:
+    """Whether the server that is written down in a folder runs."""
+    main = _main(folder, _read_state(folder))
+    return main is not None and main.alive
+
+
+def kept(runs: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Return the folder and the state of the server that an earlier run left for the next; None where there is none."""
+    for folder in left(runs):
+        state = _read_state(folder)
+        if not state.get("busy", True) and running(folder):
+            return folder, state
+    return None
+
+
+def end_left(
+    runs: Path, but: Path | None = None, stopping: Callable[[Path, dict[str, Any]], None] | None = None
+) -> None:
+    """End the servers of earlier runs, and remove their folders.
+
+    Args:
+        runs: folder of the runs' folders.
+        but: one that stays.
+        stopping: stops one as its description says, given its folder and state; what that leaves is killed.
+    """
+    for folder in left(runs):
+        if folder != but:
+            if stopping is not None and running(folder):
+                with suppress(TargetError):
+                    stopping(folder, _read_state(folder))
+            kill(folder, gently=stopping is not None)
+            remove_tree(folder)
