@@ -13,7 +13,7 @@ from tunewright.envs.command_file import Description
 from tunewright.target import Preflight
 
 _WHEN = {"reset": "before every run", "apply": "before every run", "rollback": "once at the end"}
-_SERVERS = ("apply", "rollback")  # hooks for a server that is up already; one of the session's own has none
+_SERVERS = ("rollback",)  # hooks for a server that is up already; one of the session's own ends with what it was given
 _STARTERS = re.compile(r"\b(restart|systemctl|service|pg_ctl|shutdown)\b|\bstop\b|\bkill(all)?\b")
 _SHOWN = 100  # characters of a command that are shown
 

@@ -17,7 +17,7 @@ from statistics import NormalDist
 from typing import Any
 
 from tunewright.knowledge.workload import likeness, traits
-from tunewright.measuring.protocol import values_of
+from tunewright.measuring.runs import values_of
 from tunewright.space import Space
 from tunewright.space.parameters import Value
 from tunewright.space.space import single_change

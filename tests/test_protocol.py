@@ -6,7 +6,8 @@ import pytest
 
 from tunewright.errors import UnknownNameError, VerificationError
 from tunewright.measuring.intervals import further, median_interval, miss_rate, rank_of
-from tunewright.measuring.protocol import TRUST, Baseline, compare_pairs, evaluate, fails_more, failures, trust, verify
+from tunewright.measuring.protocol import TRUST, Baseline, compare_pairs, evaluate, trust, verify
+from tunewright.measuring.runs import fails_more, failures
 from tunewright.target import Measurement, Metric
 
 SPEED = Metric(name="speed", direction="max")

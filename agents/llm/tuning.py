@@ -18,7 +18,7 @@ from tunewright.agents.llm.client import Ledger
 from tunewright.knowledge.evidence import Observations
 from tunewright.knowledge.retrieval import Index
 from tunewright.knowledge.rules import Rule
-from tunewright.measuring.protocol import values_of
+from tunewright.measuring.runs import values_of
 from tunewright.space import Config, Space
 from tunewright.space.parameters import Choice
 from tunewright.store.secrets import redact

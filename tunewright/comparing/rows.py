@@ -11,7 +11,8 @@ from typing import Any
 
 from tunewright.comparing.games import Entry, Game
 from tunewright.errors import TunewrightError, unknown
-from tunewright.measuring.protocol import compare_pairs, verified_pairs
+from tunewright.measuring.protocol import compare_pairs
+from tunewright.measuring.runs import verified_pairs
 from tunewright.store.files import finite
 from tunewright.store.secrets import redact
 from tunewright.store.store import Store

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tunewright.measuring.protocol import values_of
+from tunewright.measuring.runs import values_of
 from tunewright.report import pages, svg
 from tunewright.report.importance import importance
 from tunewright.report.verdicts import NOT_VERIFIED, beside_search, fresh_values, heading, tried_in, verified

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.measuring.protocol import values_of
+from tunewright.measuring.runs import values_of
 
 NOT_VERIFIED = "no verdict yet: the best of the search has not been measured afresh"
 

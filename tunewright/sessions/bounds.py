@@ -9,7 +9,7 @@ from typing import Any
 
 from tunewright.measuring import estimates
 from tunewright.measuring.feasibility import Standing, room, spread, standing
-from tunewright.measuring.protocol import values_of
+from tunewright.measuring.runs import values_of
 from tunewright.sessions.setup import Setup
 from tunewright.space import Config
 from tunewright.target import Metric

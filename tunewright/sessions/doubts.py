@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tunewright.measuring.plausibility import Doubt, advice, doubts, sign_changed, watched
-from tunewright.measuring.protocol import values_of
+from tunewright.measuring.runs import values_of
 from tunewright.sessions.bounds import default_runs
 from tunewright.sessions.setup import Setup
 from tunewright.target import Metric

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tunewright.measuring import drift
-from tunewright.measuring.protocol import values_of
+from tunewright.measuring.runs import values_of
 from tunewright.sessions.setup import Setup
 from tunewright.sessions.trials import Trials
 from tunewright.store.store import Store

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.measuring.protocol import compare_pairs, improvement, until_ok, verified_pairs
+from tunewright.measuring.protocol import compare_pairs, improvement, until_ok
 from tunewright.measuring.pruning import Pruned, prune
+from tunewright.measuring.runs import verified_pairs
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import VERIFICATION_SEEDS, Setup
 from tunewright.sessions.trials import Trials

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from tunewright.measuring import drift
 from tunewright.measuring.plausibility import Doubt
-from tunewright.measuring.protocol import Baseline, values_of
+from tunewright.measuring.protocol import Baseline
+from tunewright.measuring.runs import values_of
 from tunewright.sessions.doubts import doubted_trials
 from tunewright.sessions.setup import Setup
 from tunewright.store.store import Store

@@ -10,7 +10,8 @@ from statistics import median
 from typing import Any
 
 from tunewright.measuring.feasibility import Standing
-from tunewright.measuring.protocol import Comparison, fails_more, values_of
+from tunewright.measuring.protocol import Comparison
+from tunewright.measuring.runs import fails_more, values_of
 from tunewright.sessions.watcher import View
 from tunewright.space import Config
 from tunewright.space.notebook import html_table

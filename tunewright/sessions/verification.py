@@ -15,6 +15,7 @@ from tunewright.measuring.feasibility import TRIES, Standing
 from tunewright.measuring.intervals import Look, further, rank_at
 from tunewright.measuring.plausibility import Doubt
 from tunewright.measuring.protocol import Comparison
+from tunewright.measuring.runs import failures
 from tunewright.sessions import bounds, doubts, reduction
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import VERIFICATION_SEEDS, Setup
@@ -152,7 +153,7 @@ class Verification:
     ) -> Verdict:
         """Judge a configuration by its fresh runs; without any it is the default."""
         setup, first = self._setup, self._setup.objectives[0]
-        unreliable, told = reliability(protocol.failures(runs))
+        unreliable, told = reliability(failures(runs))
         said = sentence(compared[first.name], first, setup.estimate.words) if runs else _NOTHING
         said = told if unreliable else f"{said} {told}".strip()
         better = compared[first.name].improved and not unreliable

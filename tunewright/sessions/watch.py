@@ -22,6 +22,7 @@ from tunewright.measuring import protocol
 from tunewright.measuring.interrupts import orderly, uninterrupted
 from tunewright.measuring.intervals import looks_within, median_interval, rank_of
 from tunewright.measuring.protocol import Comparison
+from tunewright.measuring.runs import values_of
 from tunewright.plugins import reopen
 from tunewright.sessions.changes import Journal, Say, silent
 from tunewright.sessions.measurer import Measurer
@@ -232,7 +233,7 @@ def _alone(
     setup: Setup, measurer: Measurer, record: Mapping[str, Any], config: Config, seed: int, miss: float
 ) -> Comparison:
     metric = setup.objectives[0]
-    stored = protocol.values_of((record.get("verdict") or {}).get("runs", ()), "default", metric.name)
+    stored = values_of((record.get("verdict") or {}).get("runs", ()), "default", metric.name)
     if not stored:
         raise ConfigError("the session has no verified runs of what was there before; measure in pairs: --pairs")
     runs: list[float] = []
