@@ -127,7 +127,7 @@ def auto_conf(server):
 def test_a_foreign_server_gets_its_own_settings_back(server, store):
     before = auto_conf(server)
     assert before == {"work_mem": "3MB"}
-    options = {"scale": "1", "clients": "2"}
+    options = {"scale": "1", "clients": "2", "aim": "1"}
     plan = Plan(
         target=f"postgres:{server.conninfo('postgres')}",
         workload="read-only",
@@ -145,12 +145,13 @@ def test_a_foreign_server_gets_its_own_settings_back(server, store):
     assert auto_conf(server) == before
 
 
-def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(server, tmp_path):
+@pytest.mark.parametrize("keep", ["yes", "no"])
+def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(keep, server, tmp_path):
     url = f"sqlite:///{tmp_path / 's.db'}"
     before = auto_conf(server)
     process = subprocess.Popen(
         [str(Path(sys.executable).with_name("tunewright")), "tune", f"postgres:{server.conninfo('postgres')}", "-w", "read-only", "-t", "random",
-         "-O", "scale=1", "-O", "clients=2", "-n", "50", "--store", url, "--name", "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+         "-O", "scale=1", "-O", "clients=2", "-O", "aim=1", "-O", f"keep={keep}", "-n", "50", "--store", url, "--name", "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     end = time.monotonic() + 120
     while auto_conf(server) == before and time.monotonic() < end:
@@ -164,7 +165,10 @@ def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(server, tmp_pa
     told = []
     rollback_session(Store(url), "a", spec=None, say=told.append)
     assert auto_conf(server) == before
-    assert any("DROP DATABASE tunewright_bench" in text for text in told)
+    with psycopg.connect(server.conninfo("postgres")) as connection:
+        names = [n for (n,) in connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'tunewright%'")]
+    assert names == (["tunewright_bench"] if keep == "yes" else [])
+    assert any("DROP DATABASE tunewright_bench" in text for text in told) == (keep == "yes")
 
 
 def test_apply_and_rollback_on_a_foreign_server(server, tmp_path):
