@@ -37,6 +37,10 @@ QUICK = {"clients": "2", "transactions": "40", "warmup": "0", "parameters": NAME
 @pytest.fixture(scope="module")
 def cluster():
     with pg_cluster.Cluster(f"twown{os.getpid()}") as running:
+        place = Path("/etc/postgresql", running.version, running.name, "postgresql.conf")
+        with place.open("a") as file:
+            file.write("fsync = off\n")  # of the tests' cluster, for their speed
+        execute(running.dsn, "SELECT pg_reload_conf()")
         execute(
             running.dsn,
             "CREATE ROLE owner NOLOGIN",
@@ -177,7 +181,12 @@ def test_a_load_that_fails_says_so_in_a_line(cluster, scripts):
         assert 'relation "app.itme" does not exist' in said and "\n" not in said
 
 
-@pytest.mark.parametrize("reset", ["template", "dump", "dump:FILE", "template:golden"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "reset", ["template", "dump", pytest.param("dump:FILE", marks=SLOW), pytest.param("template:golden", marks=SLOW)]
+)
 def test_each_run_has_a_copy(reset, cluster, scripts):
     if reset == "dump:FILE":
         reset = f"dump:{scripts / 'dump'}"
@@ -470,14 +479,14 @@ def test_a_session_that_is_killed_leaves_the_server_as_it_was(reset, scope, clus
     for name, value in {**QUICK, "reset": reset, "scope": scope, "transactions": "20"}.items():
         words += ["-O", f"{name}={value}"]
     words += ["-t", "random", "-n", "500", "--trust", "fast", "--store", url, "--name", "a"]
+    made = "SELECT 1 FROM pg_database WHERE datname LIKE 'tunewright%'"
     for wait in (0.3, 1.1, 2.3):
         process = subprocess.Popen(
             [str(Path(sys.executable).with_name("tunewright")), *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        made = "SELECT 1 FROM pg_database WHERE datname LIKE 'tunewright%'"
-        assert until(lambda: ask(cluster.dsn, made) or process.poll() is not None, 60)
+        assert until(lambda process=process: ask(cluster.dsn, made) or process.poll() is not None, 60)
         assert process.poll() is None, process.stdout.read().decode()
         time.sleep(wait)
         os.kill(process.pid, signal.SIGKILL)

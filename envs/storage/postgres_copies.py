@@ -22,6 +22,7 @@ from tunewright.errors import TargetError
 
 _ENDING_S = 30.0  # for a CREATE DATABASE whose client was killed
 _FILE_COPY = 150000  # server version from which CREATE DATABASE can copy files and need not log every page
+_LARGE_BYTES = 2**28  # from which that is worth its two checkpoints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,9 +66,9 @@ def create(dsn: str, name: str, template: str) -> None:
     from psycopg import sql
 
     with connected(at(dsn, _elsewhere(dsn, template))) as connection:
-        quick = connection.info.server_version >= _FILE_COPY
-        text = sql.SQL(f"CREATE DATABASE {{}} TEMPLATE {{}}{' STRATEGY FILE_COPY' if quick else ''}")
         try:
+            quick = connection.info.server_version >= _FILE_COPY and size_bytes(connection, template) > _LARGE_BYTES
+            text = sql.SQL(f"CREATE DATABASE {{}} TEMPLATE {{}}{' STRATEGY FILE_COPY' if quick else ''}")
             connection.execute(text.format(sql.Identifier(name), sql.Identifier(template)))
         except psycopg.errors.ObjectInUse:
             raise TargetError(
