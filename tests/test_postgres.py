@@ -87,6 +87,42 @@ def test_settings_arrive_at_the_server(target, workdir):
     assert ends(SERVER), of_this_test(SERVER)
 
 
+def test_a_load_of_ones_own_on_the_embedded_server(tmp_path):
+    """The schema is run by psql, each run begins from it, and the load may write."""
+    (tmp_path / "schema.sql").write_text(
+        "CREATE TABLE item (id int PRIMARY KEY, value int);\nCOPY item FROM stdin;\n1\t0\n2\t0\n\\.\n"
+    )
+    # the fourth of them fails
+    (tmp_path / "add.sql").write_text("UPDATE item SET value = value + 1 + 0 / (3 - value) WHERE id = 1;\n")
+    options = {
+        "load": f"{tmp_path}/add.sql",
+        "schema": f"{tmp_path}/schema.sql",
+        "clients": "1",
+        "parameters": "work_mem",
+    }
+    target = open_target("", {**options, "transactions": "3", "warmup": "0"})
+    look = target.preflight(workload="load", workdir=tmp_path)
+    assert not look.missing and "PostgreSQL" in look.creates[0] and not list(tmp_path.glob("tunewright*"))
+    try:
+        prepared = target.prepare(workload="load", seed=1, budget=Budget(workdir=tmp_path))
+        for _ in range(2):  # the second would fail, were it not from the same state
+            found = target.measure(
+                target.space.default, workload="load", seed=1, budget=Budget(workdir=tmp_path, prepared=prepared)
+            )
+            assert 0 < found.values["p50"] <= found.values["p99"]
+        (tmp_path / "add.sql").write_text("SELECT 1;\n")
+        with pytest.raises(TargetError, match="start a new session"):
+            target.prepare(workload="load", seed=1, budget=Budget(workdir=tmp_path, prepared=prepared))
+        (tmp_path / "schema.sql").write_text("CREATE TABEL item (id int);\n")
+        with pytest.raises(TargetError, match=r"schema.sql fails: .*syntax error"):
+            target.prepare(workload="load", seed=1, budget=Budget(workdir=tmp_path))
+    finally:
+        target.cleanup(tmp_path)
+    assert not list(tmp_path.glob("tunewright*"))
+    gone = open_target("", {**options, "schema": f"{tmp_path}/none.sql"})
+    assert "none.sql for option schema" in gone.preflight(workload="load", workdir=tmp_path).missing[0]
+
+
 def test_settings_that_the_server_refuses_fail_with_its_words(target, workdir):
     prepared = target.prepare(
         workload="read-only", seed=1, budget=Budget(workdir=workdir, prepared={"transactions": 10})

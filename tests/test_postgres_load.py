@@ -11,6 +11,7 @@ from tunewright.envs.storage.postgres_bench import said, words_of
 from tunewright.envs.storage.postgres_options import Work, read_work
 from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.errors import ConfigError, TargetError, UnknownNameError
+from tunewright.plugins import located_options
 
 SUMMARY = """\
 pgbench (15.14 (Debian 15.14-0+deb12u1))
@@ -37,15 +38,16 @@ def test_scripts_with_weights(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("none.sql", "cannot read the script 'none.sql'"), ("empty.sql", "has no statements"), (".", "cannot read"),
-     ("read.sql@0", "weight 0"), ("", "cannot read"), ("read.sql@2,none.sql@1", "'none.sql'")],
+    [("none.sql", "none.sql of the load: No such file"), ("empty.sql", "empty.sql of the load has no statements"),
+     (".", "of the load: Is a directory"), ("read.sql@0", "weight 0"), ("", "cannot read the load ''"),
+     ("read.sql@2,none.sql@1", "none.sql of the load: No such file"), ("read.sql,", "cannot read the load 'read.sql,'")],
 )  # fmt: skip
 def test_scripts_that_cannot_be(text, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "read.sql").write_text("SELECT 1;\n")
     (tmp_path / "empty.sql").write_text("-- SELECT 1;\n/* SELECT\n 2; */\n")
     with pytest.raises(ConfigError) as caught:
-        pgbench.read_scripts(text)
+        Work(scripts=pgbench.read_scripts(text)).fingerprint()
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -78,9 +80,9 @@ def test_what_is_no_summary_is_refused(tmp_path):
      ({"load": "a.sql", "keep": "yes"}, True, "option keep goes with the benchmark's database"),
      ({"load": "a.sql", "schema": "a.sql"}, True, "option schema goes with"),
      ({"load": "a.sql", "database": "x"}, False, "option database goes with"),
-     ({"load": "a.sql", "schema": "no.sql"}, False, "no file 'no.sql'"),
+     ({"load": "a.sql", "schema": "no.sql"}, False, "no.sql for option schema"),
      ({"load": "a.sql", "reset": "templat"}, True, "Did you mean 'template'"),
-     ({"load": "a.sql", "reset": "dump:/none"}, True, "no dump"),
+     ({"load": "a.sql", "reset": "dump:/none"}, True, "there is no file /none for option reset"),
      ({"load": "a.sql", "protocol": "fast"}, True, "protocol"),
      ({"scope": "table"}, True, "scope"), ({"scope": "role"}, False, "option scope goes with a server by DSN"),
      ({"seconds": "10", "aim": "3"}, True, "but not both"), ({"seconds": "nan"}, True, "option seconds"),
@@ -90,7 +92,7 @@ def test_options_that_do_not_go_together(options, foreign, said, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.sql").write_text("SELECT 1;\n")
     with pytest.raises((ConfigError, UnknownNameError)) as caught:
-        read_work(options, foreign=foreign)
+        read_work(options, foreign=foreign).fingerprint()
     assert said in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -116,7 +118,7 @@ def test_a_load_that_changed_is_another_one(tmp_path):
     assert work.fingerprint() != before
     assert read_work({"load": f"{path}@2"}, foreign=True).fingerprint() != work.fingerprint()
     path.unlink()
-    with pytest.raises(ConfigError, match=r"cannot read .*a\.sql"):
+    with pytest.raises(ConfigError, match=r"cannot read the script .*a\.sql"):
         work.fingerprint()
 
 
@@ -166,3 +168,12 @@ def test_whose_a_value_is(tmp_path):
     assert postgres_scope.theirs(tmp_path, {"a": "3", "b": "3"}) == {"b": "7"}
     assert postgres_scope.theirs(tmp_path / "gone", {"a": "9"}) == {}, "an earlier version kept no notes"
     assert postgres_scope.read_scope(None) == Scope()
+
+
+def test_scripts_are_found_again_from_another_directory(tmp_path, monkeypatch):
+    for name in ("read.sql", "write.sql"):
+        (tmp_path / name).write_text("SELECT 1;\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = located_options("a", {"load": "read.sql@3, write.sql", "schema": "read.sql"}, {"cwd": str(tmp_path)})
+    assert found == {"load": f"{tmp_path}/read.sql@3,{tmp_path}/write.sql", "schema": f"{tmp_path}/read.sql"}

@@ -509,7 +509,7 @@ def test_a_session_with_a_weighted_load_and_a_latency_bound(cluster, scripts, st
         session.run(trials=4)
     trials = store.trials("a")
     assert sum(t.status == "ok" for t in trials) >= 4
-    assert all(t.values["p95"] > 0 for t in trials if t.status == "ok")
+    assert all(t.metrics["p95"] > 0 for t in trials if t.status == "ok")
 
 
 def test_scope_is_the_whole_servers_by_default():

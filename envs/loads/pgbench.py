@@ -52,28 +52,32 @@ def split_weight(text: str) -> tuple[str, int]:
 
 
 def read_scripts(text: str) -> tuple[Script, ...]:
-    """Read ``FILE.sql`` or ``read.sql@3,write.sql@1``.
+    """Read ``FILE.sql`` or ``read.sql@3,write.sql@1``; the files need not be there, see :func:`problem`.
 
     Raises:
-        ConfigError: a file is not there or is empty, or no weight is above 0.
+        ConfigError: no file is named, or no weight is above 0.
     """
     found = []
     for part in (p.strip() for p in text.split(",")):
         name, weight = (part, 1) if Path(part).is_file() else split_weight(part)
-        path = Path(name).expanduser().absolute()
-        try:
-            content = path.read_text(encoding="utf-8", errors="replace")
-        except OSError as error:
-            raise ConfigError(
-                f"cannot read the script {name!r} of the load {text!r}: {error.strerror}; write FILE.sql, or several "
-                "with weights: read.sql@3,write.sql@1"
-            ) from None
-        if not without_comments(content).strip():
-            raise ConfigError(f"the script {name!r} of the load {text!r} has no statements")
-        found.append(Script(path=path, weight=weight))
+        if not name:
+            raise ConfigError(f"cannot read the load {text!r}; write FILE.sql, or read.sql@3,write.sql@1")
+        found.append(Script(path=Path(name).expanduser().absolute(), weight=weight))
     if not any(script.weight for script in found):
         raise ConfigError(f"every script of the load {text!r} has weight 0; write read.sql@3,write.sql@1")
     return tuple(found)
+
+
+def problem(script: Script) -> str:
+    """Return why a script cannot be run, in one line; "" where it can."""
+    try:
+        text = script.path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return (
+            f"cannot read the script {script.path} of the load: {error.strerror}; name it with -O load=FILE.sql, or "
+            "several with weights: read.sql@3,write.sql@1"
+        )
+    return "" if without_comments(text).strip() else f"the script {script.path} of the load has no statements"
 
 
 def without_comments(text: str) -> str:

@@ -115,9 +115,8 @@ class PostgresTarget(BaseTarget):
         known = {row["name"] for row in rows}
         for name in self.names if self.names != NAMES else ():  # of our own list a version may lack some
             if name not in known:
-                raise ConfigError(
-                    f"this server (PostgreSQL {version}) has no setting {name!r}; see its view pg_settings"
-                )
+                where = f"this server (PostgreSQL {version})"
+                raise ConfigError(f"{where} has no setting {name!r}; see its view pg_settings")
         self.left: dict[str, str] = {}
         if dsn:
             rows, self.left = postgres_scope.usable(rows, self.work.scope, restart=bool(self.restart))
@@ -136,10 +135,8 @@ class PostgresTarget(BaseTarget):
         if self.work.scripts:
             self.workloads = {"load": ", ".join(f"{s.path.name} (weight {s.weight})" for s in self.work.scripts)}
             self.facts |= {"load": self.workloads["load"], "reset": self.work.reset}
-        present = {r["name"] for r in rows}
-        rules = ["min_wal_size <= max_wal_size"] if {"min_wal_size", "max_wal_size"} <= present else []
-        if {"max_parallel_workers", "max_worker_processes"} <= present:
-            rules.append("max_parallel_workers <= max_worker_processes")
+        pairs = (("min_wal_size", "max_wal_size"), ("max_parallel_workers", "max_worker_processes"))
+        rules = [f"{less} <= {more}" for less, more in pairs if {less, more} <= self._contexts.keys()]
         self.space = Space([parameter(row, ram, cores) for row in rows], rules)
 
     def _read_settings(self) -> tuple[str, list[dict[str, Any]]]:
@@ -173,12 +170,8 @@ class PostgresTarget(BaseTarget):
         """Return the same settings with synchronous_commit off."""
         if config.get("synchronous_commit") in (None, "off"):
             return []
-        return [
-            Weaker(
-                config={**config, "synchronous_commit": "off"},
-                loses="a crash may lose the last transactions (never corrupts)",
-            )
-        ]
+        loses = "a crash may lose the last transactions (never corrupts)"
+        return [Weaker(config={**config, "synchronous_commit": "off"}, loses=loses)]
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -334,7 +327,7 @@ class PostgresTarget(BaseTarget):
             made = (
                 f"A PostgreSQL {self.version} of our own below {where}, copied before each run and removed at the end."
             )
-            return Preflight(creates=[made])
+            return Preflight(creates=[made], missing=[said] if (said := self.work.problem()) else [])
         facts = postgres_preflight.Facts(
             dsn=self.dsn,
             work=self.work,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast, get_args
 
-from tunewright.envs.loads.pgbench import Script, read_scripts
+from tunewright.envs.loads.pgbench import Script, problem, read_scripts
 from tunewright.errors import ConfigError, unknown
 
 ScopeKind = Literal["system", "database", "role"]
@@ -80,20 +80,30 @@ class Work:
         """Return the seconds that the default is to run."""
         return self.aim_s or (_OWN_AIM_S if self.scripts else _AIM_S)
 
+    def problem(self) -> str:
+        """Return why a file of the load cannot be used, in one line; "" where all can.
+
+        It is asked when a session begins, not when the target is opened: what a killed session left is put back whether
+        or not the files are still there.
+        """
+        for name, path in (("schema", self.schema), ("reset", Path(self.source) if self.reset == "dump" else None)):
+            if path is not None and str(path) != "." and not path.exists():
+                return f"there is no file {path} for option {name}"
+        return next((said for script in self.scripts if (said := problem(script))), "")
+
     def fingerprint(self) -> str:
         """Return what tells this load from others; of its files, their content.
 
         Raises:
-            ConfigError: a file is gone.
+            ConfigError: a file cannot be used.
         """
+        if said := self.problem():
+            raise ConfigError(said)
         digest = hashlib.sha256()
-        try:
-            for script in self.scripts:
-                digest.update(b"%d:" % script.weight + script.path.read_bytes())
-            if self.schema is not None:
-                digest.update(b"schema:" + self.schema.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from None
+        for script in self.scripts:
+            digest.update(b"%d:" % script.weight + script.path.read_bytes())
+        if self.schema is not None:
+            digest.update(b"schema:" + self.schema.read_bytes())
         return digest.hexdigest()[:12]
 
 
@@ -124,8 +134,6 @@ def read_work(options: Mapping[str, str], *, foreign: bool) -> Work:
         if name in options and not fits:
             raise ConfigError(f"option {name} goes with {why[name]}")
     schema = Path(options["schema"]).expanduser().absolute() if "schema" in options else None
-    if schema is not None and not schema.is_file():
-        raise ConfigError(f"there is no file {options['schema']!r} for option schema")
     if "seconds" in options and {"transactions", "aim"} & options.keys():
         raise ConfigError("give the option seconds, or transactions or aim, but not both")
     reset, _, source = options.get("reset", "none").partition(":")
@@ -133,8 +141,6 @@ def read_work(options: Mapping[str, str], *, foreign: bool) -> Work:
         raise unknown("value of option reset", reset, _RESETS)
     if source and reset == "dump":
         source = str(Path(source).expanduser().absolute())
-        if not Path(source).exists():
-            raise ConfigError(f"there is no dump {source!r} for option reset")
     protocol, scope = options.get("protocol", ""), options.get("scope", "system")
     if protocol and protocol not in _PROTOCOLS:
         raise unknown("value of option protocol", protocol, _PROTOCOLS)

@@ -62,6 +62,8 @@ def look(connection: Any, facts: Facts) -> Preflight:
     has = _privileges(connection, facts)
     bench_there = bool(facts.bench) and exists(connection, facts.bench)
     missing = _missing(connection, facts, has, bench_there)
+    if problem := facts.work.problem():
+        missing.append(problem)
     copies = facts.work.reset != "none"
     names = ", ".join(facts.contexts)
     where = {
