@@ -337,10 +337,10 @@ def test_settings_that_need_a_restart_get_one_and_are_taken_back(restartable, tm
             ).fetchone()
 
     before, snapshot = now(), target.snapshot(tmp_path)
-    alter(target.dsn, target.restart, {"shared_buffers": "4096", "work_mem": "8192"})
+    alter(target.dsn, target.restart, {"shared_buffers": "4096", "work_mem": "8192"}, folder=tmp_path)
     assert now() == ("32MB", "8MB")
     with pytest.raises(TargetError, match="brought back with its former ones"):
-        alter(target.dsn, target.restart, {"shared_buffers": "999999999"})
+        alter(target.dsn, target.restart, {"shared_buffers": "999999999"}, folder=tmp_path)
     assert now() == ("32MB", "8MB"), "a server that will not start must not stay down"
     target.restore(snapshot)
     assert now() == before
