@@ -145,7 +145,7 @@ class Postgres(World):
     def options(self) -> dict[str, str]:
         assert self.cluster is not None
         names = ",".join(self.tuned)
-        return {"restart": self.cluster.restart, "parameters": names, "scale": "1", "clients": "1"}
+        return {"restart": self.cluster.restart, "parameters": names, "scale": "1", "clients": "1", "aim": "1.5"}
 
     def spec(self) -> list[str]:
         assert self.cluster is not None

@@ -87,6 +87,42 @@ def test_settings_arrive_at_the_server(target, workdir):
     assert ends(SERVER), of_this_test(SERVER)
 
 
+def test_a_load_of_ones_own_on_the_embedded_server(tmp_path):
+    """The schema is run by psql, each run begins from it, and the load may write."""
+    (tmp_path / "schema.sql").write_text(
+        "CREATE TABLE item (id int PRIMARY KEY, value int);\nCOPY item FROM stdin;\n1\t0\n2\t0\n\\.\n"
+    )
+    # the fourth of them fails
+    (tmp_path / "add.sql").write_text("UPDATE item SET value = value + 1 + 0 / (3 - value) WHERE id = 1;\n")
+    options = {
+        "load": f"{tmp_path}/add.sql",
+        "schema": f"{tmp_path}/schema.sql",
+        "clients": "1",
+        "parameters": "work_mem",
+    }
+    target = open_target("", {**options, "transactions": "3", "warmup": "0"})
+    look = target.preflight(workload="load", workdir=tmp_path)
+    assert not look.missing and "PostgreSQL" in look.creates[0] and not list(tmp_path.glob("tunewright*"))
+    try:
+        prepared = target.prepare(workload="load", seed=1, budget=Budget(workdir=tmp_path))
+        for _ in range(2):  # the second would fail, were it not from the same state
+            found = target.measure(
+                target.space.default, workload="load", seed=1, budget=Budget(workdir=tmp_path, prepared=prepared)
+            )
+            assert 0 < found.values["p50"] <= found.values["p99"]
+        (tmp_path / "add.sql").write_text("SELECT 1;\n")
+        with pytest.raises(TargetError, match="start a new session"):
+            target.prepare(workload="load", seed=1, budget=Budget(workdir=tmp_path, prepared=prepared))
+        (tmp_path / "schema.sql").write_text("CREATE TABEL item (id int);\n")
+        with pytest.raises(TargetError, match=r"schema.sql fails: .*syntax error"):
+            target.prepare(workload="load", seed=1, budget=Budget(workdir=tmp_path))
+    finally:
+        target.cleanup(tmp_path)
+    assert not list(tmp_path.glob("tunewright*"))
+    gone = open_target("", {**options, "schema": f"{tmp_path}/none.sql"})
+    assert "none.sql for option schema" in gone.preflight(workload="load", workdir=tmp_path).missing[0]
+
+
 def test_settings_that_the_server_refuses_fail_with_its_words(target, workdir):
     prepared = target.prepare(
         workload="read-only", seed=1, budget=Budget(workdir=workdir, prepared={"transactions": 10})
@@ -127,7 +163,7 @@ def auto_conf(server):
 def test_a_foreign_server_gets_its_own_settings_back(server, store):
     before = auto_conf(server)
     assert before == {"work_mem": "3MB"}
-    options = {"scale": "1", "clients": "2"}
+    options = {"scale": "1", "clients": "2", "aim": "1"}
     plan = Plan(
         target=f"postgres:{server.conninfo('postgres')}",
         workload="read-only",
@@ -145,12 +181,13 @@ def test_a_foreign_server_gets_its_own_settings_back(server, store):
     assert auto_conf(server) == before
 
 
-def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(server, tmp_path):
+@pytest.mark.parametrize("keep", ["yes", "no"])
+def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(keep, server, tmp_path):
     url = f"sqlite:///{tmp_path / 's.db'}"
     before = auto_conf(server)
     process = subprocess.Popen(
         [str(Path(sys.executable).with_name("tunewright")), "tune", f"postgres:{server.conninfo('postgres')}", "-w", "read-only", "-t", "random",
-         "-O", "scale=1", "-O", "clients=2", "-n", "50", "--store", url, "--name", "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+         "-O", "scale=1", "-O", "clients=2", "-O", "aim=1", "-O", f"keep={keep}", "-n", "50", "--store", url, "--name", "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     end = time.monotonic() + 120
     while auto_conf(server) == before and time.monotonic() < end:
@@ -164,7 +201,10 @@ def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(server, tmp_pa
     told = []
     rollback_session(Store(url), "a", spec=None, say=told.append)
     assert auto_conf(server) == before
-    assert any("DROP DATABASE tunewright_bench" in text for text in told)
+    with psycopg.connect(server.conninfo("postgres")) as connection:
+        names = [n for (n,) in connection.execute("SELECT datname FROM pg_database WHERE datname LIKE 'tunewright%'")]
+    assert names == (["tunewright_bench"] if keep == "yes" else [])
+    assert any("DROP DATABASE tunewright_bench" in text for text in told) == (keep == "yes")
 
 
 def test_apply_and_rollback_on_a_foreign_server(server, tmp_path):
@@ -297,10 +337,10 @@ def test_settings_that_need_a_restart_get_one_and_are_taken_back(restartable, tm
             ).fetchone()
 
     before, snapshot = now(), target.snapshot(tmp_path)
-    alter(target.dsn, target.restart, {"shared_buffers": "4096", "work_mem": "8192"})
+    alter(target.dsn, target.restart, {"shared_buffers": "4096", "work_mem": "8192"}, folder=tmp_path)
     assert now() == ("32MB", "8MB")
     with pytest.raises(TargetError, match="brought back with its former ones"):
-        alter(target.dsn, target.restart, {"shared_buffers": "999999999"})
+        alter(target.dsn, target.restart, {"shared_buffers": "999999999"}, folder=tmp_path)
     assert now() == ("32MB", "8MB"), "a server that will not start must not stay down"
     target.restore(snapshot)
     assert now() == before

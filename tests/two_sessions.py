@@ -94,7 +94,7 @@ def both_on_one_server(way: str, cluster: pg_cluster.Cluster, folder: Path) -> l
     homes = [folder / "home-1", folder / "home-2" if way == "two homes" else folder / "home-1"]
     stores = [["--store", f"sqlite:///{folder / n}.db"] if way == "two stores" else [] for n in ("a", "b")]
     targets = [
-        [f"postgres:{dsn}", "-O", f"parameters={','.join(names)}", "-O", "scale=1", "-O", "clients=1"]
+        [f"postgres:{dsn}", "-O", f"parameters={','.join(names)}", "-O", "scale=1", "-O", "clients=1", "-O", "aim=1.5"]
         for dsn in (cluster.dsn, f"{cluster.dsn} application_name=mine")
     ]
     before, text = cluster.settings(names), cluster.auto_conf.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,7 +28,8 @@ AUTO_MULTI = ("tpe",)
 
 # specs whose argument is a path and nothing else; options that take a path, those of targets a preset's name as well
 _FILE_SPECS = frozenset({"table", "command", "policy"})
-_TARGET_FILES = frozenset({"trace", "nodes", "dags", "model", "cluster"})
+_TARGET_FILES = frozenset({"trace", "nodes", "dags", "model", "cluster", "load", "schema"})
+_WEIGHT = re.compile(r"(?:@\d+)?\s*$")  # of one of several scripts
 _TUNER_FILES = frozenset({"manual", "rules", "trace", "log", "replay"})
 
 
@@ -241,9 +243,12 @@ def located_options(
     found = dict(options)
     for key in files & options.keys() - set(given):
         if isinstance(options[key], str):
-            parts = options[key].split(",") if key == "manual" else [options[key]]
+            parts = options[key].split(",") if key in ("manual", "load") else [options[key]]
             instead = f"name the one to use with {flag} {key}=PATH"
-            found[key] = ",".join(_as_started(name, p.strip(), record, sure=tuner, instead=instead) for p in parts)
+            weights = [_WEIGHT.search(p)[0] if key == "load" else "" for p in parts]  # type: ignore[index]
+            files_of = [p.strip().removesuffix(weight) for p, weight in zip(parts, weights, strict=True)]
+            there = [_as_started(name, file, record, sure=tuner, instead=instead) for file in files_of]
+            found[key] = ",".join(map("".join, zip(there, weights, strict=True)))
     return found
 
 

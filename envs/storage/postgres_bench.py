@@ -1,16 +1,22 @@
-"""pgbench: its tables, the workloads, and a fixed number of transactions with their rate and latency."""
+"""pgbench: its own tables and workloads, the user's scripts, and one run with its rate and latencies."""
 
 from __future__ import annotations
 
 import os
 import re
 import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+from tunewright.envs.loads.pgbench import LOG_PREFIX, Script, parse
 from tunewright.envs.storage import postgres_server
 from tunewright.envs.storage.postgres_dsn import argument_and_environment, connected
+from tunewright.envs.storage.postgres_programs import program, retries
 from tunewright.errors import TargetError
 from tunewright.space.facts import machine_facts
+from tunewright.store.trees import remove_tree
 
+BENCH = "tunewright_bench"
 WORKLOADS = {
     "tpcb": "pgbench's TPC-B-like transactions: three updates, a read and an insert",
     "read-only": "pgbench's point reads by primary key",
@@ -23,6 +29,9 @@ SELECT a.bid, count(*) FROM pgbench_accounts a\
 SELECT aid, abalance FROM pgbench_accounts WHERE aid % 4 = 0 ORDER BY abalance, md5(filler), aid DESC LIMIT 50;
 SELECT count(DISTINCT md5(aid::text)) FROM pgbench_accounts WHERE aid % 20 = 0;
 """
+_LOGGED = 20_000  # transactions of a run in pgbench's log, at most: 200 beyond the 99th percentile
+_TRIES = 100  # of a transaction that a deadlock or a serialization failure ends
+_READ_ONLY = "-c default_transaction_read_only=on"
 
 
 def fill(conninfo: str, scale: int) -> None:
@@ -30,54 +39,151 @@ def fill(conninfo: str, scale: int) -> None:
     _pgbench(conninfo, ["-i", "-q", "-s", str(scale)], limit_s=600)
 
 
-def run(conninfo: str, workload: str, seed: int, *, clients: int, transactions: int, warm: bool) -> dict[str, float]:
-    """Run a workload from a checkpoint on; returns ``tps`` and the mean ``latency`` in ms.
+def fill_database(dsn: str, scale: int) -> None:
+    """Make the benchmark's database on a foreign server, with tables of this scale, if they are not there yet."""
+    from psycopg.conninfo import make_conninfo
+
+    with connected(dsn) as connection:
+        there = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (BENCH,)).fetchone()
+        if there is None:
+            # in the words by which postgres_copies.drop finds one that is not finished
+            connection.execute(f'CREATE DATABASE "{BENCH}"')
+    bench = make_conninfo(dsn, dbname=BENCH)
+    with connected(bench) as connection:
+        table = connection.execute("SELECT to_regclass('pgbench_branches')").fetchone()[0]
+        rows = connection.execute("SELECT count(*) FROM pgbench_branches").fetchone()[0] if table else 0
+    if rows != scale:
+        fill(bench, scale)
+
+
+def tidy(bench: str) -> None:
+    """Bring pgbench's tables to the state that each run begins from."""
+    with connected(bench) as connection:
+        connection.execute("VACUUM pgbench_branches")
+        connection.execute("VACUUM pgbench_tellers")
+        connection.execute("TRUNCATE pgbench_history")
+
+
+def run_file(conninfo: str, path: Path) -> None:
+    """Run a file of SQL, with all that psql understands.
+
+    Raises:
+        TargetError: a statement fails.
+    """
+    words = [str(program("psql")), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(path)]
+    public, secret = argument_and_environment(conninfo, postgres_server.DATABASE)
+    done = subprocess.run([*words, "-d", public], capture_output=True, text=True, env={**os.environ, **secret})
+    if done.returncode:
+        raise TargetError(f"{path.name} fails: {said(done.stderr)}")
+
+
+def words_of(workload: str, scripts: Sequence[Script], protocol: str) -> list[str]:
+    """Return what pgbench is told to run."""
+    if scripts:
+        return [word for script in scripts for word in ("-f", script.argument)] + ["-M", protocol or "simple"]
+    # a script comes on standard input: a run that is killed would leave a file behind
+    kind = {"tpcb": ["-b", "tpcb-like"], "read-only": ["-b", "select-only"], "analytical": ["-f", "-"]}[workload]
+    return [*kind, "-M", protocol or "prepared"]
+
+
+def run(
+    conninfo: str,
+    kind: Sequence[str],
+    seed: int,
+    *,
+    clients: int,
+    amount: Sequence[str],
+    warm: Sequence[str] = (),
+    threads: int = 0,
+    expected: float = 0.0,
+    read_only: bool = False,
+    folder: Path | None = None,
+) -> dict[str, float]:
+    """Run a workload from a checkpoint on.
 
     Args:
         conninfo: connection string.
-        workload: one of ``WORKLOADS``.
+        kind: see :func:`words_of`.
         seed: of pgbench.
         clients: concurrent connections.
-        transactions: of each client.
-        warm: whether a quarter as many run before.
+        amount: ``-t`` transactions of each client, or ``-T`` seconds.
+        warm: the same of the warm-up; empty for none.
+        threads: of pgbench; 0 for one a core.
+        expected: transactions of the run, where they are known; the log takes a sample of them.
+        read_only: transactions that write fail.
+        folder: for the log of transactions; None for no percentiles.
+
+    Returns:
+        See :func:`tunewright.envs.loads.pgbench.parse`.
 
     Raises:
         TargetError: pgbench or one of its transactions failed.
     """
-    # a script comes on standard input: a run that is killed would leave a file behind
-    kind = {"tpcb": ["-b", "tpcb-like"], "read-only": ["-b", "select-only"], "analytical": ["-f", "-"]}[workload]
-    threads = min(clients, int(machine_facts()["CPU_COUNT"]))
-    common = [*kind, "-c", str(clients), "-j", str(threads), "--random-seed", str(seed % 2**31), "-M", "prepared"]
+    threads = min(clients, threads or int(machine_facts()["CPU_COUNT"]))
+    common = [*kind, "-n", "-c", str(clients), "-j", str(threads), "--random-seed", str(seed % 2**31)]
+    if "-f" in kind and retries(program("pgbench")):
+        common.append(f"--max-tries={_TRIES}")
+    if read_only:
+        conninfo = reading_only(conninfo)
     if warm:
-        _pgbench(conninfo, [*common, "-n", "-t", str(max(1, transactions // 4))])
+        _pgbench(conninfo, [*common, *warm])
     with connected(conninfo) as connection:
         connection.execute("CHECKPOINT")
     os.sync()
-    text = _pgbench(conninfo, [*common, "-n", "-t", str(transactions)])
-    failed = re.search(r"number of failed transactions: (\d+)", text)
-    if failed and int(failed[1]):
-        raise TargetError(f"pgbench: {failed[1]} transactions failed")
-    tps = re.search(r"^tps = ([0-9.]+)", text, re.M)
-    latency = re.search(r"^latency average = ([0-9.]+) ms", text, re.M)
-    if tps is None or latency is None:
-        raise TargetError("pgbench printed no result")
-    return {"tps": float(tps[1]), "latency": float(latency[1])}
+    if folder is None:
+        return parse(_pgbench(conninfo, [*common, *amount]), Path(os.devnull))
+    remove_tree(folder)
+    folder.mkdir(parents=True)
+    try:
+        log = ["--log", f"--log-prefix={folder / LOG_PREFIX}"]
+        if expected > _LOGGED:
+            log.append(f"--sampling-rate={_LOGGED / expected:.6f}")
+        return parse(_pgbench(conninfo, [*common, *log, *amount]), folder)
+    finally:
+        remove_tree(folder)
 
 
-def _pgbench(conninfo: str, words: list[str], limit_s: float | None = None) -> str:
+def reading_only(conninfo: str) -> str:
+    """Return the connection string with transactions that cannot write."""
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+    given = str(conninfo_to_dict(conninfo).get("options") or os.environ.get("PGOPTIONS", ""))
+    return make_conninfo(conninfo, options=f"{given} {_READ_ONLY}".strip())
+
+
+def try_script(conninfo: str, script: Script, protocol: str, times: int, limit_s: float | None = None) -> str:
+    """Run one script a few times in transactions that cannot write, and return why that fails; "" where it does not.
+
+    Raises:
+        subprocess.TimeoutExpired: it takes longer than the limit.
+    """
+    only = Script(path=script.path)
+    try:
+        _pgbench(reading_only(conninfo), [*words_of("", [only], protocol), "-n", "-t", str(times)], limit_s=limit_s)
+    except TargetError as error:
+        return str(error)
+    return ""
+
+
+def said(stderr: str) -> str:
+    """Return the line in which one of PostgreSQL's programs says what went wrong."""
+    lines = stderr.strip().splitlines()
+    server = [line for line in lines if re.search(r"(ERROR|FATAL): ", line)]
+    other = [line for line in lines if "error" in line.lower() or "fatal" in line.lower()]
+    return ([*server[:1], *other[-1:], *lines[-1:]] or [""])[0].strip()[:300]
+
+
+def _pgbench(conninfo: str, words: Sequence[str], limit_s: float | None = None) -> str:
     public, secret = argument_and_environment(conninfo, postgres_server.DATABASE)
+    environment: Mapping[str, str] = {**os.environ, **secret}
     done = subprocess.run(
-        [str(postgres_server.binaries() / "pgbench"), *words, public],
+        [str(program("pgbench")), *words, public],
         capture_output=True,
         text=True,
-        env={**os.environ, **secret},
+        env=environment,
         timeout=limit_s,
         input=_ANALYTICAL,  # read only where the words say so
     )
     if done.returncode:
-        said = [line for line in done.stderr.strip().splitlines() if "error" in line.lower() or "fatal" in line.lower()]
-        raise TargetError(
-            f"pgbench exited with code {done.returncode}: "
-            f"{(said or done.stderr.strip().splitlines() or [''])[-1][:300]}"
-        )
+        raise TargetError(f"pgbench exited with code {done.returncode}: {said(done.stderr)}")
     return done.stdout

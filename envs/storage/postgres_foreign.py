@@ -5,28 +5,42 @@ from __future__ import annotations
 import os
 import select
 import shlex
+import signal
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from _thread import interrupt_main
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tunewright.envs.storage import postgres_scope
 from tunewright.envs.storage.postgres_dsn import connected, password_hint, place
+from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.errors import HeldError, TargetError
 from tunewright.measuring import hooks
 from tunewright.sessions import originals
+from tunewright.store.trees import remove_tree
 
+_POLL_S = 0.05  # between looks whether the server said goodbye
 _COMING_UP_S = 5.0  # a server that was just restarted may not answer at once
 _ADVISORY = 0x74756E6577726967  # "tunewrig": key of the advisory lock
 
 
 class Guard:
-    """An advisory lock in a server, held by a connection that comes back after the restarts that tuning makes."""
+    """An advisory lock in a server, held by a connection that comes back after the restarts that tuning makes.
+
+    A restart ends the lock. It is taken again at once; if another session was faster, the main thread is interrupted,
+    as Ctrl-C does, and ``lost`` says who has it.
+
+    Attributes:
+        lost: that another session has the server; None while the lock is ours, or the server is down.
+    """
 
     def __init__(self, dsn: str, what: str) -> None:
         self._dsn, self._what, self._ended = dsn, what, threading.Event()
+        self.lost: HeldError | None = None
         self._connection: Any = self._take()
         self._thread = threading.Thread(target=self._keep, daemon=True)
         self._thread.start()
@@ -70,10 +84,18 @@ class Guard:
 
     def _keep(self) -> None:
         """Take the lock again whenever the server has come back; while nothing happens, nothing is sent to it."""
-        while not self._ended.wait(0.2):
+        while not self._ended.wait(_POLL_S):
             with suppress(Exception):  # down for the moment
                 if self._connection.closed:
-                    self._connection = self._take()
+                    try:
+                        self._connection = self._take()
+                    except HeldError as error:
+                        self.lost = HeldError(
+                            f"{error}. The server was restarted, which ends the lock on it, and that session took it "
+                            "before this one could take it again"
+                        )
+                        _interrupt()
+                        return
                 elif select.select([self._connection.fileno()], [], [], 0)[0]:  # the server has said goodbye
                     self._connection.execute("SELECT 1")
 
@@ -83,6 +105,12 @@ class Guard:
         self._thread.join()
         with suppress(Exception):
             self._connection.close()
+
+
+def _interrupt() -> None:
+    """Interrupt the main thread, by the signal that it listens to: one in the background ignores Ctrl-C."""
+    ignored = signal.getsignal(signal.SIGINT) in (signal.SIG_IGN, None)
+    interrupt_main(signal.SIGTERM if ignored else signal.SIGINT)
 
 
 def revive(argument: str, options: Mapping[str, str], state: Mapping[str, Any]) -> None:
@@ -173,32 +201,40 @@ def identity(connection: Any) -> str:
         return f"at {info.host}:{info.port}"
 
 
-def alter(dsn: str, restart: Sequence[str], settings: Mapping[str, str | None]) -> None:
-    """Set or reset (None) settings with ALTER SYSTEM, then reload, and restart if one of them needs it.
+def alter(
+    dsn: str,
+    restart: Sequence[str],
+    settings: Mapping[str, str | None],
+    *,
+    scope: Scope | None = None,
+    folder: Path | None = None,
+) -> None:
+    """Set or reset (None) settings, then reload, and restart if one of them needs it.
 
     Args:
         dsn: connection string.
         restart: command that restarts the server; empty where that is left to its user.
         settings: by name, as PostgreSQL spells them.
+        scope: where they are set; None for the whole server.
+        folder: of the snapshot, see :func:`tunewright.envs.storage.postgres_scope.setting`; a copy of the server's file
+            is kept there meanwhile, so that it goes with the snapshot where this process is killed.
 
     Raises:
         TargetError: the server refuses a setting, or does not start under them; it is brought back then.
     """
-    from psycopg import sql
-
-    with connected(dsn) as connection, tempfile.TemporaryDirectory() as folder:
-        saved = save_auto_conf(connection, Path(folder)) if restart else None
+    scope = scope or Scope()
+    with connected(dsn) as connection, _scratch(folder) as scratch:
+        if folder is not None:
+            postgres_scope.setting(folder, postgres_scope.present(connection, scope, settings), settings)
+        saved = save_auto_conf(connection, scratch) if restart and scope.kind == "system" else None
         for name, value in settings.items():
             try:
-                if value is None:
-                    connection.execute(sql.SQL("ALTER SYSTEM RESET {}").format(sql.Identifier(name)))
-                else:
-                    connection.execute(
-                        sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value))
-                    )
+                connection.execute(postgres_scope.statement(scope, name, value))
             except Exception as error:
                 said = str(error).strip().splitlines()[0]
                 raise TargetError(f"the server refuses {name} = {value}: {said}") from None
+        if scope.kind != "system":  # new connections have them
+            return
         connection.execute("SELECT pg_reload_conf()")
         time.sleep(0.1)  # the postmaster handles the signal on its own time
         pending = connection.execute("SELECT name FROM pg_settings WHERE pending_restart").fetchall()
@@ -208,6 +244,22 @@ def alter(dsn: str, restart: Sequence[str], settings: Mapping[str, str | None]) 
                 restart_server(restart, dsn)
             except TargetError as error:
                 _rescue(dsn, restart, saved, error)
+
+
+@contextmanager
+def _scratch(folder: Path | None) -> Iterator[Path]:
+    """A folder for the copy of a file: within the snapshot's, which recovery removes, or else a temporary one."""
+    if folder is None or not folder.is_dir():
+        with tempfile.TemporaryDirectory() as made:
+            yield Path(made)
+        return
+    place = folder / "before"
+    remove_tree(place)
+    place.mkdir(mode=0o700)
+    try:
+        yield place
+    finally:
+        remove_tree(place)
 
 
 def _rescue(dsn: str, restart: Sequence[str], saved: Mapping[str, Any] | None, error: TargetError) -> NoReturn:
@@ -238,12 +290,3 @@ def save_auto_conf(connection: Any, folder: Path) -> dict[str, Any] | None:
     except (psycopg.Error, OSError, ValueError):
         return None
     return originals.save(path, folder, "postgresql.auto.conf")
-
-
-def settings_of_file(connection: Any, names: Sequence[str]) -> dict[str, str]:
-    """Return what postgresql.auto.conf says now of settings; those that it does not name are left out."""
-    rows = connection.execute(
-        "SELECT name, setting FROM pg_file_settings WHERE sourcefile LIKE '%%postgresql.auto.conf' AND name = ANY(%s)",
-        (list(names),),
-    ).fetchall()
-    return dict(rows)

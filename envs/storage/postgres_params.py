@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.knowledge.live import PG_RESTART
 from tunewright.knowledge.quantities import scale
 from tunewright.space import Choice, Int, Param, Real
 
 QUERY = (
-    "SELECT name, setting, unit, vartype, context, min_val, max_val, boot_val, enumvals, short_desc "
+    "SELECT name, setting, unit, vartype, context, source, min_val, max_val, boot_val, enumvals, short_desc "
     "FROM pg_settings WHERE name = ANY(%s) ORDER BY name"
 )
 NAMES = (
@@ -98,3 +99,28 @@ def parameter(row: Mapping[str, Any], ram_bytes: int, cores: int) -> Param:
     if kind is int:
         return Int(low=int(low), high=int(high), default=int(default), log=log, special=special, **common)
     return Real(low=low, high=high, default=default, log=log and low > 0, special=special, **common)
+
+
+def text_of(value: Any) -> str:
+    """Return a value as PostgreSQL spells it."""
+    return f"{value:.10g}" if isinstance(value, float) else str(value)
+
+
+def line(param: Param, value: Any, scope: Scope) -> str:
+    """Return a line of postgresql.conf, one that needs a restart marked, or the statement of a smaller scope."""
+    blocks = f"x {param.unit}" if param.unit and param.unit[0].isdigit() else ""
+    text = text_of(value) + (param.unit if param.unit and not blocks and float(value) > 0 else "")
+    if scope.kind != "system":
+        remark = f"  -- {blocks}" if blocks else ""
+        return f"ALTER {scope.kind.upper()} \"{scope.name}\" SET {param.name} = '{text}';{remark}"
+    remark = f"  # {blocks}" if blocks else ""
+    return f"{param.name} = '{text}'{remark}{'  # needs a restart' if param.restart == 'restart' else ''}"
+
+
+def durability(config: Mapping[str, Any]) -> float:
+    """Return the durability level of a configuration; 3 is the strongest."""
+    if config.get("fsync", "on") == "off":
+        return 0.0
+    if config.get("full_page_writes", "on") == "off":
+        return 1.0
+    return 2.0 if config.get("synchronous_commit", "on") == "off" else 3.0

@@ -82,6 +82,11 @@ def _data_place(workdir: Path) -> tuple[Path, str]:
     return workdir, "postgres"
 
 
+def data_place(workdir: Path) -> Path:
+    """Return the directory for clusters, which need not be there."""
+    return workfolder.path_of(*_data_place(workdir))
+
+
 def data_home(workdir: Path) -> Path:
     """Return the directory for clusters, made if it is not there."""
     folder = workfolder.private(*_data_place(workdir))
@@ -92,9 +97,8 @@ def data_home(workdir: Path) -> Path:
 
 def remove_data_home(workdir: Path) -> None:
     """Remove the directory for clusters with all of them, and the shared memory of servers that were killed."""
-    place = _data_place(workdir)
-    postgres_memory.free(workfolder.path_of(*place))
-    workfolder.remove(*place)
+    postgres_memory.free(data_place(workdir))
+    workfolder.remove(*_data_place(workdir))
 
 
 def hash_path(path: Path) -> int:

@@ -1,0 +1,122 @@
+"""pgbench as a load: scripts with weights, and its summary and log of transactions as metrics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tunewright.errors import ConfigError, TargetError
+from tunewright.target import Metric
+
+METRICS = (
+    Metric(name="tps", direction="max", unit="transactions/s", doc="transactions over their time"),
+    Metric(name="latency", direction="min", unit="ms", doc="mean latency of a transaction"),
+    Metric(name="p50", direction="min", unit="ms", doc="median latency of a transaction"),
+    Metric(name="p95", direction="min", unit="ms", doc="latency that 95 % of the transactions keep"),
+    Metric(name="p99", direction="min", unit="ms", doc="latency that 99 % of the transactions keep"),
+)
+LOG_PREFIX = "pgbench_log"  # of the files that pgbench --log writes, its own default
+_PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A file of SQL in pgbench's syntax.
+
+    Attributes:
+        path: absolute.
+        weight: how often it is drawn, relative to the others.
+    """
+
+    path: Path
+    weight: int = 1
+
+    @property
+    def argument(self) -> str:
+        """Return what ``pgbench -f`` is given; with the weight always, since a path may have an @ in it."""
+        return f"{self.path}@{self.weight}"
+
+
+def split_weight(text: str) -> tuple[str, int]:
+    """Split ``read.sql@3`` into path and weight.
+
+    >>> split_weight("read.sql@3"), split_weight("me@home.sql")
+    (('read.sql', 3), ('me@home.sql', 1))
+    """
+    path, at, weight = text.rpartition("@")
+    return (path, int(weight)) if at and re.fullmatch("[0-9]{1,9}", weight) else (text, 1)
+
+
+def read_scripts(text: str) -> tuple[Script, ...]:
+    """Read ``FILE.sql`` or ``read.sql@3,write.sql@1``; the files need not be there, see :func:`problem`.
+
+    Raises:
+        ConfigError: no file is named, or no weight is above 0.
+    """
+    found = []
+    for part in (p.strip() for p in text.split(",")):
+        name, weight = (part, 1) if Path(part).is_file() else split_weight(part)
+        if not name:
+            raise ConfigError(f"cannot read the load {text!r}; write FILE.sql, or read.sql@3,write.sql@1")
+        found.append(Script(path=Path(name).expanduser().absolute(), weight=weight))
+    if not any(script.weight for script in found):
+        raise ConfigError(f"every script of the load {text!r} has weight 0; write read.sql@3,write.sql@1")
+    return tuple(found)
+
+
+def problem(script: Script) -> str:
+    """Return why a script cannot be run, in one line; "" where it can."""
+    try:
+        text = script.path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return (
+            f"cannot read the script {script.path} of the load: {error.strerror}; name it with -O load=FILE.sql, or "
+            "several with weights: read.sql@3,write.sql@1"
+        )
+    return "" if without_comments(text).strip() else f"the script {script.path} of the load has no statements"
+
+
+def without_comments(text: str) -> str:
+    """Return SQL without its comments."""
+    return re.sub(r"--[^\n]*|/\*.*?\*/", " ", text, flags=re.DOTALL)
+
+
+def parse(text: str, folder: Path) -> dict[str, float]:
+    """Return what a run of pgbench came to.
+
+    Args:
+        text: its standard output.
+        folder: where the files of ``--log`` lie, if it was given, named as pgbench names them.
+
+    Returns:
+        ``tps`` and ``latency`` (mean, ms); with a log the percentiles ``p50``, ``p95`` and ``p99`` (ms), too.
+
+    Raises:
+        TargetError: transactions failed, or the text is no summary of pgbench.
+    """
+    failed = re.search(r"^number of failed transactions: (\d+)", text, re.M)
+    if failed and int(failed[1]):
+        raise TargetError(f"pgbench: {failed[1]} transactions failed")
+    tps = re.search(r"^tps = ([0-9.]+)", text, re.M)
+    latency = re.search(r"^latency average = ([0-9.]+) ms", text, re.M)
+    if tps is None or latency is None:
+        raise TargetError("this is not what pgbench prints at its end: it has no line 'tps = ...' or 'latency average'")
+    values = {"tps": float(tps[1]), "latency": float(latency[1])}
+    times_ms = np.fromiter(_logged_us(folder), dtype=float) / 1000
+    if times_ms.size:
+        values |= {name: float(np.percentile(times_ms, share)) for name, share in _PERCENTILES.items()}
+    return values
+
+
+def _logged_us(folder: Path) -> Iterator[int]:
+    """Yield the times of the transactions that a log has; failed and skipped ones have a word instead of a time."""
+    for path in sorted(folder.glob(f"{LOG_PREFIX}.*")):
+        with path.open(encoding="ascii", errors="replace") as lines:
+            for line in lines:
+                words = line.split()
+                if len(words) >= 6 and words[2].isdigit():
+                    yield int(words[2])
