@@ -17,6 +17,8 @@ from typing import Any
 
 from tunewright.envs.command_file import Description, load_description, read_json_path, read_number
 from tunewright.envs.command_guarantees import weaker
+from tunewright.envs.machine.live import Machine
+from tunewright.envs.machine.target import MachineTarget
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.measuring import hooks
 from tunewright.sessions import originals, workfolder
@@ -34,7 +36,7 @@ _KERNELS = ("/proc/", "/sys/")  # where files are never written: each reading as
 _PLACE = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.\-]*)\}")
 
 
-def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget:
+def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget | MachineTarget:
     """Entry point: the argument is the path of the TOML file."""
     if not argument:
         raise ConfigError(
@@ -42,7 +44,9 @@ def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget:
         )
     for name in options:
         raise unknown("option of target command", name, [])
-    return CommandTarget(load_description(Path(argument)))
+    target = CommandTarget(load_description(Path(argument)))
+    keys = target.description.machine
+    return MachineTarget(target, keys, Machine()) if keys else target
 
 
 class CommandTarget(BaseTarget):

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.command_guarantees import Guarantee, read_guarantees
+from tunewright.envs.machine.description import machine_parameters
+from tunewright.envs.machine.keys import Key
 from tunewright.errors import ConfigError, SpaceError, TargetError, unknown
 from tunewright.space import Choice, Int, Param, Real, Space
 from tunewright.store.files import parsing, printable, read_text, read_toml, reason
@@ -88,6 +90,7 @@ class Description:
     hooks: Mapping[str, tuple[str, ...]]
     workloads: Mapping[str, str]
     guarantees: tuple[Guarantee, ...] = ()
+    machine: tuple[Key, ...] = ()
 
 
 class _Table:
@@ -145,7 +148,9 @@ def load_description(path: Path) -> Description:
 def _description(path: Path, data: Any) -> Description:
     top = _Table(str(path), data, _TABLES)
     target = _Table(f"{path}, [target]", top.get("target", dict, needed=True), _TARGET)
-    params = [_parameter(path, i, p) for i, p in enumerate(top.get("parameter", list, [], needed=True), 1)]
+    rows = top.get("parameter", list, [], needed=True)
+    machine = machine_parameters(path, rows, _Table)
+    params = [machine[i].param if i in machine else _parameter(path, i + 1, p) for i, p in enumerate(rows)]
     try:
         space = Space(params, _texts(target, "constraints"))
     except SpaceError as error:
@@ -199,6 +204,7 @@ def _description(path: Path, data: Any) -> Description:
         hooks=commands,
         workloads={str(k): str(v) for k, v in workloads.items()},
         guarantees=read_guarantees(path, top.get("guarantee", list, []), space, _Table),
+        machine=tuple(machine.values()),
     )
 
 

@@ -231,6 +231,21 @@ class BaseTarget:
         """Return variants with weaker guarantees, to tell the user what these would give."""
         return []
 
+    def dangerous(self) -> Mapping[str, str]:
+        """Return what careful mode never tries on a system in use: expressions over the parameters, with the reason.
+
+        What holds for the default already, and expressions that name a parameter which is not tuned, are left out.
+        Example: ``{"work_mem < 4096": "sorts and hashes spill to disk"}``.
+        """
+        return {}
+
+    def revert(self) -> None:
+        """Bring a running system back to the default's configuration at once, after a run that was cut short.
+
+        Called in the session's process, outside of any run, in careful mode; must be quick, and safe to repeat. A run
+        of the default follows.
+        """
+
     def render(self, config: Config) -> str:
         """Return the configuration in the system's own form, ready to paste."""
         return "\n".join(f"{name} = {value}" for name, value in config.items())

@@ -40,6 +40,9 @@ def tune(
     direction: Annotated[str | None, _guide("--direction", help="min or max; for tables only.")] = None,
     seed: Annotated[int, _guide("--seed", min=0, help="Fixes data, suggestions and order.")] = 0,
     option: TargetOption = None,
+    machine: Annotated[str, _guide(
+        "--machine", metavar="NAME,...", help="Settings of the machine to tune as well, such as vm.swappiness, thp, "
+        "read_ahead_kb@sda or memory.high@/my/group; each is put back after every run.")] = "",
     tuner_option: Annotated[list[str] | None, _guide(
         "--tuner-option", "-T", metavar="KEY=VALUE", help="Option of the tuner, such as startup=3.")] = None,
     model: Annotated[str | None, _model(
@@ -116,6 +119,7 @@ def tune(
     from tunewright.store.store import Store
 
     options = {**parse_options(option), **_target_options(context, target)}
+    options |= {"machine": machine} if machine else {}
     objectives = tuple(objective or ())
     if direction is not None:
         options["direction"] = direction
