@@ -375,13 +375,28 @@ def test_the_default_is_what_the_machine_had_before_a_killed_session(tmp_path, s
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_thirty_kills_at_any_moment(tmp_path, store):
-    rng = random.Random(5)
-    for kill in range(30):
-        killed(tmp_path, store.url, after=rng.uniform(0.8, 3.0))
-        if kill % 3 == 2:
+def test_sixty_kills_at_any_moment(tmp_path, store):
+    rng, changed = random.Random(5), 0
+    target(tmp_path)
+    Session.create(PLAN, "a", store, target=target(tmp_path)).run(trials=2, verify=False)
+    for kill in range(60):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                Session.resume("a", Store(store.url), target=target(tmp_path, pause=0.02)).run(
+                    trials=10_000, verify=False
+                )
+            finally:
+                os._exit(1)
+        time.sleep(rng.uniform(0.02, 4.0))
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        changed += not as_before(tmp_path)
+        if kill % 6 == 5:
             Session.resume("a", store, target=target(tmp_path)).run(trials=1, verify=False)
             assert as_before(tmp_path)
+    assert changed > 10, "most kills must fall on a trial"
+    assert ends("tunewright.measuring.runner")
 
 
 @pytest.mark.parametrize("wish", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -96,12 +97,26 @@ class Budget:
         seconds: hard limit of one run.
         memory_bytes: hard limit of resident memory of the whole process tree.
         prepared: what ``prepare`` returned for this session, such as the calibrated amount of work.
+        bounds: a :class:`~tunewright.measuring.guarding.Bounds` that the run is watched against; None for none.
+        progress: file that ``report`` writes to; None where nobody watches.
     """
 
     workdir: Path
     seconds: float = 600.0
     memory_bytes: int | None = None
     prepared: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Any = None
+    progress: Path | None = None
+
+    def report(self, values: Mapping[str, float]) -> None:
+        """Say how a run goes while it goes on, so that one that is clearly worse than the default is ended early.
+
+        Args:
+            values: some of the metrics, as they are now: of the last second, say, not of the whole run.
+        """
+        if self.progress is not None:
+            with open(self.progress, "a", encoding="utf-8") as file:
+                file.write(json.dumps({name: float(value) for name, value in values.items()}) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)

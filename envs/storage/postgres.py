@@ -34,7 +34,7 @@ from tunewright.envs.storage.postgres_foreign import (
     settings_of_file,
 )
 from tunewright.envs.storage.postgres_foreign import revive as revive  # called before a target is opened anew
-from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
+from tunewright.envs.storage.postgres_params import NAMES, dangerous, parameter, read_settings
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.sessions import originals
 from tunewright.space import Config, Space
@@ -175,6 +175,10 @@ class PostgresTarget(BaseTarget):
                 loses="a crash may lose the last transactions (never corrupts)",
             )
         ]
+
+    def dangerous(self) -> Mapping[str, str]:
+        """Return what careful mode never tries on a server in use."""
+        return dangerous(self.space)
 
     # -- measuring --------------------------------------------------------------------------------
 

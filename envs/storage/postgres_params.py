@@ -13,7 +13,7 @@ from typing import Any
 
 from tunewright.knowledge.live import PG_RESTART
 from tunewright.knowledge.quantities import scale
-from tunewright.space import Choice, Int, Param, Real
+from tunewright.space import Choice, Int, Param, Real, Space
 
 QUERY = (
     "SELECT name, setting, unit, vartype, context, min_val, max_val, boot_val, enumvals, short_desc "
@@ -36,6 +36,20 @@ _SHARE = {
     "work_mem": 32,
     "temp_buffers": 16,
 }
+# of today's value: what careful mode does not go below, and not beyond
+_NOT_LESS = (
+    ("work_mem", 1.0, "sorts and hashes that fit in memory today would spill to disk"),
+    ("hash_mem_multiplier", 1.0, "hashes that fit in memory today would spill to disk"),
+    ("shared_buffers", 0.5, "pages that are cached today would be read again"),
+    ("effective_cache_size", 0.25, "plans with indexes would give way to scans of whole tables"),
+    ("max_wal_size", 1.0, "checkpoints would come more often"),
+    ("checkpoint_timeout", 0.5, "checkpoints would come more often"),
+    ("max_worker_processes", 1.0, "extensions and replication may need those that there are"),
+)
+_NOT_MORE = (
+    ("work_mem", 16.0, "each sort of each connection may take so much, and memory may run out"),
+    ("commit_delay", 10.0, "each commit would wait"),
+)
 _WORKERS_PER_CORE, _COST_FACTOR, _OTHER_FACTOR = 8, 16, 1000
 
 
@@ -98,3 +112,26 @@ def parameter(row: Mapping[str, Any], ram_bytes: int, cores: int) -> Param:
     if kind is int:
         return Int(low=int(low), high=int(high), default=int(default), log=log, special=special, **common)
     return Real(low=low, high=high, default=default, log=log and low > 0, special=special, **common)
+
+
+def dangerous(space: Space) -> dict[str, str]:
+    """Return what must not be tried on a server in use: expressions over the settings, with the reason.
+
+    Args:
+        space: its parameters' defaults are today's values.
+    """
+    found = {
+        "fsync == 'off'": "a crash may corrupt the whole cluster",
+        "full_page_writes == 'off'": "a crash may corrupt pages",
+        "synchronous_commit == 'off'": "a crash loses transactions that were reported as committed",
+        "autovacuum == 'off'": "tables grow and statistics age until somebody cleans up",
+    }
+    for name, factor, reason in _NOT_LESS:
+        param = space.params.get(name)
+        if param is not None and not isinstance(param, Choice) and param.default > 0:
+            found[f"{name} < {param.default * factor:.10g}"] = reason
+    for name, factor, reason in _NOT_MORE:
+        param = space.params.get(name)
+        if param is not None and not isinstance(param, Choice) and param.default > 0:
+            found[f"{name} > {param.default * factor:.10g}"] = reason
+    return found

@@ -98,6 +98,10 @@ def tune(
     memory: Annotated[float | None, _limit(
         "--memory", min=1, metavar="MB",
         help="Hard limit of memory of one run; default: three quarters of the machine's.")] = None,
+    careful: Annotated[bool, _limit(
+        "--careful", help="For systems that others use, such as staging servers and replicas: small steps from today's "
+        "values that grow with success, runs ended early where they are clearly worse or memory is full, nothing "
+        "the target calls dangerous. See docs/guides/careful.md.")] = False,
     keep_all: Annotated[bool, _limit(
         "--keep-all", help="Recommend all changes of the winner, also those that may not be needed.")] = False,
     directory: Annotated[str, _limit(
@@ -134,7 +138,7 @@ def tune(
         require=tuple(require or ()), allow=tuple(allow or ()), never=tuple(never or ()), options=options,
         tuner_options=tuner_options, limit_s=limit, memory_mb=memory, repeats=repeats,
         keep_all=keep_all, workdir=os.path.abspath(directory) if directory else "", estimate=estimate,
-        believe=tuple(believe or ()),
+        believe=tuple(believe or ()), careful=careful,
     )  # fmt: skip
     if trials is None and minutes is None:
         trials, patience = 25, patience or 15
