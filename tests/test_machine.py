@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 from machine_below import FILES, KEYS, Felt, contents, machine, target
 from processes import ends
@@ -26,6 +27,7 @@ from tunewright.sessions.changes import Owner, changing, protected
 from tunewright.sessions.originals import noticing
 from tunewright.sessions.service import apply_session, rollback_session
 from tunewright.sessions.session import Session
+from tunewright.space import Space
 from tunewright.store.plan import Plan
 from tunewright.store.store import Store
 from tunewright.target import Budget
@@ -113,6 +115,12 @@ def test_the_users_word_allows_what_the_list_does_not_know(tmp_path):
     (one,) = read_keys("allow:vm.overcommit_memory=0..1", machine(tmp_path))
     assert (one.param.low, one.param.high, one.param.default) == (0, 1, 0)
     assert "you allowed it" in one.breaks
+
+
+def test_only_values_that_the_kernel_takes_as_they_are(tmp_path):
+    (one,) = read_keys("read_ahead_kb@vda", machine(tmp_path))
+    space = Space([one.param])
+    assert all(space.decode(np.array([u]))["read_ahead_kb.vda"] % 4 == 0 for u in np.linspace(0, 1, 200))
 
 
 def test_links_do_not_lead_out_of_the_settings(tmp_path):

@@ -23,6 +23,7 @@ class Allowed:
         choices: values of a setting that has names for them; the kernel's own list narrows them where it shows one.
             Empty together with ``low`` None: whatever the kernel lists.
         choices_in: path of the file that lists the choices, where it is another one.
+        step: the kernel takes multiples of it, counted from ``low``; a page of memory, for instance.
         log: search on a logarithmic scale.
         unit: of the values.
         bytes_in_unit: above 1 where the file holds bytes and the parameter a larger unit.
@@ -38,6 +39,7 @@ class Allowed:
     high: int | str = 0
     choices: tuple[str, ...] = ()
     choices_in: str = ""
+    step: int = 1
     log: bool = False
     unit: str = ""
     bytes_in_unit: int = 1
@@ -181,7 +183,7 @@ SYSFS: dict[str, Allowed] = {
         breaks="Small values take processor time.",
     ),
     "/sys/block/*/queue/read_ahead_kb": Allowed(
-        low=4, high=16384, log=True, unit="kB", special={0: "none"},
+        low=4, high=16384, step=4, log=True, unit="kB", special={0: "none"}, careful="{name} == 0",
         doc="How much is read ahead of a program that reads a file in order.",
         breaks="Large values waste the disk's time for everybody who reads here and there.",
     ),

@@ -241,7 +241,7 @@ def _param(
     if number not in special:
         low, most = min(low, number), max(most, number)
     log = wanted.get("log", about.log) and low > 0
-    return Int(low=low, high=most, default=number, log=log, special=special, **common)
+    return Int(low=low, high=most, default=number, step=about.step, log=log, special=special, **common)
 
 
 def _number(words: str, before: str, bytes_in_unit: int, special: Mapping[float, str]) -> int:
