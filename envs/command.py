@@ -20,6 +20,8 @@ from tunewright.envs.command_places import Names, fill, filled
 from tunewright.envs.command_preflight import preflight
 from tunewright.envs.command_run import run_hook
 from tunewright.envs.command_served import Place
+from tunewright.envs.machine.live import Machine
+from tunewright.envs.machine.target import MachineTarget
 from tunewright.envs.service_file import PLACES
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.sessions import originals, workfolder
@@ -33,7 +35,7 @@ _RUNS, _DATA = "runs", "data"  # folders below the work directory: one folder a 
 _PREPARED, _REFERENCE = ".prepared", ".default-output"
 
 
-def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget:
+def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget | MachineTarget:
     """Entry point: the argument is the path of the TOML file."""
     if not argument:
         raise ConfigError(
@@ -41,7 +43,9 @@ def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget:
         )
     for name in options:
         raise unknown("option of target command", name, [])
-    return CommandTarget(load_description(Path(argument)))
+    target = CommandTarget(load_description(Path(argument)))
+    keys = target.description.machine
+    return MachineTarget(target, keys, Machine()) if keys else target
 
 
 class CommandTarget(BaseTarget):

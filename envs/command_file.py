@@ -15,6 +15,8 @@ from tunewright.envs.command_parameters import Parameters, read_parameters
 from tunewright.envs.command_places import PLACE
 from tunewright.envs.command_success import Success, read_success
 from tunewright.envs.command_table import Table, check_places, check_program
+from tunewright.envs.machine.description import machine_parameters
+from tunewright.envs.machine.keys import Key
 from tunewright.envs.service_file import KEYS as SERVICE_KEYS
 from tunewright.envs.service_file import PLACES as SERVICE_PLACES
 from tunewright.envs.service_file import Service, mentions, read_service
@@ -85,6 +87,7 @@ class Description:
     workloads: Mapping[str, str]
     guarantees: tuple[Guarantee, ...] = ()
     service: Service | None = None
+    machine: tuple[Key, ...] = ()
 
     def files_for(self, use: str) -> list[File]:
         """Return the files that are written for ``trials`` or to put a configuration into ``service``."""
@@ -110,7 +113,10 @@ def _description(path: Path, data: Any) -> Description:
     target = Table(f"{path}, [target]", top.get("target", dict, needed=True), _TARGET)
     built_in = (*_BUILT_IN, *(SERVICE_PLACES if served else ()))
     short = top.get("parameters", (dict, str))
-    parameters = read_parameters(path, top.get("parameter", list, [], needed=short is None), short, built_in)
+    rows = top.get("parameter", list, [], needed=short is None)
+    machine = machine_parameters(path, rows, Table)
+    given = {place: key.param for place, key in machine.items()}
+    parameters = read_parameters(path, rows, short, built_in, given)
     try:
         space = Space(parameters.params, target.texts("constraints"))
     except SpaceError as error:
@@ -177,6 +183,7 @@ def _description(path: Path, data: Any) -> Description:
         workloads={str(k): str(v) for k, v in workloads.items()},
         guarantees=read_guarantees(path, top.get("guarantee", list, []), space, Table),
         service=service,
+        machine=tuple(machine.values()),
     )
 
 

@@ -11,6 +11,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from tunewright.envs.command_places import PLACE, Several, check_circles
@@ -72,7 +73,13 @@ def shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def read_parameters(path: Path, entries: Sequence[Any], short: Any, taken: Sequence[str]) -> Parameters:
+def read_parameters(
+    path: Path,
+    entries: Sequence[Any],
+    short: Any,
+    taken: Sequence[str],
+    given: Mapping[int, Param] = MappingProxyType({}),
+) -> Parameters:
     """Read all parameters of a description.
 
     Args:
@@ -80,6 +87,7 @@ def read_parameters(path: Path, entries: Sequence[Any], short: Any, taken: Seque
         entries: its [[parameter]] tables.
         short: its ``parameters``; None where there is none.
         taken: names that placeholders have already.
+        given: parameters that are read elsewhere, by the place of their table in ``entries``.
 
     Raises:
         ConfigError: something is missing or wrong; the message says where.
@@ -95,7 +103,10 @@ def read_parameters(path: Path, entries: Sequence[Any], short: Any, taken: Seque
         raise ConfigError(f"{path}: parameters must be a table, CSV text or the path of a CSV file")
     texts: dict[str, Mapping[str, str]] = {}
     flags: dict[str, Mapping[str, str]] = {}
-    for fallback, data in tables:
+    for place, (fallback, data) in enumerate(tables):
+        if place in given:
+            params.append(given[place])
+            continue
         where = f"{path}, parameter {_name_of(data) or fallback}"
         if isinstance(data, dict) and data.get("type") == "flags":
             name, of = _flags(where, data, params, taken)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tunewright.tuner import Problem, Tuner
 
 TARGETS, TUNERS, COMMANDS = "tunewright.targets", "tunewright.tuners", "tunewright.commands"
+LAYERS = "tunewright.layers"  # what is put around any target; an option of the layer's name says how
 
 # order in which ``auto`` looks for a tuner that works here: Optuna's GP needs torch, TPE nothing
 AUTO = ("gp", "tpe")
@@ -145,8 +146,34 @@ def open_target(spec: str, options: Mapping[str, str] | None = None) -> BaseTarg
         if Path(spec).exists():
             raise ConfigError(f"{spec!r} is a file; write table:{spec} for a table, or give a .toml file for a command")
         raise unknown("target", name, points, plural="Installed")
-    target: BaseTarget = load(points[name], "target")(argument, dict(options or {}))
+    given = dict(options or {})
+    layers = {layer: point for layer, point in installed(LAYERS).items() if layer in given}
+    how = {layer: given.pop(layer) for layer in layers}
+    target: BaseTarget = load(points[name], "target")(argument, given)
+    for layer, point in layers.items():
+        target = load(point, "layer")(target, str(how[layer]))
     return target
+
+
+def put_back_layers(state: Mapping[str, Any], **how: Any) -> tuple[dict[str, Any], list[str]]:
+    """Put back what layers around a target changed; the target itself need not be open for that.
+
+    Args:
+        state: the target's snapshot; a layer's part has its name.
+        **how: given to each layer's ``put_back``.
+
+    Returns:
+        The rest of the snapshot, and what could not be put back, in words.
+    """
+    rest, problems = dict(state), []
+    for layer, point in installed(LAYERS).items():
+        if layer in state:
+            del rest[layer]
+            try:
+                vars(sys.modules[load(point, "layer").__module__])["put_back"](state[layer], **how)
+            except TunewrightError as error:
+                problems.append(str(error))
+    return rest, problems
 
 
 def make_tuner(spec: str, problem: Problem) -> tuple[str, Tuner]:

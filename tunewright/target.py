@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -96,12 +97,26 @@ class Budget:
         seconds: hard limit of one run.
         memory_bytes: hard limit of resident memory of the whole process tree.
         prepared: what ``prepare`` returned for this session, such as the calibrated amount of work.
+        bounds: a :class:`~tunewright.measuring.guarding.Bounds` that the run is watched against; None for none.
+        progress: file that ``report`` writes to; None where nobody watches.
     """
 
     workdir: Path
     seconds: float = 600.0
     memory_bytes: int | None = None
     prepared: Mapping[str, Any] = field(default_factory=dict)
+    bounds: Any = None
+    progress: Path | None = None
+
+    def report(self, values: Mapping[str, float]) -> None:
+        """Say how a run goes while it goes on, so that one that is clearly worse than the default is ended early.
+
+        Args:
+            values: some of the metrics, as they are now: of the last second, say, not of the whole run.
+        """
+        if self.progress is not None:
+            with open(self.progress, "a", encoding="utf-8") as file:
+                file.write(json.dumps({name: float(value) for name, value in values.items()}) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,6 +249,21 @@ class BaseTarget:
     def weaker(self, config: Config) -> list[Weaker]:
         """Return variants with weaker guarantees, to tell the user what these would give."""
         return []
+
+    def dangerous(self) -> Mapping[str, str]:
+        """Return what careful mode never tries on a system in use: expressions over the parameters, with the reason.
+
+        What holds for the default already, and expressions that name a parameter which is not tuned, are left out.
+        Example: ``{"work_mem < 4096": "sorts and hashes spill to disk"}``.
+        """
+        return {}
+
+    def revert(self) -> None:
+        """Bring a running system back to the default's configuration at once, after a run that was cut short.
+
+        Called in the session's process, outside of any run, in careful mode; must be quick, and safe to repeat. A run
+        of the default follows.
+        """
 
     def render(self, config: Config) -> str:
         """Return the configuration in the system's own form, ready to paste."""

@@ -41,12 +41,10 @@ from tunewright.envs.storage.postgres_dsn import checked, chosen, connected, pla
 from tunewright.envs.storage.postgres_foreign import Guard, alter, identity
 from tunewright.envs.storage.postgres_foreign import revive as revive  # called before a target is opened anew
 from tunewright.envs.storage.postgres_options import OPTIONS, Work, read_work, whole
-from tunewright.envs.storage.postgres_params import NAMES, parameter, read_settings
+from tunewright.envs.storage.postgres_params import NAMES, dangerous, parameter, read_settings
 from tunewright.envs.storage.postgres_programs import program
 from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.errors import ConfigError, TargetError, missing_extra
-from tunewright.sessions import originals
-from tunewright.sessions.forms import alter_system, ansible_tasks
 from tunewright.space import Config, Space, Value
 from tunewright.space.facts import machine_facts
 from tunewright.store.dsn import read_dsn
@@ -173,6 +171,10 @@ class PostgresTarget(BaseTarget):
             return []
         loses = "a crash may lose the last transactions (never corrupts)"
         return [Weaker(config={**config, "synchronous_commit": "off"}, loses=loses)]
+
+    def dangerous(self) -> Mapping[str, str]:
+        """Return what careful mode never tries on a server in use."""
+        return dangerous(self.space)
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -399,12 +401,8 @@ class PostgresTarget(BaseTarget):
         if not self.dsn:
             raise ConfigError("say which server's settings to put back: --target 'postgres:host=... user=...'")
         postgres_saving.put_back(self.dsn, self.restart, snapshot)
-        with connected(self.dsn) as connection:
-            if not self.work.scripts and postgres_copies.exists(connection, BENCH):
-                originals.notice(
-                    f"the benchmark's database {BENCH} stays on the server, for further sessions; to remove it: DROP"
-                    f" DATABASE {BENCH}"
-                )
+        if not self.work.scripts:
+            postgres_copies.tell_of_what_stays(self.dsn, BENCH)
 
     def cleanup(self, workdir: Path) -> None:
         """Remove our own clusters."""
@@ -419,14 +417,7 @@ class PostgresTarget(BaseTarget):
 
     def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
         """Return ALTER SYSTEM statements, a file for conf.d, and tasks of the community's PostgreSQL collection."""
-        settings = {n: _setting(v) for n, v in changed.items() if n in self.space.params}
-        restart = any(self.space.params[n].restart == "restart" for n in settings)
-        return {
-            "sql": alter_system(settings, restart=restart),
-            "conf.d": self.render(config) + "\n",
-            "ansible": ansible_tasks("community.postgresql.postgresql_set", settings),
-            "env": "",
-        }
+        return postgres_params.forms(self.space, changed, self.render(config))
 
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Note the foreign server's own settings."""
@@ -441,10 +432,7 @@ class PostgresTarget(BaseTarget):
 
     def apply(self, config: Config, to: str | None = None) -> None:
         """Set the configuration on the foreign server for good."""
-        settings = {
-            n: postgres_params.text_of(v) for n, v in self.space.changes(config).items() if n in self.space.params
-        }
-        its = self._to(to)
+        settings, its = postgres_params.texts(self.space, self.space.changes(config)), self._to(to)
         alter(its.dsn, self.restart, settings, scope=its._scope(lasting=True), folder=self._folder)
 
     def rollback(self, undo: Mapping[str, Any]) -> None:

@@ -19,6 +19,7 @@ from tunewright.envs.storage.postgres_bench import run_file, said
 from tunewright.envs.storage.postgres_dsn import argument_and_environment, connected
 from tunewright.envs.storage.postgres_programs import program
 from tunewright.errors import TargetError
+from tunewright.sessions import originals
 
 _ENDING_S = 30.0  # for a CREATE DATABASE whose client was killed
 _FILE_COPY = 150000  # server version from which CREATE DATABASE can copy files and need not log every page
@@ -47,6 +48,15 @@ def names() -> Copies:
 def exists(connection: Any, name: str) -> bool:
     """Whether a server has a database."""
     return connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone() is not None
+
+
+def tell_of_what_stays(dsn: str, name: str) -> None:
+    """Say that a database that was kept is still on the server, where it is."""
+    with connected(dsn) as connection:
+        if exists(connection, name):
+            originals.notice(
+                f"the benchmark's database {name} stays on the server, for further sessions; to remove it: DROP DATABASE {name}"
+            )
 
 
 def at(dsn: str, database: str) -> str:

@@ -14,7 +14,8 @@ from typing import Any
 from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.knowledge.live import PG_RESTART
 from tunewright.knowledge.quantities import scale
-from tunewright.space import Choice, Int, Param, Real
+from tunewright.sessions.forms import alter_system, ansible_tasks
+from tunewright.space import Choice, Config, Int, Param, Real, Space
 
 QUERY = (
     "SELECT name, setting, unit, vartype, context, source, min_val, max_val, boot_val, enumvals, short_desc "
@@ -37,6 +38,20 @@ _SHARE = {
     "work_mem": 32,
     "temp_buffers": 16,
 }
+# of today's value: what careful mode does not go below, and not beyond
+_NOT_LESS = (
+    ("work_mem", 1.0, "sorts and hashes that fit in memory today would spill to disk"),
+    ("hash_mem_multiplier", 1.0, "hashes that fit in memory today would spill to disk"),
+    ("shared_buffers", 0.5, "pages that are cached today would be read again"),
+    ("effective_cache_size", 0.25, "plans with indexes would give way to scans of whole tables"),
+    ("max_wal_size", 1.0, "checkpoints would come more often"),
+    ("checkpoint_timeout", 0.5, "checkpoints would come more often"),
+    ("max_worker_processes", 1.0, "extensions and replication may need those that there are"),
+)
+_NOT_MORE = (
+    ("work_mem", 16.0, "each sort of each connection may take so much, and memory may run out"),
+    ("commit_delay", 10.0, "each commit would wait"),
+)
 _WORKERS_PER_CORE, _COST_FACTOR, _OTHER_FACTOR = 8, 16, 1000
 
 
@@ -106,6 +121,28 @@ def text_of(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
+def texts(space: Space, values: Config) -> dict[str, str]:
+    """Return settings as PostgreSQL spells them, without those that are none of its own."""
+    return {n: text_of(v) for n, v in values.items() if n in space.params}
+
+
+def forms(space: Space, changed: Config, lines: str) -> dict[str, str]:
+    """Return changed settings as ALTER SYSTEM statements, a file for conf.d, and tasks of Ansible's PostgreSQL collection.
+
+    Args:
+        space: the server's parameters.
+        changed: values that are not the server's own.
+        lines: the configuration as the target renders it.
+    """
+    settings = texts(space, changed)
+    return {
+        "sql": alter_system(settings, restart=any(space.params[n].restart == "restart" for n in settings)),
+        "conf.d": lines + "\n",
+        "ansible": ansible_tasks("community.postgresql.postgresql_set", settings),
+        "env": "",
+    }
+
+
 def line(param: Param, value: Any, scope: Scope) -> str:
     """Return a line of postgresql.conf, one that needs a restart marked, or the statement of a smaller scope."""
     blocks = f"x {param.unit}" if param.unit and param.unit[0].isdigit() else ""
@@ -124,3 +161,26 @@ def durability(config: Mapping[str, Any]) -> float:
     if config.get("full_page_writes", "on") == "off":
         return 1.0
     return 2.0 if config.get("synchronous_commit", "on") == "off" else 3.0
+
+
+def dangerous(space: Space) -> dict[str, str]:
+    """Return what must not be tried on a server in use: expressions over the settings, with the reason.
+
+    Args:
+        space: its parameters' defaults are today's values.
+    """
+    found = {
+        "fsync == 'off'": "a crash may corrupt the whole cluster",
+        "full_page_writes == 'off'": "a crash may corrupt pages",
+        "synchronous_commit == 'off'": "a crash loses transactions that were reported as committed",
+        "autovacuum == 'off'": "tables grow and statistics age until somebody cleans up",
+    }
+    for name, factor, reason in _NOT_LESS:
+        param = space.params.get(name)
+        if param is not None and not isinstance(param, Choice) and param.default > 0:
+            found[f"{name} < {param.default * factor:.10g}"] = reason
+    for name, factor, reason in _NOT_MORE:
+        param = space.params.get(name)
+        if param is not None and not isinstance(param, Choice) and param.default > 0:
+            found[f"{name} > {param.default * factor:.10g}"] = reason
+    return found

@@ -100,9 +100,12 @@ def rollback(
     name: SessionName,
     target: OtherTarget = None,
     option: SecretOption = None,
+    after_reboot: Annotated[bool, Option(
+        "--after-reboot", help="Set the machine's settings to what they were before the session, though it was started "
+        "anew since; without it, what differs is only told.")] = False,
     store: StoreUrl = None,
     as_json: Json = False,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Undo 'apply', or put back what a killed session left changed."""
     from tunewright.measuring.interrupts import uninterrupted
     from tunewright.plugins import parse_options
@@ -110,4 +113,5 @@ def rollback(
 
     told = "run it again, and it says whether there is anything left"
     with _ended("rollback", told), uninterrupted(), reading(store) as opened:
-        return rollback_session(opened, name, spec=target, options=parse_options(option), say=say)
+        options = parse_options(option)
+        return rollback_session(opened, name, spec=target, options=options, say=say, after_reboot=after_reboot)

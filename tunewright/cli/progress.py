@@ -146,6 +146,7 @@ class Progress(Watcher):
             done = f"{len(session.decided)}{self._of()} trials"
             ratio = f" {best.ratio:.2f}×" if best.ratio is not None and best.step else ""
             shown = f"{number(best.scores[name.name])} {name.unit}{ratio}"
+            done += f" · {session.careful}" if session.careful else ""
             text = f"  {done} · best of the search so far {shown}, not verified yet · {self._left()}"
             table.add_row(Text(text.rstrip(" ·"), style="bold"))
         return table

@@ -47,6 +47,9 @@ def tune(
     direction: Annotated[str | None, _guide("--direction", help="min or max; for tables only.")] = None,
     seed: Annotated[int, _guide("--seed", min=0, help="Fixes data, suggestions and order.")] = 0,
     option: TargetOption = None,
+    machine: Annotated[str, _guide(
+        "--machine", metavar="NAME,...", help="Settings of the machine to tune as well, such as vm.swappiness, thp, "
+        "read_ahead_kb@sda or memory.high@/my/group; each is put back after every run.")] = "",
     tuner_option: Annotated[list[str] | None, _guide(
         "--tuner-option", "-T", metavar="KEY=VALUE", help="Option of the tuner, such as startup=3.")] = None,
     model: Annotated[str | None, _model(
@@ -102,6 +105,10 @@ def tune(
     memory: Annotated[float | None, _limit(
         "--memory", min=1, metavar="MB",
         help="Hard limit of memory of one run; default: three quarters of the machine's.")] = None,
+    careful: Annotated[bool, _limit(
+        "--careful", help="For systems that others use, such as staging servers and replicas: small steps from today's "
+        "values that grow with success, runs ended early where they are clearly worse or memory is full, nothing "
+        "the target calls dangerous. See docs/guides/careful.md.")] = False,
     keep_all: Annotated[bool, _limit(
         "--keep-all", help="Recommend all changes of the winner, also those that may not be needed.")] = False,
     directory: Annotated[str, _limit(
@@ -127,6 +134,7 @@ def tune(
     from tunewright.store.store import Store
 
     options = {**parse_options(option), **_target_options(context, target)}
+    options |= {"machine": machine} if machine else {}
     objectives = tuple(objective or ())
     if direction is not None:
         options["direction"] = direction
@@ -141,7 +149,7 @@ def tune(
         require=tuple(require or ()), allow=tuple(allow or ()), never=tuple(never or ()), options=options,
         tuner_options=tuner_options, limit_s=limit, memory_mb=memory, repeats=repeats,
         keep_all=keep_all, workdir=os.path.abspath(directory) if directory else "", estimate=estimate,
-        believe=tuple(believe or ()),
+        believe=tuple(believe or ()), careful=careful,
     )  # fmt: skip
     if trials is None and minutes is None:
         trials, patience = 25, patience or 15

@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import cloudpickle
 import psutil
 
 from tunewright.errors import TargetError, TunewrightError
-from tunewright.measuring import hooks
+from tunewright.measuring import guarding, hooks
 from tunewright.measuring.interrupts import uninterrupted
 from tunewright.measuring.runner import alive
 from tunewright.space import Config
@@ -134,10 +135,12 @@ def run_isolated(
     runs = runs or Runs()
     budget: Budget = kwargs["budget"]
     limit_bytes = budget.memory_bytes or int(machine_facts()["RAM_BYTES"] * 0.75)
-    job = cloudpickle.dumps((target, method, kwargs, sync))
     read_fd, write_fd = os.pipe()
     start = time.perf_counter()
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryDirectory(prefix="tw-") as folder:
+        if budget.bounds is not None:
+            budget = kwargs["budget"] = replace(budget, progress=Path(folder, "progress"))
+        job = cloudpickle.dumps((target, method, kwargs, sync))
         server = hooks.Server(runs.records)
         given = (write_fd, server.theirs.fileno(), *runs.locks)
         seen: dict[int, psutil.Process] = {}
@@ -162,7 +165,7 @@ def run_isolated(
                 for message in (json.dumps(sys.path).encode(), job):
                     child.stdin.write(struct.pack("<Q", len(message)) + message)
                 child.stdin.flush()
-            status, reason, raw = _wait(child, read_fd, start + budget.seconds, budget.seconds, limit_bytes, seen)
+            status, reason, raw = _wait(child, read_fd, start + budget.seconds, budget, limit_bytes, seen)
             if not status:  # it closed its pipe, so it is about to end; its exit code tells how
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(5)
@@ -193,7 +196,7 @@ def _wait(
     child: subprocess.Popen[bytes],
     read_fd: int,
     deadline: float,
-    limit_s: float,
+    budget: Budget,
     limit_bytes: int,
     seen: dict[int, psutil.Process],
 ) -> tuple[str, str, bytes]:
@@ -209,7 +212,7 @@ def _wait(
             continue
         now = time.perf_counter()
         if now >= deadline:
-            return "timed out", f"it ran longer than its limit of {limit_s:.3g} s and was killed", b""
+            return "timed out", f"it ran longer than its limit of {budget.seconds:.3g} s and was killed", b""
         if now - checked >= poll_s:
             processes = _tree(child.pid)
             seen.update({p.pid: p for p in processes if p.pid != child.pid})
@@ -221,8 +224,19 @@ def _wait(
                     f"it used {used / gib:.2f} GiB of memory, limit {limit_bytes / gib:.2f} GiB",
                     b"",
                 )
+            if budget.bounds is not None and (ended := _watched(budget)):
+                return *ended, b""
             checked, poll_s = now, min(poll_s * 1.5, _LAST_POLL_S)
         poll_s = min(poll_s, max(deadline - now, 0.001))
+
+
+def _watched(budget: Budget) -> tuple[str, str] | None:
+    """Return the status and reason of a run that is to be ended, None of one that may go on."""
+    if (share := guarding.memory_share()) > guarding.FULL:
+        return "killed", f"{100 * share:.0f} % of the memory was in use, limit {100 * guarding.FULL:.0f} %"
+    if budget.progress is not None and (told := budget.bounds.broken(guarding.reports(budget.progress))):
+        return "timed out", f"it was ended early: {told}"
+    return None
 
 
 def _crash(code: int, output: Any) -> str:

@@ -22,7 +22,7 @@ from tunewright.errors import StoreError, TargetError, TunewrightError
 from tunewright.measuring import hooks
 from tunewright.measuring.interrupts import uninterrupted
 from tunewright.measuring.isolation import Runs
-from tunewright.plugins import TARGETS, installed, reopen, split_spec
+from tunewright.plugins import TARGETS, installed, put_back_layers, reopen, split_spec
 from tunewright.sessions import originals, workfolder
 from tunewright.sessions.locks import Hold, file_keys, holding
 from tunewright.store.paths import home
@@ -215,6 +215,7 @@ def put_back(
     target: BaseTarget | None = None,
     *,
     named_by: Collection[str] | None = None,
+    after_reboot: bool = False,
     **how: Any,
 ) -> str:
     """Put back what a journal says, and discard it.
@@ -228,6 +229,7 @@ def put_back(
         say: is told of files that somebody else had changed.
         target: an open one, see :func:`restorer`.
         named_by: keys of locks that name the journal, where it was found through these; it must be about one of them.
+        after_reboot: set the machine's settings back even though it was started anew since.
         **how: ``spec`` and ``options``, see :func:`restorer`.
 
     Returns:
@@ -245,12 +247,14 @@ def put_back(
     with holding([k for k in document["keys"] if k not in hold.keys], owner.what) as more:
         hooks.wait_for(path.parent)
         with _explained(document), originals.noticing() as noticed:
-            able = _able(document, owner, target, **how)
+            with uninterrupted():
+                rest, problems = put_back_layers(document["state"], after_reboot=after_reboot)
+            able = _able({**document, "state": rest}, owner, target, **how)
             with uninterrupted(), hooks.noting(path.parent, command_log(document["name"])):
-                if document["stage"] == "measuring":
-                    able.restore(document["state"])
-                else:
-                    able.rollback(document["state"])
+                if rest == document["state"] or rest.keys() - {"workdir"}:
+                    able.restore(rest) if document["stage"] == "measuring" else able.rollback(rest)
+                if problems:
+                    raise TargetError("; ".join(problems))
                 discard(path)
         more.note(None)
     for text in noticed:
@@ -276,6 +280,8 @@ def _able(document: Mapping[str, Any], owner: Owner, target: BaseTarget | None, 
         files = document["state"].get("files", [])
         for entry in files:  # these can be put back without knowing more
             originals.put_back(entry)
+        if not document["state"].keys() - {"workdir"}:  # only layers around it had changed something
+            return BaseTarget()
         if not files or document["state"].get("commands"):
             back = "the files are back, but its commands cannot be run: " if files else ""
             raise TargetError(f"{back}{error}") from None

@@ -10,13 +10,16 @@ from tunewright.space.expressions import parse
 from tunewright.target import BaseTarget
 
 
-def guarded(target: BaseTarget, *, allow: Iterable[str] = (), never: Iterable[str] = ()) -> Space:
+def guarded(
+    target: BaseTarget, *, allow: Iterable[str] = (), never: Iterable[str] = (), careful: bool = False
+) -> Space:
     """Return the target's space with everything forbidden taken out.
 
     Args:
         target: its ``guarantees`` say how strong a configuration is, its default how strong it must be.
         allow: guarantees that may be weakened, by name.
         never: expressions that no configuration may satisfy.
+        careful: neither may one satisfy what the target calls dangerous.
 
     Raises:
         UnknownNameError: ``allow`` names no guarantee of the target.
@@ -39,6 +42,7 @@ def guarded(target: BaseTarget, *, allow: Iterable[str] = (), never: Iterable[st
                 holds=lambda scope, expression=expression: not expression(scope),  # type: ignore[misc]
             )
         )
+    rules += _dangers(target) if careful else []
     return target.space.with_constraints(rules) if rules else target.space
 
 
@@ -53,3 +57,20 @@ def _at_least(target: BaseTarget, name: str, level: float, names: tuple[str, ...
         names=always,
         holds=holds,
     )
+
+
+def _dangers(target: BaseTarget) -> list[Constraint]:
+    """Return what careful mode never tries, but what the default does already or what is not tuned."""
+    rules, space = [], target.space
+    for text, reason in target.dangerous().items():
+        expression = parse(text)
+        names = set(expression.names)
+        if names & space.params.keys() and names <= space.params.keys() | space.facts.keys():
+            rule = Constraint(
+                words=f"careful mode: not {text}, since {reason}",
+                names=tuple(n for n in expression.names if n in space.params),
+                holds=lambda scope, expression=expression: not expression(scope),  # type: ignore[misc]
+            )
+            if rule.holds(space.scope(space.default)):
+                rules.append(rule)
+    return rules

@@ -17,6 +17,7 @@ from tunewright.measuring import isolation, protocol
 from tunewright.measuring.executors import first_done
 from tunewright.measuring.protocol import Evaluation
 from tunewright.measuring.threads import one_thread
+from tunewright.sessions.careful import Careful
 from tunewright.sessions.machine import MachineWatch
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import TRIAL_SEEDS, Setup
@@ -38,10 +39,15 @@ class Inline(Executor):
 
 def _evaluate(job: Any, runs: isolation.Runs | None = None) -> Evaluation:
     """Evaluate one trial; runs on any executor's worker, in another process from pickled bytes and without ``runs``."""
-    target, workload, budget, arguments = cloudpickle.loads(job) if isinstance(job, bytes) else job
+    target, workload, budget, caution, arguments = cloudpickle.loads(job) if isinstance(job, bytes) else job
 
     def run(config: Config, seed: int) -> Any:
-        return isolation.measure_once(target, config, workload=workload, seed=seed, budget=budget, runs=runs)
+        limited = caution if config != arguments["default"] else None
+        given = limited.budget(budget) if limited else budget
+        measured = isolation.measure_once(target, config, workload=workload, seed=seed, budget=given, runs=runs)
+        if limited:
+            limited.after(target, measured)
+        return measured
 
     return protocol.evaluate(run, **arguments)
 
@@ -68,6 +74,7 @@ class Loop:
         pending: trials that are being measured, with the time at which they began.
         ended: why the tuner proposes nothing more; "" where it goes on.
         machine: watches whether the machine changes.
+        careful: keeps candidates within careful mode's limits.
     """
 
     def __init__(
@@ -84,7 +91,7 @@ class Loop:
         session: View,
     ) -> None:
         self.pending: dict[Future[Evaluation], tuple[Trial, float]] = {}
-        self.ended, self.machine = "", machine
+        self.ended, self.machine, self.careful = "", machine, Careful(setup, trials)
         self._setup, self._trials, self._measurer, self._tuner = setup, trials, measurer, completed(tuner)
         self._executor, self._workers = executor, workers
         self._watcher, self._session = watcher, session
@@ -163,7 +170,7 @@ class Loop:
                 remaining=None if total is None else total - step,
                 machine=self.machine.sentences,
             )
-            suggestion = self._ask(history)
+            suggestion = self.careful.within(self._ask(history), history)
             reason = "; ".join(setup.space.problems(suggestion.config))
             if reason:
                 self._reject(suggestion, reason, step, len(refused))
@@ -173,8 +180,11 @@ class Loop:
                 return _new(dict(suggestion.config), suggestion.why, step, len(refused))
             refused.append(Refusal(config=suggestion.config, reason=reason))
         near = self._trials.best or decided[0]
-        rng = setup.problem.rng(History(step=step, refused=tuple(refused)))
-        config = untried(setup.space, set(tried), near.config, rng)
+        history = History(step=step, refused=tuple(refused))
+        if self.careful.on:
+            config = self.careful.untried(tried, near.config, history)
+        else:
+            config = untried(setup.space, set(tried), near.config, setup.problem.rng(history))
         why = f"{setup.plan.tuner} proposed nothing new in {len(refused)} attempts; an untried neighbour instead"
         return _new(config, why, step, len(refused))
 
@@ -220,7 +230,8 @@ class Loop:
             "exact": setup.target.exact,
         }
         begun = time.monotonic()
-        job: Any = (setup.target, setup.plan.workload, self._measurer.budget(), arguments)
+        caution = self.careful.caution()
+        job: Any = (setup.target, setup.plan.workload, self._measurer.budget(), caution, arguments)
         runs: tuple[isolation.Runs, ...] = (self._measurer.runs,)
         if not isinstance(self._executor, (Inline, ThreadPoolExecutor)):
             job, runs = cloudpickle.dumps(job), ()

@@ -181,9 +181,18 @@ def _chosen(store: Store, name: str, record: dict[str, Any], number: int | None,
 
 
 def rollback_session(
-    store: Store, name: str, *, spec: str | None, options: Mapping[str, str] | None = None, say: Say = silent
+    store: Store,
+    name: str,
+    *,
+    spec: str | None,
+    options: Mapping[str, str] | None = None,
+    say: Say = silent,
+    after_reboot: bool = False,
 ) -> dict[str, Any]:
     """Undo ``apply`` and whatever a killed session left changed.
+
+    Settings of a machine that was started anew since are what its start made them, and are only told; with
+    ``after_reboot`` they are set to what they were before the session.
 
     Raises:
         ConfigError: there is nothing to undo, or another configuration was applied on top of this session's.
@@ -206,7 +215,9 @@ def rollback_session(
                 )
             with holding(said["keys"], owner.what) as hold:
                 settle(owner, hold, say, but=journal.path)  # what came on top comes off first
-                done.append(put_back(journal.path, owner, hold, say, spec=spec, options=options))
+                done.append(
+                    put_back(journal.path, owner, hold, say, spec=spec, options=options, after_reboot=after_reboot)
+                )
         done += _roll_back_old(store, name, record, spec, options)
     if not done:
         raise ConfigError(f"nothing to roll back: session {name!r} is not applied and left nothing changed")

@@ -13,6 +13,7 @@ from tunewright.errors import ConfigError
 from tunewright.measuring.executors import adopted
 from tunewright.measuring.interrupts import orderly, uninterrupted
 from tunewright.plugins import reopen
+from tunewright.sessions.careful import Careful
 from tunewright.sessions.loop import Inline, Limits, Loop
 from tunewright.sessions.machine import MachineWatch
 from tunewright.sessions.measurer import Measurer
@@ -176,6 +177,11 @@ class Session:
     def ended(self) -> str:
         """Why the tuner proposes nothing more; "" where it goes on."""
         return self._loop.ended if self._loop is not None else ""
+
+    @property
+    def careful(self) -> str:
+        """Where careful mode stands, in short; "" where it is off."""
+        return Careful(self._setup, self._trials).words if self._loop is None else self._loop.careful.words
 
     def noise(self) -> float:
         """Standard deviation of the log of the objective between runs of the default, robustly."""

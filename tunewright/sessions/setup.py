@@ -126,7 +126,9 @@ def set_up(
     for believed in plan.believe:
         _metric(metrics, believed, target)
     level, estimate = trust(plan.trust), estimate_of(plan.estimate)
-    space = guarded(target, allow=plan.allow, never=plan.never)
+    if plan.careful:
+        _check_careful(paired=level.paired or target.exact, workers=workers)
+    space = guarded(target, allow=plan.allow, never=plan.never, careful=plan.careful)
     problem = Problem(
         space=space,
         metrics=metrics,
@@ -155,3 +157,22 @@ def _metric(metrics: list[Metric], name: str, target: BaseTarget) -> Metric:
         if metric.name == name:
             return metric
     raise unknown(f"metric of {target.name}", name, [m.name for m in metrics])
+
+
+def _check_careful(*, paired: bool, workers: int) -> None:
+    """Refuse what careful mode cannot work with.
+
+    Args:
+        paired: the default is measured beside each candidate, or one measurement tells all.
+        workers: how many trials are measured at once.
+
+    Raises:
+        ConfigError: the message says what to change.
+    """
+    if workers > 1:
+        raise ConfigError("careful mode tries one candidate at a time; leave out --workers")
+    if not paired:
+        raise ConfigError(
+            "careful mode measures the default beside each candidate, which --trust fast leaves out; "
+            "use --trust normal or strict"
+        )

@@ -169,8 +169,8 @@ class Trials:
             values=default.metrics,
             noise=self.noise(),
             best=gain,
-            repeat=self._repeating_helps(),
-            unwatched=self.unwatched(),
+            repeat=self._repeating_helps() and not self._setup.plan.careful,
+            unwatched=self.unwatched() or self._setup.plan.careful,
         )
 
     def _repeating_helps(self) -> bool:

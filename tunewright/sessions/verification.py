@@ -254,7 +254,7 @@ class Verification:
         Never on a live system: its users would have the weaker guarantee for the while, and a kill would leave it.
         """
         setup = self._setup
-        if setup.plan.allow or len(setup.objectives) > 1 or setup.target.live:
+        if setup.plan.allow or len(setup.objectives) > 1 or setup.target.live or setup.plan.careful:
             return []
         options, objective = setup.target.weaker(verdict.config), setup.objectives[0]
         rounds = 1 if setup.target.exact else setup.level.verify_least

@@ -80,6 +80,11 @@ class View(Protocol):
         """Why the tuner proposes nothing more; "" where it goes on."""
         ...
 
+    @property
+    def careful(self) -> str:
+        """Where careful mode stands, in short; "" where it is off."""
+        ...
+
     def noise(self) -> float:
         """Standard deviation of the log of the objective between runs of the default."""
         ...

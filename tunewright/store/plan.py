@@ -35,6 +35,7 @@ class Plan:
         repeats: measure a configuration again when the tuner proposes it again.
         keep_all: recommend the winner as it is, with what it may not need.
         workdir: directory for the target's files; empty for one under the data directory.
+        careful: stay in a trust region around today's values, for systems that others use.
     """
 
     target: str
@@ -55,6 +56,7 @@ class Plan:
     workdir: str = ""
     estimate: str = "pairs"
     believe: tuple[str, ...] = ()
+    careful: bool = False
 
     def __post_init__(self) -> None:
         """Refuse numbers that no session can work with.
