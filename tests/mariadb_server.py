@@ -58,7 +58,7 @@ class Theirs:
             f"server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd='/', start_new_session=True, **{user!r})\n"
             "while server.poll() is None:\n"
             "    try:\n"
-            f"        pymysql.connect(user='nobody', unix_socket={str(self.socket)!r})\n"
+            f"        pymysql.connect(user='nobody', unix_socket={str(self.socket)!r}).close()\n"
             "    except pymysql.OperationalError as error:\n"
             "        if error.args[0] in (1045, 1698): sys.exit(0)\n"
             "    time.sleep(0.05)\n"

@@ -91,6 +91,25 @@ def test_a_log_file_is_never_smaller_than_the_log_buffer():
     assert space(without, names).params["innodb_log_file_size"].low == 16
 
 
+def test_what_the_server_would_move_beside_a_parameter_bounds_it():
+    assert space(names=["innodb_io_capacity"]).params["innodb_io_capacity"].high == 2000
+    assert space(names=["innodb_io_capacity_max"]).params["innodb_io_capacity_max"].low == 200
+    both = space(names=["innodb_io_capacity", "innodb_io_capacity_max"])
+    assert both.problems({"innodb_io_capacity": 500, "innodb_io_capacity_max": 400})
+
+
+def test_values_that_a_killed_session_left_can_be_opened_to_put_them_back():
+    left = {
+        **ROWS,
+        "innodb_log_buffer_size": {**ROWS["innodb_log_buffer_size"], "value": "139165696"},
+        "innodb_log_file_size": {**ROWS["innodb_log_file_size"], "value": "16777216"},
+    }
+    opened = space(left)
+    assert opened.default["innodb_log_buffer_size"] == 135904
+    for alone in ("innodb_log_buffer_size", "innodb_log_file_size"):
+        assert space(left, [alone]).default
+
+
 def test_the_query_cache_has_a_size_only_where_it_is_on():
     assert "query_cache_size" not in space().default
     assert space().fill({"query_cache_type": "ON"})["query_cache_size"] == 1024

@@ -410,7 +410,7 @@ class MariaDBTarget(BaseTarget):
 
     def _saved(self, folder: Path) -> dict[str, Any]:
         saved = mariadb_foreign.save(self._way(), folder, list(self.space.params))
-        self._folder, self._entry = folder, next(iter(saved.get("files", [])), None)
+        self._folder, self._entry = folder, next(iter(saved.get("option_files", [])), None)
         return saved
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -207,7 +208,7 @@ def revive(argument: str, options: Mapping[str, str], state: Mapping[str, Any]) 
     if given and server and read_address(given).place == read_address(server).place:  # it may have the password
         server = given
     if server and "settings" in state:
-        bring_up(read_address(server), shlex.split(options.get("restart", "")), state.get("files", []))
+        bring_up(read_address(server), shlex.split(options.get("restart", "")), state.get("option_files", []))
 
 
 # -- settings -----------------------------------------------------------------------------------------------------
@@ -248,13 +249,26 @@ def change(way: Way, settings: Mapping[str, str]) -> None:
     dynamic = {name: value for name, value in settings.items() if name not in way.static}
     with connected(way.address) as ask:
         now = values_of(ask, list(settings))
-        _note(way.folder, now, settings)
         by_hand = set_by_hand(ask, list(settings))
-    if any(not same(now[name], value) for name, value in static.items()):
-        _restart_with(way, static, by_hand)
+    restarts = any(not same(now[name], value) for name, value in static.items())
+    _note(way.folder, now, settings, restarting=restarts)
+    if restarts:
+        try:
+            _restart_with(way, static, by_hand)
+        finally:  # what the server started with, and what it rounded, is ours
+            _note_again(way, settings)
     with connected(way.address) as ask:
-        set_all(ask, dynamic)
+        try:
+            set_all(ask, dynamic)
+        finally:
+            _note(way.folder, values_of(ask, list(settings)), settings)
         _see(ask, settings)
+
+
+def _note_again(way: Way, settings: Mapping[str, str]) -> None:
+    """Note the values after a restart; where the server is down, the note stays that says so."""
+    with suppress(TargetError), connected(way.address) as ask:
+        _note(way.folder, values_of(ask, list(settings)), settings)
 
 
 def set_all(ask: Statements, settings: Mapping[str, str]) -> None:
@@ -361,13 +375,17 @@ def _again(address: Address, by_hand: Mapping[str, str]) -> None:
 # -- written down, and put back -----------------------------------------------------------------------------------
 
 
-def _note(folder: Path | None, now: Mapping[str, str], then: Mapping[str, str]) -> None:
-    """Note, synced, the values that are there and those that come: one of the two is found after a kill."""
+def _note(folder: Path | None, now: Mapping[str, str], then: Mapping[str, str], *, restarting: bool = False) -> None:
+    """Note, synced, the values that are there and those that come: one of the two is found after a kill.
+
+    While the server restarts it has its own values for a moment, so that all of them are taken for ours.
+    """
     if folder is None:
         return
     unfinished = folder / f"{_NOTE}.part"
     with open(unfinished, "w", encoding="utf-8") as file:
-        json.dump({name: [now[name], then[name]] for name in then}, file)
+        values = {name: [now[name], then[name]] for name in then}
+        json.dump({"values": values, "restarting": restarting}, file)
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, folder / _NOTE)
@@ -384,7 +402,7 @@ def save(way: Way, folder: Path, names: Sequence[str]) -> dict[str, Any]:
             "static": sorted(way.static & set(names)),
         }
     if way.config:
-        found["files"] = [originals.save(Path(way.config), folder, "options.cnf")]
+        found["option_files"] = [originals.save(Path(way.config), folder, "options.cnf")]
     return found
 
 
@@ -408,7 +426,7 @@ def put_back(way: Way, saved: Mapping[str, Any]) -> None:
         ConfigError: it is another server.
         TargetError: something could not be put back.
     """
-    files, settings = saved.get("files", []), dict(saved["settings"])
+    files, settings = saved.get("option_files", []), dict(saved["settings"])
     bring_up(way.address, way.restart, files)
     with connected(way.address) as ask:
         if (here := identity(ask)) != saved["identity"]:
@@ -420,13 +438,14 @@ def put_back(way: Way, saved: Mapping[str, Any]) -> None:
     try:
         noted = json.loads((Path(saved["folder"]) / _NOTE).read_text(encoding="utf-8"))
     except FileNotFoundError:  # nothing was changed yet
-        noted = {}
-    left = theirs(settings, now, noted)
+        noted = {"values": {}, "restarting": False}
+    left = {} if noted["restarting"] else theirs(settings, now, noted["values"])
     for entry in files:
         originals.put_back(entry)
     static = [n for n in saved["static"] if n not in left and not same(now[n], settings[n])]
     if static and way.restart:
         restart_server(way.restart, way.address)
+    if (static and way.restart) or noted["restarting"]:
         _again(way.address, {**saved["by_hand"], **{n: v for n, v in left.items() if n not in saved["static"]}})
     for name, value in left.items():
         originals.notice(

@@ -63,6 +63,12 @@ _MYSQL_CHOICES = {
     "innodb_flush_method": ("fsync", "O_DSYNC", "littlesync", "nosync", "O_DIRECT", "O_DIRECT_NO_FSYNC"),
     "innodb_change_buffering": ("none", "inserts", "deletes", "changes", "purges", "all"),
 }
+# the second of a pair is never below the first: the server moves or refuses it
+_PAIRS = (
+    ("innodb_io_capacity", "innodb_io_capacity_max"),
+    ("innodb_max_dirty_pages_pct_lwm", "innodb_max_dirty_pages_pct"),
+    ("innodb_log_buffer_size", "innodb_log_file_size"),
+)
 _MARIADB = (
     "SELECT LOWER(VARIABLE_NAME), GLOBAL_VALUE, VARIABLE_TYPE, NUMERIC_MIN_VALUE, NUMERIC_MAX_VALUE,"
     " NUMERIC_BLOCK_SIZE, ENUM_VALUE_LIST, READ_ONLY, COMMAND_LINE_ARGUMENT, VARIABLE_COMMENT"
@@ -220,17 +226,18 @@ def space(
         cores: its cores.
     """
     by_name = {str(row["name"]): _bounded(row, every) for row in rows}
-    constraints = [
-        f"{low} <= {high}"
-        for low, high in (
-            ("innodb_io_capacity", "innodb_io_capacity_max"),
-            ("innodb_max_dirty_pages_pct_lwm", "innodb_max_dirty_pages_pct"),
-        )
-        if {low, high} <= set(by_name)
-    ]
-    file, buffer = by_name.get("innodb_log_file_size"), by_name.get("innodb_log_buffer_size")
-    if file and buffer:
-        constraints.append(f"innodb_log_buffer_size * {factor(buffer)} <= innodb_log_file_size * {factor(file)}")
+    constraints = []
+    for low, high in _PAIRS:
+        if low in by_name and high in by_name:
+            sizes = factor(by_name[low]), factor(by_name[high])
+            scaled = [f"{n} * {size}" if sizes != (1, 1) else n for n, size in zip((low, high), sizes, strict=True)]
+            # a killed session may have left values that break it, and the space must open to put them back
+            if float(by_name[low]["value"]) <= float(by_name[high]["value"]):
+                constraints.append(f"{scaled[0]} <= {scaled[1]}")
+        elif low in by_name and high in every:  # the server would move the other one, which nobody would put back
+            by_name[low]["high"] = str(min((by_name[low]["high"], every[high]["value"]), key=float))
+        elif high in by_name and low in every:
+            by_name[high]["low"] = str(max((by_name[high]["low"], every[low]["value"]), key=float))
     params = [parameter(row, ram_bytes, cores) for row in by_name.values()]
     if "query_cache_type" in by_name:  # a server that starts with a size switches the cache on
         condition = "query_cache_type != 'OFF'"
@@ -244,8 +251,6 @@ def _bounded(row: Mapping[str, Any], every: Mapping[str, Mapping[str, Any]]) -> 
     changed = dict(row)
     if name == "innodb_buffer_pool_size":  # with pages of 16 KiB it refuses less than 6 MiB
         changed["low"] = str(max(int(row["low"]), min(int(now), 16 * _MIB)))
-    elif name == "innodb_log_file_size" and "innodb_log_buffer_size" in every:  # while it runs
-        changed["low"] = str(max(int(row["low"]), min(int(now), int(every["innodb_log_buffer_size"]["value"]))))
     elif name == "thread_cache_size" and "max_connections" in every:
         changed["high"] = str(max(int(now), int(every["max_connections"]["value"])))
     elif name == "table_open_cache" and {"open_files_limit", "max_connections"} <= set(every):
