@@ -18,7 +18,6 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -35,9 +34,10 @@ from tunewright.envs.storage import (
     mariadb_server,
 )
 from tunewright.envs.storage.mariadb_dsn import Address, Statements, chosen, connected, read_address, spelled
-from tunewright.envs.storage.mariadb_foreign import Guard, Way
+from tunewright.envs.storage.mariadb_foreign import Way
 from tunewright.envs.storage.mariadb_foreign import revive as revive  # called before a target is opened anew
 from tunewright.envs.storage.mariadb_load import BENCH, OWN, WORKLOADS, Work
+from tunewright.envs.storage.mariadb_lock import Guard
 from tunewright.envs.storage.mariadb_options import OPTIONS, number, yes
 from tunewright.envs.storage.mariadb_options import work as work_of
 from tunewright.errors import ConfigError, TargetError, missing_extra
@@ -280,7 +280,7 @@ class MariaDBTarget(BaseTarget):
     def _served(self, config: Config, prepared: Mapping[str, Any], workload: str) -> Iterator[Address]:
         """The address of a server that runs under the configuration, with the data reset."""
         if self._server is None:
-            with self._own(self._settings(config), Path(prepared["template"])) as address:
+            with mariadb_server.served(Path(prepared["template"]), self._settings(config)) as address:
                 yield address.at(BENCH)
             return
         server, source = self._server, self._source(self._server)
@@ -296,24 +296,6 @@ class MariaDBTarget(BaseTarget):
         else:
             mariadb_load.load_dump(server, source, self._run_database, Path(prepared["dump"]))
         yield server.at(self._run_database)
-
-    @contextmanager
-    def _own(self, settings: Mapping[str, str], template: Path) -> Iterator[Address]:
-        data = template.with_name(f"run-{os.getpid()}-{time.monotonic_ns()}")
-        try:
-            mariadb_server.copy_cluster(template, data)
-            with mariadb_server.Server(data, settings) as server:
-                with connected(server.address) as ask:
-                    now = mariadb_foreign.values_of(ask, list(settings))
-                for name, value in settings.items():
-                    if not mariadb_params.same(now[name], value):
-                        why = [x for x in mariadb_server.corrections(server.lines()) if name in x.replace("-", "_")]
-                        raise TargetError(
-                            f"the server made {now[name]} of {name} = {value}{': ' if why else ''}{''.join(why[:1])}"
-                        )
-                yield server.address
-        finally:
-            remove_tree(data)
 
     # -- a foreign server -------------------------------------------------------------------------
 
@@ -373,15 +355,7 @@ class MariaDBTarget(BaseTarget):
             except TargetError as error:
                 missing.append(f"{str(error)[0].upper()}{str(error)[1:]}.")
         if self._server is None:
-            place = mariadb_server.data_path(workdir)
-            size = (self.work.tables * self.work.size * 250 + 120e6) / 1e6
-            return Preflight(
-                creates=[
-                    f"A MariaDB server of our own for each run, with its data in {place}, about {2 * size:.0f} MB."
-                ],
-                missing=missing,
-                notes=["It listens on a Unix socket alone and reads no option files of this machine."],
-            )
+            return mariadb_preflight.private(self.work, mariadb_server.data_path(workdir), missing)
         facts = mariadb_preflight.Facts(
             work=self.work,
             workload=workload,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,7 @@ HOW_TO_WRITE = (
 _SCHEMES = ("mariadb", "mysql")
 _PORT = 3306
 _SOCKETS = ("/run/mysqld/mysqld.sock", "/var/lib/mysql/mysql.sock", "/tmp/mysql.sock")
-_CONNECT_S = 10
+_CONNECT_S, _NOBODY_THERE = 10, 2002  # the second is the number of the servers' own clients for it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +98,15 @@ def read_address(dsn: str) -> Address:
         user, password = unquote(parts.username or "", errors="strict"), unquote(parts.password or "", errors="strict")
     except ValueError:  # an error of the parser would quote the password
         raise ConfigError(f"cannot read the address for target mariadb: {HOW_TO_WRITE}") from None
-    host, socket = parts.hostname or "localhost", options.get("socket", "")
-    if host == "localhost" and port is None and not socket:  # as the servers' own clients do
-        socket = next((path for path in _SOCKETS if Path(path).exists()), "")
+    host, path = parts.hostname or "localhost", options.get("socket", "")
+    if host == "localhost" and port is None and not path:  # as the servers' own clients do
+        path = next((p for p in _SOCKETS if Path(p).exists()), "")
     return Address(
         user=user or os.environ.get("USER", "root"),
         password=password or os.environ.get("MYSQL_PWD", ""),
         host=host,
         port=port or _PORT,
-        socket=socket,
+        socket=path,
         database=unquote(parts.path.removeprefix("/")),
         ssl_ca=options.get("ssl_ca", ""),
     )
@@ -121,19 +122,27 @@ def connect(address: Address, **more: Any) -> Any:
         import pymysql
     except ImportError:
         raise missing_extra("pymysql", "mariadb", "target 'mariadb'") from None
-    where: dict[str, Any] = (
-        {"unix_socket": address.socket} if address.socket else {"host": address.host, "port": address.port}
-    )
+    where: dict[str, Any] = {"host": address.host, "port": address.port}
+    if address.socket:
+        where = {"unix_socket": address.socket, "defer_connect": True}
     if address.ssl_ca:
         where["ssl"] = {"ca": address.ssl_ca}
-    return pymysql.connect(
-        user=address.user,
-        password=address.password,
-        database=address.database or None,
-        autocommit=True,
-        charset="utf8mb4",
-        **{"connect_timeout": _CONNECT_S, **where, **more},
+    options = {"connect_timeout": _CONNECT_S, "autocommit": True, "charset": "utf8mb4", **where, **more}
+    connection: Any = pymysql.connect(
+        user=address.user, password=address.password, database=address.database or None, **options
     )
+    if address.socket:  # the driver would leave a socket open that nobody answers on
+        there = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            there.settimeout(_CONNECT_S)
+            there.connect(address.socket)
+        except OSError as error:
+            there.close()
+            why = f"Can't connect through the socket {address.socket!r} ({error.strerror or error})"
+            raise pymysql.OperationalError(_NOBODY_THERE, why) from None
+        connection._secure = True  # nobody listens on a Unix socket, as the driver sees it, too
+        connection.connect(there)
+    return connection
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from tunewright.envs.storage.mariadb_load import BENCH, Work
 from tunewright.errors import TargetError
 from tunewright.target import Preflight
 
-_ROW_BYTES = 250  # of sysbench's tables, index included
+_ROW_BYTES, _SYSTEM_BYTES = 250, 120e6  # of sysbench's tables, index included, and of a server without any
 # MariaDB from 10.5 on splits SUPER: these variables have a privilege of their own, by its manual's page "GRANT"
 _BINLOG = re.compile(r"sync_binlog|binlog_.*")
 _CONNECTION = re.compile(r"thread_pool_.*|max_connections|connect_timeout|extra_max_connections")
@@ -107,6 +107,22 @@ def read_grants(lines: Sequence[str]) -> Grants:
             name = match[2][1:-1].replace("``", "`")
             databases[name] = databases.get(name, frozenset()) | privileges
     return Grants(everywhere=frozenset(everywhere), databases=databases)
+
+
+def private(work: Work, place: Path, missing: Sequence[str]) -> Preflight:
+    """Return what a session with a server of our own does.
+
+    Args:
+        work: the load.
+        place: of its data.
+        missing: programs that are.
+    """
+    size_mb = (work.tables * work.size * _ROW_BYTES + _SYSTEM_BYTES) / 1e6
+    return Preflight(
+        creates=[f"A MariaDB server of our own for each run, with its data in {place}, about {2 * size_mb:.0f} MB."],
+        missing=missing,
+        notes=["It listens on a Unix socket alone and reads no option files of this machine."],
+    )
 
 
 def look(ask: Statements, facts: Facts) -> Preflight:

@@ -11,13 +11,15 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from tunewright.envs.storage import accounts, mariadb_dsn
 from tunewright.envs.storage.mariadb_dsn import Address
-from tunewright.envs.storage.postgres_server import copy_cluster as copy_cluster
-from tunewright.envs.storage.postgres_server import hash_path
+from tunewright.envs.storage.mariadb_foreign import values_of
+from tunewright.envs.storage.mariadb_params import same
+from tunewright.envs.storage.postgres_server import copy_cluster, hash_path
 from tunewright.errors import TargetError
 from tunewright.sessions import workfolder
 from tunewright.store.trees import remove_tree
@@ -180,3 +182,27 @@ class Server:
                 self.process.wait()
         self.log.close()
         remove_tree(Path(self.folder))
+
+
+@contextmanager
+def served(template: Path, settings: Mapping[str, str]) -> Iterator[Address]:
+    """The address of a server with settings, on a copy of prepared data, which goes with it.
+
+    Raises:
+        TargetError: the server refuses or rounds a setting.
+    """
+    data = template.with_name(f"run-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        copy_cluster(template, data)
+        with Server(data, settings) as server:
+            with mariadb_dsn.connected(server.address) as ask:
+                now = values_of(ask, list(settings))
+            for name, value in settings.items():
+                if not same(now[name], value):
+                    told = [line for line in corrections(server.lines()) if name in line.replace("-", "_")]
+                    raise TargetError(
+                        f"the server made {now[name]} of {name} = {value}{f': {told[0]}' if told else ''}"
+                    )
+            yield server.address
+    finally:
+        remove_tree(data)
