@@ -353,3 +353,4 @@ def test_a_budget_without_a_server_says_what_to_install(monkeypatch, tmp_path):
     assert "apt-get install sysbench" in found.missing[0]
     with pytest.raises(TargetError, match="apt-get install mariadb-server"):
         Offline().prepare(workload="read-write", seed=1, budget=Budget(workdir=tmp_path))
+    Offline().cleanup(tmp_path)
