@@ -340,11 +340,8 @@ class MariaDBTarget(BaseTarget):
         if server is None:
             yield
             return
-        guard = Guard(server.at(""), what)
-        try:
+        with Guard(server.at(""), what).held():
             yield
-        finally:
-            guard.end()
 
     def preflight(self, *, workload: str, workdir: Path) -> Preflight:
         """Look, and change nothing; see :func:`tunewright.envs.storage.mariadb_preflight.look`."""

@@ -364,17 +364,8 @@ class PostgresTarget(BaseTarget):
         if not dsn:
             yield
             return
-        guard = Guard(dsn, what)
-        try:
+        with Guard(dsn, what).held():
             yield
-        except KeyboardInterrupt:
-            if guard.lost is not None:
-                raise guard.lost from None
-            raise
-        finally:
-            guard.end()
-        if guard.lost is not None:
-            raise guard.lost
 
     def snapshot(self, folder: Path) -> dict[str, Any]:
         """Note the settings that stand where candidates' are set, and the names of databases that are made."""

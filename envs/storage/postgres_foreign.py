@@ -99,6 +99,24 @@ class Guard:
                 elif select.select([self._connection.fileno()], [], [], 0)[0]:  # the server has said goodbye
                     self._connection.execute("SELECT 1")
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock for a while.
+
+        Raises:
+            HeldError: another session took it meanwhile.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            if self.lost is not None:
+                raise self.lost from None
+            raise
+        finally:
+            self.end()
+        if self.lost is not None:
+            raise self.lost
+
     def end(self) -> None:
         """Give the lock back."""
         self._ended.set()
