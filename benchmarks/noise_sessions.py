@@ -187,7 +187,14 @@ def clopper_pearson(hits: int, of: int, confidence: float = 0.95) -> tuple[float
     tail = (1 - confidence) / 2
 
     def at_most(k: int, rate: float) -> float:
-        return sum(math.comb(of, i) * rate**i * (1 - rate) ** (of - i) for i in range(k + 1))
+        if rate in (0.0, 1.0):
+            return float(rate == 0.0 or k >= of)
+        logs = (  # a binomial coefficient of a thousand is beyond a float
+            math.lgamma(of + 1) - math.lgamma(i + 1) - math.lgamma(of - i + 1) + i * math.log(rate)
+            + (of - i) * math.log1p(-rate)
+            for i in range(k + 1)
+        )  # fmt: skip
+        return math.fsum(map(math.exp, logs))
 
     def root(larger: Callable[[float], bool]) -> float:
         low, high = 0.0, 1.0

@@ -126,7 +126,7 @@ JUDGED_ON = (
 )  # fmt: skip
 HALVES = {"chosen": CHOSEN_ON, "judged": JUDGED_ON}
 TITLES = {
-    "judged": "Programs that had no say in the constants",
+    "judged": "Programs to judge by",
     "chosen": "Programs on which the constants were chosen",
 }
 
@@ -261,7 +261,7 @@ def main() -> None:
         "--half",
         choices=[*HALVES, "both"],
         default="judged",
-        help="which programs: those that had no say in the constants of pruning, those that these were chosen on, or both",
+        help="which programs: those to judge by, those that constants of pruning were chosen on, or both",
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     given = parser.parse_args()
@@ -279,14 +279,14 @@ def main() -> None:
         "Pruning: is what is recommended exactly what matters?",
         f"python benchmarks/pruning.py --sessions {given.sessions} --half {given.half}",
         f"""Whole sessions of {TRIALS} trials with the tuner `random`, {given.sessions} behind each line or {most} where it says so, on programs in memory whose
-settings have known effects. A setting has four values or two; the default is `off`, one that pays does so at `on`, and the others do nothing. *Exactly
-what matters*: the recommendation changes the smallest set of settings that gives the winner's whole gain, and nothing else. *Something
+settings have known effects. A setting has four values or two; the default is `off`, one that pays does so at `on`, and the others
+do nothing. *Exactly what matters*: the recommendation changes the smallest set of settings that gives the winner's whole gain, and nothing else. *Something
 lost*: a setting that the winner had and needs is not in it. *Something too many*: nothing is lost, but a setting that does nothing is
 changed, too. The three are shares of the sessions that showed an improvement by a winner with something that pays. *Runs of all that
 pruning adds*: those of its tests, of the second verification, and of the staircase.
 
-The constants (errors of the tests, pairs of a test, looks of the second verification) were chosen on other programs than
-those of the first part (`--half chosen` prints these). It took
+How many pairs a test may take and how long the second verification goes on were chosen on other programs than those to judge
+by (`--half chosen` prints these). The errors of the tests are older; they were set with a program like the first one in view. It took
 {sum(seconds for *_, seconds in found.values()):.0f} s of processor time.
 
 {body}""",
