@@ -16,7 +16,7 @@ from tunewright.envs import command_run, command_served, service
 from tunewright.envs.command_file import Description, File, load_description
 from tunewright.envs.command_forms import command_forms, not_live
 from tunewright.envs.command_guarantees import weaker
-from tunewright.envs.command_places import Names, fill, filled
+from tunewright.envs.command_places import PLACE, Names, fill, filled
 from tunewright.envs.command_preflight import preflight
 from tunewright.envs.command_run import run_hook
 from tunewright.envs.command_served import Place
@@ -283,7 +283,8 @@ class CommandTarget(BaseTarget):
         if not any(f"{{{name}}}" in word for name in places for word in mentioning):
             parts = ["\n".join(f"{n} = {v}" for n, v in config.items())]
         for file in about.files:
-            parts.append(f"# {file.path}\n{filled(file.text, names)}")
+            if not places.isdisjoint(PLACE.findall(file.text)):  # others are the same for all configurations
+                parts.append(f"# {file.path}\n{filled(file.text, names)}")
         return "\n\n".join(parts)
 
     # -- in service -------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ _TABLES = {
 }  # fmt: skip
 _TARGET = {
     "name", "about", "command", "tool", "arguments", "metrics", "limit", "memory_mb", "cwd", "env", "shell", "parallel",
-    "constraints",
+    "constraints", "needs",
 }  # fmt: skip
 HOOKS = ("reset", "apply", "rollback", "service_apply", "service_rollback")
 _BUILT_IN = ("seed", "workload", "workdir", "rundir")
@@ -87,6 +87,7 @@ class Description:
     workloads: Mapping[str, str]
     guarantees: tuple[Guarantee, ...] = ()
     service: Service | None = None
+    needs: tuple[str, ...] = ()
     machine: tuple[Key, ...] = ()
 
     def files_for(self, use: str) -> list[File]:
@@ -184,6 +185,7 @@ def _description(path: Path, data: Any) -> Description:
         guarantees=read_guarantees(path, top.get("guarantee", list, []), space, Table),
         service=service,
         machine=tuple(machine.values()),
+        needs=tuple(target.texts("needs")),
     )
 
 

@@ -85,6 +85,9 @@ def _missing(description: Description, hooks: Mapping[str, Sequence[str]], own: 
         program = words[0] if words else "{"
         if "{" not in program and shutil.which(program) is None and not (description.cwd / program).exists():
             missing.append(f"install {program}, which {what} of {description.path} needs")
+    for program in description.needs:
+        if shutil.which(program) is None:
+            missing.append(f"install {program}, which {description.path} needs")
     return list(dict.fromkeys(missing))
 
 

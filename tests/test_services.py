@@ -16,10 +16,12 @@ import processes as started
 import psutil
 import pytest
 
+from tunewright.cli import main
 from tunewright.envs import service_process
 from tunewright.envs.command import open_target
 from tunewright.errors import ConfigError, TargetError
 from tunewright.measuring.isolation import measure_once
+from tunewright.plugins import open_target as open_named
 from tunewright.sessions.service import check_target, rollback_session
 from tunewright.sessions.session import Session
 from tunewright.store.plan import Plan
@@ -600,6 +602,29 @@ def test_state_is_json_and_folders_of_runs_go(toml, tmp_path):
 
 RECIPES = sorted((Path(__file__).parents[1] / "envs" / "recipes").glob("*.toml"))
 NEEDS = {"redis": ("redis-server", "redis-benchmark"), "nginx": ("nginx", "wrk"), "mariadb": ("mariadbd", "sysbench")}
+
+
+def test_recipes_are_listed_opened_by_name_and_copied(tmp_path, capsys):
+    assert main(["recipes", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == sorted(path.stem for path in RECIPES) and all(row["needs"] for row in rows)
+    for row in rows:
+        assert set(row["parameters"]) and open_named(f"recipe:{row['name']}").name == row["name"]
+    copied = tmp_path / "mine.toml"
+    assert main(["recipes", "copy", "gcc", str(copied)]) == 0 and copied.read_text() == RECIPES[0].read_text()
+    assert main(["recipes", "copy", "gcc", str(copied)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main(["recipes", "copy", "gc"]) == 1 and "Did you mean 'gcc'" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="needs gcc")
+@pytest.mark.slow
+def test_the_recipe_of_flags_checks_the_result(store):
+    with Session.create(
+        Plan(target="recipe:gcc", tuner="random", trust="fast", allow=("accuracy",)), "a", store
+    ) as session:
+        session.run(trials=6, verify=False)
+    assert session.default_trial.status == "ok" and sum(t.ok for t in session.decided) >= 3
 
 
 @pytest.mark.parametrize("name", NEEDS)

@@ -28,7 +28,8 @@ _CORE: dict[str, CommandInfo | typer.Typer] = {
 #: our own commands in the order of the help: settings are tuned first, then looked at, applied, and the rest
 _ORDER = (
     "tune", "resume", "list", "show", "export", "report", "apply", "rollback", "watch", "advise", "targets",
-    "tuners", "init", "check", "dashboard", "trace", "read", "place", "train", "rules", "plan", "simulate", "compare",
+    "tuners", "recipes", "init", "check", "dashboard", "trace", "read", "place", "train", "rules", "plan", "simulate",
+    "compare",
 )  # fmt: skip
 
 
