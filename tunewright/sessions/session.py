@@ -52,18 +52,10 @@ class Session:
     """
 
     def __init__(
-        self,
-        plan: Plan,
-        name: str,
-        store: Store,
-        target: BaseTarget,
-        *,
-        executor: Executor | None = None,
-        workers: int = 1,
-        watcher: Watcher | None = None,
-        make: Callable[[Problem], Tuner] | None = None,
+        self, plan: Plan, name: str, store: Store, target: BaseTarget, *, executor: Executor | None = None,
+        workers: int = 1, watcher: Watcher | None = None, make: Callable[[Problem], Tuner] | None = None,
         trust_file: bool = False,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self.name, self.store, self.target = name, store, target
         self.workers, self.watcher = max(workers, 1), watcher or Watcher()
         self.executor: Executor = adopted(executor) or Inline()
