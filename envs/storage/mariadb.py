@@ -76,11 +76,6 @@ def open_target(argument: str, options: Mapping[str, str]) -> MariaDBTarget:
     return target
 
 
-def open_mysql(argument: str, options: Mapping[str, str]) -> MariaDBTarget:
-    """MySQL: another name of the target ``mariadb``."""
-    return open_target(argument, options)
-
-
 class MariaDBTarget(BaseTarget):
     """MariaDB or MySQL under sysbench or the user's own SQL.
 
