@@ -23,11 +23,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from kill_databases import WORLDS
+from kill_databases import WORLDS as DATABASES
+from kill_servers import WORLDS as SERVERS
 from kill_worlds import World
 from users_world import Run, kill_marked, strays, until
 
-# 300 in all; servers take longest
+WORLDS: dict[str, type[World]] = {**DATABASES, **SERVERS}
+# 300 over files, hooks and databases, and as many over servers, which take longest
 KILLS = {
     "files": 85,
     "files-apply": 55,
@@ -37,6 +39,10 @@ KILLS = {
     "rocksdb": 15,
     "postgres": 20,
     "postgres-apply": 15,
+    "service": 110,
+    "service-kept": 100,
+    "mariadb": 45,
+    "mariadb-live": 45,
 }
 SIGNALS = {signal.SIGKILL: 4, signal.SIGHUP: 3, signal.SIGTERM: 3}
 _END_S = 45.0  # for putting everything back after a SIGTERM or SIGHUP

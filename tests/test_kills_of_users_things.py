@@ -14,14 +14,14 @@ from two_sessions import WAYS, both_at_once, both_on_one_server
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_kills_at_random_moments():
-    """The table on standard output says which seeds failed, and how to repeat one; TUNEWRIGHT_KILLS=300 plays all."""
+    """The table on standard output says which seeds failed, and how to repeat one; TUNEWRIGHT_KILLS=600 plays all."""
     scenes = Path(__file__).with_name("kill_scenes.py")
     done = subprocess.run(
         [sys.executable, str(scenes)],
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
-        env={"TUNEWRIGHT_KILLS": "45", **os.environ},
+        env={"TUNEWRIGHT_KILLS": "66", **os.environ},
     )
     print(done.stdout)
     failed = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
@@ -29,7 +29,7 @@ def test_kills_at_random_moments():
 
 
 def test_the_table_of_kills_adds_up():
-    assert sum(KILLS.values()) == 300
+    assert sum(KILLS.values()) == 600
 
 
 @pytest.mark.slow
