@@ -205,7 +205,7 @@ class CommandTarget(BaseTarget):
         own = self._own_files("trials")
         if not own and not self._lasting_hooks() and about.service is None:
             return {}
-        state = self._saved_files(folder, own, "rollback" in about.hooks)
+        state = self._saved_files(folder, own, bool(self._restore_hook()))
         if about.service is not None and not self.serves:
             names = self._service_names(self.space.default, folder)
             state["answered"] = service.answers(command_run.instance(about, folder, names))
@@ -233,7 +233,7 @@ class CommandTarget(BaseTarget):
             try:
                 # what a server of its own was given by the apply command, went with that server
                 if not self.serves:
-                    run_hook(self.description, "rollback", self._service_names(self.space.default, workdir))
+                    run_hook(self.description, self._restore_hook(), self._service_names(self.space.default, workdir))
                 if snapshot.get("answered"):
                     names = self._service_names(self.space.default, workdir)
                     service.wait_ready(command_run.instance(self.description, workdir, names))
@@ -303,11 +303,18 @@ class CommandTarget(BaseTarget):
                 f"{' for service: service_apply in [hooks]' if self.serves else ''}; "
                 "use the settings shown by 'tunewright show'"
             )
-        state = self._saved_files(folder, self._own_files("service"), self._rollback_hook() in self.description.hooks)
+        state = self._saved_files(folder, self._own_files("service"), bool(self._rollback_hook()))
         return {**state, "applied": True}
 
+    def _restore_hook(self) -> str:
+        """Return the hook that undoes what trials changed: rollback, else apply, which is given the default; or ""."""
+        return next((hook for hook in ("rollback", "apply") if hook in self._lasting_hooks()), "")
+
     def _rollback_hook(self) -> str:
-        return "service_rollback" if "service_rollback" in self.description.hooks else "rollback"
+        """Return the hook that takes a configuration out of service, likewise."""
+        if "service_rollback" in self.description.hooks:
+            return "service_rollback"
+        return self._restore_hook() or self._apply_hook()
 
     def apply(self, config: Config, to: str | None = None) -> None:
         """Write the configuration files for good and run the command that puts them into service."""
@@ -347,7 +354,7 @@ class CommandTarget(BaseTarget):
         problems = _put_back(undo)
         if undo["toml"] == os.path.realpath(self.description.path) and (hook := self._rollback_hook()):
             try:
-                if hook == "service_rollback" or not self.serves:
+                if hook.startswith("service_") or not self.serves:
                     names = self._service_names(self.space.default, Path(tempfile.gettempdir()))
                     run_hook(self.description, hook, names)
             except TargetError as error:

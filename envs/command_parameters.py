@@ -167,6 +167,7 @@ def _kind(where: str, data: Any) -> str:
 
 
 def _parameter(path: Path, where: str, data: Any, taken: Sequence[str]) -> tuple[Param, dict[str, str] | None]:
+    Table(where, data, _CHOICE | _NUMBER)  # a key that is misspelt may be the one that says the type
     kind = _kind(where, data)
     table = Table(where, data, _CHOICE if kind == "choice" else _NUMBER)
     restart = table.get("restart", (str, bool), "none")

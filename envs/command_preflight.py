@@ -32,7 +32,9 @@ def preflight(description: Description, serves: bool, workdir: Path) -> Prefligh
     changes = [_file_words(path) for path in own]
     restarts: list[str] = []
     for hook, command in hooks.items():
-        said = f"The {hook} command of {description.path.name} runs {_WHEN[hook]}: {_shown(command)}"
+        again = ", and once more with the default's values at the end, as there is no rollback command"
+        when = _WHEN[hook] + (again if hook == "apply" and "rollback" not in hooks and not serves else "")
+        said = f"The {hook} command of {description.path.name} runs {when}: {_shown(command)}"
         (restarts if _STARTERS.search(" ".join(command)) else changes).append(said)
     costly = [f"{p.name} ({p.restart})" for p in description.space.params.values() if p.restart != "none"]
     notes = []

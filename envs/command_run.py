@@ -58,7 +58,7 @@ def run_hook(about: Description, hook: str, names: Names) -> None:
     Raises:
         TargetError: it failed, or took too long.
     """
-    words, limit_s = about.hooks.get(hook), about.hook_limits[hook]
+    words, limit_s = about.hooks.get(hook), about.hook_limits.get(hook, 0.0)
     if not words:
         return
     done = hooks.run(

@@ -444,3 +444,14 @@ def test_a_parameter_without_a_name_is_called_by_its_number(toml):
         ConfigError, match=r"my.toml, parameter number 1: every parameter needs a name, and one has none$"
     ):
         open_target(toml(BASE.replace('name = "n"', 'name = ""')), {})
+
+
+def test_without_a_rollback_command_apply_runs_again_with_the_default(toml, tmp_path, store):
+    hooks = '\n[hooks]\napply = ["sh", "-c", "echo {n} > live"]\n'
+    path = toml(BASE.replace("at_most = 8", "") + hooks)
+    told = open_target(path, {}).preflight(workload="default", workdir=tmp_path)
+    assert any("once more with the default's values at the end" in line for line in told.changes)
+    with Session.create(Plan(target=path, tuner="random", trust="fast"), "a", store) as session:
+        session.run(trials=3, verify=False)
+        assert any(t.config["n"] != 2 for t in session.decided)
+    assert (tmp_path / "live").read_text() == "2\n"

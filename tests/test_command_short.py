@@ -364,3 +364,16 @@ def test_prometheus_sums_the_samples_that_have_the_labels(samples, data):
 def test_prometheus_says_what_is_not_there(wanted, words):
     with pytest.raises(TargetError, match=words):
         read_prometheus("m", wanted, 'hits{code="200"} 3')
+
+
+@pytest.mark.parametrize("line", ["defualt = 32", "lwo = 1, default = 32"])
+def test_a_misspelt_key_is_named_even_where_it_says_the_type(tmp_path, line):
+    path = tmp_path / "t.toml"
+    path.write_text(
+        '[target]\nname = "t"\ncommand = ["true"]\n[[metric]]\nname = "s"\nwall_time = true\n'
+        f"[parameters]\nbuf = {{ low = 4, high = 256, {line} }}\n".replace(
+            "low = 4, high = 256, lwo", "high = 256, lwo"
+        )
+    )
+    with pytest.raises(ConfigError, match="Did you mean '(default|low)'"):
+        open_target(str(path), {})

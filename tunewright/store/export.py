@@ -87,7 +87,7 @@ _CUT = "the session ended while this was being measured"
 def repeat_command(plan: Mapping[str, Any], trials: int) -> str:
     """Return the command line that starts the same session again."""
     words = ["tunewright", "tune", plan["target"], "--workload", plan["workload"], "--tuner", plan["tuner"]]
-    words += ["--seed", str(plan["seed"]), "--trust", plan["trust"], "--trials", str(trials)]
+    words += ["--seed", str(plan["seed"]), "--trust", plan["trust"], "--trials", str(max(trials, 1))]
     for flag, key in (
         ("--objective", "objectives"),
         ("--require", "require"),
