@@ -230,5 +230,8 @@ def alive(holder: Mapping[str, Any]) -> bool:
 def words(key: str) -> str:
     """Return what a key stands for, for people."""
     kind, _, name = key.partition(" ")
+    if kind in ("commands", "server"):  # "commands in" or "server of" the key of a description
+        described = words(name.partition(" ")[2])
+        return f"what {described} changes" if kind == "commands" else f"the server that {described} describes"
     other = "this file (under another name)"
-    return {"file": name, "inode": other, "entry": other, "commands": f"what {name} changes"}.get(kind, key)
+    return {"file": name, "inode": other, "entry": other}.get(kind, key)

@@ -28,7 +28,6 @@ from tunewright.store.store import Store
 from tunewright.target import BaseTarget, Preflight
 
 _TRIALS = 25  # that 'tune' makes where nothing is said
-_COMMANDS = "commands in file "  # what keys of a described program's commands begin with
 _LOOKED_AT = 20  # latest sessions whose runs tell how long one of the same target takes
 
 
@@ -182,8 +181,7 @@ def _unsaid_files(keys: Sequence[str], said: Sequence[str]) -> list[str]:
 
 def _held(keys: Sequence[str], said: Sequence[str]) -> list[str]:
     told = " ".join(said)
-    things = [words(key) for key in keys if not key.startswith(("inode ", "entry ", "commands "))]
-    things += [f"what {key.removeprefix(_COMMANDS)} changes" for key in keys if key.startswith(_COMMANDS)]
+    things = [words(key) for key in keys if not {"inode", "entry"} & set(key.split()[:3])]
     return [f"{t[:1].upper()}{t[1:]} is held, so that no other session changes it." for t in things if t not in told]
 
 
@@ -200,14 +198,13 @@ def _time_words(runs: tuple[int, int] | None, run_s: float | None, minutes: floa
     """Say about how long it takes."""
     if runs is None:
         return f"About {minutes:g} min of trials, then the verification."
-    many = f"About {runs[0]} to {runs[1]} runs of the workload"
+    least, most = runs
+    many = f"About {least}{f' to {most}' if most > least else ''} runs of the workload"
     limit = f"; no trial begins after {minutes:g} min" if minutes is not None else ""
     if run_s is None:
         return f"{many}{limit}; how long one takes is not known before the first."
-    return (
-        f"{many} of {duration(run_s)} each, by an earlier session: {duration(runs[0] * run_s)} to "
-        f"{duration(runs[1] * run_s)} without set-up{limit}."
-    )
+    times = duration(least * run_s) + (f" to {duration(most * run_s)}" if most > least else "")
+    return f"{many} of {duration(run_s)} each, by an earlier session: {times} without set-up{limit}."
 
 
 def usual_seconds(store: Store, name: str, spec: str, workload: str) -> float | None:
