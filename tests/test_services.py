@@ -601,7 +601,10 @@ def test_state_is_json_and_folders_of_runs_go(toml, tmp_path):
 # -- Debian's servers -------------------------------------------------------------------------------
 
 RECIPES = sorted((Path(__file__).parents[1] / "envs" / "recipes").glob("*.toml"))
-NEEDS = {"redis": ("redis-server", "redis-benchmark"), "nginx": ("nginx", "wrk"), "mariadb": ("mariadbd", "sysbench")}
+NEEDS = {
+    "redis": ("redis-server", "redis-benchmark"), "nginx": ("nginx", "wrk"), "mariadb": ("mariadbd", "sysbench"),
+    "memcached": ("memcached", "memcaslap"), "haproxy": ("haproxy", "nginx", "wrk"), "jvm": ("java", "javac", "wrk"),
+}  # fmt: skip
 
 
 def test_recipes_are_listed_opened_by_name_and_copied(tmp_path, capsys):
@@ -643,7 +646,8 @@ def test_a_recipe_works_with_debians_package(name, tmp_path, store):
         if shutil.which(program) is None:
             pytest.skip(f"needs {program}, from Debian's packages {' and '.join(NEEDS[name])}")
     text = next(r for r in RECIPES if r.stem == name).read_text()
-    quick = {'"40000"': '"2000"', "--table-size=50000": "--table-size=500", "--events=4000": "--events=200"}
+    quick = {'"40000"': '"2000"', "--table-size=50000": "--table-size=500", "--events=4000": "--events=200",
+             "-x 200000": "-x 5000", "-d 3s": "-d 1s"}  # fmt: skip
     for old, new in quick.items():
         text = text.replace(old, new)
     (tmp_path / f"{name}.toml").write_text(text)
