@@ -379,6 +379,6 @@ def still_to_do(space: Space, changed: Mapping[str, Any], *, restarts: bool, kep
         )
     if not kept and any(n in space.params and n not in static for n in changed):
         found.append(
-            "The server forgets these values when it restarts; 'tunewright apply NAME --as conf.d' makes an option file."
+            "The server forgets these values when it restarts; 'tunewright apply NAME --as conf.d' makes a file."
         )
     return found
