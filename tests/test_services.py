@@ -668,5 +668,5 @@ def test_a_recipe_works_with_debians_package(name, tmp_path, store):
     with Session.create(plan, "a", store) as session:
         session.run(trials=2, verify=False)
         default = session.default_trial
-    assert default.status == "ok" and default.metrics["throughput"] > 0, default.reason
+    assert default.status == "ok" and next(iter(default.metrics.values())) > 0, default.reason
     assert serving(NEEDS[name]) <= before
