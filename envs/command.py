@@ -14,7 +14,7 @@ from typing import Any
 
 from tunewright.envs import command_run, command_served, service
 from tunewright.envs.command_file import Description, File, load_description
-from tunewright.envs.command_forms import command_forms, not_live
+from tunewright.envs.command_forms import command_forms, costs, not_live
 from tunewright.envs.command_guarantees import weaker
 from tunewright.envs.command_places import PLACE, Names, fill, filled
 from tunewright.envs.command_preflight import preflight
@@ -93,6 +93,10 @@ class CommandTarget(BaseTarget):
     def weaker(self, config: Config) -> list[Weaker]:
         """Return the same settings with one changed, for each weaker level that the description declares."""
         return weaker(self.space, self.description.guarantees, config)
+
+    def dangerous(self) -> Mapping[str, str]:
+        """Return what the description calls so."""
+        return self.description.dangerous
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -278,7 +282,8 @@ class CommandTarget(BaseTarget):
         names = command_run.names_of(about, config, **more)
         mentioning = (*about.command, *(about.service.start if about.service else ()))
         lines = [about.service.start] if about.service and about.service.start else [about.command]
-        parts = [shlex.join(command_run.argument_list(about, words, names)) for words in lines]
+        filled_in = [command_run.argument_list(about, words, names) for words in lines]
+        parts = [w[0] if about.shell and len(w) == 1 else shlex.join(w) for w in filled_in]  # one text for the shell
         places = {*self.space.params, *about.parameters.flags}
         if not any(f"{{{name}}}" in word for name in places for word in mentioning):
             parts = ["\n".join(f"{n} = {v}" for n, v in config.items())]
@@ -334,16 +339,16 @@ class CommandTarget(BaseTarget):
     def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
         """Return the environment and a drop-in of systemd, where command or environment name parameters."""
         names = self._service_names(config, Path(tempfile.gettempdir()))
-        words = command_run.argument_list(self.description, self.description.command, names)
-        environment = command_run.environment(self.description, names)
-        return command_forms(self.description, words, environment, set(self.space.params))
+        about = self.description
+        template = about.service.start if about.service is not None and self.serves else about.command
+        names |= {name: name.upper() for name in PLACES} if self.serves else {}
+        words, environment = command_run.argument_list(about, template, names), command_run.environment(about, names)
+        return command_forms(about, template, words, environment, {*self.space.params, *about.parameters.flags})
 
     def still_to_do(self, config: Config, changed: Mapping[str, Value]) -> Sequence[str]:
         """Say which values are written and not live, where there is no apply command that would have made them so."""
-        costly = [n for n in changed if n in self.space.params and self.space.params[n].restart != "none"]
-        if not costly or self._apply_hook():
-            return ()
-        return [not_live(self.description, {n: self.space.params[n].restart for n in costly})]
+        costly = costs(self.description, [n for n in changed if n in self.space.params])
+        return [not_live(self.description, costly)] if costly and not self._apply_hook() else ()
 
     def rollback(self, undo: Mapping[str, Any]) -> None:
         """Put back what ``apply`` replaced."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tunewright.envs import loads
-from tunewright.envs.command_guarantees import Guarantee, read_guarantees
+from tunewright.envs.command_guarantees import Guarantee, read_dangers, read_guarantees
 from tunewright.envs.command_metrics import Rule, read_metrics
 from tunewright.envs.command_parameters import Parameters, read_parameters
 from tunewright.envs.command_places import PLACE
@@ -31,7 +31,7 @@ _TABLES = {
 }  # fmt: skip
 _TARGET = {
     "name", "about", "command", "tool", "arguments", "metrics", "limit", "memory_mb", "cwd", "env", "shell", "parallel",
-    "constraints", "needs",
+    "constraints", "needs", "dangerous",
 }  # fmt: skip
 HOOKS = ("reset", "apply", "rollback", "service_apply", "service_rollback")
 _BUILT_IN = ("seed", "workload", "workdir", "rundir")
@@ -63,6 +63,7 @@ class Description:
         command: the measured one: of [target], or the load of [service].
         tool: name of the load whose parser gives metrics; "" for none.
         hook_limits: in seconds.
+        dangerous: expressions that careful mode never lets hold, with the reason of each.
     """
 
     path: Path
@@ -89,6 +90,7 @@ class Description:
     service: Service | None = None
     needs: tuple[str, ...] = ()
     machine: tuple[Key, ...] = ()
+    dangerous: Mapping[str, str] = field(default_factory=dict)
 
     def files_for(self, use: str) -> list[File]:
         """Return the files that are written for ``trials`` or to put a configuration into ``service``."""
@@ -185,6 +187,7 @@ def _description(path: Path, data: Any) -> Description:
         guarantees=read_guarantees(path, top.get("guarantee", list, []), space, Table),
         service=service,
         machine=tuple(machine.values()),
+        dangerous=read_dangers(target, space),
         needs=tuple(target.texts("needs")),
     )
 

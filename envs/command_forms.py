@@ -10,19 +10,24 @@ from tunewright.sessions.forms import environment_file, systemd_environment, sys
 
 
 def command_forms(
-    description: Description, words: Sequence[str], environment: Mapping[str, str], names: Collection[str]
+    description: Description,
+    template: Sequence[str],
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    names: Collection[str],
 ) -> dict[str, str]:
     """Return ``env`` and ``systemd`` for a description whose command or environment names parameters; else neither.
 
     Args:
         description: what the TOML file says.
-        words: its command, filled in.
+        template: its command; of a service, the one that starts the server.
+        words: the same, filled in.
         environment: its environment, filled in.
         names: of the parameters.
     """
     places = [f"{{{name}}}" for name in names]
     variables = {k: environment[k] for k, text in description.env.items() if any(p in text for p in places)}
-    in_command = any(p in word for p in places for word in description.command)
+    in_command = any(p in word for p in places for word in template)
     forms = {"env": environment_file(variables) if variables else "", "systemd": ""}
     parts = [*systemd_environment(variables)]
     if in_command:
@@ -35,6 +40,27 @@ def command_forms(
     return forms
 
 
+def costs(description: Description, names: Collection[str]) -> dict[str, str]:
+    """Return what it costs to bring a new value into service, of those parameters that do not take it while they run.
+
+    A server that is described reads its files when it is started, or when it is told to, whatever its parameters say.
+
+    Args:
+        description: what the TOML file says.
+        names: of parameters.
+    """
+    its = description.service
+    found: dict[str, str] = {}
+    for name in names:
+        cost = description.space.params[name].restart
+        if cost == "none" and its is not None:
+            again = its.restart_for is None or name in its.restart_for or its.reload is None
+            cost = "restart" if again else "reload"
+        if cost != "none":
+            found[name] = cost
+    return found
+
+
 def not_live(description: Description, costly: Mapping[str, str]) -> str:
     """Say that values are written and not in service, and how they come there.
 
@@ -43,8 +69,9 @@ def not_live(description: Description, costly: Mapping[str, str]) -> str:
         costly: what a new value of each parameter costs: ``reload``, ``restart`` or ``rebuild``.
     """
     needs = [n for n in ("rebuild", "restart", "reload") if n in costly.values()]
+    hook = "a service_apply" if description.service is not None and description.service.start else "an apply"
     listed = ", ".join(f"{name} ({cost})" for name, cost in costly.items())
     return (
         f"Written, but not live yet: {listed}. {re.sub('^.', lambda m: m[0].upper(), needs[0])} what reads the files, "
-        f"or give {description.path.name} an apply command under [hooks] that does it, and apply again."
+        f"or give {description.path.name} {hook} command under [hooks] that does it, and apply again."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,32 @@ def _level(row: Any, space: Space, *, last: bool) -> Level:
         if name not in space.params:
             raise ConfigError(f"{row.where}: {unknown('parameter', name, space.params)}")
     return Level(when=when, loses=row.get("loses", str, ""))
+
+
+def read_dangers(table: Any, space: Space) -> Mapping[str, str]:
+    """Read what careful mode never tries: a list of expressions, or a table of them with the reason of each.
+
+    Args:
+        table: [target] of the description.
+        space: its parameters.
+
+    Raises:
+        ConfigError: an expression is wrong, or names what is neither a parameter nor a fact of the machine.
+    """
+    listed = table.get("dangerous", (list, dict), [])
+    if isinstance(listed, list):
+        listed = dict.fromkeys(table.texts("dangerous"), "the description calls it dangerous")
+    for text, reason in listed.items():
+        if not isinstance(reason, str) or not reason.strip():
+            raise ConfigError(f"{table.where}: dangerous: say in a text why {printable(text, 60)} is")
+        try:
+            names = parse(text).names
+        except SpaceError as error:
+            raise ConfigError(f"{table.where}: dangerous: {error}") from None
+        for name in names:
+            if name not in space.params and name not in space.facts:
+                raise ConfigError(f"{table.where}: dangerous: {unknown('parameter', name, space.params)}")
+    return {str(text): str(reason) for text, reason in listed.items()}
 
 
 def weaker(space: Space, guarantees: Sequence[Guarantee], config: Config) -> list[Weaker]:

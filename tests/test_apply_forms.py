@@ -106,6 +106,43 @@ def test_a_diff_of_a_file_that_is_not_there_and_of_one_without_a_last_line_feed(
     assert forms.diff({old: "a\nb"}) == "# no file would change\n"
 
 
+SERVICE = SERVED.replace(
+    'command = ["./serve", "--cache={cache}", "--fraction", "100% of $HOME", "a \\"quoted\\" word"]', ""
+).replace(
+    "[[file]]",
+    """
+[service]
+start = ["./serve", "--cache={cache}", "--port={port}"]
+load = ["./serve"]
+keep = true
+RELOAD
+[[file]]""",
+)
+
+
+@pytest.mark.parametrize(
+    ("reload", "changed", "listed"),
+    [
+        ("", {"mode": "fast"}, "mode (restart). Restart"),
+        ('reload = "SIGHUP"', {"mode": "fast"}, "mode (reload). Reload"),
+        ('reload = "SIGHUP"', BEST, "cache (restart), mode (reload). Restart"),
+        ('reload = "SIGHUP"\nrestart_for = ["mode"]', {"mode": "fast"}, "mode (restart). Restart"),
+    ],
+)
+def test_values_in_files_of_a_service_are_not_live_before_it_reads_them(reload, changed, listed, app):
+    app.write_text(SERVICE.replace("RELOAD", reload))
+    [told] = open_target(str(app), {}).still_to_do(BEST, changed)
+    assert f"not live yet: {listed}" in told and "a service_apply command" in told
+    app.write_text(f'{app.read_text()}\n[hooks]\nservice_apply = ["true"]\nservice_rollback = ["true"]\n')
+    assert open_target(str(app), {}).still_to_do(BEST, changed) == ()
+
+
+def test_the_drop_in_of_a_service_starts_the_server(app):
+    app.write_text(SERVICE.replace("RELOAD", ""))
+    texts = forms.forms(open_target(str(app), {}), BEST, BEST)
+    assert texts["systemd"].splitlines()[-1] == "ExecStart=./serve --cache=64 --port=PORT"
+
+
 def test_forms_that_a_target_has_not_are_named(app, tmp_path):
     target = open_target(str(app), {})
     with pytest.raises(ConfigError, match="no form 'sql'; there are: conf.d, systemd, ansible, diff, env"):

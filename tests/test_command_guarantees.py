@@ -129,3 +129,34 @@ def test_a_wrong_guarantee_is_said_in_a_line(target, more, words):
         target(more)
     assert words in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+DANGERS = '"commit == \'off\'" = "commits get lost"\n"n > 2 * CPU_COUNT" = "threads would wait"\n'
+
+
+def test_careful_mode_never_tries_what_the_description_calls_dangerous(target):
+    listed = HEAD.replace("\n[[parameter]]", "\ndangerous = [\"commit == 'off'\"]\n[[parameter]]", 1)
+    for server, reason in [
+        (target("", listed), "the description calls it dangerous"),
+        (target(f"[target.dangerous]\n{DANGERS}"), "commits get lost"),
+    ]:
+        off = server.space.fill({"commit": "off"})
+        [problem] = guarded(server, careful=True).problems(off)
+        assert problem.startswith(f"careful mode: not commit == 'off', since {reason}")
+        assert guarded(server).problems(off) == []
+
+
+@pytest.mark.parametrize(
+    ("dangerous", "said"),
+    [
+        ("""["comit == 'off'"]""", "dangerous: no parameter named 'comit'. Did you mean 'commit'"),
+        ('["n >"]', "dangerous: "),
+        ("[1]", "every entry of dangerous must be a text"),
+        ('"n > 1"', "dangerous must be a list or a table"),
+        ('{ "n > 1" = "" }', "say in a text why n > 1 is"),
+    ],
+)
+def test_a_danger_that_cannot_be_read_is_one_line(target, dangerous, said):
+    with pytest.raises(ConfigError, match="dangerous") as caught:
+        target("", HEAD.replace("\n[[parameter]]", f"\ndangerous = {dangerous}\n[[parameter]]", 1))
+    assert said in str(caught.value) and "\n" not in str(caught.value)

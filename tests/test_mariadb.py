@@ -12,6 +12,9 @@ from tunewright.envs.storage.mariadb import MariaDBTarget, open_target
 from tunewright.envs.storage.mariadb_dsn import client_options, read_address, secret_file
 from tunewright.envs.storage.mariadb_foreign import theirs
 from tunewright.errors import ConfigError, TargetError, UnknownNameError
+from tunewright.sessions.forms import forms
+from tunewright.sessions.guards import guarded
+from tunewright.space import Int, Space
 from tunewright.target import Budget
 from tunewright.testing import check_space
 
@@ -354,3 +357,49 @@ def test_a_budget_without_a_server_says_what_to_install(monkeypatch, tmp_path):
     with pytest.raises(TargetError, match="apt-get install mariadb-server"):
         Offline().prepare(workload="read-write", seed=1, budget=Budget(workdir=tmp_path))
     Offline().cleanup(tmp_path)
+
+
+# -- in use ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"innodb_flush_log_at_trx_commit": 2}, {"innodb_doublewrite": "OFF"}, {"innodb_flush_method": "nosync"},
+        {"innodb_buffer_pool_size": 63}, {"sort_buffer_size": 1024}, {"sort_buffer_size": 2048 * 17},
+        {"tmp_table_size": 0},
+    ],
+)  # fmt: skip
+def test_careful_mode_knows_what_is_dangerous(change):
+    target = Offline()
+    rules = guarded(target, allow=("durability",), careful=True)
+    assert not rules.problems(target.space.default)
+    [problem] = [p for p in rules.problems(target.space.fill(change)) if p.startswith("careful mode")]
+    assert next(iter(change)) in problem
+    assert not rules.problems(target.space.fill({"innodb_buffer_pool_size": 256, "sort_buffer_size": 4096}))
+
+
+def test_the_binary_log_is_synced_no_less_than_today():
+    sync = Int(name="sync_binlog", low=0, high=1000, default=1)
+    told = mariadb_params.dangerous(Space([sync]))
+    assert "sync_binlog == 0" in told and "sync_binlog > 1" in told
+
+
+def test_a_configuration_in_the_forms_of_operations():
+    target = Offline()
+    changed = {"innodb_buffer_pool_size": 256, "innodb_flush_method": "fsync"}
+    texts = forms(target, target.space.fill(changed), changed)
+    assert texts["sql"].splitlines() == [
+        f"SET GLOBAL innodb_buffer_pool_size = {256 * 2**20};",
+        "-- what cannot be set while the server runs is in the form conf.d alone",
+    ]
+    assert "innodb_flush_method = fsync  # needs a restart\n" in texts["conf.d"]
+    assert texts["conf.d"].startswith("[mysqld]\n") and not texts["env"] and "99-tuned.cnf" in texts["ansible"]
+
+
+def test_what_is_left_to_do_after_apply():
+    target = Offline()
+    static, both = target.still_to_do({}, {"innodb_flush_method": "fsync", "innodb_io_capacity": 500})
+    assert "Not live: innodb_flush_method." in static and "forgets" in both
+    target.restart, target.config = ["service", "mariadb", "restart"], "/etc/mysql/conf.d/tuned.cnf"
+    assert list(target.still_to_do({}, {"innodb_flush_method": "fsync", "innodb_io_capacity": 500})) == []

@@ -41,7 +41,7 @@ from tunewright.envs.storage.mariadb_lock import Guard
 from tunewright.envs.storage.mariadb_options import OPTIONS, number, yes
 from tunewright.envs.storage.mariadb_options import work as work_of
 from tunewright.errors import ConfigError, TargetError, missing_extra
-from tunewright.space import Config
+from tunewright.space import Config, Value
 from tunewright.space.facts import machine_facts
 from tunewright.store.dsn import read_dsn
 from tunewright.store.trees import remove_tree
@@ -149,19 +149,11 @@ class MariaDBTarget(BaseTarget):
         self._fixed = {n: rows[n]["value"] for n in safety if n in rows and n not in self.space.params}
         self._binlog = binlog
         self.version = version
-        self.metrics = (
-            *METRICS,
-            Metric(name="durability", direction="max", unit="level", doc="3: commits survive a power cut"),
-            *(
-                [
-                    Metric(
-                        name="binlog_durability", direction="max", unit="share", doc="commits that sync the binary log"
-                    )
-                ]
-                if binlog
-                else []
-            ),
-        )
+        levels = [Metric(name="durability", direction="max", unit="level", doc="3: commits survive a power cut")]
+        if binlog:
+            doc = "commits that sync the binary log"
+            levels.append(Metric(name="binlog_durability", direction="max", unit="share", doc=doc))
+        self.metrics = (*METRICS, *levels)
         self.facts = {
             "server": "foreign" if self.dsn else "embedded",
             "version": version,
@@ -204,6 +196,10 @@ class MariaDBTarget(BaseTarget):
             return []
         loses = "a power cut or a crash of the system may lose the last second of transactions (never corrupts)"
         return [Weaker(config={**config, name: 2}, loses=loses)]
+
+    def dangerous(self) -> Mapping[str, str]:
+        """Return what careful mode never tries on a server in use."""
+        return mariadb_params.dangerous(self.space)
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -407,6 +403,16 @@ class MariaDBTarget(BaseTarget):
             mark = "  # needs a restart" if param.restart == "restart" else ""
             lines.append(f"{name} = {mariadb_params.text_of(param, value)}{mark}")
         return "\n".join([mariadb_foreign.GROUP, *lines]) if lines else "# the server's own settings"
+
+    def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
+        """Return SET GLOBAL statements, an option file, and a task of Ansible that writes it."""
+        lines, mariadb = self.render(config), "mariadb" in self.version.lower()
+        return mariadb_params.forms(self.space, changed, lines, mariadb=mariadb)
+
+    def still_to_do(self, config: Config, changed: Mapping[str, Value]) -> Sequence[str]:
+        """Say what needs a restart, and what a restart would forget."""
+        restarts, kept = bool(self.restart), bool(self.config)
+        return mariadb_params.still_to_do(self.space, changed, restarts=restarts, kept=kept)
 
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Note the foreign server's values."""

@@ -13,8 +13,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from tunewright.envs.storage.dangers import bounded
+from tunewright.sessions.forms import ansible_files, set_global
 from tunewright.space import Choice, Int, Param, Real, Space
 
 NAMES = (
@@ -69,6 +72,25 @@ _PAIRS = (
     ("innodb_max_dirty_pages_pct_lwm", "innodb_max_dirty_pages_pct"),
     ("innodb_log_buffer_size", "innodb_log_file_size"),
 )
+_NOT_LESS = (
+    ("innodb_buffer_pool_size", 0.5, "pages that are cached today would be read again"),
+    ("innodb_log_file_size", 1.0, "pages would have to be written before the log comes round"),
+    ("innodb_redo_log_capacity", 1.0, "pages would have to be written before the log comes round"),
+    ("innodb_io_capacity", 0.5, "changed pages would pile up until writers have to wait"),
+    ("sort_buffer_size", 1.0, "sorts that fit in memory today would go to the disk"),
+    ("tmp_table_size", 1.0, "temporary tables that fit in memory today would go to the disk"),
+    ("max_heap_table_size", 1.0, "temporary tables that fit in memory today would go to the disk"),
+    ("table_open_cache", 0.5, "tables would be closed and opened again and again"),
+    ("table_definition_cache", 0.5, "definitions of tables would be read again and again"),
+    ("innodb_thread_concurrency", 1.0, "queries that run beside each other today would wait"),
+)
+_EACH = "each connection may take so much, and memory may run out"
+_NOT_MORE = tuple(
+    (name, 16.0, _EACH)
+    for name in ("sort_buffer_size", "join_buffer_size", "read_buffer_size", "read_rnd_buffer_size", "tmp_table_size",
+                 "max_heap_table_size", "binlog_cache_size")
+)  # fmt: skip
+_FILE = {True: Path("/etc/mysql/mariadb.conf.d/99-tuned.cnf"), False: Path("/etc/mysql/conf.d/99-tuned.cnf")}
 _MARIADB = (
     "SELECT LOWER(VARIABLE_NAME), GLOBAL_VALUE, VARIABLE_TYPE, NUMERIC_MIN_VALUE, NUMERIC_MAX_VALUE,"
     " NUMERIC_BLOCK_SIZE, ENUM_VALUE_LIST, READ_ONLY, COMMAND_LINE_ARGUMENT, VARIABLE_COMMENT"
@@ -293,3 +315,70 @@ def binlog_durability(config: Mapping[str, Any]) -> float:
     """Return the share of commits after which the binary log is synced; 0 where the system decides when."""
     every = int(config.get("sync_binlog", 1))
     return 1.0 / every if every else 0.0
+
+
+def dangerous(space: Space) -> dict[str, str]:
+    """Return what must not be tried on a server in use: expressions over the variables, with the reason.
+
+    Args:
+        space: its parameters' defaults are today's values.
+    """
+    found = {
+        "innodb_flush_log_at_trx_commit == 0": "a crash of the server loses transactions reported as committed",
+        "innodb_flush_log_at_trx_commit == 2": "a power cut loses transactions reported as committed",
+        "innodb_doublewrite == 'OFF'": "a crash may corrupt pages",
+        "innodb_flush_method in ('nosync', 'littlesync', 'O_DIRECT_NO_FSYNC')": "a power cut may corrupt the data",
+        "sync_binlog == 0": "a power cut may lose transactions of the binary log, and replicas go astray",
+        **bounded(space, _NOT_LESS, _NOT_MORE),
+    }
+    sync = space.params.get("sync_binlog")
+    if isinstance(sync, Int) and sync.default > 0:
+        found[f"sync_binlog > {sync.default}"] = "a power cut may lose more transactions of the binary log"
+    threads = space.params.get("innodb_thread_concurrency")
+    if isinstance(threads, Int) and threads.default == 0:
+        found["0 < innodb_thread_concurrency < 4"] = "queries would wait for each other"
+    return found
+
+
+def forms(space: Space, changed: Mapping[str, Any], lines: str, *, mariadb: bool) -> dict[str, str]:
+    """Return changed variables as SET GLOBAL statements, an option file, and a task of Ansible that writes it.
+
+    Args:
+        space: the server's variables.
+        changed: values that are not the server's own.
+        lines: the option file, as the target renders it.
+        mariadb: whether the server is MariaDB, and not MySQL.
+    """
+    texts = {n: text_of(space.params[n], v) for n, v in changed.items() if n in space.params}
+    dynamic = {n: text for n, text in texts.items() if space.params[n].restart == "none"}
+    restart = len(dynamic) < len(texts)
+    task = ansible_files({_FILE[mariadb]: lines + "\n"})
+    return {
+        "sql": set_global(dynamic, restart=restart),
+        "conf.d": lines + "\n",
+        "ansible": f"# the server reads it when it is restarted\n{task}" if texts else "",
+        "env": "",
+    }
+
+
+def still_to_do(space: Space, changed: Mapping[str, Any], *, restarts: bool, kept: bool) -> list[str]:
+    """Return what is not in service after SET GLOBAL, and what a restart of the server would forget.
+
+    Args:
+        space: the server's variables.
+        changed: values that are new.
+        restarts: there is a command that restarts the server.
+        kept: the settings are written into an option file, too.
+    """
+    static = [n for n in changed if n in space.params and space.params[n].restart != "none"]
+    found = []
+    if static and not restarts:
+        found.append(
+            f"Not live: {', '.join(static)}. These need a restart: write them into an option file with "
+            "'tunewright apply NAME --as conf.d', and restart the server."
+        )
+    if not kept and any(n in space.params and n not in static for n in changed):
+        found.append(
+            "The server forgets these values when it restarts; 'tunewright apply NAME --as conf.d' makes a file."
+        )
+    return found

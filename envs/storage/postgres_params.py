@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tunewright.envs.storage.dangers import bounded
 from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.knowledge.live import PG_RESTART
 from tunewright.knowledge.quantities import scale
@@ -169,18 +170,10 @@ def dangerous(space: Space) -> dict[str, str]:
     Args:
         space: its parameters' defaults are today's values.
     """
-    found = {
+    return {
         "fsync == 'off'": "a crash may corrupt the whole cluster",
         "full_page_writes == 'off'": "a crash may corrupt pages",
         "synchronous_commit == 'off'": "a crash loses transactions that were reported as committed",
         "autovacuum == 'off'": "tables grow and statistics age until somebody cleans up",
+        **bounded(space, _NOT_LESS, _NOT_MORE),
     }
-    for name, factor, reason in _NOT_LESS:
-        param = space.params.get(name)
-        if param is not None and not isinstance(param, Choice) and param.default > 0:
-            found[f"{name} < {param.default * factor:.10g}"] = reason
-    for name, factor, reason in _NOT_MORE:
-        param = space.params.get(name)
-        if param is not None and not isinstance(param, Choice) and param.default > 0:
-            found[f"{name} > {param.default * factor:.10g}"] = reason
-    return found
