@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 ORDER = ("tunewright", "knowledge", "envs", "agents", "tuners")
 #: rooms of the core, from the lowest; a room imports itself and what stands before it
@@ -119,10 +121,11 @@ def test_every_module_has_a_package():
             assert (path.parent / "__init__.py").exists(), path
 
 
-def test_help_imports_nothing_heavy():
-    code = "import sys, tunewright.cli as c; c.main(['--help']); print(' '.join(sys.modules), file=sys.stderr)"
+@pytest.mark.parametrize(("words", "said"), [(["--help"], "simulate"), (["advise", "postgres"], "shared_buffers")])
+def test_help_and_advice_import_nothing_heavy(words, said):
+    code = f"import sys, tunewright.cli as c; c.main({words}); print(' '.join(sys.modules), file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "simulate" in done.stdout
+    assert said in done.stdout
     assert HEAVY & {name.split(".")[0] for name in done.stderr.split()} == set()
 
 

@@ -96,18 +96,21 @@ def advise(
     from tunewright.knowledge.advice.advising import SYSTEMS, rules
     from tunewright.knowledge.advice.advising import advise as advised
     from tunewright.knowledge.advice.servers import Server, configured, live
-    from tunewright.knowledge.advice.written import FORMS, written
-    from tunewright.store.outputs import check_new, write_text
 
     if system not in SYSTEMS:
         raise unknown("system to advise on", system, SYSTEMS)
-    if form is not None and form not in FORMS:
-        raise unknown("form", form, FORMS)
+    if form is not None:
+        from tunewright.knowledge.advice.written import FORMS, written
+
+        if form not in FORMS:
+            raise unknown("form", form, FORMS)
     if output is not None and form is None:
         raise ConfigError("-o is for a form: add --as conf.d, sql, ansible or diff")
     if dsn is not None and config is not None:
         raise ConfigError("give --dsn or --config, not both: each says what is set now")
     if output is not None:
+        from tunewright.store.outputs import check_new, write_text
+
         check_new(output)
     server = live(system, dsn) if dsn else configured(system, config) if config else Server()
     if not server.here and (memory is None or cores is None):
