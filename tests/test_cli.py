@@ -24,6 +24,7 @@ KEYS = {
     "ratio_low",
     "ratio_high",
     "improved",
+    "preflight",
     "seconds",
     "taken_back",
 }

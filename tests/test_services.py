@@ -359,7 +359,7 @@ def test_kill_9_leaves_no_server_after_rollback(mode, keep, toml, store, tmp_pat
 
 @pytest.mark.slow
 def test_a_kept_server_of_a_killed_session_is_ended_by_the_next_one(toml, store, tmp_path):
-    path = toml("keep = true")
+    path = toml('keep = true\nreload = "HUP"')
     (tmp_path / "load.py").write_text("import time; time.sleep(0.3)\n" + LOAD)
     session = tunewright("tune", path, "--store", store.url, "--name", "a", "-n", "200", "--tuner", "random")
     assert started.appears("server.py")

@@ -7,7 +7,7 @@ import signal
 import socket
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -124,7 +124,11 @@ def on_executor(games: Sequence[Game], executor: Executor, url: str, work: str, 
 
 
 def on_processes(games: Sequence[Game], workers: int, url: str, work: str, running: Running, ended: Ended) -> None:
-    """Play on processes of this machine; one that dies costs its games a try, and is replaced."""
+    """Play on processes of this machine; one that dies is replaced.
+
+    All processes end with it. So the games that were running are played again one at a time: of these, the one that
+    takes its process down again is given up, and no other is lost with it.
+    """
     waiting = list(games)[::-1]
     crashes: dict[str, int] = {}
     while waiting:
@@ -136,7 +140,7 @@ def on_processes(games: Sequence[Game], workers: int, url: str, work: str, runni
         pending: dict[Future[Any], Game] = {}
         try:
             while waiting or pending:
-                while waiting and len(pending) < workers:
+                while waiting and len(pending) < (1 if _suspects(crashes, waiting, pending.values()) else workers):
                     game = waiting.pop()
                     pending[pool.submit(play_game, job_of(game, url, work))] = game
                 running([g.name for g in pending.values()])
@@ -155,6 +159,10 @@ def on_processes(games: Sequence[Game], workers: int, url: str, work: str, runni
         except BaseException:
             _end_workers(pool, ids)
             raise
+
+
+def _suspects(crashes: Mapping[str, int], *games: Iterable[Game]) -> bool:
+    return any(game.name in crashes for some in games for game in some)
 
 
 def _end_workers(pool: ProcessPoolExecutor, ids: Any) -> None:
