@@ -21,6 +21,7 @@ ROOMS = (
     ("report",),
     ("comparing",),
     ("cli",),
+    ("__main__",),
 )
 HEAVY = {
     "torch",
