@@ -2,10 +2,12 @@
 
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import mariadb_server
+import psutil
 from kill_worlds import World
 from users_world import plant, processes, tree
 
@@ -84,7 +86,12 @@ class Service(World):
         return ["served.toml", "--dir", "results"]
 
     def servers(self) -> list[int]:
-        return [p.pid for p in processes(self.mark) if str(self.folder / "server.py") in p.cmdline()]
+        found = []
+        for process in processes(self.mark):
+            with suppress(psutil.Error):  # it has just ended
+                if str(self.folder / "server.py") in process.cmdline():
+                    found.append(process.pid)
+        return found
 
     def events(self) -> dict[str, object]:
         return {"a server": lambda: bool(self.servers())}
