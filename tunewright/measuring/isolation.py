@@ -43,6 +43,9 @@ class _Outcome:
 class Runs:
     """The measuring processes of one session, which knows its own by their ids and ends no others; thread-safe.
 
+    At the end of a ``with`` block none of them runs any more, so that what comes next, such as putting things back, has
+    nothing beside it.
+
     Args:
         locks: descriptors of locks that every child holds until it is gone.
         note: folder where the user's commands are noted while they run, see :func:`tunewright.measuring.hooks.noting`.
@@ -51,14 +54,22 @@ class Runs:
 
     def __init__(self, locks: tuple[int, ...] = (), note: Path | None = None, log: Path | None = None) -> None:
         self.locks, self.records = locks, hooks.Records(note=note, log=log)
-        self._children: dict[int, tuple[subprocess.Popen[bytes], int]] = {}  # with the thread that waits for it
+        #: with the thread that waits for it, and what runs the commands that it asks for
+        self._children: dict[int, tuple[subprocess.Popen[bytes], int, hooks.Server]] = {}
         self._lock = threading.Lock()
         self._stopped = False
 
-    def add(self, child: subprocess.Popen[bytes]) -> bool:
+    def __enter__(self) -> Runs:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with uninterrupted():
+            self.stop()
+
+    def add(self, child: subprocess.Popen[bytes], server: hooks.Server) -> bool:
         """Take a child in; False if no more are to run."""
         with self._lock:
-            self._children[child.pid] = child, threading.get_ident()
+            self._children[child.pid] = child, threading.get_ident(), server
             return not self._stopped
 
     def remove(self, child: subprocess.Popen[bytes]) -> None:
@@ -75,10 +86,15 @@ class Runs:
         with self._lock:
             self._stopped = True
             children = list(self._children.values())
-        for child, _ in children:
+        for child, *_ in children:
             kill_tree(child)
         end, me = time.monotonic() + hooks.LIMIT_S + _STOPPING_S, threading.get_ident()
-        while any(thread != me for _, thread in [*self._children.values()]) and time.monotonic() < end:
+        for child, thread, server in children:
+            if thread == me:  # a second signal may have cut the wait for it short
+                child.wait()
+                server.join()
+                self.remove(child)
+        while any(thread != me for _, thread, _ in [*self._children.values()]) and time.monotonic() < end:
             time.sleep(0.01)  # other threads wait for theirs
 
 
@@ -157,7 +173,7 @@ def run_isolated(
                 )
                 os.close(write_fd)
                 server.start()
-                wanted = runs.add(child)
+                wanted = runs.add(child, server)
             if not wanted:
                 return _Outcome("interrupted", "the session was stopped")
             assert child.stdin is not None

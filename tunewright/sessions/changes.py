@@ -418,7 +418,8 @@ def protected(target: BaseTarget, owner: Owner, workdir: Path, say: Say = silent
         What each measurement is to be given.
     """
     with changing(target, owner, say) as (hold, journal), restoring(target, owner, hold, journal, workdir, say):
-        yield Runs(hold.fds, journal.folder, command_log(owner.name))
+        with Runs(hold.fds, journal.folder, command_log(owner.name)) as runs:
+            yield runs
 
 
 def applied_since(document: Mapping[str, Any], path: Path) -> str:

@@ -116,8 +116,8 @@ def protected(setup: Setup, store: Store, measurer: Measurer, say: Say, *, keep:
         _restore_old_snapshot(setup, store)
         clear_killed(setup, store)
         with restoring(setup.target, owner, hold, journal, workdir, say, keep=keep):
-            measurer.runs = isolation.Runs(hold.fds, journal.folder, command_log(setup.name))
-            yield
+            with isolation.Runs(hold.fds, journal.folder, command_log(setup.name)) as measurer.runs:
+                yield
 
 
 def clear_killed(setup: Setup, store: Store) -> None:
