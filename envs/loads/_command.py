@@ -58,6 +58,16 @@ def usual_metrics(*percentiles: str, of: str = "requests") -> tuple[Metric, ...]
     )
 
 
+#: what databases' loads tell: a transaction counts, whatever requests it consists of
+TRANSACTIONS = (
+    Metric(name="tps", direction="max", unit="transactions/s", doc="transactions over their time"),
+    Metric(name="latency", direction="min", unit="ms", doc="mean latency of a transaction"),
+    Metric(name="p50", direction="min", unit="ms", doc="median latency of a transaction"),
+    Metric(name="p95", direction="min", unit="ms", doc="latency that 95 % of the transactions keep"),
+    Metric(name="p99", direction="min", unit="ms", doc="latency that 99 % of the transactions keep"),
+)
+
+
 def find(tool: str, pattern: str, text: str) -> str:
     """Return the first group of the last match.
 

@@ -9,16 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tunewright.envs.loads._command import TRANSACTIONS
 from tunewright.errors import ConfigError, TargetError
-from tunewright.target import Metric
 
-METRICS = (
-    Metric(name="tps", direction="max", unit="transactions/s", doc="transactions over their time"),
-    Metric(name="latency", direction="min", unit="ms", doc="mean latency of a transaction"),
-    Metric(name="p50", direction="min", unit="ms", doc="median latency of a transaction"),
-    Metric(name="p95", direction="min", unit="ms", doc="latency that 95 % of the transactions keep"),
-    Metric(name="p99", direction="min", unit="ms", doc="latency that 99 % of the transactions keep"),
-)
+METRICS = TRANSACTIONS
 LOG_PREFIX = "pgbench_log"  # of the files that pgbench --log writes, its own default
 _PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
 

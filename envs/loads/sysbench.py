@@ -7,16 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from tunewright.envs.loads._command import TRANSACTIONS
 from tunewright.errors import TargetError
-from tunewright.target import Metric
 
-METRICS = (
-    Metric(name="tps", direction="max", unit="transactions/s", doc="transactions over their time"),
-    Metric(name="latency", direction="min", unit="ms", doc="mean latency of a transaction"),
-    Metric(name="p50", direction="min", unit="ms", doc="median latency of a transaction"),
-    Metric(name="p95", direction="min", unit="ms", doc="latency that 95 % of the transactions keep"),
-    Metric(name="p99", direction="min", unit="ms", doc="latency that 99 % of the transactions keep"),
-)
+METRICS = TRANSACTIONS
 _PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
 _BAR = re.compile(r"^\s*([0-9.]+) \|[* ]*\s(\d+)\s*$", re.M)
 

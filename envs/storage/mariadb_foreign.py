@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright.envs.storage import postgres_foreign
+from tunewright.envs.storage import postgres_foreign, servers
 from tunewright.envs.storage.mariadb_dsn import (
     Address,
     Statements,
@@ -31,7 +31,6 @@ from tunewright.envs.storage.mariadb_dsn import (
 )
 from tunewright.envs.storage.mariadb_params import same
 from tunewright.errors import ConfigError, TargetError
-from tunewright.measuring import hooks
 from tunewright.sessions import originals
 
 _COMING_UP_S, _RESTART_S, _RESIZE_S = 5.0, 120.0, 60.0
@@ -100,12 +99,7 @@ def restart_server(command: Sequence[str], address: Address) -> None:
     Raises:
         TargetError: the command fails, or the server does not come back.
     """
-    done = hooks.run(command)
-    if done.code is None:
-        raise TargetError(f"the restart command took more than {hooks.LIMIT_S:.0f} s and was ended{done.where}")
-    if done.code:
-        lines = done.output.strip().splitlines()
-        raise TargetError(f"the restart command exited with code {done.code}: {lines[-1] if lines else ''}{done.where}")
+    servers.run_restart(command)
     _answers(address, _RESTART_S)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tunewright.envs.storage import accounts, mariadb_dsn
+from tunewright.envs.storage import accounts, mariadb_dsn, servers
 from tunewright.envs.storage.mariadb_dsn import Address
 from tunewright.envs.storage.mariadb_foreign import values_of
 from tunewright.envs.storage.mariadb_params import same
@@ -173,13 +173,7 @@ class Server:
 
     def stop(self) -> None:
         """Shut down, and for sure."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        servers.end(self.process, signal.SIGTERM, _STOP_S)
         self.log.close()
         remove_tree(Path(self.folder))
 

@@ -15,11 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tunewright.envs.storage import postgres_scope
+from tunewright.envs.storage import postgres_scope, servers
 from tunewright.envs.storage.postgres_dsn import connected, password_hint, place
 from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.errors import HeldError, TargetError
-from tunewright.measuring import hooks
 from tunewright.sessions import originals
 from tunewright.store.trees import remove_tree
 
@@ -198,13 +197,7 @@ def restart_server(command: Sequence[str], dsn: str) -> None:
     Raises:
         TargetError: the command fails, or the server does not come back.
     """
-    done = hooks.run(command)
-    if done.code is None:
-        raise TargetError(f"the restart command took more than {hooks.LIMIT_S:.0f} s and was ended{done.where}")
-    if done.code:
-        said = done.output.strip().splitlines()
-        last = f"{said[-1] if said else ''}{done.where}"
-        raise TargetError(f"the restart command exited with code {done.code}: {last}")
+    servers.run_restart(command)
     _answers(dsn, 60)
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tunewright.envs.storage import postgres_memory
+from tunewright.envs.storage import postgres_memory, servers
 from tunewright.envs.storage.accounts import as_user as _as_user
 from tunewright.envs.storage.accounts import hand_over as _hand_over
 from tunewright.envs.storage.accounts import open_to_all as _open_to_all
@@ -222,12 +222,6 @@ class Server:
 
     def stop(self) -> None:
         """Shut down fast, and for sure."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-            try:
-                self.process.wait(_STOP_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        servers.end(self.process, signal.SIGINT, _STOP_S)
         self.log.close()
         remove_tree(Path(self.socket))
