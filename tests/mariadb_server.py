@@ -6,7 +6,10 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from tunewright.envs.storage import accounts, mariadb_server
 from tunewright.envs.storage.mariadb_dsn import connected, read_address
@@ -52,10 +55,12 @@ class Theirs:
             f"pid, words = pathlib.Path({str(self.pid_file)!r}), {words!r}\n"
             "if pid.exists():\n"
             "    number = int(pid.read_text())\n"
-            "    os.kill(number, 15)\n"
+            "    try: os.kill(number, 15)\n"
+            "    except ProcessLookupError: pid.unlink()  # it was killed\n"
             "    while pid.exists(): time.sleep(0.05)\n"
             f"log = open({str(self.folder / 'log')!r}, 'ab')\n"
-            f"server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd='/', start_new_session=True, **{user!r})\n"
+            "# a service manager has an environment of its own: what calls this leaves no mark on the server\n"
+            f"server = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd='/', env={{'PATH': os.defpath}}, start_new_session=True, **{user!r})\n"
             "while server.poll() is None:\n"
             "    try:\n"
             f"        pymysql.connect(user='nobody', unix_socket={str(self.socket)!r}).close()\n"
@@ -115,8 +120,9 @@ class Theirs:
     def __exit__(self, *exc):
         if self.pid_file.exists():
             number = int(self.pid_file.read_text())
-            os.kill(number, signal.SIGTERM)
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGTERM)
             end = time.monotonic() + 60
-            while self.pid_file.exists() and time.monotonic() < end:
+            while self.pid_file.exists() and psutil.pid_exists(number) and time.monotonic() < end:
                 time.sleep(0.05)
         shutil.rmtree(self.folder)
