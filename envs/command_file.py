@@ -107,10 +107,16 @@ def load_description(path: Path) -> Description:
         raise ConfigError(f"there is no file {path}; 'tunewright init {path}' writes a starting point")
     data = read_toml(path, "target's description")
     with parsing(path, "target's description"):
-        return _description(path, data)
+        return description_of(path, data)
 
 
-def _description(path: Path, data: Any) -> Description:
+def description_of(path: Path, data: Any) -> Description:
+    """Check what a file says, or what is said without one; see :func:`load_description`.
+
+    Args:
+        path: named in messages; commands run in its folder.
+        data: as read from TOML.
+    """
     top = Table(str(path), data, _TABLES)
     served = "service" in top.data
     target = Table(f"{path}, [target]", top.get("target", dict, needed=True), _TARGET)

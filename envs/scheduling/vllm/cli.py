@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from tunewright.envs.scheduling.vllm import client
 
 app = typer.Typer()
-_CAPACITY_LEAST = 0.01  # requests/s
+_CAPACITY_LEAST = 0.01  # of what the server does at most
+SHARE_OF_MOST = 0.75  # of what a server does at most: busy, and its queue still ends
 
 
 def _show(screen: Console, document: Mapping[str, Any]) -> None:
@@ -86,6 +87,11 @@ def load(
     warmup: Annotated[int, Option("--warmup", min=0, help="Requests before, not counted.")] = 4,
     timeout_s: Annotated[float, Option("--timeout", metavar="SECONDS", min=0.1, help="Limit of a request.")] = 300.0,
     seed: Annotated[int, Option("--seed", min=0, help="Of generated work, and of the prompts.")] = 0,
+    rate_file: Annotated[Path | None, Option(
+        "--rate-file", metavar="FILE", help="Take --rate from a file that --write-rate wrote.")] = None,
+    write_rate: Annotated[Path | None, Option(
+        "--write-rate", metavar="FILE", help="With --closed: write three quarters of the requests a second that were "
+        "served into a file, as a rate that loads this server and that it carries.")] = None,
     save: Annotated[Path | None, Option("--save", metavar="FILE", help="Write a CSV with a row a request.")] = None,
     as_json: Json = False,
 ) -> dict[str, Any]:  # fmt: skip
@@ -111,6 +117,10 @@ def load(
         raise ConfigError(f"--api is completions or chat, not {api!r}")
     if capacity and closed:
         raise ConfigError("--capacity searches a rate, which --closed does not have; give one of them")
+    if write_rate is not None and not closed:
+        raise ConfigError("--write-rate writes what so many --closed clients reach; give these, too")
+    if rate_file is not None:
+        rate = _read_rate(rate_file)
     given = texts_of(options, "-O")
     if trace.startswith("synthetic:") and "requests" not in given and limit:
         given["requests"] = str(limit)
@@ -133,6 +143,8 @@ def load(
     loads.check(loaded)
     document["metrics"] = loads.metrics(loaded, ttft_s=ttft_s, tpot_s=tpot_s)
     document["notes"] = [*requests.notes, *loads.doubts(document["metrics"]), *loads.faults(loaded)]
+    if write_rate is not None:
+        _write(write_rate, f"{SHARE_OF_MOST * document['metrics']['throughput_requests_per_s']:.6g}\n")
     if save is not None:
         _save(save, loaded, requests)
     return document
@@ -189,18 +201,36 @@ def _capacity(
 
 def _save(path: Path, loaded: client.Loaded, requests: Requests) -> None:
     import csv
+    import io
 
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(("arrival_s", "sent_s", "first_s", "last_s", "input_tokens", "output_tokens", "error"))
+    for each, prompt in zip(loaded.sent, requests.prompt.tolist(), strict=True):
+        at = each.answer.at_s
+        ends = (f"{at[0]:.6f}", f"{at[-1]:.6f}") if at else ("", "")
+        rows.writerow((f"{each.due_s:.6f}", f"{each.sent_s:.6f}", *ends, prompt, each.answer.tokens, each.error))
+    _write(path, text.getvalue())
+
+
+def _write(path: Path, text: str) -> None:
     from tunewright.errors import ConfigError
 
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(("arrival_s", "sent_s", "first_s", "last_s", "input_tokens", "output_tokens", "error"))
-            for each, prompt in zip(loaded.sent, requests.prompt.tolist(), strict=True):
-                at = each.answer.at_s
-                ends = (f"{at[0]:.6f}", f"{at[-1]:.6f}") if at else ("", "")
-                rows.writerow(
-                    (f"{each.due_s:.6f}", f"{each.sent_s:.6f}", *ends, prompt, each.answer.tokens, each.error)
-                )
+        path.write_text(text, encoding="utf-8", newline="")
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _read_rate(path: Path) -> float:
+    from tunewright.errors import ConfigError
+    from tunewright.store.files import read_text
+
+    text = read_text(path, "rate").strip()
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = 0.0
+    if not 0 < rate < 1e9:
+        raise ConfigError(f"{path} is no rate that --write-rate wrote: {text[:40]!r}")
+    return rate
