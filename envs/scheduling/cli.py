@@ -124,6 +124,9 @@ def serving(
         "--prefill-gpus", min=0, help="GPUs of workers that only prefill; 0: none.")] = 0,
     precision: Annotated[str, Option("--precision", help="bf16, fp8, fp4 or int4.")] = "bf16",
     backend: Annotated[str, Option("--backend", help="Whose step times: trtllm, sglang or vllm.")] = "vllm",
+    engine: Annotated[Path | None, Option(
+        "--engine", metavar="FILE", help="Step times of an engine that 'tunewright calibrate serving' measured, in the "
+        "place of --model, --cluster, --tp, --precision and --backend.")] = None,
     speed: Speed = 1.0,
     limit: Annotated[int, Option("--requests", min=0, help="Only the first N requests.")] = 0,
     ttft_s: Annotated[float, Option(
@@ -148,6 +151,7 @@ def serving(
     from tunewright.envs.scheduling.serving import simulate as simulator
     from tunewright.envs.scheduling.serving.state import REJECTED
     from tunewright.envs.scheduling.serving.trace import load
+    from tunewright.envs.scheduling.vllm import calibrate
     from tunewright.report.timeline import check_outputs, write
     from tunewright.store.files import finite
 
@@ -157,13 +161,16 @@ def serving(
     )  # fmt: skip
     changes = [*(settings or []), *([f"chunk={chunk}"] if chunk else [])]
     knobs = policies.policy(policy, **policies.settings(texts_of(changes, "--set")))
-    service = Service(model=models.load(model), nodes=clusters.load(cluster).nodes, backend=backend)
-    stack_of(backend, service.nodes.kind)  # an unknown backend
     requests = load(trace, texts_of(options, "--option"), seed).faster(speed)
     if limit:
         requests = requests.first(limit)
-    plan = simulator.default_plan(service, tp=tp, precision=precision, prefill_gpus=prefill_gpus)
-    system = simulator.setup(service, plan, knobs)
+    if engine is not None:
+        system = calibrate.read(engine).setup(block=knobs.block)
+    else:
+        service = Service(model=models.load(model), nodes=clusters.load(cluster).nodes, backend=backend)
+        stack_of(backend, service.nodes.kind)  # an unknown backend
+        plan = simulator.default_plan(service, tp=tp, precision=precision, prefill_gpus=prefill_gpus)
+        system = simulator.setup(service, plan, knobs)
     asked = {"ttft_s": ttft_s, "tpot_s": tpot_s, "error": error, "seed": seed}
     if timeline:
         check_outputs(timeline)

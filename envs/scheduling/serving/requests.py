@@ -63,6 +63,21 @@ class Requests:
         """Return the same requests with arrivals so many times as dense."""
         return replace(self, arrival_s=self.arrival_s / factor)
 
+    def within(self, tokens: int) -> Requests:
+        """Return the same requests, cut where prompt and answer together have more tokens; a note says how many."""
+        long = self.prompt + self.output > tokens
+        if not long.any():
+            return self
+        output = np.minimum(self.output, max(tokens - 1, 1))
+        prompt = np.minimum(self.prompt, np.maximum(tokens - output, 1))
+        kept = np.minimum(self.chunk_count, prompt // CHUNK_TOKENS)
+        parts = [self.chunks[at : at + count] for at, count in zip(self.first_chunk, kept, strict=True)]
+        note = f"{int(long.sum())} of {len(self)} requests were longer than {tokens:,} tokens, and were cut"
+        return replace(
+            self, prompt=prompt, output=output, chunk_count=kept, notes=(*self.notes, note),
+            chunks=np.concatenate(parts) if parts else self.chunks,
+        )  # fmt: skip
+
     def first(self, count: int, start: int = 0) -> Requests:
         """Return ``n`` requests from a place on; the first arrives at 0."""
         part = slice(start, min(start + count, len(self)))

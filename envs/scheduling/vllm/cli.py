@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from tunewright.envs.scheduling.vllm import client
 
 app = typer.Typer()
+calibrating = typer.Typer(help="Measure what a simulator needs to know of a real system.", no_args_is_help=True)
 _CAPACITY_LEAST = 0.01  # of what the server does at most
-SHARE_OF_MOST = 0.75  # of what a server does at most: busy, and its queue still ends
 
 
 def _show(screen: Console, document: Mapping[str, Any]) -> None:
@@ -106,7 +106,7 @@ def load(
     """
     from tunewright.envs.scheduling import limits
     from tunewright.envs.scheduling.serving.trace import load as read_load
-    from tunewright.envs.scheduling.vllm import client
+    from tunewright.envs.scheduling.vllm import client, predict
     from tunewright.envs.scheduling.vllm import load as loads
     from tunewright.errors import ConfigError
 
@@ -132,6 +132,9 @@ def load(
         url=url, model=model, api=api, key=os.environ.get("OPENAI_API_KEY", ""), vocabulary=vocabulary, exact=exact,
         timeout_s=timeout_s,
     )  # fmt: skip
+    server = client.known(server)
+    if server.longest:
+        requests = requests.within(server.longest)
     document: dict[str, Any] = {
         "server": server.base,
         "load": _words(requests, closed),
@@ -144,7 +147,7 @@ def load(
     document["metrics"] = loads.metrics(loaded, ttft_s=ttft_s, tpot_s=tpot_s)
     document["notes"] = [*requests.notes, *loads.doubts(document["metrics"]), *loads.faults(loaded)]
     if write_rate is not None:
-        _write(write_rate, f"{SHARE_OF_MOST * document['metrics']['throughput_requests_per_s']:.6g}\n")
+        _write(write_rate, f"{predict.SHARE_OF_MOST * document['metrics']['throughput_requests_per_s']:.6g}\n")
     if save is not None:
         _save(save, loaded, requests)
     return document
@@ -234,3 +237,79 @@ def _read_rate(path: Path) -> float:
     if not 0 < rate < 1e9:
         raise ConfigError(f"{path} is no rate that --write-rate wrote: {text[:40]!r}")
     return rate
+
+
+def _show_calibrated(screen: Console, document: Mapping[str, Any]) -> None:
+    from rich.text import Text
+
+    from tunewright.cli.terminal import table
+
+    rows = table("iteration", "measured [ms]", "fitted [ms]", numbers=("measured [ms]", "fitted [ms]"))
+    for row in document["rows"]:
+        decodes, prompt = f"{row['decodes']:.0f} decode", f"{row['tokens']:.0f} tokens of a prompt"
+        parts = [words for words, there in ((decodes, row["decodes"]), (prompt, row["tokens"])) if there]
+        end = " (first token of a request)" if row["first"] else ""
+        rows.add_row(", ".join(parts) + end, f"{1e3 * row['seconds']:.2f}", f"{1e3 * row['fitted_s']:.2f}")
+    screen.print(rows)
+    screen.print(
+        f"median error of the fit {100 * document['error']:.1f} % · a request costs"
+        f" {1e3 * document['request_s']:.1f} ms beside iterations · cache of {document['blocks']:,} blocks of {document['block']} tokens", highlight=False,
+    )  # fmt: skip
+    screen.print(Text(f"written: {document['file']}", style="cyan"))
+
+
+@calibrating.callback()
+def _calibrate() -> None:
+    """Keep ``serving`` a command of its own, beside others to come."""
+
+
+@command(calibrating, "serving", _show_calibrated)
+def calibrate_serving(
+    url: Annotated[str, typer.Argument(
+        metavar="[URL]", help="Of an engine that runs and that nothing else loads; else it is started.")] = "",
+    out: Annotated[Path, Option("--out", "-o", metavar="FILE", help="Where the step times go.")] = Path("engine.json"),
+    model: Annotated[str, Option("--model", metavar="DIR", help="To start an engine with; see 'show vllm'.")] = "",
+    python: Annotated[str, Option("--python", metavar="FILE", help="Of the environment that has vLLM.")] = "",
+    serve: Annotated[str, Option("--serve", metavar="COMMAND", help="That starts the engine, without port.")] = "",
+    most_seqs: Annotated[int, Option("--max-seqs", min=1, help="Sequences of an iteration, as it is started.")] = 64,
+    most_tokens: Annotated[int, Option("--max-tokens", min=64, help="Tokens of an iteration, likewise.")] = 2048,
+    blocks: Annotated[int, Option(
+        "--blocks", min=0, help="Of its cache; default: as its metrics say.")] = 0,
+    block: Annotated[int, Option("--block", min=0, help="Tokens of each; likewise.")] = 0,
+    rounds: Annotated[int, Option("--rounds", min=1, help="Every time is the median of so many.")] = 3,
+    as_json: Json = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure an engine's step times from outside and write them for 'simulate serving --engine FILE'.
+
+    Examples:
+        tunewright calibrate serving http://127.0.0.1:8000 --max-seqs 256 --max-tokens 8192
+        tunewright calibrate serving --model DIR --python ENV/bin/python --out mine.json
+    """
+    from dataclasses import asdict
+
+    from tunewright.envs.scheduling.vllm import calibrate, client
+    from tunewright.envs.scheduling.vllm.target import open_target
+    from tunewright.errors import ConfigError
+
+    screen = console()
+
+    def measured(server: client.Server) -> tuple[calibrate.Calibrated, list[calibrate.Row]]:
+        return calibrate.calibrate(
+            server, rounds=rounds, most_seqs=most_seqs, most_tokens=most_tokens, blocks=blocks, block=block,
+            progress=lambda words: screen.print(words, style="dim", highlight=False),
+        )  # fmt: skip
+
+    if bool(url) == bool(model or serve):
+        raise ConfigError("give the URL of a running engine, or --model or --serve to start one")
+    if url:
+        found, rows = measured(client.Server(url=url, key=os.environ.get("OPENAI_API_KEY", "")))
+    else:
+        options = {"model": model, "python": python, "serve": serve}
+        target = open_target("", {name: text for name, text in options.items() if text})
+        its = {"max_num_seqs": most_seqs, "max_num_batched_tokens": most_tokens}
+        config = {**target.space.default, **{n: v for n, v in its.items() if n in target.space.params}}
+        screen.print("starting the engine", style="dim")
+        found, rows = target.run(config, measured)
+    calibrate.write(out, found)
+    timed = [{**asdict(r), "fitted_s": calibrate.predicted(found.engine, found.request_s, r)} for r in rows]
+    return {**asdict(found), "engine": found.engine._asdict(), "rows": timed, "file": str(out)}

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -42,15 +42,22 @@ class Server:
         vocabulary: tokens are drawn below it.
         exact: ask for exactly as many tokens as the load says (vLLM's and SGLang's ``ignore_eos``).
         timeout_s: of a request.
+        longest: tokens of a prompt and its answer together at most; 0 where it is not known.
     """
 
     url: str
     model: str = ""
+    longest: int = 0
     api: Literal["completions", "chat"] = "completions"
     key: str = field(default="", repr=False)
     vocabulary: int = 1000
     exact: bool = True
     timeout_s: float = 300.0
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries."""
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     @property
     def base(self) -> str:
@@ -141,14 +148,13 @@ async def _run(server: Server, requests: Requests, clients: int, warmup: int, sa
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=server.timeout_s, sock_connect=_ASK_S)
-    headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
     # more connections than the system lets a program open would fail the client, not the server
     _more_files(len(requests))
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60), timeout=timeout, headers=headers, trust_env=False
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60), timeout=timeout, headers=server.headers
     ) as session:
         if not server.model:
-            server = Server(**{**_fields(server), "model": await _first_model(session, server)})
+            server = await _known(session, server)
         output = requests.output.tolist()
         bodies = [
             json.dumps(server.body(p, n)).encode()
@@ -241,23 +247,43 @@ def _sentence(body: bytes) -> str:
         return said(body.decode(errors="replace").strip() or "nothing")
 
 
-def _fields(server: Server) -> dict[str, Any]:
-    return {name: getattr(server, name) for name in Server.__dataclass_fields__}
+def known(server: Server) -> Server:
+    """Return a server with its model's name and longest request, as it tells them itself.
+
+    Raises:
+        MissingExtraError: the client's library is not installed.
+        TargetError: no server answers.
+    """
+    try:
+        import aiohttp
+    except ImportError:
+        raise missing_extra("aiohttp", "serving", "a load on a server") from None
+
+    async def ask() -> Server:
+        async with aiohttp.ClientSession(headers=server.headers) as session:
+            return await _known(session, server)
+
+    return asyncio.run(ask())
 
 
-async def _first_model(session: aiohttp.ClientSession, server: Server) -> str:
+async def _known(session: aiohttp.ClientSession, server: Server) -> Server:
     import aiohttp
 
     try:
         async with session.get(f"{server.base}/v1/models", timeout=aiohttp.ClientTimeout(total=_ASK_S)) as response:
-            body = await response.json(content_type=None)
-        return str(body["data"][0]["id"])
-    except (TimeoutError, aiohttp.ClientError, OSError):
+            status, body = response.status, await response.json(content_type=None)
+        if status == 401:
+            raise TargetError(f"{server.base} asks for a key: set OPENAI_API_KEY")
+        models = {str(entry["id"]): entry for entry in body["data"]}
+        name = server.model or next(iter(models))
+        longest = models.get(name, {}).get("max_model_len")
+    except (TimeoutError, aiohttp.ClientConnectionError, OSError):
         raise TargetError(f"no server answers at {server.base}") from None
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError, StopIteration, aiohttp.ClientError):
         raise TargetError(
             f"{server.base}/v1/models names no model; is it an OpenAI-compatible server? Otherwise give --model"
         ) from None
+    return replace(server, model=name, longest=longest if isinstance(longest, int) and longest > 0 else 0)
 
 
 def _more_files(count: int) -> None:

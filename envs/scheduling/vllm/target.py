@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from tunewright.envs import command_served
 from tunewright.envs.command import CommandTarget
 from tunewright.envs.command_file import description_of
+from tunewright.envs.command_places import Names
+from tunewright.envs.scheduling.vllm import client
 from tunewright.envs.scheduling.vllm.engine import Engine, defaults_of, engine_of, flags_of, knobs
 from tunewright.envs.scheduling.vllm.flags import Flag, resolved
+from tunewright.envs.service import Instance
 from tunewright.errors import ConfigError, unknown
+from tunewright.sessions import workfolder
+from tunewright.space import Config
+from tunewright.target import Measurement
 
+Result = TypeVar("Result")
 OPTIONS = {
     "model": "directory or name of the model to serve",
     "python": "Python of the environment that has vLLM, such as ENV/bin/python",
@@ -77,6 +86,7 @@ class VLLMTarget(CommandTarget):
         numbers = _numbers(options)
         flags = flags_of(engine)
         defaults = resolved(flags, defaults_of(engine))
+        longest = defaults.get("max-model-len", "")
         self.knobs = _chosen(engine, flags, defaults, options)
         data = _description(engine, flags, defaults, self.knobs, options, numbers)
         super().__init__(description_of(Path.cwd() / "vllm", data))
@@ -87,7 +97,35 @@ class VLLMTarget(CommandTarget):
             "CPU_COUNT": os.cpu_count() or 1,
             "ttft_limit_s": numbers["ttft"],
             "tpot_limit_s": numbers["tpot"],
-        }
+            "load": {
+                "trace": options.get("trace", "synthetic:chat"), "requests": int(numbers["requests"]),
+                "options": {name: numbers[name] for name in ("prompt", "output") if numbers[name]},
+                "rate": numbers["rate"], "closed": int(numbers["closed"]), "ttft_s": numbers["ttft"],
+                "tpot_s": numbers["tpot"], "longest": int(longest) if longest.isdigit() else 0,
+            },
+        }  # fmt: skip
+
+    def run(self, config: Config, load: Callable[[client.Server], Result]) -> Result:
+        """Start the engine with a configuration, call a function with its address, and end it.
+
+        Args:
+            config: of its parameters.
+            load: what is done with it.
+
+        Raises:
+            TargetError: the engine did not start; its own last lines are told.
+        """
+        results: list[Result] = []
+
+        def served(names: Names, server: Instance) -> Measurement:
+            results.append(load(client.known(client.Server(url=f"http://127.0.0.1:{names['port']}"))))
+            return Measurement(values={})
+
+        with tempfile.TemporaryDirectory(prefix="tunewright-") as folder:
+            workfolder.private(Path(folder), "runs")
+            place = self._place(config, workload=next(iter(self.workloads)), seed=0, workdir=Path(folder))
+            command_served.served(self.description, config, place, served)
+        return results[0]
 
 
 def _numbers(options: Mapping[str, str]) -> dict[str, float]:
