@@ -253,7 +253,8 @@ def _show_calibrated(screen: Console, document: Mapping[str, Any]) -> None:
     screen.print(rows)
     screen.print(
         f"median error of the fit {100 * document['error']:.1f} % · a request costs"
-        f" {1e3 * document['request_s']:.1f} ms beside iterations · cache of {document['blocks']:,} blocks of {document['block']} tokens", highlight=False,
+        f" {1e3 * document['request_s']:.1f} ms beside iterations · cache of {document['blocks']:,} blocks of"
+        f" {document['block']} tokens", highlight=False,
     )  # fmt: skip
     screen.print(Text(f"written: {document['file']}", style="cyan"))
 

@@ -52,9 +52,7 @@ class Load:
         try:
             return cls(**facts["load"])
         except (KeyError, TypeError):
-            raise ConfigError(
-                "this target has no load that the serving simulator knows; take the target vllm"
-            ) from None
+            raise ConfigError("this target has no load that the simulator knows; take the target vllm") from None
 
     def read(self, seed: int) -> Requests:
         """Return its requests, at their own times."""
