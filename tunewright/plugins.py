@@ -155,6 +155,17 @@ def open_target(spec: str, options: Mapping[str, str] | None = None) -> BaseTarg
     return target
 
 
+def options_of(spec: str) -> Mapping[str, str]:
+    """Return the options of a target, each with what it sets; see :func:`open_target` for the spec.
+
+    A target that cannot be opened without options declares them on its entry point, as ``open_target.options``.
+    """
+    name, _ = split_spec(spec)
+    points = installed(TARGETS)
+    declared = getattr(load(points[name], "target"), "options", None) if name in points else None
+    return declared if declared is not None else open_target(spec).options
+
+
 def put_back_layers(state: Mapping[str, Any], **how: Any) -> tuple[dict[str, Any], list[str]]:
     """Put back what layers around a target changed; the target itself need not be open for that.
 

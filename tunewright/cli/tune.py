@@ -36,6 +36,9 @@ Keep = Annotated[bool, Option(
     "instead of removing it at the end.")]  # fmt: skip
 
 
+_ASKS_A_MODEL = ("llm", "hybrid", "playbook")  # tuners that --model and --trace are for
+
+
 @app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def tune(
     context: typer.Context,
@@ -127,7 +130,7 @@ def tune(
     """
     from tunewright.cli import dry
     from tunewright.measuring import executors
-    from tunewright.plugins import parse_options
+    from tunewright.plugins import options_of, parse_options
     from tunewright.sessions.opening import Ahead
     from tunewright.sessions.session import Session
     from tunewright.store.plan import Plan
@@ -138,11 +141,14 @@ def tune(
     objectives = tuple(objective or ())
     if direction is not None:
         options["direction"] = direction
-    if target.startswith("table:") and objectives:
-        options["objective"], objectives = objectives[0], ()
     given = {
         "model": model, "base_url": base_url, "manual": manual, "trace": observed, "rules": rules, "replay": replay,
     }  # fmt: skip
+    its = options_of(target) if objectives or model or observed else {}
+    if "objective" in its and objectives:
+        options["objective"], objectives = objectives[0], ()
+    if tuner not in _ASKS_A_MODEL:  # then nobody but the target has a model, or a trace
+        options |= {n: given.pop(n) for n in ("model", "trace") if n in its and given[n] is not None}
     tuner_options = {**parse_options(tuner_option), **{k: v for k, v in given.items() if v is not None}}
     plan = Plan(
         target=target, workload=workload, tuner=tuner, objectives=objectives, seed=seed, trust=trust,
@@ -195,10 +201,10 @@ def _target_options(context: typer.Context, target: str) -> dict[str, Any]:
         ConfigError: a value is missing, or something stands alone.
     """
     from tunewright.errors import ConfigError, unknown
-    from tunewright.plugins import open_target
+    from tunewright.plugins import options_of
 
     left, options = list(context.args), {}
-    known = open_target(target, {}).options if left else {}
+    known = options_of(target) if left else {}
     ours = [name.lstrip("-") for p in context.command.params for name in p.opts if name.startswith("--")]
     while left:
         text = left.pop(0)

@@ -129,8 +129,8 @@ def load(
     if rate:
         requests = loads.scaled(requests, rate)
     server = client.Server(
-        url=url, model=model, api=api, key=os.environ.get("OPENAI_API_KEY", ""), vocabulary=vocabulary, exact=exact,
-        timeout_s=timeout_s,
+        url=url, model=model, api="chat" if api == "chat" else "completions", key=os.environ.get("OPENAI_API_KEY", ""),
+        vocabulary=vocabulary, exact=exact, timeout_s=timeout_s,
     )  # fmt: skip
     server = client.known(server)
     if server.longest:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tunewright.envs.scheduling.serving.requests import Requests
 from tunewright.envs.scheduling.vllm import prompts
@@ -296,7 +297,7 @@ def _more_files(count: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
 
 
-def times(loaded: Loaded) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
+def times(loaded: Loaded) -> dict[str, NDArray[Any]]:
     """Return the times of the requests that were answered whole, in arrays.
 
     Returns:
@@ -304,13 +305,12 @@ def times(loaded: Loaded) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         one), ``response_s`` and ``tokens`` with one entry a request; ``itl_s``, gaps between parts, of all in a row.
     """
     whole = [s for s in loaded.sent if not s.error]
-    due, first, last = (
-        np.array([pick(s) for s in whole], dtype=float)
-        for pick in (lambda s: s.due_s, lambda s: s.answer.at_s[0], lambda s: s.answer.at_s[-1])
-    )
+    due_s = np.array([s.due_s for s in whole], dtype=np.float64)
+    first_s = np.array([s.answer.at_s[0] for s in whole], dtype=np.float64)
+    last_s = np.array([s.answer.at_s[-1] for s in whole], dtype=np.float64)
     tokens = np.array([s.answer.tokens for s in whole], dtype=np.int64)
     return {
-        "due_s": due, "ttft_s": first - due, "response_s": last - due, "tokens": tokens,
-        "tpot_s": np.where(tokens > 1, (last - first) / np.maximum(tokens - 1, 1), np.nan),
+        "due_s": due_s, "ttft_s": first_s - due_s, "response_s": last_s - due_s, "tokens": tokens,
+        "tpot_s": np.where(tokens > 1, (last_s - first_s) / np.maximum(tokens - 1, 1), np.nan),
         "itl_s": np.concatenate([np.diff(s.answer.at_s) for s in whole]) if whole else np.zeros(0),
     }  # fmt: skip

@@ -98,7 +98,7 @@ def engine_of(*, serve: str, python: str, model: str) -> Engine:
         if not words:
             raise ConfigError("--serve is empty; write it as 'vllm serve MODEL'")
         kind = "sglang" if "sglang" in serve else "vllm"
-        if model and not any(model in word for word in words):
+        if model and model not in words:
             flag = "--model-path" if kind == "sglang" else "--model"
             words += [model] if words[-1:] == ["serve"] else [flag, model]
         where = words[0]
@@ -172,6 +172,8 @@ def defaults_of(engine: Engine) -> dict[str, Any]:
     def ask() -> str:
         code, said, why = _run([engine.python, "-c", _RESOLVE, *words], _RESOLVE_S)
         line = next((row for row in reversed(said.splitlines()) if row.startswith("resolved=")), "")
+        if "No module named 'vllm" in why:  # a wrapper, or another engine with vLLM's options
+            return "{}"
         if code or not line:
             raise ConfigError(f"vLLM refuses {shlex.join(words)}: {_last(why or said)}")
         return line.removeprefix("resolved=")

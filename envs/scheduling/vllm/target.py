@@ -68,6 +68,9 @@ def open_target(argument: str, options: Mapping[str, str]) -> VLLMTarget:
     return VLLMTarget(engine, given, model)
 
 
+open_target.options = OPTIONS  # type: ignore[attr-defined]  # known without a model
+
+
 class VLLMTarget(CommandTarget):
     """An engine that serves a language model, under a load.
 
@@ -151,7 +154,7 @@ def _chosen(
 ) -> list[Mapping[str, Any]]:
     """Return what is known of the options that are tuned."""
     fixed = engine.fixed
-    there = {
+    there: dict[str, Mapping[str, Any]] = {
         knob["name"]: {**knob, "its": knob["flag"][engine.kind]}
         for knob in knobs()
         if knob["flag"].get(engine.kind) in flags and knob["flag"][engine.kind] not in fixed
