@@ -14,7 +14,8 @@ from tunewright.envs.command_metrics import Rule, read_metrics
 from tunewright.envs.command_parameters import Parameters, read_parameters
 from tunewright.envs.command_places import PLACE
 from tunewright.envs.command_success import Success, read_success
-from tunewright.envs.command_table import Table, check_places, check_program
+from tunewright.envs.command_table import Table, check_places
+from tunewright.envs.command_used import check_used, missing_program
 from tunewright.envs.machine.description import machine_parameters
 from tunewright.envs.machine.keys import Key
 from tunewright.envs.service_file import KEYS as SERVICE_KEYS
@@ -144,10 +145,10 @@ def _description(path: Path, data: Any) -> Description:
     if served:
         texts = [file.text for file in files]
         service = read_service(path, top.data["service"], shell=shell, params=space.params, known=known, files=texts)
-    if not shell:
-        check_program(f"{path}, [{'service' if served else 'target'}]", command[0], cwd)
-        if service is not None and service.start:
-            check_program(f"{path}, [service]", service.start[0], cwd)
+    named = {f"[{'service' if served else 'target'}]": command, "[service]": service.start if service else ()}
+    for where, words in {} if shell else named.items():
+        if words and (wrong := missing_program(words[0], cwd)):
+            raise ConfigError(f"{path}, {where}: {wrong}")
     if success.as_default and mentions((*command, *target.get("env", dict, {}).values()), "seed"):
         raise ConfigError(f"{path}, [success]: same_as = 'default' needs runs whose output does not depend on {{seed}}")
     limit, memory = target.seconds("limit"), target.seconds("memory_mb")
@@ -163,6 +164,7 @@ def _description(path: Path, data: Any) -> Description:
     env = target.get("env", dict, {})
     if not all(isinstance(v, str) for v in env.values()):
         raise ConfigError(f"{path}, [target]: every value of env must be a text")
+    check_used(path, top.data, [file.text for file in files], parameters, known, [k.param.name for k in machine.values()])
     return Description(
         path=path,
         name=target.get("name", str, path.stem),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tunewright.envs.command_file import Description
+from tunewright.envs.command_used import first_program, missing_program
 from tunewright.target import Preflight
 
 _WHEN = {"reset": "before every run", "apply": "before every run", "rollback": "once at the end"}
@@ -80,13 +81,15 @@ def _missing(description: Description, hooks: Mapping[str, Sequence[str]], own: 
         stands = next(p for p in real.parents if p.exists())
         if not stands.is_dir() or not os.access(stands, os.W_OK | os.X_OK):
             missing.append(f"sudo setfacl -m u:{_user()}:rwx {shlex.quote(str(stands))}")
-    commands = {f"the {hook} command": words for hook, words in hooks.items()}
+    commands = {f"[hooks], {hook}": words for hook, words in hooks.items()}
+    measured = "[target], command"
     if (its := description.service) is not None:
-        commands |= {"the start command": its.start, **{f"the {n} command": w for n, w in its.commands.items()}}
-    for what, words in {} if description.shell else {"every run": description.command, **commands}.items():
-        program = words[0] if words else "{"
-        if "{" not in program and shutil.which(program) is None and not (description.cwd / program).exists():
-            missing.append(f"install {program}, which {what} of {description.path} needs")
+        measured = "[service], load"
+        around = {"start": its.start, "ready": its.ready.words, **its.commands, "stop": its.stop, "reload": its.reload}
+        commands |= {f"[service], {key}": words for key, words in around.items() if isinstance(words, tuple)}
+    for where, words in {measured: description.command, **commands}.items():
+        if said := missing_program(first_program(words, description.shell), description.cwd):
+            missing.append(f"{description.path}, {where}: {said}")
     for program in description.needs:
         if shutil.which(program) is None:
             missing.append(f"install {program}, which {description.path} needs")

@@ -20,6 +20,7 @@ from tunewright.envs.command_metrics import OUTPUT_LIMIT, STREAMS, fetch, gained
 from tunewright.envs.command_parameters import shown
 from tunewright.envs.command_places import Names, arguments, expanded, fill
 from tunewright.envs.command_success import problem
+from tunewright.envs.command_used import missing_program, misspelt
 from tunewright.envs.service import Instance
 from tunewright.errors import TargetError
 from tunewright.measuring import hooks
@@ -61,6 +62,8 @@ def run_hook(about: Description, hook: str, names: Names) -> None:
     words, limit_s = about.hooks.get(hook), about.hook_limits.get(hook, 0.0)
     if not words:
         return
+    if wrong := missing_program(words[0], about.cwd) if not about.shell else "":
+        raise TargetError(f"{about.path.name}, [hooks], {hook}: {wrong}")
     done = hooks.run(
         argument_list(about, words, names),
         cwd=str(about.cwd),
@@ -71,7 +74,8 @@ def run_hook(about: Description, hook: str, names: Names) -> None:
     if done.code is None:
         raise TargetError(f"the {hook} command took more than {limit_s:.0f} s and was ended{done.where}")
     if done.code != 0:
-        raise TargetError(f"the {hook} command {_exit(done.code)}{said(done.output)}{done.where}")
+        where = f"{about.path.name}, [hooks], {hook}: the {hook} command"
+        raise TargetError(f"{where} {_exit(done.code)}{said(done.output)}{misspelt(done.output)}{done.where}")
 
 
 def instance(about: Description, folder: Path, names: Names) -> Instance:

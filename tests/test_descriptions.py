@@ -1,0 +1,137 @@
+"""What people write wrong in a description: found when the file is read or before anything runs, named in one line."""
+
+import os
+import stat
+
+import pytest
+
+from tunewright.envs.command import open_target
+from tunewright.envs.command_used import first_program, misspelt
+from tunewright.errors import ConfigError
+
+PLAIN = """
+[target]
+name = "plain"
+command = ["echo", "{n}"]
+[parameters]
+n = { low = 1, high = 9, default = 2 }
+[[metric]]
+name = "v"
+direction = "max"
+regex = '([0-9]+)'
+"""
+
+
+@pytest.fixture
+def described(tmp_path):
+    def write(more="", text=PLAIN, **replace):
+        for old, new in replace.items():
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "plain.toml"
+        path.write_text(text + more)
+        return path
+
+    return write
+
+
+def refused(path):
+    with pytest.raises(ConfigError) as caught:
+        open_target(str(path), {})
+    assert "\n" not in str(caught.value) and path.name in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def redis_cli(tmp_path, monkeypatch):
+    """A program of that name on the PATH, so that a misspelt one is near it."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "redis-cli").write_text("#!/bin/sh\n")
+    (folder / "redis-cli").chmod(stat.S_IRWXU)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+# -- parameters that go nowhere ---------------------------------------------------------------------
+
+
+def test_a_parameter_that_is_used_nowhere_is_refused_by_name(described):
+    said = refused(described(n="n", **{"[parameters]": "[parameters]\nthreads = { low = 1, high = 4, default = 1 }"}))
+    assert "parameter threads: its value is used nowhere; write {threads} into the command" in said
+
+
+def test_a_placeholder_that_was_probably_meant_is_named(described):
+    said = refused(
+        described(
+            **{
+                '"{n}"': '"{n}", "-t {treads}"',
+                "[parameters]": "[parameters]\nthreads = { low = 1, high = 4, default = 1 }",
+            }
+        )
+    )
+    assert "there is {treads}, which is no parameter: was that meant?" in said
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "[hooks]\napply = ['sh', '-c', 'echo {m}']",
+        "[[file]]\npath = '{rundir}/a'\ncontent = 'm = {m}'",
+        "[[file]]\npath = '{rundir}/a'\neach = '{name} {value}'",
+        "[target.env]\nM = '{m}'",
+        "[success]\njudge = ['test', '{m}', '-gt', '0']",
+        "[[metric]]\nname = 'w'\ndirection = 'max'\nlog = '{rundir}/{m}'\nregex = '([0-9]+)'",
+    ],
+)
+def test_every_place_where_a_value_may_go_counts(use, described):
+    own = {"[parameters]": "[parameters]\nm = { low = 1, high = 4, default = 1 }"}
+    assert "m" in open_target(str(described(use, **own)), {}).space.params
+    refused(described(**own))
+
+
+def test_a_parameter_that_only_decides_about_another_is_used(described):
+    own = "[parameters]\nm = { choices = ['a', 'b'], default = 'a' }"
+    path = described(**{"[parameters]": own, "default = 2 }": "default = 2, when = \"m == 'b'\" }"})
+    assert list(open_target(str(path), {}).space.params) == ["m", "n"]
+
+
+# -- programs that are not there --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "shell"),
+    [
+        ('["redis-clii", "ping"]', ""),
+        ('["sh", "-c", "redis-clii config set n {n}"]', ""),
+        ('"redis-clii ping"', "shell = true"),
+    ],
+)
+def test_a_misspelt_program_of_a_hook_is_named_with_file_key_and_a_near_one(
+    command, shell, described, redis_cli, tmp_path
+):
+    path = described(f"[hooks]\napply = {command}\n", **{'name = "plain"': f'name = "plain"\n{shell}'})
+    missing = open_target(str(path), {}).preflight(workload="default", workdir=tmp_path / "w").missing
+    assert len(missing) == 1
+    assert f"{path}, [hooks], apply: there is no program 'redis-clii' on the PATH" in missing[0]
+    assert missing[0].endswith("did you mean 'redis-cli'?")
+
+
+def test_a_misspelt_program_of_the_command_is_refused_at_once(described, redis_cli):
+    assert "[target]: there is no program 'redis-clii'" in refused(described(**{'"echo"': '"redis-clii"'}))
+
+
+@pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        ("exec redis-cli ping", "redis-cli"), ("redis-cli; true", "redis-cli"), ("if true; then a; fi", ""),
+        ("A=1 b c", ""), ("f() { b; }; f", ""), ("cd x && y", ""), ("{prog} x", ""), ("\"my prog\" x", ""),
+    ],
+)  # fmt: skip
+def test_only_a_sure_program_of_a_shells_text_is_looked_for(text, program):
+    assert first_program([text], True) == program == first_program(["sh", "-c", text], False)
+
+
+def test_what_a_shell_did_not_find_gets_a_hint(redis_cli):
+    assert misspelt("/bin/sh: 1: redis-clii: not found\n") == "; did you mean 'redis-cli'?"
+    assert misspelt("bash: line 1: redis-clii: command not found") == "; did you mean 'redis-cli'?"
+    assert misspelt("page not found") == "" == misspelt("no route")
