@@ -164,7 +164,8 @@ def _description(path: Path, data: Any) -> Description:
     env = target.get("env", dict, {})
     if not all(isinstance(v, str) for v in env.values()):
         raise ConfigError(f"{path}, [target]: every value of env must be a text")
-    check_used(path, top.data, [file.text for file in files], parameters, known, [k.param.name for k in machine.values()])
+    of_machine = [key.param.name for key in machine.values()]
+    check_used(path, top.data, [file.text for file in files], parameters, known, of_machine)
     return Description(
         path=path,
         name=target.get("name", str, path.stem),

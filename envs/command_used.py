@@ -21,7 +21,8 @@ _SHELLS_OWN = frozenset(
     "getopts hash jobs let local read readonly return select set shift source time times trap true type typeset ulimit "
     "umask unalias unset wait declare shopt test printf echo kill pwd".split()
 )
-_NOT_USES = ("parameter", "parameters", "guarantee")  # tables that say what a parameter is, not where its value goes
+#: keys below which expressions or descriptions stand, not texts that values are filled into
+_NOT_USES = ("parameter", "parameters", "guarantee", "constraints", "dangerous", "about")
 
 
 def check_used(
@@ -64,17 +65,17 @@ def check_used(
     )
 
 
-def _texts(data: Any, table: bool = True) -> Iterator[str]:
+def _texts(data: Any) -> Iterator[str]:
     """Yield every text in which a placeholder is filled in."""
     if isinstance(data, str):
         yield data
     elif isinstance(data, Mapping):
         for key, value in data.items():
-            if not (table and key in _NOT_USES):
-                yield from _texts(value, table=False)
+            if key not in _NOT_USES:
+                yield from _texts(value)
     elif isinstance(data, list):
         for value in data:
-            yield from _texts(value, table=False)
+            yield from _texts(value)
 
 
 def missing_program(program: str, cwd: Path) -> str:

@@ -200,7 +200,10 @@ def test_a_file_that_may_not_be_written_is_a_command_to_paste(served, monkeypatc
 def test_missing_in_a_dry_run_is_exit_code_1(cli, served):
     served.write_text(served.read_text().replace('["sh", "-c", "echo back >> hooks.log"]', '["no-such-program-xyz"]'))
     ran = cli("tune", served, "--dry-run", code=1)
-    assert "app.toml, [hooks], rollback: there is no program 'no-such-program-xyz'" in ran.stdout and "Traceback" not in ran.stderr
+    assert (
+        "app.toml, [hooks], rollback: there is no program 'no-such-program-xyz'" in ran.stdout
+        and "Traceback" not in ran.stderr
+    )
     ran = cli("tune", served, "--trials", 2, "--json", code=1)
     assert json.loads(ran.stdout)["preflight"]["ready"] is False
     assert "nothing was started" in ran.stderr
