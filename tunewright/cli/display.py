@@ -13,7 +13,7 @@ from rich.text import Text
 
 from tunewright.cli.terminal import table
 from tunewright.plugins import explained, installed, load
-from tunewright.report.verdicts import NOT_VERIFIED, beside_search, heading, tried_in, verified
+from tunewright.report.verdicts import NOT_VERIFIED, beside_search, heading, repeated, tried_in, verified
 from tunewright.report.words import duration, number, settings
 from tunewright.sessions.machine import told
 from tunewright.space.parameters import Choice
@@ -199,6 +199,8 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
     out.print(rows)
     for text in told(document):
         out.print(Text(text, style="yellow"))
+    if said := repeated(document):
+        out.print(Text(said, style="dim"))
     if verdict:
         show_verdict(out, verdict)
         if said := beside_search(verdict, objective, tried_in(document["trials"])):

@@ -10,7 +10,7 @@ from typing import Any
 from tunewright.measuring.runs import values_of
 from tunewright.report import pages, svg
 from tunewright.report.importance import importance
-from tunewright.report.verdicts import NOT_VERIFIED, beside_search, fresh_values, heading, tried_in, verified
+from tunewright.report.verdicts import NOT_VERIFIED, beside_search, fresh_values, heading, repeated, tried_in, verified
 from tunewright.report.words import duration, number
 from tunewright.sessions.machine import told
 from tunewright.sessions.verdict import taken_back
@@ -61,6 +61,7 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "heading": heading(bool(verdict and verdict["improved"])),
         "not_verified": NOT_VERIFIED,
         "machine": told(document),
+        "repeated": repeated(document),
         "fresh": [(m, v) for m in document["metrics"] if (v := fresh_values(verdict, m["name"]))] if verdict else [],
         "trials": trials,
         "decided": decided,

@@ -19,6 +19,7 @@ from tunewright.measuring.runs import failures
 from tunewright.sessions import bounds, doubts, reduction
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import VERIFICATION_SEEDS, Setup
+from tunewright.sessions.tails import tails
 from tunewright.sessions.trials import Trials
 from tunewright.sessions.verdict import Verdict, medians, reliability, sentence
 from tunewright.sessions.watcher import View, Watcher
@@ -160,6 +161,8 @@ class Verification:
         candidate, default = self._standings(runs, tried)
         if candidate or default:
             better, said = bounds.judgement(said, candidate, default, better, reliable=not unreliable)
+        pairs = sum(r["of"] == "candidate" and r["status"] == "ok" for r in runs)
+        said = _joined(said, tails(setup.metrics, setup.objectives, runs, rank_at(self._looks(tried), pairs)))
         return Verdict(
             number=best.number,
             config=config,
