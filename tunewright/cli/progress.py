@@ -67,6 +67,8 @@ class Progress(Watcher):
     def ended(self, session: View, trial: Trial) -> None:
         """Print a line."""
         self.session = session
+        if trial.step == 0 and trial.status in ("failed", "timed out", "killed"):
+            return  # the session ends with an error that says so
         metric = session.objectives[0]
         if not self.headed:
             self.headed = True
