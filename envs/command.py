@@ -128,6 +128,13 @@ class CommandTarget(BaseTarget):
         """Whether the description starts a server of its own."""
         return self.description.service is not None and bool(self.description.service.start)
 
+    def waiting(self, workdir: Path) -> str:
+        """Return what a load waits for now; "" where it is at work."""
+        try:
+            return (workfolder.path_of(workdir, _RUNS) / command_run.WAITING).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
     def _run(self, names: Names, workdir: Path) -> Measurement:
         about = self.description
         run_hook(about, "reset", names)

@@ -21,7 +21,8 @@ from tunewright.envs.command_parameters import shown
 from tunewright.envs.command_places import Names, arguments, expanded, fill
 from tunewright.envs.command_success import problem
 from tunewright.envs.command_used import missing_program, misspelt
-from tunewright.envs.service import Instance
+from tunewright.envs.service_instance import Instance
+from tunewright.envs.service_waiting import Waiting
 from tunewright.errors import TargetError
 from tunewright.measuring import hooks
 from tunewright.space import Config
@@ -29,6 +30,8 @@ from tunewright.target import Measurement
 
 _TICK_NS = 20_000_000  # two writes of a file within a tick of the kernel's clock bear the same time
 _KERNELS = ("/proc/", "/sys/")  # where files are never written: each reading asks the kernel
+_SAID = 2000  # bytes of what a load printed that are looked at while it runs
+WAITING = ".waiting"  # what a load waits for, beside the folders of runs
 _WATCH_S = 0.1  # between looks whether the server is there while the load runs
 _OWN_LOG = "service"  # the log of a metric that is what the server prints
 
@@ -143,6 +146,10 @@ def measured(about: Description, names: Names, reference: Path, server: Instance
 def _command(about: Description, names: Names, out: Any, err: Any, server: Instance | None) -> int:
     words = argument_list(about, about.command, names)
     shell = about.shell and len(about.command) == 1
+    waiting = None
+    if server is not None:
+        ports = [port for _, port in service.addresses(server)]
+        waiting = Waiting(server.main(), ports, lambda: _tail(out, _SAID) + _tail(err, _SAID))
     try:
         child = subprocess.Popen(
             words[0] if shell else words,
@@ -157,25 +164,37 @@ def _command(about: Description, names: Names, out: Any, err: Any, server: Insta
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise TargetError(f"cannot start {words[0]!r} in {about.cwd}: {why}") from None
-    if server is None:
+    if server is None or waiting is None:
         return child.wait()
-    return _watched(child, server)
+    return _watched(child, server, waiting)
 
 
-def _watched(child: subprocess.Popen[bytes], server: Instance) -> int:
-    """Wait for a load; it is ended where its server dies, or it takes longer than its limit."""
+def _watched(child: subprocess.Popen[bytes], server: Instance, waiting: Waiting) -> int:
+    """Wait for a load; it is ended where its server dies, it takes longer than its limit, or will not reach it."""
     over, why = threading.Event(), list[str]()
-    main, limit_s = server.main(), server.service.load_s
+    main, limit_s, told = server.main(), server.service.load_s, server.folder.parent / WAITING
 
     def watch() -> None:
-        begun = time.monotonic()
+        begun, shown = time.monotonic(), ""
         while not over.wait(_WATCH_S):
             late = limit_s is not None and time.monotonic() - begun > limit_s
-            if late or (main is not None and not main.alive):
-                why.append(f"the load took more than {limit_s:g} s and was ended" if late else "")
+            words = waiting.words()
+            if words != shown:
+                shown = words
                 with suppress(OSError):
-                    os.killpg(child.pid, signal.SIGKILL)
-                return
+                    told.write_text(words, encoding="utf-8")
+            if late:
+                why.append(f"the load took more than {limit_s:g} s and was ended{f'; {words}' if words else ''}")
+            elif limit_s is None and waiting.lost():
+                why.append(
+                    f"{words}, and was ended: is the address in 'load' of [service] the server's? {{port}} is its free "
+                    "port; a load that begins later needs a 'load_limit'"
+                )
+            elif main is None or main.alive:
+                continue
+            with suppress(OSError):
+                os.killpg(child.pid, signal.SIGKILL)
+            return
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -184,7 +203,8 @@ def _watched(child: subprocess.Popen[bytes], server: Instance) -> int:
     finally:
         over.set()
         watcher.join()
-    if why and why[0]:
+        told.unlink(missing_ok=True)
+    if why:
         raise TargetError(why[0])
     return code
 
@@ -314,10 +334,10 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
-def _tail(file: Any) -> str:
-    file.seek(0, os.SEEK_END)
-    file.seek(max(0, file.tell() - OUTPUT_LIMIT))
-    return str(file.read().decode("utf-8", errors="replace"))
+def _tail(file: Any, limit: int = OUTPUT_LIMIT) -> str:
+    """Return the end of what a program wrote; its own place in the file stays, which it may still write to."""
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), limit, max(0, size - limit)).decode("utf-8", errors="replace")
 
 
 def _exit(code: int) -> str:

@@ -13,8 +13,8 @@ from tunewright.envs import service_process as processes
 from tunewright.envs.command_file import Description
 from tunewright.envs.command_places import Names
 from tunewright.envs.command_run import instance, run_hook
-from tunewright.envs.service import Instance
 from tunewright.envs.service_file import PLACES
+from tunewright.envs.service_instance import Instance
 from tunewright.errors import TargetError
 from tunewright.space import Config
 from tunewright.store.trees import remove_tree

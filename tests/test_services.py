@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from contextlib import suppress
@@ -18,7 +19,7 @@ import psutil
 import pytest
 
 from tunewright.cli import main
-from tunewright.envs import service_process
+from tunewright.envs import service_process, service_waiting
 from tunewright.envs.command import open_target
 from tunewright.errors import ConfigError, TargetError
 from tunewright.measuring.isolation import measure_once
@@ -185,6 +186,82 @@ def test_a_load_that_takes_too_long_is_ended(toml, tmp_path):
     found = once(toml("load_limit = 0.5"), tmp_path)
     assert "the load took more than 0.5 s" in found.reason
     assert not servers()
+
+
+@pytest.mark.parametrize("says", ["", "print('Connection refused', flush=True)"])
+def test_a_load_that_never_reaches_the_server_is_ended_with_what_to_look_at(says, toml, tmp_path, monkeypatch):
+    monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.2)
+    monkeypatch.setattr(service_waiting, "LOST_AFTER_S", 0.6)
+    (tmp_path / "load.py").write_text(f"import time; {says or 'pass'}; time.sleep(60)")
+    found = once(toml(), tmp_path)
+    assert re.search(r"no connection to the server \(port \d+\) for \d+ s", found.reason), found.reason
+    assert ("last said: Connection refused" if says else "has printed nothing") in found.reason
+    assert "is the address in 'load' of [service] the server's?" in found.reason and "load_limit" in found.reason
+    assert not servers()
+
+
+@pytest.mark.parametrize(
+    ("load", "more"),
+    [
+        (LOAD + "\ntime.sleep(1.5)\n", ""),  # it was connected: how long it computes then is its own matter
+        ("import time; time.sleep(1.5)\n" + LOAD, "load_limit = 20"),  # it is known to begin late
+        ("import time\nfor n in range(8): print('filling', n, flush=True); time.sleep(0.2)\n" + LOAD, ""),
+    ],
+)
+def test_a_load_that_is_at_work_is_left_alone(load, more, toml, tmp_path, monkeypatch):
+    monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.2)
+    monkeypatch.setattr(service_waiting, "LOST_AFTER_S", 0.6)
+    (tmp_path / "load.py").write_text(load)
+    found = once(toml(more), tmp_path)
+    assert found.ok, found.reason
+
+
+def test_what_a_load_waits_for_can_be_asked_while_it_does(toml, tmp_path, monkeypatch):
+    monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.2)
+    (tmp_path / "load.py").write_text("import time; time.sleep(1.5)")
+    path, heard = toml("load_limit = 1"), []
+    target = open_target(str(path), {})
+    over = threading.Event()
+
+    def ask():
+        while not over.wait(0.05):
+            heard.append(target.waiting(tmp_path))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    found = once(path, tmp_path)
+    over.set()
+    asking.join()
+    assert any("the load has had no connection to the server (port" in words for words in heard)
+    assert "took more than 1 s and was ended; the load has had no connection" in found.reason
+    assert target.waiting(tmp_path) == ""
+
+
+def test_sockets_tell_who_is_connected(tmp_path):
+    me = service_process.process(os.getpid())
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
+        local.bind(str(tmp_path / "s"))
+        local.listen()
+        where = service_waiting.listening(me)
+        assert server.getsockname()[1] in where.ports and str(tmp_path / "s") in where.paths and where.sure
+        before = service_waiting.connections(where)
+        with socket.create_connection(server.getsockname()):
+            assert len(service_waiting.connections(where) - before) == 2  # both ends
+        before = service_waiting.connections(where)
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(tmp_path / "s"))
+            assert service_waiting.connections(where) - before
+        with socket.socket(type=socket.SOCK_DGRAM) as udp:
+            udp.bind(("127.0.0.1", 0))
+            assert not service_waiting.listening(me).sure, "a load may use this instead"
+    assert service_waiting.listening(None, [7]).ports == {7} and not service_waiting.listening(None, [7]).sure
+
+
+def test_a_server_that_goes_into_the_background_unasked_is_explained_and_ended(toml, tmp_path):
+    found = once(toml(mode="daemon"), tmp_path)
+    assert re.search(r"went into the background, where \S+ \(process \d+\) goes on", found.reason), found.reason
+    assert "say 'daemon = true' in [service]" in found.reason and "daemon off" in found.reason
+    assert started.ends("server.py", within_s=5)
 
 
 def test_a_taken_port_is_named_with_who_has_it(toml, tmp_path):

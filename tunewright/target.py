@@ -258,6 +258,16 @@ class BaseTarget:
         """
         return {}
 
+    def waiting(self, workdir: Path) -> str:
+        """Return what the run that goes on waits for, where that is not its work; "" where nothing is known.
+
+        Called in the session's process, several times a second.
+
+        Args:
+            workdir: of the session.
+        """
+        return ""
+
     def revert(self) -> None:
         """Bring a running system back to the default's configuration at once, after a run that was cut short.
 

@@ -105,6 +105,10 @@ class MachineTarget(BaseTarget):
 
     # -- measuring --------------------------------------------------------------------------------
 
+    def waiting(self, workdir: Path) -> str:
+        """Return what the target's run waits for."""
+        return self.inner.waiting(workdir)
+
     def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
         """Let the target prepare, and write today's values to see that each setting can be written."""
         if self._state:

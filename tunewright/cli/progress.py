@@ -142,6 +142,8 @@ class Progress(Watcher):
         table.add_column(no_wrap=True, overflow="ellipsis")
         table.add_row(Text.assemble(("▶", "cyan"), f" {_line(self.status)}"))
         session = self.session
+        if session is not None and (words := session.target.waiting(session.workdir)):
+            table.add_row(Text(f"  {_line(words)}", style="yellow"))
         best = session.best if session else None
         if session is not None and best is not None:
             name = session.objectives[0]
