@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tunewright.envs import loads
 from tunewright.envs.command_file import Description
 from tunewright.envs.command_used import first_program, missing_program
 from tunewright.target import Preflight
@@ -51,7 +52,7 @@ def preflight(description: Description, serves: bool, workdir: Path) -> Prefligh
         notes.append(f"The load is {description.tool}; its own figures are the metrics.")
     inside = [f.path for f in description.files_for("trials") if f.inside]
     creates = [f"{path.replace('{workdir}', str(workdir))} is written for runs." for path in inside]
-    leaves = []
+    leaves = [] if serves else _left(description)
     words = [*description.command, *(word for hook in hooks.values() for word in hook)]
     if any("{workdir}" in word for word in words):
         leaves.append(f"What the program writes below {workdir} itself stays there; its path is told at the end.")
@@ -59,6 +60,18 @@ def preflight(description: Description, serves: bool, workdir: Path) -> Prefligh
         changes=changes, restarts=restarts, creates=creates, leaves=leaves, missing=_missing(description, hooks, own),
         notes=notes,
     )  # fmt: skip
+
+
+def _left(description: Description) -> list[str]:
+    """Say what the load leaves in a server of the user's; one that the session starts goes with its data."""
+    named = Path(first_program(description.command, description.shell)).name
+    tool = description.tool or (named if named in loads.names() else "")
+    if tool and (said := loads.leaves(tool)):
+        undone = "the rollback command may remove that" if "rollback" in description.hooks else (
+            "a rollback command under [hooks] can remove that"
+        )  # fmt: skip
+        return [f"{said[0].upper()}{said[1:]}; {undone}."]
+    return [] if description.service is None or tool else ["What the load writes into the server stays there."]
 
 
 def _file_words(path: Path) -> str:

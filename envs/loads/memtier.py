@@ -8,6 +8,7 @@ from pathlib import Path
 from tunewright.envs.loads._command import Command, usual_metrics
 from tunewright.errors import TargetError
 
+LEAVES = "memtier_benchmark writes keys such as memtier-42 into the server"
 METRICS = usual_metrics("p50", "p95", "p99")
 COMMAND = Command(
     program=("memtier_benchmark",),

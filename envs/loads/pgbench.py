@@ -12,6 +12,7 @@ import numpy as np
 from tunewright.envs.loads._command import TRANSACTIONS
 from tunewright.errors import ConfigError, TargetError
 
+LEAVES = "pgbench keeps tables pgbench_accounts, pgbench_history, ... in the database, and its writes stay in them"
 METRICS = TRANSACTIONS
 LOG_PREFIX = "pgbench_log"  # of the files that pgbench --log writes, its own default
 _PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}

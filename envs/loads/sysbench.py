@@ -10,6 +10,7 @@ import numpy as np
 from tunewright.envs.loads._command import TRANSACTIONS
 from tunewright.errors import TargetError
 
+LEAVES = "sysbench keeps tables sbtest1, sbtest2, ... in the database, and its writes stay in them"
 METRICS = TRANSACTIONS
 _PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
 _BAR = re.compile(r"^\s*([0-9.]+) \|[* ]*\s(\d+)\s*$", re.M)

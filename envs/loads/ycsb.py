@@ -8,6 +8,7 @@ from pathlib import Path
 from tunewright.envs.loads._command import find, usual_metrics
 from tunewright.errors import TargetError
 
+LEAVES = "YCSB writes records into the table or keys that it is given (usertable)"
 METRICS = usual_metrics("p50", "p95", "p99", of="operations")
 _SHARES = {"p50": ("50thPercentile", "50th"), "p95": ("95thPercentile", "95th"), "p99": ("99thPercentile", "99th")}
 _ASIDE = ("OVERALL", "CLEANUP", "TOTAL")  # no operations of their own
