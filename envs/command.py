@@ -14,7 +14,7 @@ from typing import Any
 
 from tunewright.envs import command_run, command_served, service
 from tunewright.envs.command_file import Description, File, load_description
-from tunewright.envs.command_forms import command_forms, costs, not_live
+from tunewright.envs.command_forms import command_forms, costs, file_lines, not_live
 from tunewright.envs.command_guarantees import weaker
 from tunewright.envs.command_places import PLACE, Names, fill, filled
 from tunewright.envs.command_preflight import preflight
@@ -344,13 +344,17 @@ class CommandTarget(BaseTarget):
         return {path: filled(file.text, names) + "\n" for path, file in self._own_files("service")}
 
     def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
-        """Return the environment and a drop-in of systemd, where command or environment name parameters."""
+        """Return the environment and a drop-in of systemd, where command or environment name parameters.
+
+        And where no file of the user's is described, the lines of other configuration files that name them.
+        """
         names = self._service_names(config, Path(tempfile.gettempdir()))
         about = self.description
         template = about.service.start if about.service is not None and self.serves else about.command
         names |= {name: name.upper() for name in PLACES} if self.serves else {}
         words, environment = command_run.argument_list(about, template, names), command_run.environment(about, names)
-        return command_forms(about, template, words, environment, {*self.space.params, *about.parameters.flags})
+        found = command_forms(about, template, words, environment, {*self.space.params, *about.parameters.flags})
+        return found if self._own_files("service") else {**found, "conf.d": file_lines(about, names, changed)}
 
     def still_to_do(self, config: Config, changed: Mapping[str, Value]) -> Sequence[str]:
         """Say which values are written and not live, where there is no apply command that would have made them so."""
