@@ -91,6 +91,10 @@ def instance(about: Description, folder: Path, names: Names) -> Instance:
 # -- the measured command ---------------------------------------------------------------------------
 
 
+class _Lost(TargetError):
+    """The load will not reach the server, however often it is run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Before:
     """What sources of metrics were before the run."""
@@ -119,7 +123,10 @@ def measured(about: Description, names: Names, reference: Path, server: Instance
     outputs = {}
     rundir = names["rundir"] or ""
     with open(Path(rundir, ".stdout"), "w+b") as out, open(Path(rundir, ".stderr"), "w+b") as err:
-        code = _command(about, names, out, err, server)
+        try:
+            code = _command(about, names, out, err, server)
+        except _Lost as error:  # not 'failed', which is tried again
+            return Measurement(status="rejected", reason=str(error), seconds=time.perf_counter() - begun)
         seconds = time.perf_counter() - begun
         for name, file in zip(STREAMS, (out, err), strict=True):
             outputs[name] = _tail(file)
@@ -171,7 +178,7 @@ def _command(about: Description, names: Names, out: Any, err: Any, server: Insta
 
 def _watched(child: subprocess.Popen[bytes], server: Instance, waiting: Waiting) -> int:
     """Wait for a load; it is ended where its server dies, it takes longer than its limit, or will not reach it."""
-    over, why = threading.Event(), list[str]()
+    over, why = threading.Event(), list[TargetError]()
     main, limit_s, told = server.main(), server.service.load_s, server.folder.parent / WAITING
 
     def watch() -> None:
@@ -184,12 +191,13 @@ def _watched(child: subprocess.Popen[bytes], server: Instance, waiting: Waiting)
                 with suppress(OSError):
                     told.write_text(words, encoding="utf-8")
             if late:
-                why.append(f"the load took more than {limit_s:g} s and was ended{f'; {words}' if words else ''}")
+                more = f"; {words}" if words else ""
+                why.append(TargetError(f"the load took more than {limit_s:g} s and was ended{more}"))
             elif limit_s is None and waiting.lost():
-                why.append(
+                why.append(_Lost(
                     f"{words}, and was ended: is the address in 'load' of [service] the server's? {{port}} is its free "
                     "port; a load that begins later needs a 'load_limit'"
-                )
+                ))  # fmt: skip
             elif main is None or main.alive:
                 continue
             with suppress(OSError):
@@ -205,7 +213,7 @@ def _watched(child: subprocess.Popen[bytes], server: Instance, waiting: Waiting)
         watcher.join()
         told.unlink(missing_ok=True)
     if why:
-        raise TargetError(why[0])
+        raise why[0]
     return code
 
 

@@ -17,6 +17,7 @@ from tunewright.envs.service_process import Process
 
 LOOK_AFTER_S = 2.0  # most loads are connected long before, and are looked at once only
 LOST_AFTER_S = 30.0  # without a connection and a word: it waits for something that will not come
+REFUSED_AFTER_S = 10.0  # where it says that it was refused: a server that is ready will not change its mind
 _LOOK_S = 1.0
 _LISTENS = "0A"  # TCP_LISTEN in /proc/net/tcp
 _REFUSED = ("refused", "cannot connect", "could not connect", "failed to connect", "unable to connect", "no route to")
@@ -113,7 +114,10 @@ class Waiting:
 
     def lost(self) -> bool:
         """Whether the load will not reach the server: silent or refused, and without a connection for long."""
-        if not self._where.sure or time.monotonic() - self._begun < LOST_AFTER_S or not self.words():
+        late = time.monotonic() - self._begun
+        if not self._where.sure or late < min(REFUSED_AFTER_S, LOST_AFTER_S) or not self.words():
             return False
         text = self._printed().lower()
-        return not text.strip() or any(word in text for word in _REFUSED)
+        if any(word in text for word in _REFUSED):
+            return True
+        return late >= LOST_AFTER_S and not text.strip()

@@ -192,28 +192,37 @@ def test_a_load_that_takes_too_long_is_ended(toml, tmp_path):
 def test_a_load_that_never_reaches_the_server_is_ended_with_what_to_look_at(says, toml, tmp_path, monkeypatch):
     monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.2)
     monkeypatch.setattr(service_waiting, "LOST_AFTER_S", 0.6)
+    monkeypatch.setattr(service_waiting, "REFUSED_AFTER_S", 0.6)
     (tmp_path / "load.py").write_text(f"import time; {says or 'pass'}; time.sleep(60)")
     found = once(toml(), tmp_path)
+    assert found.status == "rejected", "it is not tried again"
     assert re.search(r"no connection to the server \(port \d+\) for \d+ s", found.reason), found.reason
     assert ("last said: Connection refused" if says else "has printed nothing") in found.reason
     assert "is the address in 'load' of [service] the server's?" in found.reason and "load_limit" in found.reason
     assert not servers()
 
 
-@pytest.mark.parametrize(
-    ("load", "more"),
-    [
-        (LOAD + "\ntime.sleep(1.5)\n", ""),  # it was connected: how long it computes then is its own matter
-        ("import time; time.sleep(1.5)\n" + LOAD, "load_limit = 20"),  # it is known to begin late
-        ("import time\nfor n in range(8): print('filling', n, flush=True); time.sleep(0.2)\n" + LOAD, ""),
-    ],
-)
-def test_a_load_that_is_at_work_is_left_alone(load, more, toml, tmp_path, monkeypatch):
-    monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.2)
-    monkeypatch.setattr(service_waiting, "LOST_AFTER_S", 0.6)
-    (tmp_path / "load.py").write_text(load)
-    found = once(toml(more), tmp_path)
+def test_a_load_that_is_known_to_begin_late_is_left_alone(toml, tmp_path, monkeypatch):
+    monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.1)
+    monkeypatch.setattr(service_waiting, "LOST_AFTER_S", 0.2)
+    (tmp_path / "load.py").write_text("import time; time.sleep(0.5)\n" + LOAD)
+    found = once(toml("load_limit = 60"), tmp_path)
     assert found.ok, found.reason
+
+
+def test_a_load_that_was_connected_or_prints_is_at_work(monkeypatch):
+    monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.0)
+    monkeypatch.setattr(service_waiting, "LOST_AFTER_S", 0.0)
+    me = service_process.process(os.getpid())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent, prints, connected = (
+            service_waiting.Waiting(me, (), lambda text=text: text) for text in ("", "filling 3 of 8", "")
+        )
+        assert silent.lost() and not prints.lost() and "last said: filling 3" in prints.words()
+        socket.create_connection(server.getsockname()).close()  # short, and seen all the same
+        assert not connected.lost() and connected.words() == ""
+    nothing = service_waiting.Waiting(None, (), lambda: "")
+    assert not nothing.lost() and nothing.words() == "", "where the server listens is not known"
 
 
 def test_what_a_load_waits_for_can_be_asked_while_it_does(toml, tmp_path, monkeypatch):

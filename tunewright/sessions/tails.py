@@ -26,7 +26,8 @@ def tails(metrics: Sequence[Metric], objectives: Sequence[Metric], runs: Sequenc
     Returns:
         Sentences, "" where nothing told such percentiles.
     """
-    told, worse = [], []
+    told: list[str] = []
+    worse: list[str] = []
     for metric in metrics:
         pairs = verified_pairs(runs, metric.name)
         if metric.direction != "min" or metric in objectives or not pairs or not _TAIL.search(metric.name):
