@@ -108,8 +108,9 @@ class Waiting:
             self._reached = bool(connections(self._where) - self._before)
             if self._reached:
                 return ""
-        last = self._printed().strip().splitlines()
-        said = f"and last said: {last[-1][:200]}" if last else "and has printed nothing"
+        lines = self._printed().strip().splitlines()
+        told = [line for line in lines if any(word in line.lower() for word in _REFUSED)] or lines
+        said = f"and last said: {told[-1][:200]}" if told else "and has printed nothing"
         return f"the load has had no connection to the server ({self._where.words}) for {late:.0f} s {said}"
 
     def lost(self) -> bool:
