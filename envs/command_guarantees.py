@@ -143,6 +143,19 @@ def weaker(space: Space, guarantees: Sequence[Guarantee], config: Config) -> lis
     return found
 
 
+def fixed(space: Space, guarantees: Sequence[Guarantee]) -> set[str]:
+    """Return the choices all of whose other values are weaker than the default's: they stay, unless that is allowed."""
+    found = set()
+    for guarantee in guarantees:
+        now = guarantee.place(space, space.default)
+        for name in guarantee.names:
+            param = space.params[name]
+            others = [v for v in param.choices if v != param.default] if isinstance(param, Choice) else []
+            if others and all(guarantee.place(space, {**space.default, name: v}) > now for v in others):
+                found.add(name)
+    return found
+
+
 def _values(space: Space, name: str) -> Sequence[Value]:
     """Return values of a parameter at which its guarantee may be another: of a number its ends."""
     param = space.params[name]

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tunewright.envs import loads
 from tunewright.envs.command_file import Description
+from tunewright.envs.command_guarantees import fixed
 from tunewright.envs.command_used import first_program, missing_program
 from tunewright.target import Preflight
 
@@ -38,7 +39,9 @@ def preflight(description: Description, serves: bool, workdir: Path) -> Prefligh
         when = _WHEN[hook] + (again if hook == "apply" and "rollback" not in hooks and not serves else "")
         said = f"The {hook} command of {description.path.name} runs {when}: {_shown(command)}"
         (restarts if _STARTERS.search(" ".join(command)) else changes).append(said)
-    costly = [f"{p.name} ({p.restart})" for p in description.space.params.values() if p.restart != "none"]
+    kept = fixed(description.space, description.guarantees)
+    params = [p for p in description.space.params.values() if p.restart != "none" and p.name not in kept]
+    costly = [f"{p.name} ({p.restart})" for p in params]
     notes = []
     if costly and its is None:
         does = "the apply command has to do it" if "apply" in hooks else (

@@ -1,10 +1,15 @@
 """What people write wrong in a description: found when the file is read or before anything runs, named in one line."""
 
+import io
 import os
+import shutil
 import stat
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from tunewright.cli.progress import Progress
 from tunewright.envs.command import open_target
 from tunewright.envs.command_used import first_program, misspelt
 from tunewright.errors import ConfigError
@@ -135,3 +140,72 @@ def test_what_a_shell_did_not_find_gets_a_hint(redis_cli):
     assert misspelt("/bin/sh: 1: redis-clii: not found\n") == "; did you mean 'redis-cli'?"
     assert misspelt("bash: line 1: redis-clii: command not found") == "; did you mean 'redis-cli'?"
     assert misspelt("page not found") == "" == misspelt("no route")
+
+
+# -- what is told beforehand ------------------------------------------------------------------------
+
+
+def told(path, tmp_path):
+    return open_target(str(path), {}).preflight(workload="default", workdir=tmp_path / "w")
+
+
+LIVE = """
+[target]
+name = "live"
+[service]
+load = ["redis-benchmark", "-n", "10"]
+TOOL
+[hooks]
+apply = ["redis-cli", "config", "set", "hz", "{hz}"]
+[parameters]
+hz = { low = 1, high = 9, default = 2 }
+[[metric]]
+name = "v"
+direction = "max"
+regex = '([0-9]+)'
+"""
+
+
+@pytest.fixture
+def redis_benchmark(redis_cli, tmp_path):
+    shutil.copy(tmp_path / "bin" / "redis-cli", tmp_path / "bin" / "redis-benchmark")
+
+
+@pytest.mark.parametrize("tool", ["", 'tool = "redis-benchmark"'])
+def test_what_a_load_leaves_in_a_server_of_the_users_is_told(tool, described, redis_benchmark, tmp_path):
+    [left] = told(described(text=LIVE.replace("TOOL", tool)), tmp_path).leaves
+    assert "keys such as key:000000000042" in left and "a rollback command under [hooks] can remove that" in left
+    own = LIVE.replace("TOOL", f'start = ["redis-cli", "{{port}}"]\n{tool}')
+    assert not told(described(text=own), tmp_path).leaves, "a server of the session's own goes with its data"
+    other = LIVE.replace("TOOL", "").replace('"redis-benchmark"', '"redis-cli"')
+    assert told(described(text=other), tmp_path).leaves == ["What the load writes into the server stays there."]
+
+
+def test_a_parameter_that_a_guarantee_forbids_to_change_is_not_said_to_be_changed(described, tmp_path):
+    own = """[parameters]
+fsync = { choices = ["on", "off"], default = "on", restart = true }
+level = { choices = ["a", "b"], default = "a", restart = true }"""
+    guarantee = """
+[[guarantee]]
+name = "durability"
+[[guarantee.level]]
+when = "fsync == 'on'"
+[[guarantee.level]]
+loses = "all"
+"""
+    path = described(guarantee, **{"[parameters]": own, '"{n}"': '"{n}", "{fsync}", "{level}"'})
+    [note] = [line for line in told(path, tmp_path).notes if "take more than being written" in line]
+    assert "level (restart)" in note and "fsync" not in note
+
+
+def test_the_progress_line_says_what_a_run_waits_for():
+    class Target:
+        def waiting(self, workdir):
+            return "the load has had no connection"
+
+    session = SimpleNamespace(target=Target(), workdir=None, best=None, objectives=(), decided=(), careful="")
+    console = Console(width=100, file=io.StringIO())
+    progress = Progress(console, trials=1, minutes=None)
+    progress.session, progress.status = session, "trial 1"
+    console.print(progress._render())
+    assert "trial 1" in console.file.getvalue() and "the load has had no connection" in console.file.getvalue()
