@@ -58,9 +58,10 @@ def check_used(
         return
     near = difflib.get_close_matches(unused[0], [p for p in places if p not in known], n=1, cutoff=0.6)
     hint = f"; there is {{{near[0]}}}, which is no parameter: was that meant?" if near else ""
-    others = f", and so are {', '.join(unused[1:6])}{' and more' if len(unused) > 6 else ''}" if unused[1:] else ""
+    rest = f"{', '.join(unused[1:6])}{' and more' if len(unused) > 6 else ''}"
+    others = f", nor is that of {rest}" if rest else ""
     raise ConfigError(
-        f"{path}, parameter {printable(unused[0], 60)}: its value is used nowhere{others}{hint or '; write '}"
+        f"{path}, parameter {printable(unused[0], 60)}: its value is not used anywhere{others}{hint or '; write '}"
         + ("" if hint else f"{{{unused[0]}}} into the command, a [[file]], env or a hook, or take the parameter out")
     )
 

@@ -62,7 +62,7 @@ def redis_cli(tmp_path, monkeypatch):
 
 def test_a_parameter_that_is_used_nowhere_is_refused_by_name(described):
     said = refused(described(n="n", **{"[parameters]": "[parameters]\nthreads = { low = 1, high = 4, default = 1 }"}))
-    assert "parameter threads: its value is used nowhere; write {threads} into the command" in said
+    assert "parameter threads: its value is not used anywhere; write {threads} into the command" in said
 
 
 def test_a_placeholder_that_was_probably_meant_is_named(described):

@@ -216,7 +216,7 @@ def test_a_tool_gives_metrics_in_a_description(tmp_path):
     path.write_text("""
 [target]
 tool = "fio"
-command = ["cat", "told.json"]
+command = ["cat", "told{n}.json"]
 metrics = ["p99", "throughput"]
 [[metric]]
 name = "bandwidth"
