@@ -12,8 +12,8 @@ from tunewright.store.plan import Plan
 HEAD = """
 [target]
 name = "server"
-command = ["python3", "-c", "import sys; c, n = sys.argv[1:]; print('v:', int(n) * {'on': 1, 'local': 2, 'off': 3}[c])",
-           "{commit}", "{n}"]
+command = ["python3", "-c", "import sys; c, n = sys.argv[1:3]; print('v:', int(n) * {'on': 1, 'local': 2, 'off': 3}[c])",
+           "{commit}", "{n}", "{sync}"]
 [[parameter]]
 name = "commit"
 type = "choice"
