@@ -34,12 +34,17 @@ def preflight(description: Description, serves: bool, workdir: Path) -> Prefligh
     its = description.service
     changes = [_file_words(path) for path in own]
     restarts: list[str] = []
+    kept = fixed(description.space, description.guarantees)
+    if "apply" in hooks:
+        tried = [
+            n for n in description.space.params if n not in kept and n not in {k.name for k in description.machine}
+        ]
+        changes.append(f"New values are given to {_listed(tried, 12)}.")
     for hook, command in hooks.items():
         again = ", and once more with the default's values at the end, as there is no rollback command"
         when = _WHEN[hook] + (again if hook == "apply" and "rollback" not in hooks and not serves else "")
         said = f"The {hook} command of {description.path.name} runs {when}: {_shown(command)}"
         (restarts if _STARTERS.search(" ".join(command)) else changes).append(said)
-    kept = fixed(description.space, description.guarantees)
     params = [p for p in description.space.params.values() if p.restart != "none" and p.name not in kept]
     costly = [f"{p.name} ({p.restart})" for p in params]
     notes = []
@@ -73,7 +78,7 @@ def _left(description: Description) -> list[str]:
         undone = "the rollback command may remove that" if "rollback" in description.hooks else (
             "a rollback command under [hooks] can remove that"
         )  # fmt: skip
-        return [f"{said[0].upper()}{said[1:]}; {undone}."]
+        return [f"{said}; {undone}."]
     return [] if description.service is None or tool else ["What the load writes into the server stays there."]
 
 

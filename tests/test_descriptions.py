@@ -193,7 +193,9 @@ when = "fsync == 'on'"
 [[guarantee.level]]
 loses = "all"
 """
-    path = described(guarantee, **{"[parameters]": own, '"{n}"': '"{n}", "{fsync}", "{level}"'})
+    guarantee += "[hooks]\napply = ['true', '{fsync}', '{level}']\n"
+    path = described(guarantee, **{"[parameters]": own})
+    assert "New values are given to level, n." in told(path, tmp_path).changes
     [note] = [line for line in told(path, tmp_path).notes if "take more than being written" in line]
     assert "level (restart)" in note and "fsync" not in note
 
