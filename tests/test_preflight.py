@@ -118,7 +118,7 @@ def test_a_dry_run_as_json(cli, served):
     said = json.loads(cli("tune", served, "--dry-run", "--json", "--trials", 3).stdout)["preflight"]
     assert said["live"] and said["ready"] and said["missing"] == []
     assert said["session"] == "app-1" and said["free_bytes"] > 0 and said["runs"] == [22, 42]
-    assert "systemctl" in said["restarts"][0] and "rollback" in said["changes"][1]
+    assert "systemctl" in said["restarts"][0] and any("rollback" in line for line in said["changes"])
 
 
 def test_a_narrow_terminal_loses_no_letter(served):

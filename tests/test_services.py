@@ -314,7 +314,7 @@ high = 9
 default = 1
 restart = true
 [[parameter]]"""
-    text = BASE.replace("[[parameter]]", more, 1)
+    text = BASE.replace("[[parameter]]", more, 1).replace('"value {n}"', '"m {m} value {n}"')
     path = toml('keep = true\nreload = "SIGHUP"', text=text)
     (tmp_path / "load.py").write_text(LOAD + "\n")
     first, same, reloaded = (once(path, tmp_path, n=n) for n in (2, 2, 7))
