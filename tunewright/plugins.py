@@ -30,6 +30,8 @@ AUTO_MULTI = ("tpe",)
 # specs whose argument is a path and nothing else; options that take a path, those of targets a preset's name as well
 _FILE_SPECS = frozenset({"table", "command", "policy"})
 _TARGET_FILES = frozenset({"trace", "nodes", "dags", "model", "cluster", "load", "schema"})
+# addresses that a target is opened with as they are, by how they begin
+_SCHEMES = {"postgresql": "postgres", "postgres": "postgres", "mariadb": "mariadb", "mysql": "mysql"}
 _WEIGHT = re.compile(r"(?:@\d+)?\s*$")  # of one of several scripts
 _TUNER_FILES = frozenset({"manual", "rules", "trace", "log", "replay"})
 
@@ -118,11 +120,16 @@ def explained(error: BaseException) -> str:
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """Split ``NAME`` or ``NAME:ARGUMENT``; a path to a TOML file means ``command:PATH``.
+    """Split ``NAME`` or ``NAME:ARGUMENT``; a path to a TOML file means ``command:PATH``, and an address its target.
 
     >>> split_spec("table:data/t.csv.gz"), split_spec("my.toml")
     (('table', 'data/t.csv.gz'), ('command', 'my.toml'))
+    >>> split_spec("postgresql://me@host/shop")
+    ('postgres', 'postgresql://me@host/shop')
     """
+    scheme, sign, _ = spec.partition("://")
+    if sign and scheme in _SCHEMES:
+        return _SCHEMES[scheme], spec
     if spec.endswith(".toml") and not spec.startswith("command:"):
         return "command", spec
     name, _, argument = spec.partition(":")
@@ -133,7 +140,7 @@ def open_target(spec: str, options: Mapping[str, str] | None = None) -> BaseTarg
     """Open a target by its spec.
 
     Args:
-        spec: ``NAME``, ``NAME:ARGUMENT``, or the path of a command target's TOML file.
+        spec: ``NAME``, ``NAME:ARGUMENT``, the path of a command target's TOML file, or a server's address.
         options: target options by name.
 
     Raises:

@@ -33,7 +33,7 @@ from tunewright.envs.storage import (
     mariadb_preflight,
     mariadb_server,
 )
-from tunewright.envs.storage.mariadb_dsn import Address, Statements, chosen, connected, read_address, spelled
+from tunewright.envs.storage.mariadb_dsn import Address, Statements, chosen, connected, read_address
 from tunewright.envs.storage.mariadb_foreign import Way
 from tunewright.envs.storage.mariadb_foreign import revive as revive  # called before a target is opened anew
 from tunewright.envs.storage.mariadb_load import BENCH, OWN, WORKLOADS, Work
@@ -41,6 +41,7 @@ from tunewright.envs.storage.mariadb_lock import Guard
 from tunewright.envs.storage.mariadb_options import OPTIONS, number, yes
 from tunewright.envs.storage.mariadb_options import work as work_of
 from tunewright.errors import ConfigError, TargetError, missing_extra
+from tunewright.plugins import split_spec
 from tunewright.space import Config, Value
 from tunewright.space.facts import machine_facts
 from tunewright.store.dsn import read_dsn
@@ -58,7 +59,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> MariaDBTarget:
         import pymysql  # noqa: F401
     except ImportError:
         raise missing_extra("pymysql", "mariadb", "target 'mariadb'") from None
-    dsn, address = chosen(spelled(argument or options.get("dsn") or ""), os.environ.get("TUNEWRIGHT_MARIADB_DSN", ""))
+    dsn, address = chosen(argument or options.get("dsn") or "", os.environ.get("TUNEWRIGHT_MARIADB_DSN", ""))
     if ("config" in options) != ("restart" in options):
         raise ConfigError("restart and config belong together: -O restart=COMMAND -O config=FILE")
     named = options.get("parameters", "core")
@@ -311,7 +312,7 @@ class MariaDBTarget(BaseTarget):
             return self
         work = replace(self.work, script=None, statements=())  # what is applied to may have no such database
         its = MariaDBTarget(
-            dsn=spelled(to.removeprefix("mariadb:") if to.startswith("mariadb:m") else to), work=work, names=self.names,
+            dsn=split_spec(to)[1], work=work, names=self.names,
             restart=self.restart, config=self.config, memory_mb=self.memory_mb,
         )  # fmt: skip
         its._folder, its._entry = self._folder, self._entry
@@ -319,7 +320,7 @@ class MariaDBTarget(BaseTarget):
 
     def changes(self, to: str | None = None) -> Sequence[str]:
         """Return the foreign server's identity, which does not depend on how it is reached."""
-        server = read_address(spelled(to)) if to else self._server
+        server = read_address(split_spec(to)[1]) if to else self._server
         if server is None:
             return ()
         with connected(server.at("")) as ask:
@@ -332,7 +333,7 @@ class MariaDBTarget(BaseTarget):
         Raises:
             HeldError: another session holds it; the message says which.
         """
-        server = read_address(spelled(to)) if to else self._server
+        server = read_address(split_spec(to)[1]) if to else self._server
         if server is None:
             yield
             return
