@@ -218,7 +218,7 @@ def test_a_real_interrupt_while_a_plugin_is_imported_stops_the_program(tmp_path)
 @pytest.mark.parametrize(
     ("spec", "kind"),
     [
-        ("postgresql://me:s3cret@h:5432/shop.toml", "postgres"),
+        ("postgresql://me:s3cret@h:5432/shop", "postgres"),
         ("postgres://me:s3cret@h/shop?sslmode=require", "postgres"),
         ("mariadb://me:s3cret@h/shop", "mariadb"),
         ("mysql://me:s3cret@h/shop", "mysql"),
@@ -228,6 +228,7 @@ def test_an_address_is_work_for_its_target_and_keeps_its_password_to_itself(spec
     from tunewright.store.secrets import public_spec
 
     assert split_spec(spec) == (kind, spec)
+    assert split_spec(f"{spec.partition('?')[0]}.toml")[0] == kind, "a database may be called so"
     public = public_spec(spec)
     assert public == spec.replace(":s3cret", "")
     assert split_spec(public) == (kind, public), "a stored session is opened by it"
