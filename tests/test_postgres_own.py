@@ -131,6 +131,25 @@ def test_a_load_that_reads_runs_in_the_database_itself(cluster, scripts):
     assert not list(folder.glob("pgbench*"))
 
 
+@pytest.mark.parametrize("options", [{"writes": "yes"}, {"reset": "template"}, {"reset": "dump"}], ids=str)
+def test_a_load_that_writes_is_tried_before_anything_is_made(options, cluster, scripts):
+    """Rolled back: the fixture sees that the data stay as they are, though the script commits."""
+    script = scripts / "order.sql"
+    script.write_text("BEGIN;\nUPDATE app.item SET value = value + 1;\nCOMMIT;\n\\set id 1\nSELECT 1;\n")
+    target = open_target(database(cluster), {**QUICK, **options, "load": str(script)})
+    look = target.preflight(workload="load", workdir=scripts)
+    assert look.missing == [] and any("tried once in database app" in note for note in look.notes)
+    script.write_text("UPDATE app.item\n  SET valeu = 1;\n")
+    (said,) = target.preflight(workload="load", workdir=scripts).missing
+    assert "order.sql, line 2: " in said and 'column "valeu"' in said and "LINE 2:   SET valeu" in said
+    script.write_text("\\set id randon(1, 2)\nSELECT 1;\n")
+    (said,) = target.preflight(workload="load", workdir=scripts).missing
+    assert "order.sql:1: " in said and "randon" in said and str(scripts) not in said.replace(str(script), "")
+    script.write_text("VACUUM app.item;\n")
+    look = target.preflight(workload="load", workdir=scripts)
+    assert look.missing == [] and any("was not tried" in note for note in look.notes)
+
+
 def test_a_load_that_writes_needs_a_copy(cluster, scripts):
     load = f"{scripts}/read.sql@3,{scripts}/write.sql@1"
     target = open_target(database(cluster), {**QUICK, "load": load})

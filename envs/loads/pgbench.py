@@ -15,6 +15,16 @@ from tunewright.errors import ConfigError, TargetError
 METRICS = TRANSACTIONS
 LOG_PREFIX = "pgbench_log"  # of the files that pgbench --log writes, its own default
 _PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
+# what a semicolon or a backslash within does not end a statement, as in psql's scanner
+_PIECES = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|\b[eE]'(?:\\.|''|[^'\\])*'|'(?:''|[^'])*'|"[^"]*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$
+    |\\;|(?P<ends>;|\\(?:gset|aset)[^\n]*)|(?P<meta>\\(?:\\\n|[^\n])*)""",
+    re.DOTALL | re.VERBOSE,
+)
+_CONTROLS = re.compile(
+    r"(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE\s+TRANSACTION)\b", re.IGNORECASE
+)
+_ENDS = re.compile(r"\\;|\b(?:COMMIT|ROLLBACK|ABORT|PREPARE\s+TRANSACTION)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +82,60 @@ def problem(script: Script) -> str:
             "several with weights: read.sql@3,write.sql@1"
         )
     return "" if without_comments(text).strip() else f"the script {script.path} of the load has no statements"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    r"""A command of a script, in the order in which pgbench counts them.
+
+    Attributes:
+        text: an SQL statement, or a line such as ``\set``.
+        begin, end: where it stands in the script.
+        line: of the script on which it begins, from 1.
+    """
+
+    text: str
+    begin: int
+    end: int
+    line: int
+
+
+def commands(text: str) -> list[Command]:
+    r"""Split a script as pgbench does.
+
+    >>> [(c.line, c.text) for c in commands("\\set a 1\nSELECT ';' -- ;\n;\n\nEND; SELECT $$;$$ \\gset")]
+    [(1, '\\set a 1'), (2, "SELECT ';' -- ;\n;"), (5, 'END;'), (5, 'SELECT $$;$$ \\gset')]
+    """
+    spans, begin = [], 0
+    for piece in _PIECES.finditer(text):
+        if piece["meta"]:
+            spans += [(begin, piece.start()), piece.span()]
+            begin = piece.end()
+        elif piece["ends"]:
+            spans.append((begin, piece.end()))
+            begin = piece.end()
+    found = []
+    for start, end in [*spans, (begin, len(text))]:
+        if without_comments(text[start:end]).strip(" \t\r\n;"):
+            start += re.match(r"(?:\s|--[^\n]*|/\*.*?\*/)*", text[start:end], re.DOTALL).end()  # type: ignore[union-attr]
+            line = text.count("\n", 0, start) + 1
+            found.append(Command(text=text[start:end].strip(), begin=start, end=end, line=line))
+    return found
+
+
+def rolled_back(text: str) -> str:
+    """Return a script as one transaction that is rolled back, on the same lines; "" where that is not sure to work.
+
+    What the script says of transactions itself is left out.
+    """
+    for command in reversed(commands(text)):
+        if _CONTROLS.match(command.text) and "\\;" not in command.text:
+            gone = re.sub(r"[^\n]", " ", text[command.begin : command.end])
+            text = text[: command.begin] + gone + text[command.end :]
+    code = _PIECES.sub(lambda piece: piece[0] if piece[0] in (";", "\\;") else " ", text)
+    if _ENDS.search(code):  # a command that is several statements, or what the pattern above does not know
+        return ""
+    return f"BEGIN READ WRITE; {text}\n;ROLLBACK;\n"  # an empty command does no harm
 
 
 def without_comments(text: str) -> str:

@@ -76,8 +76,8 @@ def look(connection: Any, facts: Facts) -> Preflight:
         changes.append(f"The load writes to database {facts.database}; that is not undone.")
     creates, leaves, notes = _room(connection, facts, bench_there)
     notes += _notes(connection, facts)
-    if facts.work.scripts and not copies and not facts.work.writes and not missing:
-        _tried(facts, missing, notes)
+    if facts.work.scripts and not missing:
+        _tried_undone(facts, missing, notes) if copies or facts.work.writes else _tried(facts, missing, notes)
     return Preflight(
         changes=changes,
         restarts=_restarts(facts),
@@ -209,6 +209,25 @@ def _tried(facts: Facts, missing: list[str], notes: list[str]) -> None:
         notes.append("A script of the load takes more than 5 s: whether it only reads is seen when the session begins.")
     else:
         notes.append("The load only reads, so it runs in the database itself, in transactions that cannot write.")
+
+
+def _tried_undone(facts: Facts, missing: list[str], notes: list[str]) -> None:
+    """Run a load that may write once, in a transaction that is rolled back, where its copies will come from."""
+    work = facts.work
+    if work.reset == "dump" and work.source:
+        notes.append("The load is tried first on the dump, when the session begins.")
+        return
+    database = work.source or facts.database
+    tried = postgres_load.dry_run_undone(at(facts.dsn, database), work, limit_s=_DRY_RUN_S, owned=work.reset == "dump")
+    if tried.fails:
+        missing.append(f"The load has to work: {tried.fails}")
+    elif tried.slow:
+        notes.append(
+            "A script of the load was not tried: it takes more than 5 s, waits for a lock of somebody else, or cannot "
+            "run within a transaction."
+        )
+    else:
+        notes.append(f"The load was tried once in database {database}, in a transaction that was rolled back.")
 
 
 # -- the rest -----------------------------------------------------------------------------------------------------
