@@ -210,3 +210,17 @@ def test_scripts_are_found_again_from_another_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     found = located_options("a", {"load": "read.sql@3, write.sql", "schema": "read.sql"}, {"cwd": str(tmp_path)})
     assert found == {"load": f"{tmp_path}/read.sql@3,{tmp_path}/write.sql", "schema": f"{tmp_path}/read.sql"}
+
+
+@pytest.mark.parametrize(("key", "way"), [("reset", "dump:"), ("dump", ""), ("config", "")])
+def test_a_dump_is_found_again_from_another_directory(key, way, tmp_path, monkeypatch):
+    (tmp_path / "shop.dump").write_text("SELECT 1;\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    stored = {key: f"{way}shop.dump"}
+    assert located_options("a", stored, {"cwd": str(tmp_path)}) == {key: f"{way}{tmp_path}/shop.dump"}
+    for word in ("template", "template:shop.dump", "none"):  # a database of the file's name is none
+        assert located_options("a", {"reset": word}, {"cwd": str(tmp_path)}) == {"reset": word}
+    (tmp_path / "shop.dump").rename("shop.dump")
+    with pytest.raises(ConfigError, match=f"--option {key}={way}PATH"):
+        located_options("a", stored, {"cwd": str(tmp_path)})

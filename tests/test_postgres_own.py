@@ -18,6 +18,7 @@ from tunewright.envs.storage.postgres import open_target
 from tunewright.envs.storage.postgres_foreign import Guard, alter
 from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.errors import ConfigError, HeldError, TargetError
+from tunewright.sessions.changes import Journal, Owner, document
 from tunewright.sessions.originals import noticing
 from tunewright.sessions.service import rollback_session
 from tunewright.sessions.session import Session
@@ -482,11 +483,38 @@ def test_preflight_of_the_benchmark(cluster, tmp_path):
     assert any(cluster.restart in text and "shared_buffers" in text for text in look.restarts)
 
 
-def test_nothing_to_tune_is_said(cluster):
-    with pytest.raises(
-        ConfigError, match="none of these settings can be tuned here: shared_buffers: it needs a restart"
-    ):
-        open_target(cluster.dsn, {"parameters": "shared_buffers"})
+def test_nothing_to_tune_is_said(cluster, tmp_path):
+    target = open_target(cluster.dsn, {"parameters": "shared_buffers"})
+    said = "none of these settings can be tuned here: shared_buffers: it needs a restart"
+    assert target.preflight(workload="tpcb", workdir=tmp_path).missing[0].startswith(said)
+    with pytest.raises(ConfigError, match=said):
+        target.prepare(workload="tpcb", seed=1, budget=Budget(workdir=tmp_path))
+
+
+def test_what_a_session_left_is_put_back_where_a_role_has_all_its_parameters_by_now(cluster, tmp_path, store):
+    plan = Plan(target=f"postgres:{cluster.dsn}", tuner="random", options={"parameters": "work_mem", "scale": "1"})
+    with Session.create(plan, "a", store):
+        pass
+    before = cluster.settings(("work_mem",))
+    target = open_target(cluster.dsn, {"parameters": "work_mem"})
+    owner = Owner(what="session 'a'", store=store.public_url, name="a", target=plan.target, options=plan.options)
+    journal = Journal(owner.store, "a", "measure")
+    folder = journal.begin()
+    journal.write(document(target, owner, target.snapshot(folder), "measuring"))
+    alter(target.dsn, [], {"work_mem": "9000"}, folder=folder)
+    execute(cluster.dsn, "ALTER ROLE postgres SET work_mem = '7MB'")
+    try:
+        rollback_session(store, "a", spec=None)
+    finally:
+        execute(cluster.dsn, "ALTER ROLE postgres RESET work_mem")
+    assert cluster.settings(("work_mem",)) == before
+
+
+def test_what_a_guarantee_forbids_is_not_said_to_be_changed(cluster, tmp_path):
+    target = open_target(cluster.dsn, {"parameters": "work_mem,full_page_writes,synchronous_commit"})
+    changes = target.preflight(workload="tpcb", workdir=tmp_path).changes
+    assert changes[0].endswith(": synchronous_commit, work_mem.")
+    assert changes[1] == "Not changed unless you say --allow durability: full_page_writes."
 
 
 @pytest.mark.slow

@@ -29,7 +29,8 @@ AUTO_MULTI = ("tpe",)
 
 # specs whose argument is a path and nothing else; options that take a path, those of targets a preset's name as well
 _FILE_SPECS = frozenset({"table", "command", "policy"})
-_TARGET_FILES = frozenset({"trace", "nodes", "dags", "model", "cluster", "load", "schema"})
+_TARGET_FILES = frozenset({"trace", "nodes", "dags", "model", "cluster", "load", "schema", "dump", "config", "reset"})
+_WAYS = {"reset": "dump:"}  # options that are a word, or with this in front a file
 # addresses that a target is opened with as they are, by how they begin
 _SCHEMES = {"postgresql": "postgres", "postgres": "postgres", "mariadb": "mariadb", "mysql": "mysql"}
 _WEIGHT = re.compile(r"(?:@\d+)?\s*$")  # of one of several scripts
@@ -277,12 +278,16 @@ def located_options(
     found = dict(options)
     for key in files & options.keys() - set(given):
         if isinstance(options[key], str):
-            parts = options[key].split(",") if key in ("manual", "load") else [options[key]]
-            instead = f"name the one to use with {flag} {key}=PATH"
+            way = _WAYS.get(key, "")
+            if not options[key].startswith(way):
+                continue
+            given_path = options[key].removeprefix(way)
+            parts = given_path.split(",") if key in ("manual", "load") else [given_path]
+            instead = f"name the one to use with {flag} {key}={way}PATH"
             weights = [_WEIGHT.search(p)[0] if key == "load" else "" for p in parts]  # type: ignore[index]
             files_of = [p.strip().removesuffix(weight) for p, weight in zip(parts, weights, strict=True)]
             there = [_as_started(name, file, record, sure=tuner, instead=instead) for file in files_of]
-            found[key] = ",".join(map("".join, zip(there, weights, strict=True)))
+            found[key] = way + ",".join(map("".join, zip(there, weights, strict=True)))
     return found
 
 

@@ -32,6 +32,7 @@ from tunewright.envs.storage import (
     mariadb_params,
     mariadb_preflight,
     mariadb_server,
+    servers,
 )
 from tunewright.envs.storage.mariadb_dsn import Address, Statements, chosen, connected, read_address
 from tunewright.envs.storage.mariadb_foreign import Way
@@ -357,6 +358,7 @@ class MariaDBTarget(BaseTarget):
             run=self._run_database if self.work.way(workload) != "none" else "",
             parameters=list(self.space.params),
             static=sorted(self._static),
+            kept=servers.kept_by_guarantees(self),
             left=self.left,
             restart=self.restart,
             config=self.config,

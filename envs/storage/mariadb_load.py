@@ -32,6 +32,8 @@ _READS = re.compile(
 _SWITCHES = re.compile(
     r"\b(SET\s+(@@)?(GLOBAL|PERSIST)|READ\s+WRITE|(TX|TRANSACTION)_READ_ONLY|INTO\s+(OUT|DUMP)FILE)\b", re.IGNORECASE
 )
+_NOT_PREPARED = re.compile("not supported in the prepared statement protocol|explicit or implicit commit")
+_NOT_THERE = re.compile("doesn't exist|Unknown (table|column)")  # a statement before may make it
 _ELSEWHERE = re.compile(rb"^\s*(/\*!\d+\s*)?(USE\s|CREATE\s+(DATABASE|SCHEMA)|DROP\s+(DATABASE|SCHEMA))", re.I | re.M)
 
 
@@ -257,6 +259,30 @@ def check(address: Address, work: Work) -> None:
             if "READ ONLY" in str(error):
                 raise TargetError(refusal.format(str(error))) from None
             raise TargetError(f"{work.script.name} fails: {error}") from None
+
+
+def faults(ask: Statements, work: Work, database: str) -> list[str]:
+    """Return why statements of the user's own SQL cannot run: their syntax, tables and rights, with file and line.
+
+    Each is prepared by the server, which executes nothing: what is changed could not be rolled back in all engines.
+    """
+    assert work.script is not None
+    ask(f"USE `{database.replace('`', '``')}`")
+    makes = any(re.match(r"(CREATE|ALTER|RENAME)\b", text, re.IGNORECASE) for text in work.statements)
+    text, at = work.script.read_text(encoding="utf-8"), 0
+    for statement in work.statements:
+        found = text.find(statement[:40].split("\n")[0], at)
+        at = at if found < 0 else found
+        try:
+            ask("PREPARE tunewright FROM %s", statement)
+            ask("DEALLOCATE PREPARE tunewright")
+        except TargetError as error:
+            said = str(error)
+            if _NOT_PREPARED.search(said) or (makes and _NOT_THERE.search(said)):
+                continue
+            line = text.count("\n", 0, at) + 1
+            return [f"The load has to work: {work.script}, the statement on line {line}: {said}"]
+    return []
 
 
 def run(address: Address, work: Work, workload: str, seed: int, *, events: int, warm: bool) -> dict[str, float]:

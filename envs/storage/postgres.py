@@ -34,6 +34,7 @@ from tunewright.envs.storage import (
     postgres_saving,
     postgres_scope,
     postgres_server,
+    servers,
 )
 from tunewright.envs.storage.postgres_bench import BENCH, WORKLOADS, fill, fill_database, run, run_file, tidy, words_of
 from tunewright.envs.storage.postgres_copies import at
@@ -117,11 +118,13 @@ class PostgresTarget(BaseTarget):
                 where = f"this server (PostgreSQL {version})"
                 raise ConfigError(f"{where} has no setting {name!r}; see its view pg_settings")
         self.left: dict[str, str] = {}
+        self._hopeless = ""  # of a new session; what one left can be put back all the same
         if dsn:
-            rows, self.left = postgres_scope.usable(rows, self.work.scope, restart=bool(self.restart))
-            if not rows:
+            able, self.left = postgres_scope.usable(rows, self.work.scope, restart=bool(self.restart))
+            if not able:
                 why = "; ".join(f"{name}: {reason}" for name, reason in self.left.items())
-                raise ConfigError(f"none of these settings can be tuned here: {why}")
+                self._hopeless = f"none of these settings can be tuned here: {why}"
+            rows = able or rows
         self._contexts = {str(row["name"]): str(row["context"]) for row in rows}
         ram, cores = int(machine_facts()["RAM_BYTES"]), int(machine_facts()["CPU_COUNT"])
         self.version, self.live = version, bool(dsn)
@@ -185,6 +188,8 @@ class PostgresTarget(BaseTarget):
             TargetError: the load writes to the user's database though nothing would undo it, or is another one than
                 when the session began.
         """
+        if self._hopeless:
+            raise ConfigError(self._hopeless)
         prepared = {"template": "", **budget.prepared}
         if self.work.scripts:
             load = self.work.fingerprint()
@@ -340,10 +345,12 @@ class PostgresTarget(BaseTarget):
             scope=self._scope(),
             restart=self.restart,
             contexts=self._contexts,
+            kept=servers.kept_by_guarantees(self),
             left=self.left,
         )
         with connected(self.dsn) as connection:
-            return postgres_preflight.look(connection, facts)
+            found = postgres_preflight.look(connection, facts)
+        return replace(found, missing=[self._hopeless, *found.missing]) if self._hopeless else found
 
     def changes(self, to: str | None = None) -> Sequence[str]:
         """Return the foreign server's identity, which does not depend on how it is reached."""

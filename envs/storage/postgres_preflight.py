@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright.envs.storage import postgres_load
+from tunewright.envs.storage import postgres_load, servers
 from tunewright.envs.storage.postgres_copies import at, exists, size_bytes
 from tunewright.envs.storage.postgres_options import Work
 from tunewright.envs.storage.postgres_programs import program
@@ -38,6 +38,7 @@ class Facts:
         scope: where candidates' settings are set.
         restart: the command that restarts the server; empty for none.
         contexts: of the parameters that are tuned, by name.
+        kept: those that no other value leaves as safe as it is, with the guarantee.
         left: parameters that are left alone, and why.
     """
 
@@ -49,6 +50,7 @@ class Facts:
     scope: Scope
     restart: Sequence[str]
     contexts: Mapping[str, str]
+    kept: Mapping[str, str]
     left: Mapping[str, str]
 
 
@@ -65,13 +67,13 @@ def look(connection: Any, facts: Facts) -> Preflight:
     if problem := facts.work.problem():
         missing.append(problem)
     copies = facts.work.reset != "none"
-    names = ", ".join(facts.contexts)
+    names = ", ".join(name for name in facts.contexts if name not in facts.kept)
     where = {
         "system": "postgresql.auto.conf by ALTER SYSTEM, for the whole server",
         "database": f"database {facts.scope.name} by ALTER DATABASE ... SET",
         "role": f"role {facts.scope.name} by ALTER ROLE ... SET, for its new connections to any database",
     }[facts.scope.kind]
-    changes = [f"Settings are set in {where}: {names}."]
+    changes = [f"Settings are set in {where}: {names}.", *servers.kept_words(facts.kept)]
     if facts.work.scripts and not copies and facts.work.writes:
         changes.append(f"The load writes to database {facts.database}; that is not undone.")
     creates, leaves, notes = _room(connection, facts, bench_there)
