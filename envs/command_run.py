@@ -20,11 +20,12 @@ from tunewright.envs.command_metrics import OUTPUT_LIMIT, STREAMS, fetch, gained
 from tunewright.envs.command_parameters import shown
 from tunewright.envs.command_places import Names, arguments, expanded, fill
 from tunewright.envs.command_success import problem
+from tunewright.envs.loads import _progress
 from tunewright.envs.service import Instance
 from tunewright.errors import TargetError
 from tunewright.measuring import hooks
 from tunewright.space import Config
-from tunewright.target import Measurement
+from tunewright.target import Budget, Measurement
 
 _TICK_NS = 20_000_000  # two writes of a file within a tick of the kernel's clock bear the same time
 _KERNELS = ("/proc/", "/sys/")  # where files are never written: each reading asks the kernel
@@ -93,7 +94,14 @@ class _Before:
     logs: Mapping[str, tuple[int, int]]
 
 
-def measured(about: Description, names: Names, reference: Path, server: Instance | None = None) -> Measurement:
+def measured(
+    about: Description,
+    names: Names,
+    reference: Path,
+    server: Instance | None = None,
+    *,
+    budget: Budget | None = None,
+) -> Measurement:
     """Run the measured command and read its metrics.
 
     Args:
@@ -101,6 +109,7 @@ def measured(about: Description, names: Names, reference: Path, server: Instance
         names: values of placeholders.
         reference: file with the default's output, where that is compared.
         server: that the command puts under load; it must be there afterwards, too.
+        budget: that is told how a tool goes which prints that; None where nobody watches.
 
     Raises:
         TargetError: a metric cannot be read, or the server is gone.
@@ -112,7 +121,8 @@ def measured(about: Description, names: Names, reference: Path, server: Instance
     outputs = {}
     rundir = names["rundir"] or ""
     with open(Path(rundir, ".stdout"), "w+b") as out, open(Path(rundir, ".stderr"), "w+b") as err:
-        code = _command(about, names, out, err, server)
+        with _progress.followed(_progress.reporter(about.tool, budget), [Path(f.name) for f in (out, err)]):
+            code = _command(about, names, out, err, server)
         seconds = time.perf_counter() - begun
         for name, file in zip(STREAMS, (out, err), strict=True):
             outputs[name] = _tail(file)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pg_cluster
@@ -18,6 +19,8 @@ from tunewright.envs.storage.postgres import open_target
 from tunewright.envs.storage.postgres_foreign import Guard, alter
 from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.errors import ConfigError, HeldError, TargetError
+from tunewright.measuring.guarding import bounds_of
+from tunewright.measuring.isolation import measure_once
 from tunewright.sessions.changes import Journal, Owner, document
 from tunewright.sessions.originals import noticing
 from tunewright.sessions.service import rollback_session
@@ -542,6 +545,54 @@ def test_a_session_that_is_killed_leaves_the_server_as_it_was(reset, scope, clus
         rollback_session(Store(url), "a", spec=None)
         assert not ask(cluster.dsn, made)
         words = ["resume", "a", "--store", url, "-n", "500"]
+
+
+@pytest.mark.parametrize("reset", ["none", "template"])
+def test_careful_mode_ends_a_run_that_is_clearly_worse_and_sets_the_server_back(reset, cluster, tmp_path):
+    """Without indexes, each transaction reads the table several times; the whole run would take minutes."""
+    execute(
+        database(cluster),
+        "CREATE TABLE app.big AS SELECT n AS id, 0 AS value FROM generate_series(1, 300000) AS n",
+        "CREATE INDEX ON app.big (id)",
+        "ANALYZE app.big",
+    )
+    try:
+        script = tmp_path / "read.sql"
+        script.write_text("\\set id random(1, 300000)\n" + "SELECT value FROM app.big WHERE id = :id;\n" * 5)
+        options = {
+            "clients": "2",
+            "transactions": "3000",
+            "warmup": "0",
+            "parameters": "enable_indexscan,enable_bitmapscan",
+        }
+        target = open_target(database(cluster), {**options, "load": str(script), "reset": reset})
+        if reset == "template":
+            execute(cluster.dsn, "SELECT 1")  # nobody is connected to app
+        folder = tmp_path / "s"
+        folder.mkdir()
+        snapshot = target.snapshot(folder)
+        try:
+            prepared = target.prepare(workload="load", seed=1, budget=Budget(workdir=folder))
+            how = {"workload": "load", "seed": 1}
+            budget = Budget(workdir=folder, prepared=prepared, seconds=300)
+            today = measure_once(target, target.space.default, budget=budget, **how)
+            assert today.ok, today.reason
+            bounds = bounds_of(target.metrics, target.metrics[0], today.values, 2)
+            bad = {name: "off" for name in target.space.params}
+            ended = measure_once(target, bad, budget=replace(budget, bounds=bounds), **how)
+            assert ended.status == "timed out" and "it was ended early: " in ended.reason
+            whole_s = 3000 / 2 * 5 * 0.01  # a scan of the table takes more than 10 ms
+            assert ended.seconds < whole_s / 3
+            target.revert()
+            target.revert()  # safe to repeat
+            query = "SELECT setting FROM pg_settings WHERE name LIKE 'enable_%scan' AND setting = 'off'"
+            assert ask(database(cluster), query) == []
+            again = measure_once(target, target.space.default, budget=budget, **how)
+            assert again.ok, again.reason
+        finally:
+            target.restore(json.loads(json.dumps(snapshot)))
+    finally:
+        execute(database(cluster), "DROP TABLE app.big")
 
 
 @pytest.mark.slow

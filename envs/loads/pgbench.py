@@ -170,6 +170,19 @@ def parse(text: str, folder: Path) -> dict[str, float]:
     return values
 
 
+def progress(line: str) -> dict[str, float]:
+    """Return the figures of a line of ``--progress``; without any transaction in its time, of the rate alone.
+
+    >>> progress("progress: 1.0 s, 40.5 tps, lat 2.500 ms stddev 0.100, 0 failed")
+    {'tps': 40.5, 'latency': 2.5}
+    """
+    told = re.match(r"progress: [\d.]+ s, ([\d.]+) tps, lat (\S+) ms", line)
+    if told is None:
+        return {}
+    rate = float(told[1])
+    return {"tps": rate, "latency": float(told[2])} if rate > 0 else {"tps": rate}
+
+
 def _logged_us(folder: Path) -> Iterator[int]:
     """Yield the times of the transactions that a log has; failed and skipped ones have a word instead of a time."""
     for path in sorted(folder.glob(f"{LOG_PREFIX}.*")):

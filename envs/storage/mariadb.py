@@ -156,13 +156,8 @@ class MariaDBTarget(BaseTarget):
             doc = "commits that sync the binary log"
             levels.append(Metric(name="binlog_durability", direction="max", unit="share", doc=doc))
         self.metrics = (*METRICS, *levels)
-        self.facts = {
-            "server": "foreign" if self.dsn else "embedded",
-            "version": version,
-            "threads": self.work.threads,
-            "tables": self.work.tables,
-            "size": self.work.size,
-        }
+        self.facts = {"server": "foreign" if self.dsn else "embedded", "version": version}
+        self.facts |= {name: getattr(self.work, name) for name in ("threads", "tables", "size")}
 
     def _read(self) -> tuple[str, dict[str, dict[str, Any]]]:
         if self._server is not None:
@@ -202,6 +197,11 @@ class MariaDBTarget(BaseTarget):
     def dangerous(self) -> Mapping[str, str]:
         """Return what careful mode never tries on a server in use."""
         return mariadb_params.dangerous(self.space)
+
+    def revert(self) -> None:
+        """Set the foreign server back to today's values."""
+        if self._server is not None:
+            mariadb_foreign.change(self._way(), self._settings(self.space.default))
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -268,7 +268,7 @@ class MariaDBTarget(BaseTarget):
         """Apply the settings and run the fixed number of transactions."""
         events = int(budget.prepared["events"])
         with self._served(config, budget.prepared, workload) as address:
-            values = mariadb_load.run(address, self.work, workload, seed, events=events, warm=True)
+            values = mariadb_load.run(address, self.work, workload, seed, events=events, warm=True, budget=budget)
         return Measurement(values={**values, **self.guarantees(config)})
 
     def _settings(self, config: Config) -> dict[str, str]:

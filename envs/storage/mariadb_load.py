@@ -9,11 +9,12 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunewright.envs.loads import sysbench
+from tunewright.envs.loads import _progress, sysbench
 from tunewright.envs.storage import mariadb_clients
 from tunewright.envs.storage.mariadb_dsn import Address, Statements, client_options, connected, secret_file
 from tunewright.envs.storage.mariadb_server import program
 from tunewright.errors import ConfigError, TargetError
+from tunewright.target import Budget
 
 WORKLOADS = {
     "read-write": "sysbench's oltp_read_write: point and range reads, two updates, a delete and an insert",
@@ -285,7 +286,16 @@ def faults(ask: Statements, work: Work, database: str) -> list[str]:
     return []
 
 
-def run(address: Address, work: Work, workload: str, seed: int, *, events: int, warm: bool) -> dict[str, float]:
+def run(
+    address: Address,
+    work: Work,
+    workload: str,
+    seed: int,
+    *,
+    events: int,
+    warm: bool,
+    budget: Budget | None = None,
+) -> dict[str, float]:
     """Run a fixed number of transactions.
 
     Args:
@@ -295,6 +305,7 @@ def run(address: Address, work: Work, workload: str, seed: int, *, events: int, 
         seed: of sysbench.
         events: transactions of all connections together.
         warm: whether a quarter as many run before.
+        budget: that is told how sysbench goes; None where nobody watches.
 
     Returns:
         The metrics of :mod:`tunewright.envs.loads.sysbench`; a pass over the user's SQL counts as a transaction.
@@ -308,7 +319,10 @@ def run(address: Address, work: Work, workload: str, seed: int, *, events: int, 
     if before:
         _sysbench(address, work, workload, seed, [f"--events={before}", "--time=0", "run"])
     os.sync()
-    text = _sysbench(address, work, workload, seed, [f"--events={events}", "--time=0", "--histogram", "run"])
+    watching = _progress.reporter("sysbench", budget)
+    reports = [] if watching is None else ["--report-interval=1"]
+    words = [f"--events={events}", "--time=0", "--histogram", *reports, "run"]
+    text = _sysbench(address, work, workload, seed, words, watching)
     return sysbench.parse(text, Path())
 
 
@@ -322,7 +336,14 @@ def calibrated(work: Work, tps: float) -> int:
     return work.events or max(_LEAST * work.threads, round(tps * work.seconds))
 
 
-def _sysbench(address: Address, work: Work, workload: str, seed: int, more: list[str]) -> str:
+def _sysbench(
+    address: Address,
+    work: Work,
+    workload: str,
+    seed: int,
+    more: list[str],
+    watching: _progress.Reporter | None = None,
+) -> str:
     where = {"host": address.host, "port": str(address.port)}
     if address.socket:
         where = {"socket": address.socket}
@@ -334,7 +355,7 @@ def _sysbench(address: Address, work: Work, workload: str, seed: int, more: list
     words += [f"--mysql-{name}={value}" for name, value in where.items()]
     # sysbench's file of options knows no quotes within quotes; the environment only we can read
     environment = {**os.environ, "MYSQL_PWD": address.password}
-    done = subprocess.run([program("sysbench"), *words, *more], capture_output=True, text=True, env=environment)
+    done = _progress.run([program("sysbench"), *words, *more], watching, env=environment, told_on="stdout")
     if done.returncode:
         lines = [x for x in (done.stdout + done.stderr).splitlines() if x.startswith("FATAL: ")]
         told = [x.removeprefix("FATAL: ") for x in lines]

@@ -128,12 +128,8 @@ class PostgresTarget(BaseTarget):
         self._contexts = {str(row["name"]): str(row["context"]) for row in rows}
         ram, cores = int(machine_facts()["RAM_BYTES"]), int(machine_facts()["CPU_COUNT"])
         self.version, self.live = version, bool(dsn)
-        self.facts: dict[str, Any] = {
-            "postgresql": version,
-            "scale": scale,
-            "clients": clients,
-            "server": "foreign" if dsn else "embedded",
-        }
+        self.facts: dict[str, Any] = {"postgresql": version, "scale": scale, "clients": clients}
+        self.facts["server"] = "foreign" if dsn else "embedded"
         if self.work.scripts:
             self.workloads = {"load": ", ".join(f"{s.path.name} (weight {s.weight})" for s in self.work.scripts)}
             self.facts |= {"load": self.workloads["load"], "reset": self.work.reset}
@@ -178,6 +174,14 @@ class PostgresTarget(BaseTarget):
     def dangerous(self) -> Mapping[str, str]:
         """Return what careful mode never tries on a server in use."""
         return dangerous(self.space)
+
+    def revert(self) -> None:
+        """Set the foreign server back to today's values; what a copy has goes with it."""
+        if self.work.reset != "none":
+            postgres_copies.drop(self.dsn, [self._copies.run])
+        if self.dsn and self._scope().name != self._copies.run:
+            settings = postgres_params.texts(self.space, self.space.default)
+            alter(self.dsn, self.restart, settings, scope=self._scope(), folder=self._folder)
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -279,6 +283,7 @@ class PostgresTarget(BaseTarget):
                 # beside the dry run, which need not have taken every branch of a script
                 read_only=bool(self.dsn and work.scripts) and work.reset == "none" and not work.writes,
                 folder=postgres_load.log_folder(budget.workdir),
+                budget=budget,
             )
 
     @contextmanager

@@ -6,10 +6,11 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from tunewright.envs.loads import _progress
 from tunewright.envs.loads.pgbench import LOG_PREFIX, Script, commands, parse, rolled_back, split_weight
 from tunewright.envs.storage import postgres_server
 from tunewright.envs.storage.postgres_dsn import argument_and_environment, connected
@@ -17,6 +18,7 @@ from tunewright.envs.storage.postgres_programs import program, retries
 from tunewright.errors import TargetError
 from tunewright.space.facts import machine_facts
 from tunewright.store.trees import remove_tree
+from tunewright.target import Budget
 
 BENCH = "tunewright_bench"
 WORKLOADS = {
@@ -106,6 +108,7 @@ def run(
     expected: float = 0.0,
     read_only: bool = False,
     folder: Path | None = None,
+    budget: Budget | None = None,
 ) -> dict[str, float]:
     """Run a workload from a checkpoint on.
 
@@ -120,6 +123,7 @@ def run(
         expected: transactions of the run, where they are known; the log takes a sample of them.
         read_only: transactions that write fail.
         folder: for the log of transactions; None for no percentiles.
+        budget: that is told how the run goes; None where nobody watches.
 
     Returns:
         See :func:`tunewright.envs.loads.pgbench.parse`.
@@ -133,20 +137,23 @@ def run(
         common.append(f"--max-tries={_TRIES}")
     if read_only:
         conninfo = reading_only(conninfo)
+    watching = _progress.reporter("pgbench", budget)
+    if watching is not None:
+        conninfo, amount = with_settings(conninfo, _ends_with_its_client(conninfo)), ["--progress=1", *amount]
     if warm:
         _pgbench(conninfo, [*common, *warm])
     with connected(conninfo) as connection:
         connection.execute("CHECKPOINT")
     os.sync()
     if folder is None:
-        return parse(_pgbench(conninfo, [*common, *amount]), Path(os.devnull))
+        return parse(_pgbench(conninfo, [*common, *amount], watching=watching), Path(os.devnull))
     remove_tree(folder)
     folder.mkdir(parents=True)
     try:
         log = ["--log", f"--log-prefix={folder / LOG_PREFIX}"]
         if expected > _LOGGED:
             log.append(f"--sampling-rate={_LOGGED / expected:.6f}")
-        return parse(_pgbench(conninfo, [*common, *log, *amount]), folder)
+        return parse(_pgbench(conninfo, [*common, *log, *amount], watching=watching), folder)
     finally:
         remove_tree(folder)
 
@@ -242,17 +249,22 @@ def _place(stderr: str, message: Sequence[str], scripts: Sequence[Path]) -> str:
     return f"{path}, line {counted[int(told[1])].line + within - 1}: "
 
 
-def _pgbench(conninfo: str, words: Sequence[str], limit_s: float | None = None) -> str:
+def _ends_with_its_client(conninfo: str) -> str:
+    """Return a setting by which a statement ends within a second of its client, whose run was cut short."""
+    with connected(conninfo) as connection:
+        return "-c client_connection_check_interval=1s" if connection.info.server_version >= 140000 else ""
+
+
+def _pgbench(
+    conninfo: str,
+    words: Sequence[str],
+    limit_s: float | None = None,
+    watching: _progress.Reporter | None = None,
+) -> str:
     public, secret = argument_and_environment(conninfo, postgres_server.DATABASE)
-    environment: Mapping[str, str] = {**os.environ, **secret}
-    done = subprocess.run(
-        [str(program("pgbench")), *words, public],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=limit_s,
-        input=_ANALYTICAL,  # read only where the words say so
-    )
+    line, environment = [str(program("pgbench")), *words, public], {**os.environ, **secret}
+    # standard input is read only where the words say so
+    done = _progress.run(line, watching, env=environment, given=_ANALYTICAL, limit_s=limit_s)
     if done.returncode:
         scripts = [Path(split_weight(word)[0]) for flag, word in pairwise(words) if flag == "-f" and word != "-"]
         raise TargetError(f"pgbench exited with code {done.returncode}: {said(done.stderr, scripts)}")
