@@ -22,9 +22,11 @@ from tunewright.errors import ConfigError, HeldError, TargetError
 from tunewright.measuring.guarding import bounds_of
 from tunewright.measuring.isolation import measure_once
 from tunewright.sessions.changes import Journal, Owner, document
+from tunewright.sessions.forms import forms
 from tunewright.sessions.originals import noticing
 from tunewright.sessions.service import rollback_session
 from tunewright.sessions.session import Session
+from tunewright.sessions.undoing import outlook
 from tunewright.store.plan import Plan
 from tunewright.store.store import Store
 from tunewright.target import Budget
@@ -294,6 +296,14 @@ def test_scopes_get_back_what_was_there(kind, cluster, scripts, tmp_path):
         ]
         target.rollback(json.loads(json.dumps(undo)))
         assert rows(cluster) == before
+        written = forms(target, {**target.space.default, name: value}, {name: value})
+        statement = {
+            "system": "ALTER SYSTEM SET",
+            "database": 'ALTER DATABASE "app" SET',
+            "role": 'ALTER ROLE "tuned" SET',
+        }
+        assert written["sql"].startswith(f"{statement[kind]} {name} = '"), "each form sets it where apply does"
+        assert [bool(written.get(form)) for form in ("conf.d", "ansible")] == [kind == "system"] * 2
         text = target.render({**target.space.default, name: value})
         assert text.startswith(
             {"system": "cpu_tuple_cost =", "database": 'ALTER DATABASE "app" SET', "role": 'ALTER ROLE "tuned" SET'}[
@@ -505,6 +515,11 @@ def test_what_a_session_left_is_put_back_where_a_role_has_all_its_parameters_by_
     folder = journal.begin()
     journal.write(document(target, owner, target.snapshot(folder), "measuring"))
     alter(target.dsn, [], {"work_mem": "9000"}, folder=folder)
+    left = cluster.settings(("work_mem",))
+    told = outlook(store, "a")["puts_back"]
+    assert told[0].startswith("In PostgreSQL server ") and "work_mem is set to 5MB." in told
+    assert "Database tunewright_bench, which is ours, is dropped where it is there." in told
+    assert cluster.settings(("work_mem",)) == left != before
     execute(cluster.dsn, "ALTER ROLE postgres SET work_mem = '7MB'")
     try:
         rollback_session(store, "a", spec=None)

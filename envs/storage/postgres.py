@@ -325,9 +325,10 @@ class PostgresTarget(BaseTarget):
 
     def _scope(self, *, lasting: bool = False) -> Scope:
         """Return where settings are set: those of candidates, or those that are put into service."""
-        kind = self.work.scope
-        names = {"database": self.database if lasting else self._measured_database, "role": self._role, "system": ""}
-        return Scope(kind=kind, name=names[kind])
+        if self.work.scope == "system":
+            return Scope()
+        database = self.database if lasting else self._measured_database
+        return Scope(kind=self.work.scope, name=database if self.work.scope == "database" else self._role)
 
     def _to(self, to: str | None) -> PostgresTarget:
         work = replace(self.work, database="", scripts=(), reset="none")
@@ -414,21 +415,19 @@ class PostgresTarget(BaseTarget):
 
     def render(self, config: Config) -> str:
         """Return lines for postgresql.conf, with those that need a restart marked, or statements of a smaller scope."""
-        scope = self._scope(lasting=True) if self.dsn else Scope()
+        scope = self._scope(lasting=True)
         lines = [postgres_params.line(self.space.params[n], v, scope) for n, v in self.space.changes(config).items()]
         return "\n".join(lines) or "# the server's own settings"
 
     def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
         """Return ALTER SYSTEM statements, a file for conf.d, and tasks of the community's PostgreSQL collection."""
-        return postgres_params.forms(self.space, changed, self.render(config))
+        return postgres_params.forms(self.space, changed, self.render(config), self._scope(lasting=True))
 
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Note the foreign server's own settings."""
         if not to and not self.dsn:
-            raise ConfigError(
-                "say which server: tunewright apply NAME --to 'host=... user=...'; "
-                "or paste the lines into postgresql.conf"
-            )
+            how = "tunewright apply NAME --to 'host=... user=...'; or paste the lines into postgresql.conf"
+            raise ConfigError(f"say which server: {how}")
         its = self._to(to)
         self._folder = folder
         return {**its._saved(folder, its._scope(lasting=True)), "server": read_dsn(its.dsn).public}
