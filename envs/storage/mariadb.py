@@ -158,6 +158,7 @@ class MariaDBTarget(BaseTarget):
         self.metrics = (*METRICS, *levels)
         self.facts = {"server": "foreign" if self.dsn else "embedded", "version": version}
         self.facts |= {name: getattr(self.work, name) for name in ("threads", "tables", "size")}
+        self.facts["connections"] = int(rows["max_connections"]["value"]) if self.dsn else self.work.threads
 
     def _read(self) -> tuple[str, dict[str, dict[str, Any]]]:
         if self._server is not None:
@@ -420,10 +421,8 @@ class MariaDBTarget(BaseTarget):
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Note the foreign server's values."""
         if not to and not self.dsn:
-            raise ConfigError(
-                "say which server: tunewright apply NAME --to 'mariadb://USER@HOST/'; or paste the lines into an "
-                "option file, such as /etc/mysql/mariadb.conf.d/99-tuned.cnf"
-            )
+            how = "or paste the lines into an option file, such as /etc/mysql/mariadb.conf.d/99-tuned.cnf"
+            raise ConfigError(f"say which server: tunewright apply NAME --to 'mariadb://USER@HOST/'; {how}")
         its = self._to(to)
         saved = its._saved(folder)
         self._folder, self._entry = its._folder, its._entry

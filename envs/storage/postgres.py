@@ -107,6 +107,7 @@ class PostgresTarget(BaseTarget):
     ) -> None:
         self.work, self._copies = work or Work(), postgres_copies.names()
         self._folder: Path | None = None  # of the snapshot
+        self._connections = 0  # of a foreign server
         dsn = checked(dsn)
         if dsn and self.work.database:
             dsn = at(dsn, self.work.database)
@@ -128,8 +129,8 @@ class PostgresTarget(BaseTarget):
         self._contexts = {str(row["name"]): str(row["context"]) for row in rows}
         ram, cores = int(machine_facts()["RAM_BYTES"]), int(machine_facts()["CPU_COUNT"])
         self.version, self.live = version, bool(dsn)
-        self.facts: dict[str, Any] = {"postgresql": version, "scale": scale, "clients": clients}
-        self.facts["server"] = "foreign" if dsn else "embedded"
+        server = {"server": "foreign" if dsn else "embedded", "connections": self._connections or clients}
+        self.facts: dict[str, Any] = {"postgresql": version, "scale": scale, "clients": clients, **server}
         if self.work.scripts:
             self.workloads = {"load": ", ".join(f"{s.path.name} (weight {s.weight})" for s in self.work.scripts)}
             self.facts |= {"load": self.workloads["load"], "reset": self.work.reset}
@@ -143,6 +144,7 @@ class PostgresTarget(BaseTarget):
         if self.dsn:
             with connected(self.dsn) as connection:
                 self.database, self._role = str(connection.info.dbname), str(connection.info.user)
+                self._connections = int(connection.execute("SHOW max_connections").fetchone()[0])
                 return str(connection.info.parameter_status("server_version")), read_settings(connection, self.names)
         with tempfile.TemporaryDirectory(prefix="tw-pg-", dir="/var/tmp") as folder:
             os.chmod(folder, 0o711)
@@ -426,8 +428,7 @@ class PostgresTarget(BaseTarget):
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Note the foreign server's own settings."""
         if not to and not self.dsn:
-            how = "tunewright apply NAME --to 'host=... user=...'; or paste the lines into postgresql.conf"
-            raise ConfigError(f"say which server: {how}")
+            raise ConfigError("say which server: --to 'host=... user=...'; or paste the lines into postgresql.conf")
         its = self._to(to)
         self._folder = folder
         return {**its._saved(folder, its._scope(lasting=True)), "server": read_dsn(its.dsn).public}
