@@ -1,8 +1,8 @@
 """``advise``: rules with reasons and sources, from facts of the machine and what is set now."""
 
+import itertools
 import json
 import os
-import itertools
 import re
 import shutil
 import socket

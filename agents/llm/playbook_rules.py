@@ -101,7 +101,6 @@ def _per_session(param: Param, scope: Mapping[str, Any], strength: float) -> Val
     "work_mem" and "hash_mem_multiplier" of its manual, whose default is 2). Half of the memory is left to all of these:
     the shared cache has a fifth (twice that, bolder), the kernel the rest.
     """
-    ram = float(scope.get("RAM_BYTES", 2**34))
     sessions = float(scope.get("connections", scope.get("clients", scope.get("threads", 1))))
     processes = sessions + float(scope.get("CPU_COUNT", 4))
     share = 0.5 / processes / (1 + max(float(scope.get("hash_mem_multiplier", 2)), 1))

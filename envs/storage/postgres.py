@@ -36,7 +36,7 @@ from tunewright.envs.storage import (
     postgres_server,
     servers,
 )
-from tunewright.envs.storage.postgres_bench import BENCH, WORKLOADS, fill, fill_database, run, run_file, tidy, words_of
+from tunewright.envs.storage.postgres_bench import BENCH, WORKLOADS, fill_database, fill_own, run, tidy, words_of
 from tunewright.envs.storage.postgres_copies import at
 from tunewright.envs.storage.postgres_dsn import checked, chosen, connected, place
 from tunewright.envs.storage.postgres_foreign import Guard, alter, identity
@@ -62,11 +62,11 @@ def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
         import psycopg  # noqa: F401
     except ImportError:
         raise missing_extra("psycopg", "postgres", "target 'postgres'") from None
-    numbers = {name: whole(options, name, default) for name, default in (("scale", 5), ("clients", 4))}
     dsn, address = chosen(argument or options.get("dsn") or "", os.environ.get("TUNEWRIGHT_POSTGRES_DSN", ""))
     program("pgbench") if dsn else postgres_server.binaries()
     names = tuple(n.strip() for n in options["parameters"].split(",")) if "parameters" in options else NAMES
     work = read_work(options, foreign=bool(dsn))
+    numbers = {"clients": whole(options, "clients", 4), "scale": 1 if work.tpch else whole(options, "scale", 5)}
     restart = shlex.split(options.get("restart", ""))
     target = PostgresTarget(dsn=dsn, restart=restart, names=names, work=work, **numbers)
     target.address = address
@@ -132,7 +132,7 @@ class PostgresTarget(BaseTarget):
         server = {"server": "foreign" if dsn else "embedded", "connections": self._connections or clients}
         self.facts: dict[str, Any] = {"postgresql": version, "scale": scale, "clients": clients, **server}
         if self.work.scripts:
-            self.workloads = {"load": ", ".join(f"{s.path.name} (weight {s.weight})" for s in self.work.scripts)}
+            self.workloads = {"load": self.work.about}
             self.facts |= {"load": self.workloads["load"], "reset": self.work.reset}
         pairs = (("min_wal_size", "max_wal_size"), ("max_parallel_workers", "max_worker_processes"))
         rules = [f"{less} <= {more}" for less, more in pairs if {less, more} <= self._contexts.keys()]
@@ -203,7 +203,7 @@ class PostgresTarget(BaseTarget):
                 raise TargetError("the files of the load are others than when the session began: start a new session")
         if not self.dsn:
             folder = postgres_server.data_home(budget.workdir)
-            kind = f"load-{prepared['load']}" if self.work.schema else str(self.scale)
+            kind = f"load-{prepared['load']}" if self.work.schema or self.work.tpch else str(self.scale)
             cluster = folder / f"template-{self.version}-{kind}"
             if not cluster.exists():
                 self._fill_own(cluster)
@@ -240,14 +240,7 @@ class PostgresTarget(BaseTarget):
         remove_tree(unfinished)
         postgres_server.make_cluster(unfinished, {"autovacuum": "off"})
         with postgres_server.Server(unfinished, {"fsync": "off"}) as server:
-            with connected(server.conninfo("postgres")) as connection:
-                connection.execute(f"CREATE DATABASE {postgres_server.DATABASE}")
-            if self.work.schema is not None:
-                run_file(server.conninfo(), self.work.schema)
-                with connected(server.conninfo()) as connection:
-                    connection.execute("VACUUM (ANALYZE)")
-            else:
-                fill(server.conninfo(), self.scale)
+            fill_own(server, self.work, self.scale)
         # the benchmark's own settings: autovacuum is a parameter again from here on
         with open(unfinished / "postgresql.conf", "a", encoding="utf-8") as file:
             file.write("autovacuum = on\n")

@@ -12,8 +12,9 @@ from pathlib import Path
 
 from tunewright.envs.loads import _progress
 from tunewright.envs.loads.pgbench import LOG_PREFIX, Script, commands, parse, rolled_back, split_weight
-from tunewright.envs.storage import postgres_server
+from tunewright.envs.storage import postgres_server, tpch
 from tunewright.envs.storage.postgres_dsn import argument_and_environment, connected
+from tunewright.envs.storage.postgres_options import Work
 from tunewright.envs.storage.postgres_programs import program, retries
 from tunewright.errors import TargetError
 from tunewright.space.facts import machine_facts
@@ -64,6 +65,21 @@ def fill_database(dsn: str, scale: int) -> None:
         rows = connection.execute("SELECT count(*) FROM pgbench_branches").fetchone()[0] if table else 0
     if rows != scale:
         fill(bench, scale)
+
+
+def fill_own(server: postgres_server.Server, work: Work, scale: int) -> None:
+    """Make the database of a load in a server of our own: TPC-H's tables, the user's, or pgbench's."""
+    with connected(server.conninfo("postgres")) as connection:
+        connection.execute(f"CREATE DATABASE {postgres_server.DATABASE}")
+    if not work.tpch and work.schema is None:
+        fill(server.conninfo(), scale)
+        return
+    if work.schema is not None:
+        run_file(server.conninfo(), work.schema)
+    with connected(server.conninfo()) as connection:
+        if work.tpch:
+            tpch.load(connection, work.tpch, seed=1)
+        connection.execute("VACUUM (ANALYZE)")
 
 
 def tidy(bench: str) -> None:
