@@ -93,9 +93,9 @@ def run(
     """
     if reporter is None:
         return subprocess.run(words, capture_output=True, text=True, env=env, input=given, timeout=limit_s)
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     texts: dict[str, list[str]] = {"stdout": [], "stderr": []}
-    with subprocess.Popen(words, text=True, env=env, **pipes) as process:
+    pipe = subprocess.PIPE
+    with subprocess.Popen(words, text=True, env=env, stdin=pipe, stdout=pipe, stderr=pipe) as process:
 
         def collect(name: str) -> None:
             for line in getattr(process, name):

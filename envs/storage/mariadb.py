@@ -2,7 +2,7 @@
 
 With the binaries (Debian: ``apt-get install mariadb-server sysbench``) every run starts a fresh copy of prepared data
 with the candidate's settings, on a Unix socket in a private folder, and removes it afterwards. With an address
-(``mariadb:mariadb://user@host/database`` or the environment variable ``TUNEWRIGHT_MARIADB_DSN``) settings are changed
+(``mariadb://user@host/database`` or the environment variable ``TUNEWRIGHT_MARIADB_DSN``) settings are changed
 with SET GLOBAL and put back at the end, also after a crash. Settings that need a restart are tuned there only with the
 options ``restart``, a command that restarts the server, and ``config``, an option file of ours that it reads. The
 address's password is not stored: a session that goes on takes it from MYSQL_PWD, or the address given again.
@@ -114,7 +114,7 @@ class MariaDBTarget(BaseTarget):
         if self.work.script is not None:
             self.workloads: Mapping[str, str] = {OWN: f"the statements of {self.work.script.name}"}
             if self._server is not None and not self._server.database:
-                raise ConfigError("name the database that the load runs in: mariadb:mariadb://USER@HOST/DATABASE")
+                raise ConfigError("name the database that the load runs in: mariadb://USER@HOST/DATABASE")
             if self._server is None and not self.work.dump:
                 raise ConfigError("a server of our own is empty: say what load runs on with -O dump=FILE")
         else:
@@ -389,7 +389,7 @@ class MariaDBTarget(BaseTarget):
         if "settings" not in snapshot:
             return
         if self._server is None:
-            raise ConfigError("say which server's settings to put back: --target 'mariadb:mariadb://USER@HOST/'")
+            raise ConfigError("say which server's settings to put back: --target 'mariadb://USER@HOST/'")
         mariadb_foreign.put_back(self._way(), snapshot)
         with connected(self._server.at("")) as ask:
             for name in snapshot.get("databases", []):
@@ -441,7 +441,7 @@ class MariaDBTarget(BaseTarget):
             self._to(server).rollback(undo)
             return
         if self._server is None:
-            raise ConfigError("say which server: tunewright rollback NAME --target 'mariadb:mariadb://USER@HOST/'")
+            raise ConfigError("say which server: tunewright rollback NAME --target 'mariadb://USER@HOST/'")
         self.restore(undo)
 
 

@@ -208,7 +208,7 @@ def password_hint(error: Exception, address: Address) -> str:
         return ""
     return (
         ". Passwords are not stored with a session: set MYSQL_PWD, or give the address again, with its password "
-        "(resume, rollback: --target 'mariadb:mariadb://USER:PASSWORD@HOST/'; apply: --to or --target)"
+        "(resume, rollback: --target 'mariadb://USER:PASSWORD@HOST/'; apply: --to or --target)"
     )
 
 

@@ -363,7 +363,7 @@ def put_back(way: Way, saved: Mapping[str, Any]) -> None:
         if (here := identity(ask)) != saved["identity"]:
             raise ConfigError(
                 f"this is not the MariaDB server that was changed (it is {here}, not {saved['identity']}); "
-                "say which one is: --target 'mariadb:mariadb://USER@HOST:PORT/'"
+                "say which one is: --target 'mariadb://USER@HOST:PORT/'"
             )
         now = values_of(ask, list(settings))
     try:
