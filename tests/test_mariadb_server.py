@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ pytestmark = [
 from tunewright.envs.storage import mariadb_foreign, mariadb_load, servers
 from tunewright.envs.storage.mariadb import MariaDBTarget, open_target
 from tunewright.errors import HeldError, TargetError
+from tunewright.measuring.guarding import bounds_of
 from tunewright.measuring.isolation import measure_once
 from tunewright.sessions import originals
 from tunewright.sessions.service import rollback_session
@@ -294,6 +296,32 @@ def test_own_sql_is_tried_by_the_server_before_anything_is_made(shop, tmp_path, 
     assert "on line 2: You have an error in your SQL syntax" in said
     (said,) = missing("SELECT 1 FROM item;\n")
     assert "Table 'shop.item' doesn't exist" in said
+
+
+def test_careful_mode_ends_a_run_that_is_clearly_worse_and_sets_the_server_back(theirs, tmp_path):
+    """As if today's server did three times as much as it does."""
+    options = {**SMALL, "events": "6000", "parameters": "sort_buffer_size"}
+    target = open_target(theirs.address(), options)
+    snapshot = target.snapshot(tmp_path)
+    try:
+        prepared = target.prepare(workload="read-only", seed=1, budget=Budget(workdir=tmp_path))
+        budget = Budget(workdir=tmp_path, prepared=prepared, seconds=300)
+        how = {"workload": "read-only", "seed": 1}
+        today = measure_once(target, target.space.default, budget=budget, **how)
+        assert today.ok, today.reason
+        values = {m.name: today.values[m.name] * (3 if m.direction == "max" else 1 / 3) for m in target.metrics}
+        bounds = bounds_of(target.metrics, target.metrics[0], values, 2)
+        config = {"sort_buffer_size": target.space.default["sort_buffer_size"] * 2}
+        ended = measure_once(target, config, budget=replace(budget, bounds=bounds), **how)
+        assert ended.status == "timed out" and "it was ended early: " in ended.reason
+        assert ended.seconds < 0.8 * today.seconds
+        query = "SELECT @@GLOBAL.sort_buffer_size"
+        assert theirs.ask(query) != [(3145728,)]
+        target.revert()
+        target.revert()  # safe to repeat
+        assert theirs.ask(query) == [(3145728,)]
+    finally:
+        target.restore(json.loads(json.dumps(snapshot)))
 
 
 def test_what_a_guarantee_forbids_is_not_said_to_be_changed(theirs, tmp_path):
