@@ -71,37 +71,30 @@ def play(part: str, trials: int | None) -> dict[str, Any]:
     """
     tunewright = str(Path(sys.executable).with_name("tunewright"))
     files, command = session(part)
-    words = [
-        tunewright,
-        *command[1:],
-        "--seed",
-        "1",
-        "--name",
-        part,
-        "--json",
-        *(["-n", str(trials)] if trials else []),
-    ]
+    name = f"{part}-guide"  # 'show postgres' would be about the target
+    fewer = ["-n", str(trials)] if trials else []
+    words = [tunewright, *command[1:], "--seed", "1", "--name", name, "--json", *fewer]
     with tempfile.TemporaryDirectory(dir="/var/tmp") as place:
         folder = Path(place)
-        for name, text in files.items():
-            (folder / name).write_text(text, encoding="utf-8")
+        for file, text in files.items():
+            (folder / file).write_text(text, encoding="utf-8")
         with server(part, folder) as found:
             env = {**os.environ, **found, "TUNEWRIGHT_STORE": f"sqlite:///{folder / 'guides.db'}"}
             told = []
-            for line in (words, [tunewright, "show", part, "--json"]):
+            for line in (words, [tunewright, "show", name, "--json"]):
                 done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True)
                 if done.returncode:
                     raise SystemExit(f"{part}: {done.stderr[-2000:]}")
                 told.append(json.loads(done.stdout))
     summary, shown = told
-    described = sum(len(text.splitlines()) for name, text in files.items() if name.endswith(".toml"))
+    described = sum(len(text.splitlines()) for file, text in files.items() if file.endswith(".toml"))
     kept = ("trials", "failed", "ratio", "ratio_low", "ratio_high", "improved", "seconds")
     return {
         "command": shlex.join(command),
         "lines": described or 1,
         "verdict": shown["verdict"]["sentence"],
         "settings": shown["verdict"]["settings"].strip(),
-        **{name: summary[name] for name in kept},
+        **{key: summary[key] for key in kept},
     }
 
 
