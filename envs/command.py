@@ -108,14 +108,17 @@ class CommandTarget(BaseTarget):
             place = self._place(config, workload=workload, seed=seed, workdir=budget.workdir)
             reference = self._reference(budget.workdir)
             measurement, mounted = command_served.served(
-                about, config, place, lambda names, server: command_run.measured(about, names, reference, server)
+                about,
+                config,
+                place,
+                lambda names, server: command_run.measured(about, names, reference, server, budget=budget),
             )
         else:
             rundir = tempfile.mkdtemp(dir=runs, prefix="run-")
             more = {"workload": workload, "seed": str(seed), "workdir": str(budget.workdir), "rundir": rundir}
             names = command_run.names_of(about, config, **more, **self._session_places(budget.workdir))
             try:
-                measurement = self._run(names, budget.workdir)
+                measurement = self._run(names, budget)
             finally:
                 mounted = remove_tree(Path(rundir))
         if mounted:
@@ -135,7 +138,7 @@ class CommandTarget(BaseTarget):
         except OSError:
             return ""
 
-    def _run(self, names: Names, workdir: Path) -> Measurement:
+    def _run(self, names: Names, budget: Budget) -> Measurement:
         about = self.description
         run_hook(about, "reset", names)
         self._write_files(names, "trials")
@@ -146,7 +149,7 @@ class CommandTarget(BaseTarget):
             service.wait_ready(server)
             if "warmup" in about.service.commands:
                 server.command("warmup", about.service.commands["warmup"], about.service.limits["warmup_limit"])
-        return command_run.measured(about, names, self._reference(workdir), server)
+        return command_run.measured(about, names, self._reference(budget.workdir), server, budget=budget)
 
     def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
         """Do what is done once a session: prepare and fill a server's data, run the default as a reference."""

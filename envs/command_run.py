@@ -21,12 +21,13 @@ from tunewright.envs.command_parameters import shown
 from tunewright.envs.command_places import Names, arguments, expanded, fill
 from tunewright.envs.command_success import problem
 from tunewright.envs.command_used import missing_program, misspelt
+from tunewright.envs.loads import _progress
 from tunewright.envs.service_instance import Instance
 from tunewright.envs.service_waiting import Waiting
 from tunewright.errors import TargetError
 from tunewright.measuring import hooks
 from tunewright.space import Config
-from tunewright.target import Measurement
+from tunewright.target import Budget, Measurement
 
 _TICK_NS = 20_000_000  # two writes of a file within a tick of the kernel's clock bear the same time
 _KERNELS = ("/proc/", "/sys/")  # where files are never written: each reading asks the kernel
@@ -104,7 +105,14 @@ class _Before:
     logs: Mapping[str, tuple[int, int]]
 
 
-def measured(about: Description, names: Names, reference: Path, server: Instance | None = None) -> Measurement:
+def measured(
+    about: Description,
+    names: Names,
+    reference: Path,
+    server: Instance | None = None,
+    *,
+    budget: Budget | None = None,
+) -> Measurement:
     """Run the measured command and read its metrics.
 
     Args:
@@ -112,6 +120,7 @@ def measured(about: Description, names: Names, reference: Path, server: Instance
         names: values of placeholders.
         reference: file with the default's output, where that is compared.
         server: that the command puts under load; it must be there afterwards, too.
+        budget: that is told how a tool goes which prints that; None where nobody watches.
 
     Raises:
         TargetError: a metric cannot be read, or the server is gone.
@@ -124,7 +133,8 @@ def measured(about: Description, names: Names, reference: Path, server: Instance
     rundir = names["rundir"] or ""
     with open(Path(rundir, ".stdout"), "w+b") as out, open(Path(rundir, ".stderr"), "w+b") as err:
         try:
-            code = _command(about, names, out, err, server)
+            with _progress.followed(_progress.reporter(about.tool, budget), [Path(f.name) for f in (out, err)]):
+                code = _command(about, names, out, err, server)
         except _Lost as error:  # not 'failed', which is tried again
             return Measurement(status="rejected", reason=str(error), seconds=time.perf_counter() - begun)
         seconds = time.perf_counter() - begun

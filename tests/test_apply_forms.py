@@ -247,7 +247,13 @@ def test_what_is_not_live_yet_is_said(cli, session, tmp_path):
     ran = cli("apply", "s")
     assert "Written, but not live yet: cache (restart). Restart what reads the files" in ran.stdout
     assert "watch s" in ran.stdout and "[hooks]" in ran.stdout
+    live = (tmp_path / "app.conf").read_text()
+    told = json.loads(cli("rollback", "s", "--dry-run", "--json").stdout)["puts_back"]
+    assert told[0].endswith("since the configuration is applied:") and str(tmp_path / "app.conf") in told[0]
+    assert told[1:] == [f"{tmp_path / 'app.conf'} is written back as it was."]
+    assert (tmp_path / "app.conf").read_text() == live, "nothing was changed"
     cli("rollback", "s")
+    assert "nothing to roll back" in cli("rollback", "s", "--dry-run", code=1).stderr
     assert (tmp_path / "app.conf").read_text() == "cache = 1\nmode = plain\n# mine\n"
     session.write_text(SERVED + '[hooks]\napply = ["true"]\n')
     assert json.loads(cli("apply", "s", "--json").stdout)["still_to_do"] == []

@@ -1,8 +1,9 @@
 """Loads that a user names: one module for each tool, with its metrics and a parser of what it prints.
 
 A module has ``METRICS``, the first of them the objective, and ``parse(text, folder)``; and where a usual command line
-can be given, ``COMMAND``, see :class:`tunewright.envs.loads._command.Command`; and ``LEAVES``, what it leaves in a
-server or on a disk, for people. Modules are named as their tools, with
+can be given, ``COMMAND``, see :class:`tunewright.envs.loads._command.Command`; ``LEAVES``, what it leaves in a
+server or on a disk, for people; and where the tool tells how it goes meanwhile, ``progress(line)``, see
+:mod:`tunewright.envs.loads._progress`. Modules are named as their tools, with
 ``_`` for ``-``: a new tool is a new module.
 """
 

@@ -61,3 +61,13 @@ def _summary(tool: str, throughput: float, kinds: list[tuple[float, float, dict[
         if told:
             values[name] = max(told) / 1000
     return values
+
+
+def progress(line: str) -> dict[str, float]:
+    """Return the rate of a line of YCSB's status (``-s``).
+
+    >>> progress("2026-01-01 10:00:00:000 10 sec: 5021 operations; 502.1 current ops/sec; [READ: Count=2]")
+    {'throughput': 502.1}
+    """
+    told = re.search(r" sec: \d+ operations; ([\d.]+) current ops/sec", line)
+    return {"throughput": float(told[1])} if told else {}

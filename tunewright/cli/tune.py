@@ -41,7 +41,8 @@ Keep = Annotated[bool, Option(
 @app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def tune(
     context: typer.Context,
-    target: Annotated[str, typer.Argument(help="What to tune: a target's name, table:FILE, or a TOML file.")],
+    target: Annotated[str, typer.Argument(
+        help="What to tune: a target's name, table:FILE, a TOML file, or a server's address (postgresql://, mariadb://).")],
     workload: Annotated[str, _guide("--workload", "-w", help="Workload of the target; default: its first.")] = "",
     tuner: Annotated[str, _guide("--tuner", "-t", help="auto, or one of 'tunewright tuners'.")] = "auto",
     objective: Annotated[list[str] | None, _guide(
