@@ -194,7 +194,8 @@ class Verification:
             if smaller.improved and doubts.doubt_of_fresh_runs(setup, runs) is None:
                 back = len(verdict.changes) - len(smaller.changes)
                 told = (
-                    f"{back} of the {len(verdict.changes)} changes tried together did not matter and were taken back."
+                    f"{back} of the {len(verdict.changes)} changes tried together did not matter and"
+                    f" {'was' if back == 1 else 'were'} taken back."
                 )
                 said = _joined(smaller.sentence, told, bounds.gave_way(verdict.passed_over), *verdict.doubted.values())
                 return replace(
