@@ -242,8 +242,8 @@ def show_check(console: Console, document: dict[str, Any]) -> None:
         )
         if names := [*document["ignored"], *["model (a name only)"] * document["model_names_only"]]:
             console.print(
-                f"columns that are not used: {', '.join(names)}. What is predicted is a dense model with layers, hidden,"
-                " heads and vocab of the row.",
+                f"columns that are not used: {', '.join(names)}. What is predicted is a dense model with the row's"
+                " layers, hidden, heads and vocab.",
                 markup=False,
                 soft_wrap=True,
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.errors import TargetError, VerificationError
+from tunewright.errors import DefaultFailsError, TargetError, VerificationError
 from tunewright.measuring import estimates, protocol
 from tunewright.measuring.feasibility import TRIES, Standing
 from tunewright.measuring.intervals import Look, further, rank_at
@@ -70,6 +70,8 @@ class Verification:
                 break
             try:
                 verdict = self._of(best, len(passed))
+            except DefaultFailsError:  # whatever is measured beside it
+                raise
             except VerificationError as error:
                 self._trials.retract(replace(best, status="failed", reason=str(error)))
                 failed += 1
