@@ -162,3 +162,14 @@ def test_a_difference_without_a_unit_has_one_space():
 def test_a_careful_session_is_repeated_carefully():
     plan = asdict(Plan(target="sqlite", careful=True))
     assert repeat_command(plan, 3).endswith("--careful")
+
+
+def test_trials_that_miss_a_bound_are_marked_wherever_they_stand(store, cli):
+    plan = Plan(target="sphere", tuner="random", trust="fast", require=("loss<=1.6",))
+    session = Session.create(plan, "a", store, target=Sphere())
+    session.run(trials=8, verify=False)
+    broken = [t for t in session.decided if t.ok and not t.feasible]
+    assert broken and len(broken) < 8
+    rows = [row for row in cli("show", "a", "--store", store.url).stdout.splitlines() if "misses loss" in row]
+    assert [int(row.split()[0]) for row in rows] == [t.number for t in broken]
+    assert render_report(export(store, "a")).count("misses loss</span>") == len(broken)

@@ -14,7 +14,7 @@ from tunewright.report.verdicts import NOT_VERIFIED, beside_search, fresh_values
 from tunewright.report.words import duration, number
 from tunewright.sessions.machine import told
 from tunewright.sessions.verdict import taken_back
-from tunewright.store.export import changes_of, shown
+from tunewright.store.export import changes_of, missed, shown
 from tunewright.store.outputs import write_text
 from tunewright.target import DECIDED
 
@@ -77,6 +77,7 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "parallel": _parallel([parameter for parameter, _ in shares], decided, objective),
         "noise": _noise(decided, verdict, name, label),
         "failures": [trial for trial in trials if trial["status"] not in ("ok", "running")],
+        "missed": lambda trial: missed(trial["violations"]) if trial["status"] == "ok" else "",
         "summary_of": lambda trial: _changes(trial, document),
     }
 
@@ -117,7 +118,7 @@ def _said(document: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> dic
 
 
 def _feasible(trial: Mapping[str, Any]) -> bool:
-    return trial["status"] == "ok" and all(v is not None and v <= 0 for v in trial["violations"].values())
+    return trial["status"] == "ok" and not missed(trial["violations"])
 
 
 def _changes(trial: Mapping[str, Any], document: Mapping[str, Any]) -> str:

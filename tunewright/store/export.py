@@ -59,6 +59,11 @@ def changes_of(session: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
     return {n: v for n, v in config.items() if n not in before or before[n] != v}
 
 
+def missed(violations: Mapping[str, float | None]) -> str:
+    """Return the metrics whose bounds a trial misses, by commas."""
+    return ", ".join(name for name, amount in violations.items() if amount is None or amount > 0)
+
+
 def shown(verdict: Mapping[str, Any] | None) -> str:
     """Say whether a verdict shows an improvement: "shown", "not shown", or "" without a verdict."""
     return ("shown" if verdict["improved"] else "not shown") if verdict else ""
