@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tunewright.errors import ConfigError
-from tunewright.knowledge import strace
+from tunewright.knowledge import strace, timestamps
 from tunewright.knowledge.evidence import Observations
 from tunewright.store.files import read_text, reason
 
@@ -185,7 +185,7 @@ def _requests(path: Path, text: str) -> Observations:
                 if not line.strip():
                     continue
                 entry = json.loads(line)
-                rows.append((float(entry["timestamp"]) / 1e3, int(entry["input_length"]), int(entry["output_length"])))
+                rows.append((timestamps.of_request(entry), int(entry["input_length"]), int(entry["output_length"])))
                 ids = entry.get("hash_ids") or []
                 blocks += len(ids)
                 again += sum(i in seen for i in ids)

@@ -41,6 +41,10 @@ class VerificationError(TargetError):
     """A configuration failed when it was measured again to verify it."""
 
 
+class DefaultFailsError(VerificationError):
+    """The default failed too often beside it: that is no fault of the configuration, and no other would fare better."""
+
+
 class StoreError(TunewrightError):
     """The session store cannot be opened, read or written."""
 

@@ -106,7 +106,7 @@ def read(
 
     Structure and common phrases are read without a model; prose needs one (--model).
     """
-    from tunewright.errors import SpaceError
+    from tunewright.errors import ConfigError, SpaceError
     from tunewright.knowledge.parameters import save, to_json, to_space
     from tunewright.knowledge.reading import read as read_manuals
     from tunewright.knowledge.reading import read_prose
@@ -128,6 +128,13 @@ def read(
         if asked is not None:
             docs, more = read_prose(docs, sections, asked, listed(names), most, tick)
             dropped += more
+        if not docs and not ask:
+            raise ConfigError(
+                f"no parameter was found in {', '.join(manuals)}. Known are pg_settings as CSV, the text of 'gluster"
+                " volume set help', files of settings with a comment above each, and manuals in which a heading or a"
+                " list names each parameter (Markdown, HTML, reStructuredText, PDF, man pages). A model reads prose:"
+                " --model, --names"
+            )
         name = system or Path(manuals[0]).stem
         if output is not None:
             save(output, name, docs)

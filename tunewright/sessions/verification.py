@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.errors import TargetError, VerificationError
+from tunewright.errors import DefaultFailsError, TargetError, VerificationError
 from tunewright.measuring import estimates, protocol
 from tunewright.measuring.feasibility import TRIES, Standing
 from tunewright.measuring.intervals import Look, further, rank_at
@@ -71,6 +71,8 @@ class Verification:
                 break
             try:
                 verdict = self._of(best, len(passed))
+            except DefaultFailsError:  # whatever is measured beside it
+                raise
             except VerificationError as error:
                 self._trials.retract(replace(best, status="failed", reason=str(error)))
                 failed += 1
@@ -197,7 +199,8 @@ class Verification:
             if smaller.improved and doubts.doubt_of_fresh_runs(setup, runs) is None:
                 back = len(verdict.changes) - len(smaller.changes)
                 told = (
-                    f"{back} of the {len(verdict.changes)} changes tried together did not matter and were taken back."
+                    f"{back} of the {len(verdict.changes)} changes tried together did not matter and"
+                    f" {'was' if back == 1 else 'were'} taken back."
                 )
                 said = _joined(smaller.sentence, told, bounds.gave_way(verdict.passed_over), *verdict.doubted.values())
                 return replace(

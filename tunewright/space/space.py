@@ -232,8 +232,11 @@ class Space:
         return json.dumps(rounded, sort_keys=True, default=str)
 
     def changes(self, config: Mapping[str, Value]) -> Config:
-        """Return the values that differ from the default's."""
-        return {n: v for n, v in config.items() if n not in self.default or self.default[n] != v}
+        """Return the values that differ from the default's.
+
+        A parameter that is active here alone, and has its own default there, is none: it came with another change.
+        """
+        return {n: v for n, v in config.items() if self.default.get(n, self.params[n].default) != v}
 
     # -- the unit cube ----------------------------------------------------------------------------
 
