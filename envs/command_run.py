@@ -53,21 +53,31 @@ def argument_list(about: Description, words: Sequence[str], names: Names) -> lis
 
 
 def run_hook(about: Description, hook: str, names: Names) -> None:
-    """Run a command that changes the system; what it starts lives on.
+    """Run a command that changes the system, where the description has it; what it starts lives on.
 
     Raises:
         TargetError: it failed, or took too long.
     """
-    words, limit_s = about.hooks.get(hook), about.hook_limits.get(hook, 0.0)
-    if not words:
-        return
-    done = hooks.run(
-        argument_list(about, words, names),
-        cwd=str(about.cwd),
-        env=environment(about, names),
-        shell=about.shell and len(words) == 1,
-        limit_s=limit_s,
-    )
+    if about.hooks.get(hook):
+        run_command(hook, **hook_command(about, hook, names))
+
+
+def hook_command(about: Description, hook: str, names: Names) -> dict[str, Any]:
+    """Return what :func:`run_command` needs for a hook that the description has."""
+    words = about.hooks[hook]
+    return {
+        "words": argument_list(about, words, names), "cwd": str(about.cwd), "env": environment(about, names),
+        "shell": about.shell and len(words) == 1, "limit_s": about.hook_limits.get(hook, 0.0),
+    }  # fmt: skip
+
+
+def run_command(hook: str, *, limit_s: float, **command: Any) -> None:
+    """Run a command that changes the system; arguments as for :func:`tunewright.measuring.hooks.run`.
+
+    Raises:
+        TargetError: it failed, or took too long; the message names the hook.
+    """
+    done = hooks.run(**command, limit_s=limit_s)
     if done.code is None:
         raise TargetError(f"the {hook} command took more than {limit_s:.0f} s and was ended{done.where}")
     if done.code != 0:

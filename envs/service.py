@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from tunewright.envs.service_file import Service, mentions
 from tunewright.envs.service_process import Process
 from tunewright.errors import TargetError
 from tunewright.measuring import hooks
-from tunewright.space import Config, Space
+from tunewright.space import Config
 from tunewright.store.trees import remove_tree
 
 _NOTE, _LOG, _STATE = ".server.pid", ".server.log", ".server.json"
@@ -99,14 +99,18 @@ class Instance:
         Raises:
             TargetError: it failed, or took too long.
         """
-        code, output = processes.command(self.words(words), cwd=self.cwd, env=self.env, limit_s=limit_s)
-        last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-        said = f"; it last said: {last[:300]}" if last else ""
-        if code is None:
-            raise TargetError(f"the {what} command took more than {limit_s:g} s and was ended{said}")
-        if code:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-            raise TargetError(f"the {what} command {how}{said}")
+        _command(what, self.words(words), cwd=self.cwd, env=self.env, limit_s=limit_s)
+
+
+def _command(what: str, words: Sequence[str], *, cwd: Path, env: Mapping[str, str], limit_s: float) -> None:
+    code, output = processes.command(words, cwd=cwd, env=env, limit_s=limit_s)
+    last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
+    said = f"; it last said: {last[:300]}" if last else ""
+    if code is None:
+        raise TargetError(f"the {what} command took more than {limit_s:g} s and was ended{said}")
+    if code:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        raise TargetError(f"the {what} command {how}{said}")
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
@@ -168,6 +172,9 @@ def start(instance: Instance, config: Config, ports: Mapping[str, str]) -> None:
     instance.note(
         config=dict(config), ports=dict(ports), busy=True, token=token, begun=processes.now_ticks(),
         daemon=service.daemon, pid_file=str(pid_file or ""), listens=_listens(instance), main=None,
+        stop=service.stop if isinstance(service.stop, int) else instance.words(service.stop),
+        stop_limit=service.limits["stop_limit"], cwd=str(instance.cwd), env=dict(instance.env),
+        logs=[str(path) for path in instance.logs],
     )  # fmt: skip
     words = instance.words(service.start)
     log = instance.folder / _LOG
@@ -324,27 +331,6 @@ def _has_line(instance: Instance, pattern: str, before: tuple[int, int]) -> bool
 # -- between runs -----------------------------------------------------------------------------------
 
 
-def needed(service: Service, space: Space, was: Config, now: Config, *, applied: bool) -> str:
-    """Return what a kept server needs for another configuration: "", ``reload`` or ``restart``.
-
-    Args:
-        service: what the description says.
-        space: the parameters.
-        was: what it was started with, or last given.
-        now: what is to be measured.
-        applied: the description has a command of its own that gives it to the server.
-    """
-    changed = {name for name in {*was, *now} if was.get(name) != now.get(name)}
-    if not changed:
-        return ""
-    marked = {n for n in space.params if space.params[n].restart in ("restart", "rebuild")}
-    if service.restart_for is None or changed & (marked | set(service.restart_for)):
-        return "restart"
-    if service.reload is not None:
-        return "reload"
-    return "" if applied else "restart"
-
-
 def reload(instance: Instance) -> None:
     """Let a server read its configuration again, and wait until it can be used."""
     how = instance.service.reload
@@ -367,27 +353,29 @@ def check_alive(instance: Instance) -> None:
 # -- the end ----------------------------------------------------------------------------------------
 
 
-def stop(instance: Instance) -> None:
-    """Stop a server as its description says; nothing of it is left.
+def stop(folder: Path) -> None:
+    """Stop a server as its description said when it was started; nothing of it is left.
+
+    Args:
+        folder: of the server.
 
     Raises:
         TargetError: the stop command failed, or the server did not go in time and was killed.
     """
-    service, limit_s = instance.service, instance.service.limits["stop_limit"]
-    main, log = instance.main(), ""
+    state = _read_state(folder)
+    main, how, limit_s = _main(folder, state), state.get("stop", int(signal.SIGTERM)), float(state.get("stop_limit", 5))
     deadline = time.monotonic() + limit_s
     try:
-        if isinstance(service.stop, int):
-            if main is not None:
-                main.send(service.stop)
-        else:
-            instance.command("stop", service.stop, limit_s)
+        if isinstance(how, list):
+            _command("stop", how, cwd=Path(state["cwd"]), env=state["env"], limit_s=limit_s)
+        elif main is not None:
+            main.send(how)
         left = max(deadline - time.monotonic(), 0.0)
         if main is not None and not processes.wait_gone([main], left):
-            log = processes.tail(instance.logs)
+            log = processes.tail([Path(log) for log in state.get("logs", ())])
             raise TargetError(f"the server did not stop within {limit_s:g} s and was killed{log}")
     finally:
-        kill(instance.folder, gently=main is not None and not main.alive)
+        kill(folder, gently=main is not None and not main.alive)
 
 
 def kill(folder: Path, *, gently: bool = False) -> None:
@@ -429,20 +417,18 @@ def kept(runs: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def end_left(
-    runs: Path, but: Path | None = None, stopping: Callable[[Path, dict[str, Any]], None] | None = None
-) -> None:
+def end_left(runs: Path, but: Path | None = None, *, stopping: bool = False) -> None:
     """End the servers of earlier runs, and remove their folders.
 
     Args:
         runs: folder of the runs' folders.
         but: one that stays.
-        stopping: stops one as its description says, given its folder and state; what that leaves is killed.
+        stopping: stop them as their description said first; what that leaves is killed.
     """
     for folder in left(runs):
         if folder != but:
-            if stopping is not None and running(folder):
+            if stopping and running(folder):
                 with suppress(TargetError):
-                    stopping(folder, _read_state(folder))
-            kill(folder, gently=stopping is not None)
+                    stop(folder)
+            kill(folder, gently=stopping)
             remove_tree(folder)

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from random import Random
 
@@ -112,7 +111,11 @@ class Below(World):
 
     @property
     def launcher(self) -> list[str]:
-        binds = [(self.var / "boot", _PLACES[0]), (self.var / "sysctl.d", _PLACES[1]), (self.var / "tmpfiles.d", _PLACES[2])]
+        binds = [
+            (self.var / "boot", _PLACES[0]),
+            (self.var / "sysctl.d", _PLACES[1]),
+            (self.var / "tmpfiles.d", _PLACES[2]),
+        ]
         binds += [(self.stands_for, self.group)] if self.stands_for else []
         words = [str(word) for bind in binds for word in bind]
         return ["unshare", "--mount", "sh", "-c", _MOUNTED, "below", *words, "--"]
@@ -210,7 +213,11 @@ class AppliedBelow(Below):
         super().furnish(rng)
         disk = Path(self.disk).name
         self.applied = {self.sysctl: str(self.low_high[0] + 1), "read_ahead_kb": "512", "memory.high": str(100 << 20)}
-        names = (self.sysctl.replace("-", "_"), f"read_ahead_kb.{disk}", f"memory.high.{self.group.name}".replace("-", "_"))
+        names = (
+            self.sysctl.replace("-", "_"),
+            f"read_ahead_kb.{disk}",
+            f"memory.high.{self.group.name}".replace("-", "_"),
+        )
         self.fabricate("below.toml", {}, dict(zip(names, (self.low_high[0] + 1, 512, 100), strict=True)))
 
     def start_anew(self) -> str:
@@ -229,7 +236,9 @@ class AppliedBelow(Below):
         as_before = [name for name, value in now.items() if value == self.before[name]]
         files = len(list(self.var.glob("*.d/*tunewright*")))
         wanted = 0 if len(as_before) == len(now) else 2
-        odd = [f"{name} is {value}" for name, value in now.items() if value not in (self.before[name], self.applied[name])]
+        odd = [
+            f"{name} is {value}" for name, value in now.items() if value not in (self.before[name], self.applied[name])
+        ]
         halves = [f"{name} is as it was, others are not" for name in as_before] if len(as_before) < len(now) else []
         return [*odd, *halves, *([f"{files} files set them at a start"] if files != wanted and now else [])]
 

@@ -181,7 +181,9 @@ def _start(world: World, life: Life, kind: str, name: str, mark: str) -> Run:
         (world.var / flag).unlink(missing_ok=True)
     world.started_changed = world.changed()
     output = world.var / f"output-{len(life.steps)}.txt"
-    return Run(world.command(kind, name), cwd=world.folder, home=world.home, output=output, mark=mark, launcher=world.launcher)
+    return Run(
+        world.command(kind, name), cwd=world.folder, home=world.home, output=output, mark=mark, launcher=world.launcher
+    )
 
 
 def _await_moment(world: World, run: Run, rng: Random, kind: str, chosen: signal.Signals) -> bool:
