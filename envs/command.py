@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -183,6 +183,11 @@ class CommandTarget(BaseTarget):
     def _reference(self, workdir: Path) -> Path:
         """Return where the default's output is kept for comparison."""
         return workfolder.path_of(workdir, RUNS) / _REFERENCE
+
+    def processes(self, workdir: Path, runner: int) -> Collection[int]:
+        """Return those of a kept server, which does not descend from the measuring process."""
+        its = self.description.service
+        return service.kept_processes(workfolder.path_of(workdir, RUNS), runner) if its is not None and its.keep else ()
 
     # -- files ------------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ def served(
         folder, state = found
         server = instance(about, folder, place.names(folder, state["ports"]))
         what = needed(its, about.space, state["config"], config, applied="apply" in about.hooks)
-        server.note(busy=True, config=dict(config))
+        server.note(busy=True, runner=os.getpid(), config=dict(config))
         if what == "restart":
             server = None
             mounted += _stopped(instance(about, folder, place.names(folder, state["ports"])))

@@ -170,7 +170,7 @@ def start(instance: Instance, config: Config, ports: Mapping[str, str]) -> None:
         with suppress(OSError):  # of one that is gone: it would name another process
             pid_file.unlink()
     instance.note(
-        config=dict(config), ports=dict(ports), busy=True, token=token, begun=processes.now_ticks(),
+        config=dict(config), ports=dict(ports), busy=True, runner=os.getpid(), token=token, begun=processes.now_ticks(),
         daemon=service.daemon, pid_file=str(pid_file or ""), listens=_listens(instance), main=None,
         stop=service.stop if isinstance(service.stop, int) else instance.words(service.stop),
         stop_limit=service.limits["stop_limit"], cwd=str(instance.cwd), env=dict(instance.env),
@@ -406,6 +406,21 @@ def running(folder: Path) -> bool:
     """Whether the server that is written down in a folder runs."""
     main = _main(folder, _read_state(folder))
     return main is not None and main.alive
+
+
+def kept_processes(runs: Path, runner: int) -> list[int]:
+    """Return the numbers of the processes of the server that a measuring process uses now.
+
+    Args:
+        runs: folder of the runs' folders.
+        runner: number of the measuring process.
+    """
+    for folder in left(runs):
+        state = _read_state(folder)
+        main = _main(folder, state) if state.get("busy") and state.get("runner") == runner else None
+        if main is not None:
+            return [p.pid for p in processes.family(main)]
+    return []
 
 
 def kept(runs: Path) -> tuple[Path, dict[str, Any]] | None:

@@ -293,8 +293,10 @@ def test_notes_go_on_over_a_resume(cli, endpoint, tmp_path):
 def test_a_model_that_never_worked_ends_the_session_with_an_error_and_leaves_it_to_resume(endpoint, cli, store):
     words = (*TALK, endpoint(401).url, "--name", "a", "-n", "3", "--trust", "fast", "--store", store.url)
     said = cli(*words, code=1, env={"OPENAI_API_KEY": "sk-wrong"}.items()).stderr
-    assert said.strip().splitlines()[-1].startswith(
-        "error: the model was asked and gave no proposal: the endpoint does not accept the key (HTTP 401)"
+    assert (
+        said.strip()
+        .splitlines()[-1]
+        .startswith("error: the model was asked and gave no proposal: the endpoint does not accept the key (HTTP 401)")
     )
     resumed = (endpoint(proposal(stripe_count=-1)).url, "--store", store.url)
     done = cli("resume", "a", "-n", "1", "--tuner-option", f"base_url={resumed[0]}", *resumed[1:])

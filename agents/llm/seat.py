@@ -109,8 +109,10 @@ class Seat:
             )  # fmt: skip
         except TunerError as error:
             if self._answers:
-                raise
-            raise TunerFailedError(f"the model was asked and gave no proposal: {error}") from error
+                raise TunerError(f"{error}; the search ends here, and what was measured counts") from error
+            raise TunerFailedError(
+                f"the model was asked and gave no proposal: {error}; once that is mended, 'tunewright resume' goes on"
+            ) from error
         kept = {k: v for k, v in asdict(answer).items() if v and k != "problems"}
         self._answers.append({"at": history.step, **kept})
         return answer

@@ -8,7 +8,7 @@ they were is written down before the first one, so that they are put back after 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -121,6 +121,10 @@ class MachineTarget(BaseTarget):
             return self.inner.measure(self._inner(config), workload=workload, seed=seed, budget=budget)
         finally:
             writer.back()
+
+    def processes(self, workdir: Path, runner: int) -> Collection[int]:
+        """Return the target's."""
+        return self.inner.processes(workdir, runner)
 
     def revert(self) -> None:
         """Set the machine back after a run that was cut short, and let the target do likewise."""
