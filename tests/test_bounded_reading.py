@@ -272,3 +272,32 @@ def test_a_page_of_many_tags_beside_each_other_is_read(tmp_path):
         f"<html><script>{'<div>' * 6000}</script><style>{'<b>' * 6000}</style>{within}<ul>{'<li><i>x</ul><ul>' * 900}"
     )
     assert len(read_file(path, path.name)) >= 1
+
+
+def test_text_in_utf_16_is_read_where_it_is_marked_and_named_where_not(tmp_path):
+    path = tmp_path / "t.csv"
+    text = "a,größe\r\n1,2\r\n"
+    for encoding in ("utf-16", "utf-8-sig", "utf-8"):
+        path.write_bytes(text.encode(encoding))
+        assert files.read_text(path, "table") == "a,größe\n1,2\n"
+        with files.open_lines(path, "table") as lines:
+            assert [line.strip() for line in lines] == ["a,größe", "1,2"]
+    path.write_bytes("a,b\n1,2\n".encode("utf-16-be"))
+    with pytest.raises(ConfigError, match=r"line 1 has a NUL character.*iconv -f UTF-16"):
+        files.read_text(path, "table")
+
+
+def test_what_is_packed_twice_is_said(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(gzip.compress(b"a,b\n1,2\n")))
+    with pytest.raises(ConfigError, match="packed twice"):
+        files.read_text(path, "table")
+
+
+def test_a_json_key_with_two_values_is_ambiguous(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"layers": 32, "hidden": 8, "layers": 64}')
+    with pytest.raises(ConfigError, match="the key 'layers' has two values"):
+        files.read_json(path, "model description")
+    path.write_text('{"layers": 32, "layers": 32}')
+    assert files.read_json(path, "model description") == {"layers": 32}
