@@ -16,7 +16,7 @@ from tunewright.knowledge.extract import extract, merged
 from tunewright.knowledge.manuals import files_of, read_file
 from tunewright.knowledge.parameters import ParameterDoc, supported, texts_of
 from tunewright.knowledge.sections import Chunk, Section, chunks
-from tunewright.store.files import check_size, parsing, read_bytes, read_head, read_text
+from tunewright.store.files import check_size, decoded, parsing, read_bytes, read_head, read_text
 from tunewright.store.paths import home
 
 _HEAD = 65_536  # bytes of a file that tell whether it is a listing
@@ -62,9 +62,7 @@ def _head(path: Path) -> str:
     """Return the first lines of a file, enough to tell a listing by; "" for what is no file."""
     if not path.is_file():
         return ""
-    return (
-        read_head(path, "manual", _HEAD).decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
-    )
+    return decoded(read_head(path, "manual", _HEAD))
 
 
 class Reader(Protocol):

@@ -30,7 +30,7 @@ from kill_worlds import World
 from users_world import Run, kill_marked, strays, until
 
 WORLDS: dict[str, type[World]] = {**DATABASES, **SERVERS, **MACHINES}
-# 300 over files, hooks and databases, and as many over servers, which take longest
+# 300 over files, hooks and databases, and as many over servers and settings of the machine, which take longest
 KILLS = {
     "files": 85,
     "files-apply": 55,
@@ -40,11 +40,11 @@ KILLS = {
     "rocksdb": 15,
     "postgres": 20,
     "postgres-apply": 15,
-    "service": 110,
-    "service-kept": 100,
-    "mariadb": 45,
-    "mariadb-live": 45,
-    "machine": 45,
+    "service": 80,
+    "service-kept": 70,
+    "mariadb": 40,
+    "mariadb-live": 40,
+    "machine": 50,
     "machine-apply": 20,
 }
 SIGNALS = {signal.SIGKILL: 4, signal.SIGHUP: 3, signal.SIGTERM: 3}

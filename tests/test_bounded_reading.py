@@ -301,3 +301,31 @@ def test_a_json_key_with_two_values_is_ambiguous(tmp_path):
         files.read_json(path, "model description")
     path.write_text('{"layers": 32, "layers": 32}')
     assert files.read_json(path, "model description") == {"layers": 32}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_kinds_are_told_apart_in_every_encoding(tmp_path, encoding):
+    from tunewright.envs.scheduling.cluster import jobs
+    from tunewright.envs.scheduling.serving import trace
+    from tunewright.knowledge.logs import observe
+
+    texts = {
+        "p.csv": "datname,blks_hit,blks_read\r\nshop,90,10\r\n",
+        "t.jsonl": '{"timestamp": 0, "input_length": 100, "output_length": 5, "hash_ids": [1]}\r\n',
+        "j.swf": "; Version: 2\r\n1 10 5 100 4 -1 -1 4 200 -1 1 1 1 1 1 -1 -1 -1\r\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text.encode(encoding))
+    assert observe(tmp_path / "p.csv").kind == "postgres-statistics"
+    assert len(trace.read(tmp_path / "t.jsonl").arrival_s) == 1
+    assert len(jobs.read(tmp_path / "j.swf").submit_s) == 1
+
+
+def test_a_home_that_is_a_file_is_said(monkeypatch, tmp_path):
+    from tunewright.store.paths import default_url
+
+    (tmp_path / "file").touch()
+    for home in ("file", "file/below"):
+        monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / home))
+        with pytest.raises(ConfigError, match="it is no directory; set TUNEWRIGHT_HOME"):
+            default_url()

@@ -325,6 +325,15 @@ def read_text(path: Path, what: str, *, most_mb: float = WHOLE_MB, errors: str =
             f"cannot read the {what} {path}: line {line} has a NUL character, which no text has; if it is UTF-16: "
             "iconv -f UTF-16 -t UTF-8"
         )
+    return _line_feeds(text)
+
+
+def decoded(head: bytes) -> str:
+    """Return the first bytes of a text as ``read_text`` does; a character that is cut at the end is replaced."""
+    return _line_feeds(head.decode(_encoding(head), "replace"))
+
+
+def _line_feeds(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
