@@ -65,6 +65,14 @@ def _head(path: Path) -> str:
     return decoded(read_head(path, "manual", _HEAD))
 
 
+def nothing_found(paths: Sequence[Path | str]) -> ConfigError:
+    """Build the error for manuals without a parameter."""
+    return ConfigError(
+        f"no parameter was found in {', '.join(map(str, paths)) or 'nothing'}; read are man pages, Markdown, HTML, "
+        "reStructuredText, PDF, configuration files with comments in English, and lists of options (--help)"
+    )
+
+
 class Reader(Protocol):
     """What reads prose: a model, with what it has spent."""
 
@@ -175,5 +183,5 @@ def read(
             dropped += lost
         docs = merged(docs, written)
     if not docs and not sections:
-        raise ConfigError("nothing was read; give files or folders of a manual")
+        raise nothing_found(paths)
     return docs, sections, dropped

@@ -329,3 +329,13 @@ def test_a_home_that_is_a_file_is_said(monkeypatch, tmp_path):
         monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / home))
         with pytest.raises(ConfigError, match="it is no directory; set TUNEWRIGHT_HOME"):
             default_url()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_manual_is_read_in_every_encoding_and_one_without_a_parameter_is_an_error(run, refused, tmp_path, encoding):
+    path = tmp_path / "m.conf"
+    path.write_bytes("# Buffer size, 1 to 8\r\n#size = 4\r\n".encode(encoding))
+    assert "1 parameters" in run(("read", "FILE", "-o", str(tmp_path / "p.json")), path).stdout
+    path.write_bytes("Hello.\r\n".encode(encoding))
+    assert "no parameter was found in" in refused(("read", "FILE", "-o", str(tmp_path / "q.json")), path)
+    assert not (tmp_path / "q.json").exists()
