@@ -225,13 +225,15 @@ class MachineTarget(BaseTarget):
     def apply(self, config: Config, to: str | None = None) -> None:
         """Put the target's settings into service, set the machine, and write files that set it at each start."""
         texts, entries = self._texts(config), {entry["path"]: entry for entry in self._state["files"]}
+        writer = Writer(self.machine, self._state)
+        writer.note(texts)  # before the files: a restart that comes between would set them
         for one in self.keys:
             path = self._file(one)
             if path is None:
                 originals.notice(f"{one.name} is set until the group ends; put it into its unit to make it last")
             elif config.get(one.name, one.param.default) != one.param.default:
                 originals.write(path, _line(one, texts[one.name]).encode(), entries.get(str(path.absolute())))
-        Writer(self.machine, self._state).set(texts)
+        writer.set(texts)
         if self._applies():
             self.inner.apply(self._inner(config), to)
         elif self._inner(self.space.changes(config)):
