@@ -283,8 +283,7 @@ def _able(document: Mapping[str, Any], owner: Owner, target: BaseTarget | None, 
     try:
         return restorer(document, owner, target, **how)
     except TunewrightError as error:
-        state = document["state"]
-        if not state.keys() - {"workdir"}:  # only layers around it had changed something
+        if not (state := document["state"]).keys() - {"workdir"}:  # only layers around it had changed something
             return BaseTarget()
         # what a target's module calls recorded knows how from what was written down alone
         recorded = getattr(_module(document["target"]), "recorded", lambda state: None)
