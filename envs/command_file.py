@@ -24,7 +24,7 @@ from tunewright.envs.service_file import Service, mentions, read_service
 from tunewright.errors import ConfigError, SpaceError, unknown
 from tunewright.measuring.hooks import LIMIT_S
 from tunewright.space import Space
-from tunewright.store.files import parsing, read_text, read_toml
+from tunewright.store.files import MB, VARIABLE, WHOLE_MB, limit_mb, parsing, read_text, read_toml
 from tunewright.target import Metric
 
 _TABLES = {
@@ -265,6 +265,13 @@ def _inside(table: Table, where: str, cwd: Path, known: Collection[str]) -> bool
                 "{workdir}/... may, since a file of yours must be known before it is changed, to be put back"
             )
     real = Path(os.path.realpath(cwd / where))
+    if not inside and real.is_symlink():  # it led nowhere but to itself
+        raise ConfigError(f"{table.where}: {where} is a symbolic link that leads in a circle")
     if not inside and real.exists() and not real.is_file():
         raise ConfigError(f"{table.where}: {where} is not a regular file")
+    if not inside and real.exists() and real.stat().st_size > limit_mb(WHOLE_MB) * MB:
+        raise ConfigError(
+            f"{table.where}: {where} has {real.stat().st_size / MB:,.0f} MB, more than a configuration file; what is "
+            f"there would be copied first; set {VARIABLE} if it is meant"
+        )
     return inside

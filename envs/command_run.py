@@ -58,27 +58,44 @@ def argument_list(about: Description, words: Sequence[str], names: Names) -> lis
 
 
 def run_hook(about: Description, hook: str, names: Names) -> None:
-    """Run a command that changes the system; what it starts lives on.
+    """Run a command that changes the system, where the description has it; what it starts lives on.
 
     Raises:
         TargetError: it failed, or took too long.
     """
-    words, limit_s = about.hooks.get(hook), about.hook_limits.get(hook, 0.0)
-    if not words:
+    if not about.hooks.get(hook):
         return
-    if wrong := missing_program(words[0], about.cwd) if not about.shell else "":
+    if wrong := missing_program(about.hooks[hook][0], about.cwd) if not about.shell else "":
         raise TargetError(f"{about.path.name}, [hooks], {hook}: {wrong}")
-    done = hooks.run(
-        argument_list(about, words, names),
-        cwd=str(about.cwd),
-        env=environment(about, names),
-        shell=about.shell and len(words) == 1,
-        limit_s=limit_s,
-    )
+    run_command(hook, **hook_command(about, hook, names))
+
+
+def hook_command(about: Description, hook: str, names: Names) -> dict[str, Any]:
+    """Return what :func:`run_command` needs for a hook that the description has."""
+    words = about.hooks[hook]
+    return {
+        "words": argument_list(about, words, names), "cwd": str(about.cwd), "env": environment(about, names),
+        "shell": about.shell and len(words) == 1, "limit_s": about.hook_limits.get(hook, 0.0),
+        "file": about.path.name,
+    }  # fmt: skip
+
+
+def run_command(hook: str, *, limit_s: float, file: str, **command: Any) -> None:
+    """Run a command that changes the system; other arguments as for :func:`tunewright.measuring.hooks.run`.
+
+    Args:
+        hook: its name.
+        limit_s: after so many seconds it is ended.
+        file: of the description.
+
+    Raises:
+        TargetError: it failed, or took too long; the message names the hook.
+    """
+    done = hooks.run(**command, limit_s=limit_s)
     if done.code is None:
         raise TargetError(f"the {hook} command took more than {limit_s:.0f} s and was ended{done.where}")
     if done.code != 0:
-        where = f"{about.path.name}, [hooks], {hook}: the {hook} command"
+        where = f"{file}, [hooks], {hook}: the {hook} command"
         raise TargetError(f"{where} {_exit(done.code)}{said(done.output)}{misspelt(done.output)}{done.where}")
 
 

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,22 @@ from urllib.parse import urlsplit
 
 from tunewright.envs import service_process as processes
 from tunewright.envs.command_metrics import gained, log_size
-from tunewright.envs.service_file import Service, mentions
-from tunewright.envs.service_instance import CLOCK_TICKS, LOG, NOTE, STATE, Instance, in_background, main_of, read_state
+from tunewright.envs.service_file import mentions
+from tunewright.envs.service_instance import (
+    CLOCK_TICKS,
+    LOG,
+    NOTE,
+    STATE,
+    Instance,
+    in_background,
+    main_of,
+    read_state,
+    run_command,
+)
 from tunewright.envs.service_process import Process
 from tunewright.errors import TargetError
 from tunewright.measuring import hooks
-from tunewright.space import Config, Space
+from tunewright.space import Config
 from tunewright.store.trees import remove_tree
 
 _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.25
@@ -60,8 +70,11 @@ def start(instance: Instance, config: Config, ports: Mapping[str, str]) -> None:
         with suppress(OSError):  # of one that is gone: it would name another process
             pid_file.unlink()
     instance.note(
-        config=dict(config), ports=dict(ports), busy=True, token=token, begun=processes.now_ticks(),
+        config=dict(config), ports=dict(ports), busy=True, runner=os.getpid(), token=token, begun=processes.now_ticks(),
         daemon=service.daemon, pid_file=str(pid_file or ""), listens=_listens(instance), main=None,
+        stop=service.stop if isinstance(service.stop, int) else instance.words(service.stop),
+        stop_limit=service.limits["stop_limit"], cwd=str(instance.cwd), env=dict(instance.env),
+        logs=[str(path) for path in instance.logs],
     )  # fmt: skip
     words = instance.words(service.start)
     log = instance.folder / LOG
@@ -240,27 +253,6 @@ def _has_line(instance: Instance, pattern: str, before: tuple[int, int]) -> bool
 # -- between runs -----------------------------------------------------------------------------------
 
 
-def needed(service: Service, space: Space, was: Config, now: Config, *, applied: bool) -> str:
-    """Return what a kept server needs for another configuration: "", ``reload`` or ``restart``.
-
-    Args:
-        service: what the description says.
-        space: the parameters.
-        was: what it was started with, or last given.
-        now: what is to be measured.
-        applied: the description has a command of its own that gives it to the server.
-    """
-    changed = {name for name in {*was, *now} if was.get(name) != now.get(name)}
-    if not changed:
-        return ""
-    marked = {n for n in space.params if space.params[n].restart in ("restart", "rebuild")}
-    if service.restart_for is None or changed & (marked | set(service.restart_for)):
-        return "restart"
-    if service.reload is not None:
-        return "reload"
-    return "" if applied else "restart"
-
-
 def reload(instance: Instance) -> None:
     """Let a server read its configuration again, and wait until it can be used."""
     how = instance.service.reload
@@ -283,27 +275,33 @@ def check_alive(instance: Instance) -> None:
 # -- the end ----------------------------------------------------------------------------------------
 
 
-def stop(instance: Instance) -> None:
-    """Stop a server as its description says; nothing of it is left.
+def stop(folder: Path) -> None:
+    """Stop a server as its description said when it was started; nothing of it is left.
+
+    Args:
+        folder: of the server.
 
     Raises:
         TargetError: the stop command failed, or the server did not go in time and was killed.
     """
-    service, limit_s = instance.service, instance.service.limits["stop_limit"]
-    main, log = instance.main(), ""
+    state = read_state(folder)
+    main, how, limit_s = (
+        main_of(folder, state),
+        state.get("stop", int(signal.SIGTERM)),
+        float(state.get("stop_limit", 5)),
+    )
     deadline = time.monotonic() + limit_s
     try:
-        if isinstance(service.stop, int):
-            if main is not None:
-                main.send(service.stop)
-        else:
-            instance.command("stop", service.stop, limit_s)
+        if isinstance(how, list):
+            run_command("stop", how, cwd=Path(state["cwd"]), env=state["env"], limit_s=limit_s)
+        elif main is not None:
+            main.send(how)
         left = max(deadline - time.monotonic(), 0.0)
         if main is not None and not processes.wait_gone([main], left):
-            log = processes.tail(instance.logs)
+            log = processes.tail([Path(log) for log in state.get("logs", ())])
             raise TargetError(f"the server did not stop within {limit_s:g} s and was killed{log}")
     finally:
-        kill(instance.folder, gently=main is not None and not main.alive)
+        kill(folder, gently=main is not None and not main.alive)
 
 
 def kill(folder: Path, *, gently: bool = False) -> None:
@@ -336,6 +334,21 @@ def running(folder: Path) -> bool:
     return main is not None and main.alive
 
 
+def kept_processes(runs: Path, runner: int) -> list[int]:
+    """Return the numbers of the processes of the server that a measuring process uses now.
+
+    Args:
+        runs: folder of the runs' folders.
+        runner: number of the measuring process.
+    """
+    for folder in left(runs):
+        state = read_state(folder)
+        main = main_of(folder, state) if state.get("busy") and state.get("runner") == runner else None
+        if main is not None:
+            return [p.pid for p in processes.family(main)]
+    return []
+
+
 def kept(runs: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the folder and the state of the server that an earlier run left for the next; None where there is none."""
     for folder in left(runs):
@@ -345,20 +358,18 @@ def kept(runs: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def end_left(
-    runs: Path, but: Path | None = None, stopping: Callable[[Path, dict[str, Any]], None] | None = None
-) -> None:
+def end_left(runs: Path, but: Path | None = None, *, stopping: bool = False) -> None:
     """End the servers of earlier runs, and remove their folders.
 
     Args:
         runs: folder of the runs' folders.
         but: one that stays.
-        stopping: stops one as its description says, given its folder and state; what that leaves is killed.
+        stopping: stop them as their description said first; what that leaves is killed.
     """
     for folder in left(runs):
         if folder != but:
-            if stopping is not None and running(folder):
+            if stopping and running(folder):
                 with suppress(TargetError):
-                    stopping(folder, read_state(folder))
-            kill(folder, gently=stopping is not None)
+                    stop(folder)
+            kill(folder, gently=stopping)
             remove_tree(folder)

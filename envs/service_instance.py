@@ -81,14 +81,19 @@ class Instance:
         Raises:
             TargetError: it failed, or took too long.
         """
-        code, output = processes.command(self.words(words), cwd=self.cwd, env=self.env, limit_s=limit_s)
-        last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-        said = f"; it last said: {last[:300]}" if last else ""
-        if code is None:
-            raise TargetError(f"the {what} command took more than {limit_s:g} s and was ended{said}")
-        if code:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-            raise TargetError(f"the {what} command {how}{said}")
+        run_command(what, self.words(words), cwd=self.cwd, env=self.env, limit_s=limit_s)
+
+
+def run_command(what: str, words: Sequence[str], *, cwd: Path, env: Mapping[str, str], limit_s: float) -> None:
+    """Run a command around a server; see :meth:`Instance.command`."""
+    code, output = processes.command(words, cwd=cwd, env=env, limit_s=limit_s)
+    last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
+    said = f"; it last said: {last[:300]}" if last else ""
+    if code is None:
+        raise TargetError(f"the {what} command took more than {limit_s:g} s and was ended{said}")
+    if code:
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        raise TargetError(f"the {what} command {how}{said}")
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from changing import HOLDER, OWNER, ROOT, command, killed_session, python, state
 from hypothesis import given
 from hypothesis import strategies as st
+from users_world import HEAD
 
 from tunewright.envs.command_places import fill
 from tunewright.errors import ConfigError, HeldError, StoreError, TargetError
@@ -289,3 +290,23 @@ def test_an_inode_that_another_file_has_by_now_names_nothing(tmp_path):
     other = command(tmp_path, name="other.toml", file="other.conf")
     with changing(other, OWNER, print):
         assert journal.read() is not None and not (tmp_path / "server.conf").exists()
+
+
+def test_a_link_that_leads_in_a_circle_is_refused_and_left(tmp_path, cli):
+    for name, to in (("one", "one"), ("two", "three"), ("three", "two")):
+        (tmp_path / name).symlink_to(to)
+    for name in ("one", "two"):
+        with pytest.raises(TargetError, match="leads in a circle"):
+            originals.save(tmp_path / name, tmp_path, "0")
+    path = tmp_path / "app.toml"
+    path.write_text(HEAD.replace("{run}", "true") + '[[file]]\npath = "two"\ncontent = "{x}"\n')
+    assert "two is a symbolic link that leads in a circle" in cli("show", path, code=1).stderr
+    assert (tmp_path / "one").is_symlink() and (tmp_path / "two").is_symlink()
+
+
+def test_a_file_too_large_for_a_configuration_is_refused_before_it_is_copied(tmp_path, cli):
+    with (tmp_path / "big").open("wb") as file:
+        file.truncate(20 * 2**30)  # a hole
+    path = tmp_path / "app.toml"
+    path.write_text(HEAD.replace("{run}", "true") + '[[file]]\npath = "big"\ncontent = "{x}"\n')
+    assert "big has 21,475 MB, more than a configuration file" in cli("show", path, code=1).stderr

@@ -457,6 +457,22 @@ def test_apply_sets_the_machine_and_makes_it_last_and_rollback_undoes_both(tmp_p
     assert contents(below.root)["etc/sysctl.d/10-own.conf"] == before["etc/sysctl.d/10-own.conf"]
 
 
+def test_a_restart_in_the_middle_of_apply_is_undone(tmp_path, store, found, monkeypatch):
+    below, told = found.machine, []
+
+    def cut(self, texts):
+        value = below.file("/etc/sysctl.d/99-tunewright-vm.dirty_ratio.conf").read_text().split()[-1]
+        set_by_others(below.root, "proc/sys/vm/dirty_ratio", value)  # the start reads the file
+        set_by_others(below.root, "proc/sys/kernel/random/boot_id", "second-start")
+        raise SystemExit(1)
+
+    monkeypatch.setattr(live.Writer, "set", cut)
+    with pytest.raises(SystemExit):
+        apply_session(store, "a", to=None, spec=None, number=None, force=True, say=told.append)
+    assert below.read("/proc/sys/vm/dirty_ratio") == "20"
+    assert not any("somebody else" in text for text in told)
+
+
 # -- descriptions and the command line ----------------------------------------------------------------
 
 

@@ -756,3 +756,37 @@ def test_a_recipe_works_with_debians_package(name, tmp_path, store):
         default = session.default_trial
     assert default.status == "ok" and next(iter(default.metrics.values())) > 0, default.reason
     assert serving(NEEDS[name]) <= before
+
+
+HUNGRY = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+kept = []
+while True:
+    peer, _ = server.accept()
+    if (asked := peer.recv(64)):
+        kept.append(b"x" * (2**20 * int(asked)))
+        peer.sendall(b"done")
+    peer.close()
+"""
+
+
+def test_the_memory_of_a_kept_server_counts(toml, tmp_path):
+    (tmp_path / "server.py").write_text(HUNGRY)
+    (tmp_path / "load.py").write_text(
+        "import socket, sys, time\ns = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
+        "s.sendall(sys.argv[2].encode()); s.recv(9); time.sleep(float(sys.argv[3])); print('rate: 1 pid 1')"
+    )
+    text = BASE.replace('"load.py", "{port}"]', '"load.py", "{port}", "{n}00", "{n}"]').replace(
+        "limit = 60", "memory_mb = 300"
+    )
+    path = toml('keep = true\nreload = "CONT"', text=text)
+    target = open_target(str(path), {})
+    limits = Budget(workdir=tmp_path, seconds=30, memory_bytes=target.memory_bytes)
+    small, large = (
+        measure_once(target, target.space.fill({"n": n}), workload="default", seed=1, budget=limits) for n in (1, 4)
+    )
+    assert small.ok, small.reason
+    assert (large.status, bool(re.search("of memory, limit 0.29 GiB", large.reason))) == ("killed", True)
+    assert started.ends("server.py", within_s=5)
+    stop_all(toml, tmp_path)

@@ -57,6 +57,10 @@ class TunerError(TunewrightError):
     """A tuner cannot work on this space or cannot propose anything more."""
 
 
+class TunerFailedError(TunerError):
+    """A tuner never worked, such as a model whose endpoint cannot be reached: there is no result of it to speak of."""
+
+
 _MOST_NAMES = 40  # that a message lists
 
 

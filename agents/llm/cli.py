@@ -106,10 +106,10 @@ def read(
 
     Structure and common phrases are read without a model; prose needs one (--model).
     """
-    from tunewright.errors import ConfigError, SpaceError
+    from tunewright.errors import SpaceError
     from tunewright.knowledge.parameters import save, to_json, to_space
+    from tunewright.knowledge.reading import nothing_found, read_prose
     from tunewright.knowledge.reading import read as read_manuals
-    from tunewright.knowledge.reading import read_prose
     from tunewright.store.outputs import check_output
 
     asked, meanings = None, None
@@ -129,12 +129,7 @@ def read(
             docs, more = read_prose(docs, sections, asked, listed(names), most, tick)
             dropped += more
         if not docs and not ask:
-            raise ConfigError(
-                f"no parameter was found in {', '.join(manuals)}. Known are pg_settings as CSV, the text of 'gluster"
-                " volume set help', files of settings with a comment above each, and manuals in which a heading or a"
-                " list names each parameter (Markdown, HTML, reStructuredText, PDF, man pages). A model reads prose:"
-                " --model, --names"
-            )
+            raise nothing_found(manuals)
         name = system or Path(manuals[0]).stem
         if output is not None:
             save(output, name, docs)

@@ -14,7 +14,7 @@ from tunewright.envs.scheduling.serving.synthetic import generate
 from tunewright.envs.scheduling.traces import check_growth
 from tunewright.errors import ConfigError
 from tunewright.knowledge import timestamps
-from tunewright.store.files import open_lines, parsing, read_head, reason
+from tunewright.store.files import decoded, open_lines, parsing, read_head, reason
 
 _REQUEST_BYTES, _CHUNK_BYTES = 400, 80  # of memory for a request and for an identity in it, while a trace is read
 _BAILIAN_BLOCK = 16  # tokens of a block that Bailian's traces hash
@@ -45,7 +45,7 @@ def read(path: Path) -> Requests:
         ConfigError: it cannot be read; line and reason are named.
     """
     with parsing(path, "trace"):
-        first = read_head(path, "trace").decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
+        first = decoded(read_head(path, "trace")).lstrip()
         with open_lines(path, "trace") as lines:
             return _lines(path, lines) if first.startswith("{") else _table(path, lines)
 
