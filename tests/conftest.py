@@ -1,6 +1,7 @@
 import fcntl
 import gc
 import io
+import itertools
 import os
 import shutil
 import signal
@@ -88,7 +89,7 @@ def _own_home(tmp_path_factory):
     before = os.environ.get("TUNEWRIGHT_HOME")
     os.environ["TUNEWRIGHT_HOME"] = str(home)
     os.environ.pop("TUNEWRIGHT_STORE", None)
-    yield
+    yield home
     if before is None:
         del os.environ["TUNEWRIGHT_HOME"]
     else:
@@ -96,9 +97,29 @@ def _own_home(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def _home_of_this_test(_own_home, tmp_path_factory, monkeypatch):
+def _home_of_this_test(_own_home, monkeypatch, _numbers=itertools.count()):
     """What one test's session leaves behind is not another's, though many are called 'a'."""
-    monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path_factory.mktemp("home")))
+    home = _own_home / str(next(_numbers))  # mktemp would look at thousands of folders for the next number
+    home.mkdir()
+    monkeypatch.setenv("TUNEWRIGHT_HOME", str(home))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _migrations_read_once():
+    """Optuna compiles the scripts of its migrations for each store that is opened, and three times for a new one."""
+    from alembic.script import ScriptDirectory
+
+    read, known = ScriptDirectory.from_config, {}
+
+    def once(config):
+        location = config.get_main_option("script_location")
+        if location not in known:
+            known[location] = read(config)
+        return known[location]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "from_config", once)
+        yield
 
 
 @pytest.fixture
