@@ -96,8 +96,11 @@ def _own_home(tmp_path_factory):
         os.environ["TUNEWRIGHT_HOME"] = before
 
 
+_numbers = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def _home_of_this_test(_own_home, monkeypatch, _numbers=itertools.count()):
+def _home_of_this_test(_own_home, monkeypatch):
     """What one test's session leaves behind is not another's, though many are called 'a'."""
     home = _own_home / str(next(_numbers))  # mktemp would look at thousands of folders for the next number
     home.mkdir()
