@@ -1,4 +1,4 @@
-"""Commands in processes of their own, each a fork of one that has imported what most commands import.
+"""Commands and functions in processes of their own, each a fork of one that has imported what they need.
 
 A new interpreter would spend nearly all of its time on imports. Each command has its own memory, streams and
 environment; ``Commands`` is the side of the tests, and running this module is the side of the process that forks.
@@ -10,6 +10,8 @@ import os
 import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +58,21 @@ class Commands:
         return Ended(**reply, stdout=texts[0], stderr=texts[1])
 
 
+def ended(function: Callable[..., object], *args: object) -> int:
+    """Call a function in a copy of this process, which ends with it; returns its exit code, 0 where it returned."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            function(*args)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def _child(job: dict, report: int) -> int:
     """Be the command; returns its exit code."""
     os.environ.clear()
@@ -92,8 +109,6 @@ def _serve() -> None:
             try:
                 code = _child(json.loads(line), report)
             except BaseException:
-                import traceback
-
                 traceback.print_exc()
             finally:
                 os._exit(code)

@@ -163,9 +163,10 @@ def test_starter_file_of_a_server_works_as_it_is(tmp_path, cli):
 
 
 def test_tune_finds_the_best_under_the_constraint(toml, store):
-    session = Session.create(Plan(target=toml(), tuner="grid", tuner_options={"points": 10}, trust="fast"), "a", store)
-    session.run(trials=20, verify=False)
-    assert session.best.config["n"] == 8
+    path = toml(BASE.replace("high = 10", "high = 4").replace("at_most = 8", "at_most = 3"))
+    session = Session.create(Plan(target=path, tuner="grid", tuner_options={"points": 4}, trust="fast"), "a", store)
+    session.run(trials=8, verify=False)
+    assert session.best.config["n"] == 3
 
 
 @pytest.mark.parametrize(

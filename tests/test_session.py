@@ -397,7 +397,7 @@ def test_a_winner_that_fails_more_often_than_the_default_is_not_called_an_improv
 
 def test_repeating_failed_runs_ends_where_it_never_helped(store, tmp_path):
     class Breaking(Misbehaving):
-        ways = ("well", "raise", "exit")
+        ways, isolated = ("well", "raise"), False
 
     session = create(store, target=Breaking(), tuner="random", repeats=True)
     session.run(trials=12, verify=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from users_world import (
     HEAD,
+    MARKER,
     TUNEWRIGHT,
     Run,
     differences,
@@ -169,7 +170,7 @@ def test_ordinary_names_are_taken(store):
 # -- what hooks start -------------------------------------------------------------------------------------------
 
 
-def test_a_daemon_that_a_hook_starts_lives_through_the_session(tmp_path, started):
+def test_a_daemon_that_a_hook_starts_lives_through_the_session(tmp_path, cli):
     hooks = """
 [hooks]
 reset = ["sh", "-c", "test ! -f pid || { kill -0 $(cat pid) && echo reset alive || echo reset dead; } >> log"]
@@ -179,8 +180,7 @@ rollback = ["sh", "-c", "test ! -f pid || kill $(cat pid); rm -f pid; echo rollb
     run = "echo run $(kill -0 $(cat pid) && echo alive || echo dead) >> log"
     write_target(tmp_path / "app.toml", hooks=hooks, run=run)
     words = ("tune", "app.toml", "--tuner", "random", "--trials", "2", "--trust", "fast", "--name", "a")
-    session = started(*words, cwd=tmp_path)
-    assert session.wait(120) == 0, session.text
+    cli(*words, cwd=tmp_path, env={MARKER: str(tmp_path)})
     log = (tmp_path / "log").read_text().splitlines()
     assert log.count("run alive") >= 3 and log.count("reset alive") >= 2, log
     assert not [line for line in log if "dead" in line], log
@@ -303,7 +303,7 @@ def taken_back(name: str, folder: Path, cli) -> str:
 @pytest.mark.parametrize(
     "fault", ["the hook fails", "the hook kills apply", "the hook ends apply", "a file cannot be written"]
 )
-def test_a_broken_apply_can_be_taken_back(fault, tmp_path, cli):
+def test_a_broken_apply_can_be_taken_back(fault, tmp_path, cli, cli_process):
     folder = tmp_path / "user"
     folder.mkdir()
     measured(write_target(folder / "app.toml"), "a")
@@ -326,9 +326,8 @@ def test_a_broken_apply_can_be_taken_back(fault, tmp_path, cli):
     conf.write_text("mine\n")
     give_away(conf)
     before = tree(folder)
-    done = subprocess.run(
-        [TUNEWRIGHT, "apply", "a", "--trial", "1", "--force"], cwd=folder, capture_output=True, text=True
-    )
+    run = cli_process if fault.endswith("apply") else cli  # these end the process that runs them
+    done = run("apply", "a", "--trial", "1", "--force", cwd=folder, code=None)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     said = taken_back("a", folder, cli)
