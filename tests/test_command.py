@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from tunewright.envs.command import CommandTarget, open_target
-from tunewright.envs.command_metrics import read_json_path, read_number
 from tunewright.envs.command_places import fill
-from tunewright.errors import ConfigError, TargetError
+from tunewright.errors import ConfigError
 from tunewright.measuring.isolation import measure_once
 from tunewright.sessions.session import Session
 from tunewright.store.plan import Plan
@@ -116,33 +115,10 @@ def test_a_file_of_the_kernels_needs_no_writing(toml, tmp_path):
     assert once(toml(text), tmp_path).values["speed"] > 0
 
 
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [("1,234", 1234), ("12,345,678.5", 12345678.5), ("-1,234e2", -123400), ("0.10", 0.1), ("100", 100), ("1e3", 1000)],
-)
-def test_numbers_in_a_text(text, number):
-    assert read_number("m", text) == number
-
-
-@pytest.mark.parametrize("text", ["0,10", "0,523", "1,5", "12,34,567", "1,2345", "1234,567", "1.234,56", "000,523"])
-def test_a_decimal_comma_is_refused(text):
-    with pytest.raises(TargetError, match=f"{text}.*decimal point"):
-        read_number("m", text)
-
-
 def test_a_decimal_comma_fails_the_run(toml, tmp_path):
     bench = "print('speed: 0,523'); print('{\"results\": [{\"mem\": 1}]}')"
     text = BASE.replace("([0-9.]+)", "([0-9.,]+)")
     assert "'0,523' is not a number" in once(toml(text, bench=bench), tmp_path).reason
-
-
-def test_json_that_python_cannot_hold_is_told_in_words():
-    with pytest.raises(TargetError, match="nested too deeply"):
-        read_json_path("m", "a", "[" * 100_000)
-    with pytest.raises(TargetError, match="too many digits"):
-        read_json_path("m", "a", '{"a": ' + "9" * 5000 + "}")
-    with pytest.raises(TargetError, match="number of 400 digits"):
-        read_json_path("m", "a", '{"a": ' + "9" * 400 + "}")
 
 
 def test_starter_file_works_as_it_is(tmp_path, cli):
@@ -349,16 +325,6 @@ def test_fill():
     assert fill("{a}{b}", {"a": "1", "b": "2"}) == "12"
     assert fill("{unknown} {a}", {"a": "1"}) == "{unknown} 1"
     assert fill("--x={a}", {"a": None}) is None
-
-
-@pytest.mark.parametrize("path", ["results.0.mem", "$.results[0].mem", "results[0].mem"])
-def test_json_paths(path):
-    assert read_json_path("m", path, 'noise\n{"results": [{"mem": 4}]}\n') == 4
-
-
-def test_json_path_without_json():
-    with pytest.raises(TargetError, match="not JSON"):
-        read_json_path("m", "a", "nothing")
 
 
 def test_facts_hold_no_environment(toml):
