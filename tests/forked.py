@@ -4,6 +4,7 @@ A new interpreter would spend nearly all of its time on imports. Each command ha
 environment; ``Commands`` is the side of the tests, and running this module is the side of the process that forks.
 """
 
+import importlib
 import io
 import json
 import os
@@ -12,8 +13,16 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+#: what most commands need, imported once
+OURS = (
+    "cli.app", "cli.display", "envs.parallelism.cli", "envs.parallelism.check", "envs.parallelism.planning", "envs.scheduling.cli",
+    "envs.scheduling.cluster.simulate", "envs.scheduling.serving.simulate", "envs.scheduling.spark.simulate", "envs.tables",
+    "knowledge.cli", "knowledge.manuals", "knowledge.tracestats", "report.timeline", "store.store",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +103,9 @@ def _child(job: dict, report: int) -> int:
 
 
 def _serve() -> None:
-    import optuna  # noqa: F401  # imported once, for all commands
-
-    import tunewright.cli.app
-    import tunewright.envs.parallelism.cli
-    import tunewright.envs.scheduling.cli  # noqa: F401
+    for name in ("numba", "numpy", "optuna", "pydantic", *(f"tunewright.{part}" for part in OURS)):
+        with suppress(ImportError):  # of an extra
+            importlib.import_module(name)
 
     for line in sys.stdin:
         seen, report = os.pipe()
