@@ -67,8 +67,9 @@ def toml(tmp_path):
     return write
 
 
-def once(path, tmp_path, **config):
+def once(path, tmp_path, *, isolated=False, **config):
     target = open_target(path, {})
+    target.isolated = isolated  # without a process for each run where a test is not about these
     return measure_once(
         target, target.space.fill(config), workload=next(iter(target.workloads)), seed=1,
         budget=Budget(workdir=tmp_path, seconds=target.limit_seconds or 20),
@@ -80,7 +81,8 @@ def test_contract(toml):
 
 
 def test_metrics_by_regex_and_json(toml, tmp_path):
-    assert once(toml(), tmp_path, n=3).values == {"speed": 30, "mem": 3}
+    for isolated in (True, False):
+        assert once(toml(), tmp_path, isolated=isolated, n=3).values == {"speed": 30, "mem": 3}
 
 
 RESULT = """
@@ -205,7 +207,8 @@ def test_success_conditions(toml, tmp_path):
 
 
 def test_a_hanging_benchmark_is_killed(toml, tmp_path):
-    found = once(toml(BASE.replace("limit = 20", "limit = 1"), bench="import time; time.sleep(60)"), tmp_path)
+    path = toml(BASE.replace("limit = 20", "limit = 1"), bench="import time; time.sleep(60)")
+    found = once(path, tmp_path, isolated=True)
     assert found.status == "timed out"
 
 
