@@ -58,10 +58,11 @@ def pytest_unconfigure(config):
 #: files that take longest, by CPU time: they begin first, so that the workers end together. The first compiles every
 #: kernel where none is compiled yet; those that need kernels come after the others, when it is through with that
 LONGEST = (
-    "test_env_copies.py", "test_users_things.py", "test_services.py", "test_postgres.py", "test_changes.py", "test_command.py",
-    "test_session.py", "test_questions.py", "test_tuners.py", "test_torch_train.py", "test_changes_processes.py", "test_gluster.py",
-    "test_plugins.py", "test_lustre.py", "test_edited_stores.py", "test_bounded_reading.py", "test_agent_files.py", "test_docs.py",
-    "test_compare_bundles.py", "test_placement.py", "test_evidence.py", "test_cluster_sim.py", "test_planted_text.py",
+    "test_env_copies.py", "test_postgres.py", "test_users_things.py", "test_docs.py", "test_agent_files.py", "test_torch_train.py",
+    "test_planted_text.py", "test_lustre.py", "test_plugins.py", "test_compare_bundles.py", "test_command.py", "test_gluster.py",
+    "test_services.py", "test_cli.py", "test_session.py", "test_changes.py", "test_edited_stores.py", "test_secrets.py", "test_compare.py",
+    "test_changes_processes.py", "test_questions.py", "test_tuners.py", "test_bounded_reading.py", "test_spark_sim.py", "test_simulate.py",
+    "test_placement.py", "test_cluster_sim.py", "test_report.py",
 )  # fmt: skip
 
 

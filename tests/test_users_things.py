@@ -241,7 +241,10 @@ def test_apply_and_rollback_leave_them_too(tmp_path, cli):
 # -- signals ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *SLOW])
 def test_a_signal_puts_the_file_back(number, tmp_path, started):
     write_target(tmp_path / "app.toml", "app.conf", run="sleep 0.3")
     (tmp_path / "app.conf").write_text("mine\n")
