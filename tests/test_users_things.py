@@ -1,5 +1,6 @@
 """One fault each: what is the user's stays as it was. Killing at random is in test_kills_of_users_things.py."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -357,15 +358,15 @@ def test_sessions_of_one_name_in_two_stores_roll_back_their_own(tmp_path, cli):
 
 
 @pytest.fixture
-def two_folders(tmp_path, cli):
-    """A session 'a' that was started as ``tune app.toml`` in the first of two folders that both have such a file."""
+def two_folders(tmp_path):
+    """A session 'a' of the target ``app.toml`` that was started in the first of two folders that both have such a file."""
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
         (folder / "app.conf").write_text(f"mine in {folder.name}\n")
         write_target(folder / "app.toml", "app.conf", run=f"echo {folder.name} >> {tmp_path / 'ran'}")
-    words = ("tune", "app.toml", "--tuner", "random", "--trials", "2", "--trust", "fast")
-    cli(*words, "--name", "a", cwd=folders[0])
+    with contextlib.chdir(folders[0]):
+        measured(Path("app.toml"), "a")
     assert set((tmp_path / "ran").read_text().split()) == {"one"}
     return folders
 
