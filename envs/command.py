@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunewright.envs import command_record, command_run, command_served, service
 from tunewright.envs.command_file import Description, File, load_description
@@ -20,8 +20,6 @@ from tunewright.envs.command_preflight import preflight
 from tunewright.envs.command_record import DATA, RUNS, Recorded
 from tunewright.envs.command_run import run_hook
 from tunewright.envs.command_served import Place
-from tunewright.envs.machine.live import Machine
-from tunewright.envs.machine.target import MachineTarget
 from tunewright.envs.service_file import PLACES
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.sessions import originals, workfolder
@@ -30,6 +28,9 @@ from tunewright.space import Config, Value
 from tunewright.space.expressions import parse
 from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget, Budget, Measurement, Preflight, Weaker
+
+if TYPE_CHECKING:
+    from tunewright.envs.machine.target import MachineTarget
 
 _PREPARED, _REFERENCE = ".prepared", ".default-output"
 
@@ -44,7 +45,12 @@ def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget | Ma
         raise unknown("option of target command", name, [])
     target = CommandTarget(load_description(Path(argument)))
     keys = target.description.machine
-    return MachineTarget(target, keys, Machine()) if keys else target
+    if not keys:
+        return target
+    from tunewright.envs.machine.live import Machine
+    from tunewright.envs.machine.target import MachineTarget
+
+    return MachineTarget(target, keys, Machine())
 
 
 def recorded(state: Mapping[str, Any]) -> BaseTarget | None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunewright.envs import loads
 from tunewright.envs.command_guarantees import Guarantee, read_dangers, read_guarantees
@@ -16,8 +16,7 @@ from tunewright.envs.command_places import PLACE
 from tunewright.envs.command_success import Success, read_success
 from tunewright.envs.command_table import Table, check_places
 from tunewright.envs.command_used import check_used, missing_program
-from tunewright.envs.machine.description import machine_parameters
-from tunewright.envs.machine.keys import Key
+from tunewright.envs.machine import KINDS
 from tunewright.envs.service_file import KEYS as SERVICE_KEYS
 from tunewright.envs.service_file import PLACES as SERVICE_PLACES
 from tunewright.envs.service_file import Service, mentions, read_service
@@ -26,6 +25,9 @@ from tunewright.measuring.hooks import LIMIT_S
 from tunewright.space import Space
 from tunewright.store.files import MB, VARIABLE, WHOLE_MB, limit_mb, parsing, read_text, read_toml
 from tunewright.target import Metric
+
+if TYPE_CHECKING:
+    from tunewright.envs.machine.keys import Key
 
 _TABLES = {
     "target", "parameter", "parameters", "metric", "success", "file", "hooks", "workloads", "guarantee", "service",
@@ -111,6 +113,15 @@ def load_description(path: Path) -> Description:
         return _description(path, data)
 
 
+def _machine_parameters(path: Path, rows: Sequence[Any]) -> dict[int, Key]:
+    if not any(isinstance(row, dict) and not row.keys().isdisjoint(KINDS) for row in rows):
+        return {}
+    # a quarter of what the start of each run takes, and most descriptions have none
+    from tunewright.envs.machine.description import machine_parameters
+
+    return machine_parameters(path, rows, Table)
+
+
 def _description(path: Path, data: Any) -> Description:
     top = Table(str(path), data, _TABLES)
     served = "service" in top.data
@@ -118,7 +129,7 @@ def _description(path: Path, data: Any) -> Description:
     built_in = (*_BUILT_IN, *(SERVICE_PLACES if served else ()))
     short = top.get("parameters", (dict, str))
     rows = top.get("parameter", list, [], needed=short is None)
-    machine = machine_parameters(path, rows, Table)
+    machine = _machine_parameters(path, rows)
     given = {place: key.param for place, key in machine.items()}
     parameters = read_parameters(path, rows, short, built_in, given)
     try:

@@ -16,7 +16,8 @@ from tunewright.tuner import BaseTuner, Suggestion
 class Theirs(BaseTarget):
     '''Their target.'''
     name = "theirs"
-    space = Space([Int(name="n", low=1, high=9, default=1)])
+    exact = True
+    space = Space([Int(name="n", low=1, high=3, default=1)])
     metrics = (Metric(name="speed", direction="max"),)
 
     def measure(self, config, *, workload, seed, budget):
@@ -28,7 +29,7 @@ def open_target(argument, options):
 class Upward(BaseTuner):
     '''Counts upward.'''
     def ask(self, history):
-        return Suggestion(config={"n": min(history.step + 1, 9)}, why="one more")
+        return Suggestion(config={"n": min(history.step + 1, 3)}, why="one more")
 """
 
 COMMANDS = """
@@ -109,16 +110,16 @@ def test_a_plugins_target_and_tuner_work_like_our_own(plugin, tmp_path):
         "-t",
         "upward",
         "-n",
-        "9",
+        "3",
         "--trust",
         "fast",
         "--store",
         f"sqlite:///{tmp_path}/s.db",
         "--json",
     )
-    assert found["best"]["config"] == {"n": 9}
-    assert found["ratio"] == pytest.approx(9)
-    assert found["trials"] == 9
+    assert found["best"]["config"] == {"n": 3}
+    assert found["ratio"] == pytest.approx(3)
+    assert found["trials"] == 3
 
 
 def test_a_plugin_passes_the_contract_suites(plugin, monkeypatch):

@@ -411,7 +411,7 @@ def test_a_default_that_fails_too_often_is_not_blamed_on_the_winner(store, tmp_p
 
 def test_repeating_failed_runs_ends_where_it_never_helped(store, tmp_path):
     class Breaking(Misbehaving):
-        ways = ("well", "raise", "exit")
+        ways, isolated = ("well", "raise"), False
 
     session = create(store, target=Breaking(), tuner="random", repeats=True)
     session.run(trials=12, verify=False)

@@ -1,13 +1,12 @@
 """The search's ratios, the verified one and the verdict agree wherever they stand; what is copied is never cut."""
 
 import re
-import subprocess
-import sys
 from dataclasses import asdict, replace
 
 import optuna
 import pytest
-from test_overview import DIES
+from forked import ended
+from test_overview import dies
 
 from tunewright.measuring.protocol import Comparison
 from tunewright.report.dashboard import note
@@ -107,7 +106,7 @@ def test_gains_without_a_ratio_are_listed_by_their_difference(store):
 
 
 def test_a_session_whose_process_is_gone_is_interrupted_in_the_dashboard(store):
-    assert subprocess.run([sys.executable, "-c", DIES, store.url]).returncode == 9
+    assert ended(dies, store.url) == 9
     dashboard = pytest.importorskip("optuna_dashboard", reason="needs: pip install 'tunewright[dashboard]'")
     from tunewright.report.dashboard import serve
 
