@@ -21,7 +21,7 @@ from tunewright.tuner import BaseTuner, History, Problem, Suggestion, Trial
 from tunewright.tuners.gaussian import Encoder, fit, log_expected_improvement, normal_scores
 
 LISTED = 20_000  # configurations up to which a space is listed, and none is proposed that is not on the list
-ALL = 2_000  # up to which `gp2` looks at each of them in each trial
+ALL = 2_000  # up to which each of them is looked at in each trial
 FAR = 300  # random candidates for the second trial
 RANDOM, NEAR, TOP = 800, 600, 3  # of a longer list: random ones, and the nearest to the best
 DRAWN, MUTANTS, PARENTS = 1_000, 150, 4  # of a space that cannot be listed
@@ -33,7 +33,6 @@ class AdditiveGPTuner(BaseTuner):
 
     label: ClassVar[str] = "gp2"
     multi_objective: ClassVar[bool] = False
-    whole: ClassVar[int] = ALL  # configurations up to which each of a list is looked at in each trial
     explored = 2  # trials, the default included, before the process is asked
     asks = 3  # it maximises: asked again it mostly answers the same
 
@@ -119,7 +118,7 @@ class AdditiveGPTuner(BaseTuner):
         ranked = sorted(good, key=lambda t: (not t.feasible, self.sign * t.scores[self.metric.name]))
         if self.listed is not None:
             chosen = np.arange(len(self.pool))
-            if len(chosen) > self.whole:
+            if len(chosen) > ALL:
                 top = self.encoder.rows([dict(t.config) for t in ranked[:TOP]])
                 distance = self.encoder.distances(self.rows, top).sum(axis=0).min(axis=1)
                 near = np.argsort(distance, kind="stable")[:NEAR]

@@ -98,7 +98,7 @@ class Encoder:
         return np.stack([np.sqrt(((a[:, None, g] - b[None, :, g]) ** 2).sum(axis=2)) for g in self.groups])
 
 
-def matern(r: Array) -> Array:
+def _matern(r: Array) -> Array:
     """Matern kernel with smoothness 5/2."""
     return np.asarray((1 + _ROOT5 * r + 5 / 3 * r * r) * np.exp(-_ROOT5 * r))
 
@@ -142,20 +142,25 @@ def _kernel(theta: Array, distance: Array) -> tuple[Array, Array, Array]:
     """Return the covariance without noise, and the scaled distances by parameter and jointly."""
     scaled = distance * np.exp(-theta[0] - theta[1:-3])[:, None, None]
     joint = np.sqrt((scaled * scaled).sum(axis=0))
-    covariance = np.exp(theta[-3]) * matern(scaled).mean(axis=0) + np.exp(theta[-2]) * matern(joint)
+    covariance = np.exp(theta[-3]) * _matern(scaled).mean(axis=0) + np.exp(theta[-2]) * _matern(joint)
     return np.asarray(covariance), scaled, joint
 
 
-def fit(encoder: Encoder, rows: Array, values: Array, rng: np.random.Generator, own: Array | None = None) -> Fit:
+def fit(
+    encoder: Encoder, rows: Array, values: Array, rng: np.random.Generator | None, own: Array | None = None, *,
+    own_std: Array | None = None, amplitudes: tuple[float, float] = (AMPLITUDE[0], AMPLITUDE[0]),
+) -> Fit:  # fmt: skip
     """Fit by the maximum of the posterior, from the prior's mean and from one random start.
 
     Args:
         encoder: made the rows.
         rows: shape (n, width).
         values: shape (n,).
-        rng: of the second start.
+        rng: of the second start; None for the first alone.
         own: prior mean of each parameter's own log factor on the length, (parameters,): below 0 for what is believed
             to matter.
+        own_std: standard deviation of that prior, (parameters,), instead of the encoder's.
+        amplitudes: prior means of the logs of the additive and of the joint part's amplitude.
 
     Returns:
         The better of the two.
@@ -166,10 +171,10 @@ def fit(encoder: Encoder, rows: Array, values: Array, rng: np.random.Generator, 
     count = len(encoder.groups)
     std, mean = float(values.std()) or 1.0, float(values.mean())
     goal = (values - mean) / std
-    centre = np.r_[0.5 * np.log(count), np.zeros(count) if own is None else own, AMPLITUDE[0], AMPLITUDE[0], NOISE[0]]
-    spread = np.r_[LENGTH_STD, encoder.own_std, AMPLITUDE[1], AMPLITUDE[1], NOISE[1]]
+    centre = np.r_[0.5 * np.log(count), np.zeros(count) if own is None else own, *amplitudes, NOISE[0]]
+    spread = np.r_[LENGTH_STD, encoder.own_std if own_std is None else own_std, AMPLITUDE[1], AMPLITUDE[1], NOISE[1]]
     distance = encoder.distances(rows, rows)
-    starts = [centre, centre + 0.7 * spread * rng.normal(0, 1, len(centre))]
+    starts = [centre] if rng is None else [centre, centre + 0.7 * spread * rng.normal(0, 1, len(centre))]
     found = [
         minimize(
             _loss,
@@ -204,9 +209,21 @@ def _loss(theta: Array, distance: Array, goal: Array, centre: Array, spread: Arr
     lengths = -0.5 * np.einsum(
         "ij,kij->k", outer, scaled * scaled * (additive / count * _slope(scaled) + product * _slope(joint))
     )
-    amplitudes = [additive * matern(scaled).mean(axis=0), product * matern(joint), noise * np.eye(size)]
+    amplitudes = [additive * _matern(scaled).mean(axis=0), product * _matern(joint), noise * np.eye(size)]
     gradient = np.r_[lengths.sum(), lengths, [-0.5 * (outer * a).sum() for a in amplitudes]]
     return float(loss), gradient + off / spread
+
+
+def leave_one_out(model: Fit) -> float:
+    """Log density that a process gives each value when it is fitted to the others alone, summed; lengths are kept.
+
+    Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), equations 5.10 to 5.12.
+    """
+    from scipy.linalg import cho_solve
+
+    variance = 1 / np.diag(cho_solve((model.factor, True), np.eye(len(model.rows))))
+    error = model.weights * variance
+    return float(-0.5 * (np.log(2 * np.pi * variance) + error * error / variance).sum())
 
 
 def half_ranks(values: Array) -> Array:
