@@ -18,7 +18,7 @@ from typing import Any
 from tunewright.envs import command_run, service
 from tunewright.envs.command_file import Description
 from tunewright.envs.command_places import Names, fill
-from tunewright.envs.service import Instance
+from tunewright.envs.service_instance import Instance
 from tunewright.envs.service_file import Ready, Service
 from tunewright.errors import TargetError
 from tunewright.sessions import originals, workfolder

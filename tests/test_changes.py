@@ -227,7 +227,7 @@ def test_checks_of_two_projects_do_not_take_each_other_for_dead(tmp_path, cli):
         (tmp_path / name / "server.conf").write_text(f"v: 7 # {name}\n")
         command(tmp_path / name)
     (tmp_path / "a" / "my.toml").write_text(
-        (tmp_path / "a" / "my.toml").read_text().replace("sleep {pause}", "sleep 4")
+        (tmp_path / "a" / "my.toml").read_text().replace("sleep {pause}", "sleep 4 # {pause}\\n")
     )
     first = begun(tmp_path / "a", "check", "my.toml", cwd=tmp_path / "a")
     cli("check", "my.toml", cwd=tmp_path / "b")

@@ -191,7 +191,8 @@ def test_every_tool_is_complete():
         assert callable(loads.module(tool).parse)
     with pytest.raises(UnknownNameError, match="Did you mean 'wrk'"):
         loads.module("wrkk")
-    assert not [m.name for m in pkgutil.iter_modules(loads.__path__) if m.name.startswith("_") and m.name != "_command"]
+    shared = {m.name for m in pkgutil.iter_modules(loads.__path__) if m.name.startswith("_")}
+    assert shared == {"_command", "_progress"}
 
 
 def test_arguments_take_the_place_of_usual_ones():
