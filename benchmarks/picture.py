@@ -3,6 +3,8 @@
 The command runs for real. What the pages show was made, in a folder of its own, by::
 
     picture.py preflight.svg tune postgres:postgresql://tuner@127.0.0.1:5477/shop --dry-run
+    tunewright recipes copy redis-live shop.toml    (with the address of a Redis)
+    picture.py preflight_redis.svg tune shop.toml --dry-run
     tunewright tune recipe:nginx --trials 8 --trust fast --name nginx-1
     picture.py service.svg show nginx-1
 """

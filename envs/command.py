@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import shlex
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tunewright.envs import command_run, command_served, service
+from tunewright.envs import command_record, command_run, command_served, service
 from tunewright.envs.command_file import Description, File, load_description
-from tunewright.envs.command_forms import command_forms, costs, not_live
+from tunewright.envs.command_forms import command_forms, costs, file_lines, not_live
 from tunewright.envs.command_guarantees import weaker
 from tunewright.envs.command_places import PLACE, Names, fill, filled
 from tunewright.envs.command_preflight import preflight
+from tunewright.envs.command_record import DATA, RUNS, Recorded
 from tunewright.envs.command_run import run_hook
 from tunewright.envs.command_served import Place
-from tunewright.envs.machine.live import Machine
-from tunewright.envs.machine.target import MachineTarget
 from tunewright.envs.service_file import PLACES
 from tunewright.errors import ConfigError, TargetError, unknown
 from tunewright.sessions import originals, workfolder
@@ -31,7 +29,9 @@ from tunewright.space.expressions import parse
 from tunewright.store.trees import remove_tree
 from tunewright.target import BaseTarget, Budget, Measurement, Preflight, Weaker
 
-_RUNS, _DATA = "runs", "data"  # folders below the work directory: one folder a run, and what is kept for the session
+if TYPE_CHECKING:
+    from tunewright.envs.machine.target import MachineTarget
+
 _PREPARED, _REFERENCE = ".prepared", ".default-output"
 
 
@@ -45,7 +45,22 @@ def open_target(argument: str, options: Mapping[str, str]) -> CommandTarget | Ma
         raise unknown("option of target command", name, [])
     target = CommandTarget(load_description(Path(argument)))
     keys = target.description.machine
-    return MachineTarget(target, keys, Machine()) if keys else target
+    if not keys:
+        return target
+    from tunewright.envs.machine.live import Machine
+    from tunewright.envs.machine.target import MachineTarget
+
+    return MachineTarget(target, keys, Machine())
+
+
+def recorded(state: Mapping[str, Any]) -> BaseTarget | None:
+    """Return what puts back what a session changed whose description cannot be read; None where too little is known.
+
+    Args:
+        state: the session's snapshot or undo.
+    """
+    undo = state.get(command_record.KEY, None if state.get("commands") else {})  # earlier versions noted none
+    return None if undo is None else Recorded(undo)
 
 
 class CommandTarget(BaseTarget):
@@ -103,19 +118,22 @@ class CommandTarget(BaseTarget):
     def measure(self, config: Config, *, workload: str, seed: int, budget: Budget) -> Measurement:
         """Reset, write files, apply, run, and read the metrics; around it the server, where the description has one."""
         about = self.description
-        runs = workfolder.private(budget.workdir, _RUNS)
+        runs = workfolder.private(budget.workdir, RUNS)
         if self.serves:
             place = self._place(config, workload=workload, seed=seed, workdir=budget.workdir)
             reference = self._reference(budget.workdir)
             measurement, mounted = command_served.served(
-                about, config, place, lambda names, server: command_run.measured(about, names, reference, server)
+                about,
+                config,
+                place,
+                lambda names, server: command_run.measured(about, names, reference, server, budget=budget),
             )
         else:
             rundir = tempfile.mkdtemp(dir=runs, prefix="run-")
             more = {"workload": workload, "seed": str(seed), "workdir": str(budget.workdir), "rundir": rundir}
             names = command_run.names_of(about, config, **more, **self._session_places(budget.workdir))
             try:
-                measurement = self._run(names, budget.workdir)
+                measurement = self._run(names, budget)
             finally:
                 mounted = remove_tree(Path(rundir))
         if mounted:
@@ -128,7 +146,14 @@ class CommandTarget(BaseTarget):
         """Whether the description starts a server of its own."""
         return self.description.service is not None and bool(self.description.service.start)
 
-    def _run(self, names: Names, workdir: Path) -> Measurement:
+    def waiting(self, workdir: Path) -> str:
+        """Return what a load waits for now; "" where it is at work."""
+        try:
+            return (workfolder.path_of(workdir, RUNS) / command_run.WAITING).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def _run(self, names: Names, budget: Budget) -> Measurement:
         about = self.description
         run_hook(about, "reset", names)
         self._write_files(names, "trials")
@@ -139,16 +164,16 @@ class CommandTarget(BaseTarget):
             service.wait_ready(server)
             if "warmup" in about.service.commands:
                 server.command("warmup", about.service.commands["warmup"], about.service.limits["warmup_limit"])
-        return command_run.measured(about, names, self._reference(workdir), server)
+        return command_run.measured(about, names, self._reference(budget.workdir), server, budget=budget)
 
     def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
         """Do what is done once a session: prepare and fill a server's data, run the default as a reference."""
         about = self.description
         config = about.space.default
-        if self.serves and not (data := workfolder.path_of(budget.workdir, _DATA)).joinpath(_PREPARED).is_file():
-            workfolder.private(budget.workdir, _RUNS)
-            workfolder.remove(budget.workdir, _DATA)
-            workfolder.private(budget.workdir, _DATA)
+        if self.serves and not (data := workfolder.path_of(budget.workdir, DATA)).joinpath(_PREPARED).is_file():
+            workfolder.private(budget.workdir, RUNS)
+            workfolder.remove(budget.workdir, DATA)
+            workfolder.private(budget.workdir, DATA)
             command_served.prepared(about, self._place(config, workload=workload, seed=seed, workdir=budget.workdir))
             data.joinpath(_PREPARED).touch()
         if about.success.as_default and not self._reference(budget.workdir).is_file():
@@ -159,21 +184,26 @@ class CommandTarget(BaseTarget):
 
     def _place(self, config: Config, *, workload: str, seed: int, workdir: Path) -> Place:
         """Return where runs with a server take place."""
-        data = workfolder.path_of(workdir, _DATA)
+        data = workfolder.path_of(workdir, DATA)
 
         def names(rundir: Path, ports: Mapping[str, str]) -> dict[str, str | None]:
             more = {"workload": workload, "seed": str(seed), "workdir": str(workdir), "rundir": str(rundir)}
             return command_run.names_of(self.description, config, **more, **ports, datadir=str(data))
 
-        runs = workfolder.path_of(workdir, _RUNS)
+        runs = workfolder.path_of(workdir, RUNS)
         return Place(runs=runs, data=data, names=names, write=lambda names: self._write_files(names, "trials"))
 
     def _session_places(self, workdir: Path) -> dict[str, str]:
-        return {"datadir": str(workfolder.path_of(workdir, _DATA))} if self.description.service is not None else {}
+        return {"datadir": str(workfolder.path_of(workdir, DATA))} if self.description.service is not None else {}
 
     def _reference(self, workdir: Path) -> Path:
         """Return where the default's output is kept for comparison."""
-        return workfolder.path_of(workdir, _RUNS) / _REFERENCE
+        return workfolder.path_of(workdir, RUNS) / _REFERENCE
+
+    def processes(self, workdir: Path, runner: int) -> Collection[int]:
+        """Return those of a kept server, which does not descend from the measuring process."""
+        its = self.description.service
+        return service.kept_processes(workfolder.path_of(workdir, RUNS), runner) if its is not None and its.keep else ()
 
     # -- files ------------------------------------------------------------------------------------
 
@@ -209,59 +239,43 @@ class CommandTarget(BaseTarget):
         own = self._own_files("trials")
         if not own and not self._lasting_hooks() and about.service is None:
             return {}
-        state = self._saved_files(folder, own, bool(self._restore_hook()))
+        answered = False
         if about.service is not None and not self.serves:
             names = self._service_names(self.space.default, folder)
-            state["answered"] = service.answers(command_run.instance(about, folder, names))
-        return state
+            answered = service.answers(command_run.instance(about, folder, names))
+        return {**self._saved_files(folder, own, self._restore_hook(), answered), "answered": answered}
 
-    def _saved_files(self, folder: Path, own: Sequence[tuple[Path, File]], commands: bool) -> dict[str, Any]:
+    def _saved_files(
+        self, folder: Path, own: Sequence[tuple[Path, File]], hook: str, answered: bool = False
+    ) -> dict[str, Any]:
         files = [
             {**originals.save(path, folder, str(number)), "template": file.text}
             for number, (path, file) in enumerate(own)
         ]
         self._saved = {entry["path"]: entry for entry in files}
-        return {"files": files, "toml": os.path.realpath(self.description.path), "commands": commands}
+        toml = os.path.realpath(self.description.path)
+        return {"files": files, "toml": toml, command_record.KEY: self._undoing(hook, answered)}
+
+    def _undoing(self, hook: str, answered: bool = False) -> dict[str, Any]:
+        """Return how what is changed is undone, as the description says it now."""
+        names = self._service_names(self.space.default, Path("{workdir}"))
+        return command_record.record(self.description, hook, names, answers=answered)
+
+    def _undo_of(self, state: Mapping[str, Any], hook: str) -> Mapping[str, Any]:
+        """Return how a state is undone: as it was noted, and where this is its description, as that says now."""
+        mine = state.get("toml", "") in ("", os.path.realpath(self.description.path))
+        now = self._undoing(hook, bool(state.get("answered"))) if mine else {}
+        return {**state.get(command_record.KEY, {}), **now}
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """End what is left of servers, put the user's files back and run the rollback command."""
         self._saved = {}
-        if not snapshot:
-            return
-        workdir = Path(snapshot.get("workdir") or tempfile.gettempdir())
-        mine = snapshot.get("toml", os.path.realpath(self.description.path)) == os.path.realpath(self.description.path)
-        if snapshot.get("workdir"):
-            service.end_left(workfolder.path_of(workdir, _RUNS), None, self._stopping(workdir) if mine else None)
-        problems = _put_back(snapshot)
-        if mine:
-            try:
-                # what a server of its own was given by the apply command, went with that server
-                if not self.serves:
-                    run_hook(self.description, self._restore_hook(), self._service_names(self.space.default, workdir))
-                if snapshot.get("answered"):
-                    names = self._service_names(self.space.default, workdir)
-                    service.wait_ready(command_run.instance(self.description, workdir, names))
-            except TargetError as error:
-                problems.append(str(error))
-        if problems:
-            raise TargetError("; ".join(problems))
-
-    def _stopping(self, workdir: Path) -> Any:
-        """Return what stops a server that is left, as the description says."""
-
-        def stop(folder: Path, state: dict[str, Any]) -> None:
-            if self.serves:
-                first = next(iter(self.workloads))
-                place = self._place(state.get("config", {}), workload=first, seed=0, workdir=workdir)
-                names = place.names(folder, state.get("ports", {}))
-                service.stop(command_run.instance(self.description, folder, names))
-
-        return stop
+        if snapshot:
+            command_record.put_back(snapshot, self._undo_of(snapshot, self._restore_hook()))
 
     def cleanup(self, workdir: Path) -> None:
         """Remove what was written for runs; what the user's program left in {workdir} stays."""
-        workfolder.remove(workdir, _RUNS)
-        workfolder.remove(workdir, _DATA)
+        command_record.remove_runs(workdir)
         names = {"workdir": str(workdir)}
         for file in self.description.files:
             if file.path.startswith("{workdir}/") and "{" not in file.path.removeprefix("{workdir}"):
@@ -308,7 +322,7 @@ class CommandTarget(BaseTarget):
                 f"{' for service: service_apply in [hooks]' if self.serves else ''}; "
                 "use the settings shown by 'tunewright show'"
             )
-        state = self._saved_files(folder, self._own_files("service"), bool(self._rollback_hook()))
+        state = self._saved_files(folder, self._own_files("service"), self._rollback_hook())
         return {**state, "applied": True}
 
     def _restore_hook(self) -> str:
@@ -337,13 +351,17 @@ class CommandTarget(BaseTarget):
         return {path: filled(file.text, names) + "\n" for path, file in self._own_files("service")}
 
     def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
-        """Return the environment and a drop-in of systemd, where command or environment name parameters."""
+        """Return the environment and a drop-in of systemd, where command or environment name parameters.
+
+        And where no file of the user's is described, the lines of other configuration files that name them.
+        """
         names = self._service_names(config, Path(tempfile.gettempdir()))
         about = self.description
         template = about.service.start if about.service is not None and self.serves else about.command
         names |= {name: name.upper() for name in PLACES} if self.serves else {}
         words, environment = command_run.argument_list(about, template, names), command_run.environment(about, names)
-        return command_forms(about, template, words, environment, {*self.space.params, *about.parameters.flags})
+        found = command_forms(about, template, words, environment, {*self.space.params, *about.parameters.flags})
+        return found if self._own_files("service") else {**found, "conf.d": file_lines(about, names, changed)}
 
     def still_to_do(self, config: Config, changed: Mapping[str, Value]) -> Sequence[str]:
         """Say which values are written and not live, where there is no apply command that would have made them so."""
@@ -356,41 +374,11 @@ class CommandTarget(BaseTarget):
             self.restore(undo)
             return
         self._saved = {}
-        problems = _put_back(undo)
-        if undo["toml"] == os.path.realpath(self.description.path) and (hook := self._rollback_hook()):
-            try:
-                if hook.startswith("service_") or not self.serves:
-                    names = self._service_names(self.space.default, Path(tempfile.gettempdir()))
-                    run_hook(self.description, hook, names)
-            except TargetError as error:
-                problems.append(str(error))
-        if problems:
-            raise TargetError("; ".join(problems))
+        command_record.put_back(undo, self._undo_of(undo, self._rollback_hook()))
 
     def preflight(self, *, workload: str, workdir: Path) -> Preflight:
         """Say which files are written, which commands and servers run, and what of that this user may not do."""
         return _with_server(self, preflight(self.description, self.serves, workdir), workload, workdir)
-
-
-def _put_back(state: Mapping[str, Any]) -> list[str]:
-    """Put the user's files back; return what went wrong."""
-    problems = []
-    for entry in state["files"]:
-        try:
-            originals.put_back(entry if "copy" in entry else _from_text(entry))
-        except TargetError as error:  # the other files all the same
-            problems.append(str(error))
-    return problems
-
-
-def _from_text(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an entry for :func:`originals.put_back` of one that an earlier version kept with the file's text in it."""
-    if entry["data"] is None:
-        return {"path": entry["path"], "copy": None}
-    handle, copy = tempfile.mkstemp(prefix="tunewright-")
-    with os.fdopen(handle, "wb") as file:
-        file.write(base64.b64decode(entry["data"]))
-    return {"path": entry["path"], "copy": copy}
 
 
 def _with_server(target: CommandTarget, said: Preflight, workload: str, workdir: Path) -> Preflight:

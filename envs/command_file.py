@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tunewright.envs import loads
 from tunewright.envs.command_guarantees import Guarantee, read_dangers, read_guarantees
@@ -14,17 +14,20 @@ from tunewright.envs.command_metrics import Rule, read_metrics
 from tunewright.envs.command_parameters import Parameters, read_parameters
 from tunewright.envs.command_places import PLACE
 from tunewright.envs.command_success import Success, read_success
-from tunewright.envs.command_table import Table, check_places, check_program
-from tunewright.envs.machine.description import machine_parameters
-from tunewright.envs.machine.keys import Key
+from tunewright.envs.command_table import Table, check_places
+from tunewright.envs.command_used import check_used, missing_program
+from tunewright.envs.machine import KINDS
 from tunewright.envs.service_file import KEYS as SERVICE_KEYS
 from tunewright.envs.service_file import PLACES as SERVICE_PLACES
 from tunewright.envs.service_file import Service, mentions, read_service
 from tunewright.errors import ConfigError, SpaceError, unknown
 from tunewright.measuring.hooks import LIMIT_S
 from tunewright.space import Space
-from tunewright.store.files import parsing, read_text, read_toml
+from tunewright.store.files import MB, VARIABLE, WHOLE_MB, limit_mb, parsing, read_text, read_toml
 from tunewright.target import Metric
+
+if TYPE_CHECKING:
+    from tunewright.envs.machine.keys import Key
 
 _TABLES = {
     "target", "parameter", "parameters", "metric", "success", "file", "hooks", "workloads", "guarantee", "service",
@@ -110,6 +113,15 @@ def load_description(path: Path) -> Description:
         return description_of(path, data)
 
 
+def _machine_parameters(path: Path, rows: Sequence[Any]) -> dict[int, Key]:
+    if not any(isinstance(row, dict) and not row.keys().isdisjoint(KINDS) for row in rows):
+        return {}
+    # a quarter of what the start of each run takes, and most descriptions have none
+    from tunewright.envs.machine.description import machine_parameters
+
+    return machine_parameters(path, rows, Table)
+
+
 def description_of(path: Path, data: Any) -> Description:
     """Check what a file says, or what is said without one; see :func:`load_description`.
 
@@ -123,7 +135,7 @@ def description_of(path: Path, data: Any) -> Description:
     built_in = (*_BUILT_IN, *(SERVICE_PLACES if served else ()))
     short = top.get("parameters", (dict, str))
     rows = top.get("parameter", list, [], needed=short is None)
-    machine = machine_parameters(path, rows, Table)
+    machine = _machine_parameters(path, rows)
     given = {place: key.param for place, key in machine.items()}
     parameters = read_parameters(path, rows, short, built_in, given)
     try:
@@ -150,10 +162,10 @@ def description_of(path: Path, data: Any) -> Description:
     if served:
         texts = [file.text for file in files]
         service = read_service(path, top.data["service"], shell=shell, params=space.params, known=known, files=texts)
-    if not shell:
-        check_program(f"{path}, [{'service' if served else 'target'}]", command[0], cwd)
-        if service is not None and service.start:
-            check_program(f"{path}, [service]", service.start[0], cwd)
+    named = {f"[{'service' if served else 'target'}]": command, "[service]": service.start if service else ()}
+    for where, words in {} if shell else named.items():
+        if words and (wrong := missing_program(words[0], cwd)):
+            raise ConfigError(f"{path}, {where}: {wrong}")
     if success.as_default and mentions((*command, *target.get("env", dict, {}).values()), "seed"):
         raise ConfigError(f"{path}, [success]: same_as = 'default' needs runs whose output does not depend on {{seed}}")
     limit, memory = target.seconds("limit"), target.seconds("memory_mb")
@@ -169,6 +181,8 @@ def description_of(path: Path, data: Any) -> Description:
     env = target.get("env", dict, {})
     if not all(isinstance(v, str) for v in env.values()):
         raise ConfigError(f"{path}, [target]: every value of env must be a text")
+    of_machine = [key.param.name for key in machine.values()]
+    check_used(path, top.data, [file.text for file in files], parameters, known, of_machine)
     return Description(
         path=path,
         name=target.get("name", str, path.stem),
@@ -268,6 +282,13 @@ def _inside(table: Table, where: str, cwd: Path, known: Collection[str]) -> bool
                 "{workdir}/... may, since a file of yours must be known before it is changed, to be put back"
             )
     real = Path(os.path.realpath(cwd / where))
+    if not inside and real.is_symlink():  # it led nowhere but to itself
+        raise ConfigError(f"{table.where}: {where} is a symbolic link that leads in a circle")
     if not inside and real.exists() and not real.is_file():
         raise ConfigError(f"{table.where}: {where} is not a regular file")
+    if not inside and real.exists() and real.stat().st_size > limit_mb(WHOLE_MB) * MB:
+        raise ConfigError(
+            f"{table.where}: {where} has {real.stat().st_size / MB:,.0f} MB, more than a configuration file; what is "
+            f"there would be copied first; set {VARIABLE} if it is meant"
+        )
     return inside

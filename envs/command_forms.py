@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from tunewright.envs.command_file import Description
+from tunewright.envs.command_places import PLACE, Names, fill
 from tunewright.sessions.forms import environment_file, systemd_environment, systemd_exec
 
 
@@ -38,6 +40,27 @@ def command_forms(
     if not variables and not in_command:
         del forms["env"]  # the files hold all: plain variables may help whoever builds them
     return forms
+
+
+def file_lines(description: Description, names: Names, changed: Collection[str]) -> str:
+    """Return the lines of the configuration files that give new values, as the system reads them; "" for none.
+
+    Args:
+        description: what the TOML file says.
+        names: values of placeholders.
+        changed: names of parameters with a new value.
+    """
+    lists = description.parameters.flags
+    wanted = {*changed, *(name for name, flags in lists.items() if not flags.keys().isdisjoint(changed))}
+    parts: dict[str, list[str]] = {}
+    for file in description.files:
+        for line in file.text.splitlines():
+            text = None if wanted.isdisjoint(PLACE.findall(line)) else fill(line, names)
+            if text is not None:
+                parts.setdefault(Path(file.path).name, []).append(text.strip())
+    if len(parts) < 2:
+        return "".join(f"{line}\n" for lines in parts.values() for line in lines)
+    return "\n".join("\n".join([f"# in {name}:", *lines, ""]) for name, lines in parts.items())
 
 
 def costs(description: Description, names: Collection[str]) -> dict[str, str]:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright.errors import ConfigError, SpaceError, unknown
+from tunewright.errors import ConfigError, SpaceError
 from tunewright.space import Choice, Config, Space, Value
-from tunewright.space.expressions import Expr, parse
+from tunewright.space.expressions import Expr, parse, unknown_name
 from tunewright.store.files import printable
 from tunewright.target import Weaker
 
@@ -98,7 +98,7 @@ def _level(row: Any, space: Space, *, last: bool) -> Level:
         raise ConfigError(f"{row.where}: {error}") from None
     for name in when.names if when else ():
         if name not in space.params:
-            raise ConfigError(f"{row.where}: {unknown('parameter', name, space.params)}")
+            raise ConfigError(f"{row.where}: {unknown_name('parameter', name, space.params, text)}")
     return Level(when=when, loses=row.get("loses", str, ""))
 
 
@@ -124,7 +124,7 @@ def read_dangers(table: Any, space: Space) -> Mapping[str, str]:
             raise ConfigError(f"{table.where}: dangerous: {error}") from None
         for name in names:
             if name not in space.params and name not in space.facts:
-                raise ConfigError(f"{table.where}: dangerous: {unknown('parameter', name, space.params)}")
+                raise ConfigError(f"{table.where}: dangerous: {unknown_name('parameter', name, space.params, text)}")
     return {str(text): str(reason) for text, reason in listed.items()}
 
 
@@ -140,6 +140,19 @@ def weaker(space: Space, guarantees: Sequence[Guarantee], config: Config) -> lis
                 if place > now and place not in seen and not space.problems(changed):
                     seen.add(place)
                     found.append(Weaker(config=changed, loses=guarantee.levels[place].loses))
+    return found
+
+
+def fixed(space: Space, guarantees: Sequence[Guarantee]) -> set[str]:
+    """Return the choices all of whose other values are weaker than the default's: they stay, unless that is allowed."""
+    found = set()
+    for guarantee in guarantees:
+        now = guarantee.place(space, space.default)
+        for name in guarantee.names:
+            param = space.params[name]
+            others = [v for v in param.choices if v != param.default] if isinstance(param, Choice) else []
+            if others and all(guarantee.place(space, {**space.default, name: v}) > now for v in others):
+                found.add(name)
     return found
 
 

@@ -9,7 +9,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tunewright.envs import loads
 from tunewright.envs.command_file import Description
+from tunewright.envs.command_guarantees import fixed
+from tunewright.envs.command_used import first_program, missing_program
 from tunewright.target import Preflight
 
 _WHEN = {"reset": "before every run", "apply": "before every run", "rollback": "once at the end"}
@@ -31,12 +34,19 @@ def preflight(description: Description, serves: bool, workdir: Path) -> Prefligh
     its = description.service
     changes = [_file_words(path) for path in own]
     restarts: list[str] = []
+    kept = fixed(description.space, description.guarantees)
+    if "apply" in hooks:
+        tried = [
+            n for n in description.space.params if n not in kept and n not in {k.name for k in description.machine}
+        ]
+        changes.append(f"New values are given to {_listed(tried, 12)}.")
     for hook, command in hooks.items():
         again = ", and once more with the default's values at the end, as there is no rollback command"
         when = _WHEN[hook] + (again if hook == "apply" and "rollback" not in hooks and not serves else "")
         said = f"The {hook} command of {description.path.name} runs {when}: {_shown(command)}"
         (restarts if _STARTERS.search(" ".join(command)) else changes).append(said)
-    costly = [f"{p.name} ({p.restart})" for p in description.space.params.values() if p.restart != "none"]
+    params = [p for p in description.space.params.values() if p.restart != "none" and p.name not in kept]
+    costly = [f"{p.name} ({p.restart})" for p in params]
     notes = []
     if costly and its is None:
         does = "the apply command has to do it" if "apply" in hooks else (
@@ -50,7 +60,7 @@ def preflight(description: Description, serves: bool, workdir: Path) -> Prefligh
         notes.append(f"The load is {description.tool}; its own figures are the metrics.")
     inside = [f.path for f in description.files_for("trials") if f.inside]
     creates = [f"{path.replace('{workdir}', str(workdir))} is written for runs." for path in inside]
-    leaves = []
+    leaves = [] if serves else _left(description)
     words = [*description.command, *(word for hook in hooks.values() for word in hook)]
     if any("{workdir}" in word for word in words):
         leaves.append(f"What the program writes below {workdir} itself stays there; its path is told at the end.")
@@ -58,6 +68,18 @@ def preflight(description: Description, serves: bool, workdir: Path) -> Prefligh
         changes=changes, restarts=restarts, creates=creates, leaves=leaves, missing=_missing(description, hooks, own),
         notes=notes,
     )  # fmt: skip
+
+
+def _left(description: Description) -> list[str]:
+    """Say what the load leaves in a server of the user's; one that the session starts goes with its data."""
+    named = Path(first_program(description.command, description.shell)).name
+    tool = description.tool or (named if named in loads.names() else "")
+    if tool and (said := loads.leaves(tool)):
+        undone = "the rollback command may remove that" if "rollback" in description.hooks else (
+            "a rollback command under [hooks] can remove that"
+        )  # fmt: skip
+        return [f"{said}; {undone}."]
+    return [] if description.service is None or tool else ["What the load writes into the server stays there."]
 
 
 def _file_words(path: Path) -> str:
@@ -80,13 +102,15 @@ def _missing(description: Description, hooks: Mapping[str, Sequence[str]], own: 
         stands = next(p for p in real.parents if p.exists())
         if not stands.is_dir() or not os.access(stands, os.W_OK | os.X_OK):
             missing.append(f"sudo setfacl -m u:{_user()}:rwx {shlex.quote(str(stands))}")
-    commands = {f"the {hook} command": words for hook, words in hooks.items()}
+    commands = {f"[hooks], {hook}": words for hook, words in hooks.items()}
+    measured = "[target], command"
     if (its := description.service) is not None:
-        commands |= {"the start command": its.start, **{f"the {n} command": w for n, w in its.commands.items()}}
-    for what, words in {} if description.shell else {"every run": description.command, **commands}.items():
-        program = words[0] if words else "{"
-        if "{" not in program and shutil.which(program) is None and not (description.cwd / program).exists():
-            missing.append(f"install {program}, which {what} of {description.path} needs")
+        measured = "[service], load"
+        around = {"start": its.start, "ready": its.ready.words, **its.commands, "stop": its.stop, "reload": its.reload}
+        commands |= {f"[service], {key}": words for key, words in around.items() if isinstance(words, tuple)}
+    for where, words in {measured: description.command, **commands}.items():
+        if said := missing_program(first_program(words, description.shell), description.cwd):
+            missing.append(f"{description.path}, {where}: {said}")
     for program in description.needs:
         if shutil.which(program) is None:
             missing.append(f"install {program}, which {description.path} needs")

@@ -20,14 +20,19 @@ from tunewright.envs.command_metrics import OUTPUT_LIMIT, STREAMS, fetch, gained
 from tunewright.envs.command_parameters import shown
 from tunewright.envs.command_places import Names, arguments, expanded, fill
 from tunewright.envs.command_success import problem
-from tunewright.envs.service import Instance
+from tunewright.envs.command_used import missing_program, misspelt
+from tunewright.envs.loads import _progress
+from tunewright.envs.service_instance import Instance
+from tunewright.envs.service_waiting import Waiting
 from tunewright.errors import TargetError
 from tunewright.measuring import hooks
 from tunewright.space import Config
-from tunewright.target import Measurement
+from tunewright.target import Budget, Measurement
 
 _TICK_NS = 20_000_000  # two writes of a file within a tick of the kernel's clock bear the same time
 _KERNELS = ("/proc/", "/sys/")  # where files are never written: each reading asks the kernel
+_SAID = 2000  # bytes of what a load printed that are looked at while it runs
+WAITING = ".waiting"  # what a load waits for, beside the folders of runs
 _WATCH_S = 0.1  # between looks whether the server is there while the load runs
 _OWN_LOG = "service"  # the log of a metric that is what the server prints
 
@@ -53,25 +58,45 @@ def argument_list(about: Description, words: Sequence[str], names: Names) -> lis
 
 
 def run_hook(about: Description, hook: str, names: Names) -> None:
-    """Run a command that changes the system; what it starts lives on.
+    """Run a command that changes the system, where the description has it; what it starts lives on.
 
     Raises:
         TargetError: it failed, or took too long.
     """
-    words, limit_s = about.hooks.get(hook), about.hook_limits.get(hook, 0.0)
-    if not words:
+    if not about.hooks.get(hook):
         return
-    done = hooks.run(
-        argument_list(about, words, names),
-        cwd=str(about.cwd),
-        env=environment(about, names),
-        shell=about.shell and len(words) == 1,
-        limit_s=limit_s,
-    )
+    if wrong := missing_program(about.hooks[hook][0], about.cwd) if not about.shell else "":
+        raise TargetError(f"{about.path.name}, [hooks], {hook}: {wrong}")
+    run_command(hook, **hook_command(about, hook, names))
+
+
+def hook_command(about: Description, hook: str, names: Names) -> dict[str, Any]:
+    """Return what :func:`run_command` needs for a hook that the description has."""
+    words = about.hooks[hook]
+    return {
+        "words": argument_list(about, words, names), "cwd": str(about.cwd), "env": environment(about, names),
+        "shell": about.shell and len(words) == 1, "limit_s": about.hook_limits.get(hook, 0.0),
+        "file": about.path.name,
+    }  # fmt: skip
+
+
+def run_command(hook: str, *, limit_s: float, file: str, **command: Any) -> None:
+    """Run a command that changes the system; other arguments as for :func:`tunewright.measuring.hooks.run`.
+
+    Args:
+        hook: its name.
+        limit_s: after so many seconds it is ended.
+        file: of the description.
+
+    Raises:
+        TargetError: it failed, or took too long; the message names the hook.
+    """
+    done = hooks.run(**command, limit_s=limit_s)
     if done.code is None:
         raise TargetError(f"the {hook} command took more than {limit_s:.0f} s and was ended{done.where}")
     if done.code != 0:
-        raise TargetError(f"the {hook} command {_exit(done.code)}{said(done.output)}{done.where}")
+        where = f"{file}, [hooks], {hook}: the {hook} command"
+        raise TargetError(f"{where} {_exit(done.code)}{said(done.output)}{misspelt(done.output)}{done.where}")
 
 
 def instance(about: Description, folder: Path, names: Names) -> Instance:
@@ -84,6 +109,10 @@ def instance(about: Description, folder: Path, names: Names) -> Instance:
 # -- the measured command ---------------------------------------------------------------------------
 
 
+class _Lost(TargetError):
+    """The load will not reach the server, however often it is run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Before:
     """What sources of metrics were before the run."""
@@ -93,7 +122,14 @@ class _Before:
     logs: Mapping[str, tuple[int, int]]
 
 
-def measured(about: Description, names: Names, reference: Path, server: Instance | None = None) -> Measurement:
+def measured(
+    about: Description,
+    names: Names,
+    reference: Path,
+    server: Instance | None = None,
+    *,
+    budget: Budget | None = None,
+) -> Measurement:
     """Run the measured command and read its metrics.
 
     Args:
@@ -101,6 +137,7 @@ def measured(about: Description, names: Names, reference: Path, server: Instance
         names: values of placeholders.
         reference: file with the default's output, where that is compared.
         server: that the command puts under load; it must be there afterwards, too.
+        budget: that is told how a tool goes which prints that; None where nobody watches.
 
     Raises:
         TargetError: a metric cannot be read, or the server is gone.
@@ -112,7 +149,11 @@ def measured(about: Description, names: Names, reference: Path, server: Instance
     outputs = {}
     rundir = names["rundir"] or ""
     with open(Path(rundir, ".stdout"), "w+b") as out, open(Path(rundir, ".stderr"), "w+b") as err:
-        code = _command(about, names, out, err, server)
+        try:
+            with _progress.followed(_progress.reporter(about.tool, budget), [Path(f.name) for f in (out, err)]):
+                code = _command(about, names, out, err, server)
+        except _Lost as error:  # not 'failed', which is tried again
+            return Measurement(status="rejected", reason=str(error), seconds=time.perf_counter() - begun)
         seconds = time.perf_counter() - begun
         for name, file in zip(STREAMS, (out, err), strict=True):
             outputs[name] = _tail(file)
@@ -139,6 +180,10 @@ def measured(about: Description, names: Names, reference: Path, server: Instance
 def _command(about: Description, names: Names, out: Any, err: Any, server: Instance | None) -> int:
     words = argument_list(about, about.command, names)
     shell = about.shell and len(about.command) == 1
+    waiting = None
+    if server is not None:
+        ports = [port for _, port in service.addresses(server)]
+        waiting = Waiting(server.main(), ports, lambda: _tail(out, _SAID) + _tail(err, _SAID))
     try:
         child = subprocess.Popen(
             words[0] if shell else words,
@@ -153,25 +198,38 @@ def _command(about: Description, names: Names, out: Any, err: Any, server: Insta
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise TargetError(f"cannot start {words[0]!r} in {about.cwd}: {why}") from None
-    if server is None:
+    if server is None or waiting is None:
         return child.wait()
-    return _watched(child, server)
+    return _watched(child, server, waiting)
 
 
-def _watched(child: subprocess.Popen[bytes], server: Instance) -> int:
-    """Wait for a load; it is ended where its server dies, or it takes longer than its limit."""
-    over, why = threading.Event(), list[str]()
-    main, limit_s = server.main(), server.service.load_s
+def _watched(child: subprocess.Popen[bytes], server: Instance, waiting: Waiting) -> int:
+    """Wait for a load; it is ended where its server dies, it takes longer than its limit, or will not reach it."""
+    over, why = threading.Event(), list[TargetError]()
+    main, limit_s, told = server.main(), server.service.load_s, server.folder.parent / WAITING
 
     def watch() -> None:
-        begun = time.monotonic()
+        begun, shown = time.monotonic(), ""
         while not over.wait(_WATCH_S):
             late = limit_s is not None and time.monotonic() - begun > limit_s
-            if late or (main is not None and not main.alive):
-                why.append(f"the load took more than {limit_s:g} s and was ended" if late else "")
+            words = waiting.words()
+            if words != shown:
+                shown = words
                 with suppress(OSError):
-                    os.killpg(child.pid, signal.SIGKILL)
-                return
+                    told.write_text(words, encoding="utf-8")
+            if late:
+                more = f"; {words}" if words else ""
+                why.append(TargetError(f"the load took more than {limit_s:g} s and was ended{more}"))
+            elif limit_s is None and waiting.lost():
+                why.append(_Lost(
+                    f"{words}, and was ended: is the address in 'load' of [service] the server's? {{port}} is its free "
+                    "port; a load that begins later needs a 'load_limit'"
+                ))  # fmt: skip
+            elif main is None or main.alive:
+                continue
+            with suppress(OSError):
+                os.killpg(child.pid, signal.SIGKILL)
+            return
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -180,8 +238,9 @@ def _watched(child: subprocess.Popen[bytes], server: Instance) -> int:
     finally:
         over.set()
         watcher.join()
-    if why and why[0]:
-        raise TargetError(why[0])
+        told.unlink(missing_ok=True)
+    if why:
+        raise why[0]
     return code
 
 
@@ -310,10 +369,10 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
     return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns, about.st_ctime_ns
 
 
-def _tail(file: Any) -> str:
-    file.seek(0, os.SEEK_END)
-    file.seek(max(0, file.tell() - OUTPUT_LIMIT))
-    return str(file.read().decode("utf-8", errors="replace"))
+def _tail(file: Any, limit: int = OUTPUT_LIMIT) -> str:
+    """Return the end of what a program wrote; its own place in the file stays, which it may still write to."""
+    size = os.fstat(file.fileno()).st_size
+    return os.pread(file.fileno(), limit, max(0, size - limit)).decode("utf-8", errors="replace")
 
 
 def _exit(code: int) -> str:

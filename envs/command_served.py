@@ -13,8 +13,8 @@ from tunewright.envs import service_process as processes
 from tunewright.envs.command_file import Description
 from tunewright.envs.command_places import Names
 from tunewright.envs.command_run import instance, run_hook
-from tunewright.envs.service import Instance
-from tunewright.envs.service_file import PLACES
+from tunewright.envs.service_file import PLACES, needed
+from tunewright.envs.service_instance import Instance
 from tunewright.errors import TargetError
 from tunewright.space import Config
 from tunewright.store.trees import remove_tree
@@ -63,8 +63,8 @@ def served(
     if found is not None:
         folder, state = found
         server = instance(about, folder, place.names(folder, state["ports"]))
-        what = service.needed(its, about.space, state["config"], config, applied="apply" in about.hooks)
-        server.note(busy=True, config=dict(config))
+        what = needed(its, about.space, state["config"], config, applied="apply" in about.hooks)
+        server.note(busy=True, runner=os.getpid(), config=dict(config))
         if what == "restart":
             server = None
             mounted += _stopped(instance(about, folder, place.names(folder, state["ports"])))
@@ -94,7 +94,7 @@ def served(
 
 def _stopped(server: Instance) -> list[str]:
     try:
-        service.stop(server)
+        service.stop(server.folder)
     finally:
         left = remove_tree(server.folder)
     return left
@@ -155,7 +155,7 @@ def prepared(about: Description, place: Place) -> None:
                 server.command("fill", its.commands["fill"], its.limits["fill_limit"])
             except TargetError as error:
                 raise TargetError(f"{error}{processes.tail(server.logs)}") from None
-            service.stop(server)
+            service.stop(server.folder)
         if its.data is not None and Path(server.text(its.data)).is_dir():
             copy_data(server, Path(server.text(its.data)), _seed(place))
     finally:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-import shutil
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 from tunewright.errors import ConfigError, unknown
@@ -110,9 +108,3 @@ def check_places(where: str, words: Sequence[str], known: Collection[str]) -> No
         match = re.fullmatch(r"(?:[\w\-./=:]*)\{([A-Za-z_][\w.\-]*)\}(?:[\w\-./=:]*)", word)
         if match and match[1] not in known:
             raise ConfigError(f"{where}: {unknown('placeholder', match[1], known)}")
-
-
-def check_program(where: str, program: str, cwd: Path) -> None:
-    """Raise ConfigError where a command's program is not there."""
-    if "{" not in program and shutil.which(program) is None and not (cwd / program).exists():
-        raise ConfigError(f"{where}: there is no program {program!r} on the PATH or in {cwd}")

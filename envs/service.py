@@ -7,7 +7,6 @@ before it runs, in the folder of its own that ``{rundir}`` names, and :func:`end
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -15,131 +14,36 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tunewright.envs import service_process as processes
 from tunewright.envs.command_metrics import gained, log_size
-from tunewright.envs.command_places import Names, arguments, fill
-from tunewright.envs.service_file import Service, mentions
+from tunewright.envs.service_file import mentions
+from tunewright.envs.service_instance import (
+    CLOCK_TICKS,
+    LOG,
+    NOTE,
+    STATE,
+    Instance,
+    in_background,
+    main_of,
+    read_state,
+    run_command,
+)
 from tunewright.envs.service_process import Process
 from tunewright.errors import TargetError
 from tunewright.measuring import hooks
-from tunewright.space import Config, Space
+from tunewright.space import Config
 from tunewright.store.trees import remove_tree
 
-_NOTE, _LOG, _STATE = ".server.pid", ".server.log", ".server.json"
 _FIRST_POLL_S, _LAST_POLL_S = 0.02, 0.25
-_CLOCK_TICKS = 10  # by which the clock and the starts of processes may differ
+_BEHIND_S = 0.5  # within which one that went into the background listens there
 _SOCKET_PATH = 107  # bytes, unix(7)
 _ASK_S = 5.0  # for one question whether it is ready
-
-
-@dataclass(frozen=True, kw_only=True)
-class Instance:
-    """A server of a description, running or about to.
-
-    Attributes:
-        service: what the description says of it.
-        folder: its own; ``{rundir}``.
-        names: values of placeholders.
-        cwd: of its commands.
-        env: variables on top of the environment.
-        shell: a command that is one text goes through the shell.
-    """
-
-    service: Service
-    folder: Path
-    names: Names
-    cwd: Path
-    env: Mapping[str, str]
-    shell: bool
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """What is written down of it."""
-        return _read_state(self.folder)
-
-    def note(self, **changes: Any) -> None:
-        """Write down something about it, whole."""
-        part = self.folder / f"{_STATE}.part"
-        try:
-            part.write_text(json.dumps({**self.state, **changes}), encoding="utf-8")
-            os.replace(part, self.folder / _STATE)
-        except OSError as error:
-            raise TargetError(f"cannot write {part}, by which the server is found again: {error.strerror}") from None
-
-    def words(self, words: Sequence[str]) -> list[str]:
-        """Return a command's arguments."""
-        if self.shell and len(words) == 1:
-            return ["/bin/sh", "-c", fill(words[0], self.names) or ""]
-        return arguments(words, self.names)
-
-    def text(self, template: str) -> str:
-        """Return a text with its placeholders filled in."""
-        return fill(template, self.names) or ""
-
-    @property
-    def logs(self) -> list[Path]:
-        """Where it prints: its own log, and its output."""
-        own = [self.cwd / self.text(self.service.log)] if self.service.log else []
-        return [*own, self.folder / _LOG]
-
-    def main(self) -> Process | None:
-        """Return its main process, alive or not; None where it is not known."""
-        return _main(self.folder, self.state)
-
-    def command(self, what: str, words: Sequence[str], limit_s: float) -> None:
-        """Run one of the commands around it.
-
-        Raises:
-            TargetError: it failed, or took too long.
-        """
-        code, output = processes.command(self.words(words), cwd=self.cwd, env=self.env, limit_s=limit_s)
-        last = next((line for line in reversed(output.splitlines()) if line.strip()), "")
-        said = f"; it last said: {last[:300]}" if last else ""
-        if code is None:
-            raise TargetError(f"the {what} command took more than {limit_s:g} s and was ended{said}")
-        if code:
-            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
-            raise TargetError(f"the {what} command {how}{said}")
-
-
-def _read_state(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / _STATE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _main(folder: Path, state: Mapping[str, Any]) -> Process | None:
-    if not state.get("daemon"):
-        return processes.written_down(folder / _NOTE)
-    if state.get("main"):
-        pid, started = state["main"]
-        return Process(pid=int(pid), started=int(started))
-    return _daemon(state)
-
-
-def _daemon(state: Mapping[str, Any]) -> Process | None:
-    """Find a server in the background: by its file, or by what listens; nothing that ran before its start is it."""
-    candidates: list[Process] = []
-    with suppress(OSError, ValueError):
-        if state.get("pid_file"):
-            found = processes.process(int(Path(state["pid_file"]).read_text(encoding="utf-8").split()[0]))
-            candidates = [found] if found else []
-    if not candidates and not state.get("pid_file"):
-        kind, _, address = str(state.get("listens", "")).partition(" ")
-        if kind == "tcp":
-            candidates = processes.listeners(int(address.rpartition(":")[2]))
-        elif kind == "unix":
-            candidates = processes.unix_listeners(address)
-    return next((p for p in candidates if p.started >= int(state.get("begun", 0)) - _CLOCK_TICKS), None)
 
 
 # -- starting ---------------------------------------------------------------------------------------
@@ -166,19 +70,22 @@ def start(instance: Instance, config: Config, ports: Mapping[str, str]) -> None:
         with suppress(OSError):  # of one that is gone: it would name another process
             pid_file.unlink()
     instance.note(
-        config=dict(config), ports=dict(ports), busy=True, token=token, begun=processes.now_ticks(),
+        config=dict(config), ports=dict(ports), busy=True, runner=os.getpid(), token=token, begun=processes.now_ticks(),
         daemon=service.daemon, pid_file=str(pid_file or ""), listens=_listens(instance), main=None,
+        stop=service.stop if isinstance(service.stop, int) else instance.words(service.stop),
+        stop_limit=service.limits["stop_limit"], cwd=str(instance.cwd), env=dict(instance.env),
+        logs=[str(path) for path in instance.logs],
     )  # fmt: skip
     words = instance.words(service.start)
-    log = instance.folder / _LOG
+    log = instance.folder / LOG
     words = processes.logged_words(log, words) if service.daemon else processes.detach_words(
-        instance.folder / _NOTE, log, words
+        instance.folder / NOTE, log, words
     )  # fmt: skip
     try:
         _run_start(instance, words, {**instance.env, processes.MARK: token})
         wait_ready(instance, log_before)
         if service.daemon:
-            main = _daemon(instance.state)
+            main = in_background(instance.state)
             if main is None:
                 found_by = f"{pid_file} names no process" if pid_file else f"nothing listens on {_listens(instance)}"
                 raise TargetError(f"the server was started, but its process was not found: {found_by}")
@@ -207,7 +114,7 @@ def _run_start(instance: Instance, words: Sequence[str], env: Mapping[str, str])
         raise TargetError(f"cannot start {instance.words(service.start)[0]!r} in {instance.cwd}: {why[0][:200]}")
 
 
-def _addresses(instance: Instance) -> list[tuple[str, int]]:
+def addresses(instance: Instance) -> list[tuple[str, int]]:
     """Return the addresses that a server will listen on, as far as its description says."""
     service, found = instance.service, []
     value = instance.text(service.ready.value)
@@ -227,13 +134,13 @@ def _listens(instance: Instance) -> str:
     value = instance.text(instance.service.ready.value)
     if instance.service.ready.kind == "unix":
         return f"unix {instance.cwd / value}"
-    addresses = _addresses(instance)
-    return f"tcp {addresses[0][0]}:{addresses[0][1]}" if addresses else ""
+    found = addresses(instance)
+    return f"tcp {found[0][0]}:{found[0][1]}" if found else ""
 
 
 def taken_by(instance: Instance) -> str:
     """Say in words who listens on a server's address already; "" where nobody does."""
-    for host, port in _addresses(instance):
+    for host, port in addresses(instance):
         if processes.tcp_taken(host, port):
             name = processes.who(processes.listeners(port))
             return f"port {port} is taken already, by {name}; stop it, or let the server listen on {{port}}, a free one"
@@ -269,7 +176,7 @@ def wait_ready(instance: Instance, log_before: tuple[int, int] | None = None) ->
         if service.start:
             main = instance.main() if not (service.daemon and not ready) else None
             if main is not None and not main.alive:
-                raise TargetError(f"the server {main.ended()} before it was ready{processes.tail(instance.logs)}")
+                raise TargetError(_gone(instance, main))
         if ready:
             return
         if time.monotonic() >= deadline:
@@ -278,6 +185,28 @@ def wait_ready(instance: Instance, log_before: tuple[int, int] | None = None) ->
             raise TargetError(f"the server was not ready within {limit_s:g} s (asked: {asked}){log}")
         time.sleep(pause)
         pause = min(pause * 1.5, _LAST_POLL_S)
+
+
+def _gone(instance: Instance, main: Process) -> str:
+    """Say why a server that should stay in the foreground is not there any more: it ended, or went into the background.
+
+    One in the background is written down as the main process, so that it is ended as well.
+    """
+    how, deadline = main.ended(), time.monotonic() + _BEHIND_S
+    while how in ("ended", "exited with code 0") and not instance.service.daemon:
+        state = {**instance.state, "daemon": True}
+        behind = in_background(state)
+        if behind is not None:
+            instance.note(daemon=True, main=[behind.pid, behind.started])
+            return (
+                f"the server went into the background, where {processes.who([behind])} goes on, and its start command "
+                "ended: say 'daemon = true' in [service], or let it stay in the foreground, such as by nginx's "
+                "'daemon off;' or redis-server's '--daemonize no'"
+            )
+        if time.monotonic() > deadline:
+            break
+        time.sleep(_FIRST_POLL_S)
+    return f"the server {how} before it was ready{processes.tail(instance.logs)}"
 
 
 def answers(instance: Instance, log_before: tuple[int, int] | None = None, deadline: float | None = None) -> bool:
@@ -324,27 +253,6 @@ def _has_line(instance: Instance, pattern: str, before: tuple[int, int]) -> bool
 # -- between runs -----------------------------------------------------------------------------------
 
 
-def needed(service: Service, space: Space, was: Config, now: Config, *, applied: bool) -> str:
-    """Return what a kept server needs for another configuration: "", ``reload`` or ``restart``.
-
-    Args:
-        service: what the description says.
-        space: the parameters.
-        was: what it was started with, or last given.
-        now: what is to be measured.
-        applied: the description has a command of its own that gives it to the server.
-    """
-    changed = {name for name in {*was, *now} if was.get(name) != now.get(name)}
-    if not changed:
-        return ""
-    marked = {n for n in space.params if space.params[n].restart in ("restart", "rebuild")}
-    if service.restart_for is None or changed & (marked | set(service.restart_for)):
-        return "restart"
-    if service.reload is not None:
-        return "reload"
-    return "" if applied else "restart"
-
-
 def reload(instance: Instance) -> None:
     """Let a server read its configuration again, and wait until it can be used."""
     how = instance.service.reload
@@ -367,27 +275,33 @@ def check_alive(instance: Instance) -> None:
 # -- the end ----------------------------------------------------------------------------------------
 
 
-def stop(instance: Instance) -> None:
-    """Stop a server as its description says; nothing of it is left.
+def stop(folder: Path) -> None:
+    """Stop a server as its description said when it was started; nothing of it is left.
+
+    Args:
+        folder: of the server.
 
     Raises:
         TargetError: the stop command failed, or the server did not go in time and was killed.
     """
-    service, limit_s = instance.service, instance.service.limits["stop_limit"]
-    main, log = instance.main(), ""
+    state = read_state(folder)
+    main, how, limit_s = (
+        main_of(folder, state),
+        state.get("stop", int(signal.SIGTERM)),
+        float(state.get("stop_limit", 5)),
+    )
     deadline = time.monotonic() + limit_s
     try:
-        if isinstance(service.stop, int):
-            if main is not None:
-                main.send(service.stop)
-        else:
-            instance.command("stop", service.stop, limit_s)
+        if isinstance(how, list):
+            run_command("stop", how, cwd=Path(state["cwd"]), env=state["env"], limit_s=limit_s)
+        elif main is not None:
+            main.send(how)
         left = max(deadline - time.monotonic(), 0.0)
         if main is not None and not processes.wait_gone([main], left):
-            log = processes.tail(instance.logs)
+            log = processes.tail([Path(log) for log in state.get("logs", ())])
             raise TargetError(f"the server did not stop within {limit_s:g} s and was killed{log}")
     finally:
-        kill(instance.folder, gently=main is not None and not main.alive)
+        kill(folder, gently=main is not None and not main.alive)
 
 
 def kill(folder: Path, *, gently: bool = False) -> None:
@@ -397,12 +311,12 @@ def kill(folder: Path, *, gently: bool = False) -> None:
         folder: of the server.
         gently: ask with SIGTERM first.
     """
-    state = _read_state(folder)
+    state = read_state(folder)
     if not state:
         return
-    main = _main(folder, state)
+    main = main_of(folder, state)
     found = {p.pid: p for p in processes.marked(str(state["token"]))} if state.get("token") else {}
-    if main is not None and main.started >= int(state.get("begun", 0)) - _CLOCK_TICKS:
+    if main is not None and main.started >= int(state.get("begun", 0)) - CLOCK_TICKS:
         found.update({p.pid: p for p in [main, *processes.family(main)]})
     processes.end(list(found.values()), 5.0 if gently else 0.0)
 
@@ -410,39 +324,52 @@ def kill(folder: Path, *, gently: bool = False) -> None:
 def left(runs: Path) -> Iterator[Path]:
     """Yield the folders below one in which a server is written down."""
     for folder in sorted(runs.glob("run-*")):
-        if (folder / _STATE).is_file():
+        if (folder / STATE).is_file():
             yield folder
 
 
 def running(folder: Path) -> bool:
     """Whether the server that is written down in a folder runs."""
-    main = _main(folder, _read_state(folder))
+    main = main_of(folder, read_state(folder))
     return main is not None and main.alive
+
+
+def kept_processes(runs: Path, runner: int) -> list[int]:
+    """Return the numbers of the processes of the server that a measuring process uses now.
+
+    Args:
+        runs: folder of the runs' folders.
+        runner: number of the measuring process.
+    """
+    for folder in left(runs):
+        state = read_state(folder)
+        main = main_of(folder, state) if state.get("busy") and state.get("runner") == runner else None
+        if main is not None:
+            return [p.pid for p in processes.family(main)]
+    return []
 
 
 def kept(runs: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the folder and the state of the server that an earlier run left for the next; None where there is none."""
     for folder in left(runs):
-        state = _read_state(folder)
+        state = read_state(folder)
         if not state.get("busy", True) and running(folder):
             return folder, state
     return None
 
 
-def end_left(
-    runs: Path, but: Path | None = None, stopping: Callable[[Path, dict[str, Any]], None] | None = None
-) -> None:
+def end_left(runs: Path, but: Path | None = None, *, stopping: bool = False) -> None:
     """End the servers of earlier runs, and remove their folders.
 
     Args:
         runs: folder of the runs' folders.
         but: one that stays.
-        stopping: stops one as its description says, given its folder and state; what that leaves is killed.
+        stopping: stop them as their description said first; what that leaves is killed.
     """
     for folder in left(runs):
         if folder != but:
-            if stopping is not None and running(folder):
+            if stopping and running(folder):
                 with suppress(TargetError):
-                    stopping(folder, _read_state(folder))
-            kill(folder, gently=stopping is not None)
+                    stop(folder)
+            kill(folder, gently=stopping)
             remove_tree(folder)

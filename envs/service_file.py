@@ -12,6 +12,7 @@ from typing import Any, Literal
 from tunewright.envs.command_places import PLACE
 from tunewright.envs.command_table import Table, check_places
 from tunewright.errors import ConfigError, unknown
+from tunewright.space import Config, Space
 from tunewright.store.files import printable
 
 #: placeholders that a description with [service] has besides the others
@@ -247,6 +248,27 @@ def _command_or_signal(table: Table, key: str, shell: bool) -> tuple[str, ...] |
             raise ConfigError(f"{table.where}: {key}: {unknown('signal', name, names)}")
         return int(signal.Signals[name])
     return table.command(key, shell)
+
+
+def needed(service: Service, space: Space, was: Config, now: Config, *, applied: bool) -> str:
+    """Return what a kept server needs for another configuration: "", ``reload`` or ``restart``.
+
+    Args:
+        service: what the description says.
+        space: the parameters.
+        was: what it was started with, or last given.
+        now: what is to be measured.
+        applied: the description has a command of its own that gives it to the server.
+    """
+    changed = {name for name in {*was, *now} if was.get(name) != now.get(name)}
+    if not changed:
+        return ""
+    marked = {n for n in space.params if space.params[n].restart in ("restart", "rebuild")}
+    if service.restart_for is None or changed & (marked | set(service.restart_for)):
+        return "restart"
+    if service.reload is not None:
+        return "reload"
+    return "" if applied else "restart"
 
 
 def mentions(words: Collection[str], name: str) -> bool:

@@ -279,12 +279,13 @@ def _holders(inodes: set[str]) -> list[Process]:
     wanted, found = {f"socket:[{inode}]" for inode in inodes}, []
     for pid, about in _all() if wanted else ():
         with suppress(OSError):
-            if any(_link(f"/proc/{pid}/fd/{fd}") in wanted for fd in os.listdir(f"/proc/{pid}/fd")):
+            if any(link(f"/proc/{pid}/fd/{fd}") in wanted for fd in os.listdir(f"/proc/{pid}/fd")):
                 found.append(Process(pid=pid, started=about.started))
     return sorted(found, key=lambda p: (p.started, p.pid))
 
 
-def _link(path: str) -> str:
+def link(path: str) -> str:
+    """Return where a symbolic link leads; "" where it cannot be read."""
     try:
         return os.readlink(path)
     except OSError:

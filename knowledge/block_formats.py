@@ -56,7 +56,7 @@ def _fields(line: str, count: int) -> list[str]:
 def _msr(line: str) -> Entry | None:
     """MSR Cambridge: ``timestamp (100 ns), host, disk, Read|Write, offset, size, response time``."""
     words = line.strip().split(",")
-    if words == [""]:
+    if words == [""] or words[0].lower() == "timestamp":  # some copies have a header
         return None
     if len(words) != 7:
         raise BadLineError(f"{len(words)} columns instead of 7")
@@ -92,6 +92,8 @@ def _blkparse(line: str) -> Entry | None:
     if action != "Q" or "D" in flags or not ("R" in flags or "W" in flags):
         return None
     sectors = _SECTORS.match(rest)
+    if sectors is None and "F" in flags:
+        return None  # a flush of the cache carries no data, and the tool prints no sectors for it
     if sectors is None:
         raise BadLineError("a queue event without 'sector + count'")
     if int(sectors[2]) == 0:

@@ -12,7 +12,7 @@ from pathlib import Path
 from tunewright.errors import ConfigError
 from tunewright.knowledge import manual_markup, manual_text
 from tunewright.knowledge.sections import Section
-from tunewright.store.files import limit_mb, parsing, read_bytes
+from tunewright.store.files import decoded, limit_mb, parsing, read_bytes
 
 _PDF_MB, _TEXT_MB, _RST_MB = 64.0, 16.0, 2.0  # what a manual may have; docutils is the slowest reader
 SUFFIXES = (".md", ".markdown", ".html", ".htm", ".xhtml", ".rst", ".pdf", ".conf", ".cnf", ".ini", ".txt", ".gz")
@@ -70,7 +70,7 @@ def _sections(path: Path, name: str, raw: bytes) -> list[Section]:
         raise ConfigError(
             f"the manual {path} has {len(raw) / 1e6:,.0f} MB of text, more than {most:g}; give a part of it"
         )
-    text = raw.decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = decoded(raw)
     text = re.sub(r"\w{1000,}", "…", text)  # no word, but data; patterns take quadratic time on it
     reader: Callable[[str, str], Iterable[Section]] = manual_markup.markdown
     if suffix in (".html", ".htm", ".xhtml") or re.match(r"\s*(<\?xml|<!doctype|<html)", text[:200], re.I):

@@ -16,7 +16,7 @@ from tunewright.knowledge.extract import extract, merged
 from tunewright.knowledge.manuals import files_of, read_file
 from tunewright.knowledge.parameters import ParameterDoc, supported, texts_of
 from tunewright.knowledge.sections import Chunk, Section, chunks
-from tunewright.store.files import check_size, parsing, read_bytes, read_head, read_text
+from tunewright.store.files import check_size, decoded, parsing, read_bytes, read_head, read_text
 from tunewright.store.paths import home
 
 _HEAD = 65_536  # bytes of a file that tell whether it is a listing
@@ -62,8 +62,16 @@ def _head(path: Path) -> str:
     """Return the first lines of a file, enough to tell a listing by; "" for what is no file."""
     if not path.is_file():
         return ""
-    return (
-        read_head(path, "manual", _HEAD).decode("utf-8-sig", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    return decoded(read_head(path, "manual", _HEAD))
+
+
+def nothing_found(paths: Sequence[Path | str]) -> ConfigError:
+    """Build the error for manuals without a parameter."""
+    return ConfigError(
+        f"no parameter was found in {', '.join(map(str, paths)) or 'nothing'}. Known are pg_settings as CSV, the text"
+        " of 'gluster volume set help', lists of options (--help), files of settings with a comment above each, and"
+        " manuals in which a heading or a list names each parameter (Markdown, HTML, reStructuredText, PDF, man pages)."
+        " A model reads prose: --model, --names"
     )
 
 
@@ -177,5 +185,5 @@ def read(
             dropped += lost
         docs = merged(docs, written)
     if not docs and not sections:
-        raise ConfigError("nothing was read; give files or folders of a manual")
+        raise nothing_found(paths)
     return docs, sections, dropped

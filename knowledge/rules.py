@@ -18,6 +18,7 @@ from typing import Any
 
 from tunewright.knowledge.workload import likeness, traits
 from tunewright.measuring.runs import values_of
+from tunewright.plugins import split_spec
 from tunewright.space import Space
 from tunewright.space.parameters import Value
 from tunewright.space.space import single_change
@@ -150,7 +151,7 @@ def from_session(document: Mapping[str, Any], about: str = "", quotes: Mapping[s
         )  # fmt: skip
         rules.append(
             Rule(
-                system=str(document["plan"]["target"]).partition(":")[0], parameter=parameter,
+                system=split_spec(str(document["plan"]["target"]))[0], parameter=parameter,
                 value=better["config"][parameter], instead_of=worse["config"][parameter],
                 context=traits(about or document["plan"]["workload"]) - {"replay"}, evidence=(proof,),
                 quote=(quotes or {}).get(parameter, ""),

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from tunewright.errors import ConfigError
-from tunewright.knowledge import strace
+from tunewright.knowledge import strace, timestamps
 from tunewright.knowledge.evidence import Observations
-from tunewright.store.files import read_text, reason
+from tunewright.store.files import decoded, read_text, reason
 
 _TICKER = re.compile(
     r"^(rocksdb\.[\w.-]+)\s+(?:COUNT\s*:\s*(\d+)|P50\s*:\s*([\d.]+)\s+P95\s*:\s*([\d.]+)\s+P99\s*:\s*([\d.]+))", re.M
@@ -24,7 +24,7 @@ _TICKER = re.compile(
 
 def read(path: Path, head: bytes) -> Observations | None:
     """Read one of these by its content; None if it is none of them."""
-    text = head.decode("utf-8", errors="replace").replace("\r\n", "\n").replace("\r", "\n")
+    text = decoded(head)
     first = text.split("\n", 1)[0].strip()
     if _TICKER.search(text):
         return _rocksdb(path, _whole(path))
@@ -185,7 +185,7 @@ def _requests(path: Path, text: str) -> Observations:
                 if not line.strip():
                     continue
                 entry = json.loads(line)
-                rows.append((float(entry["timestamp"]) / 1e3, int(entry["input_length"]), int(entry["output_length"])))
+                rows.append((timestamps.of_request(entry), int(entry["input_length"]), int(entry["output_length"])))
                 ids = entry.get("hash_ids") or []
                 blocks += len(ids)
                 again += sum(i in seen for i in ids)

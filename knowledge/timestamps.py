@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 
 def seconds(text: str) -> float:
@@ -29,3 +31,22 @@ def seconds(text: str) -> float:
             f"{text!r} is no time; it must be a number of seconds, or a date such as 2024-05-10 12:00:00.5+00:00"
         ) from None
     return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
+
+
+def of_request(entry: Mapping[str, Any]) -> float:
+    """Return the arrival of a line of a trace of requests to a language model [s].
+
+    Args:
+        entry: with ``timestamp``, in milliseconds as Mooncake writes it; in seconds where the line has a ``chat_id``,
+            as in Alibaba's traces of Bailian (qwen-bailian-usagetraces-anon).
+
+    Raises:
+        LookupError, TypeError, ValueError: there is no such number.
+    """
+    when = float(entry["timestamp"])
+    return when if is_bailian(entry) else when / 1e3
+
+
+def is_bailian(entry: Mapping[str, Any]) -> bool:
+    """Whether a line is of Bailian's traces, which count in seconds and hash blocks of 16 tokens."""
+    return "chat_id" in entry

@@ -1,6 +1,7 @@
 import fcntl
 import gc
 import io
+import itertools
 import os
 import shutil
 import signal
@@ -54,12 +55,14 @@ def pytest_unconfigure(config):
         shutil.rmtree(os.environ.pop("TUNEWRIGHT_TEST_LOCK"), ignore_errors=True)
 
 
-#: files that take longest, by CPU time: they begin first, so that the workers end together
+#: files that take longest, by CPU time: they begin first, so that the workers end together. The first compiles every
+#: kernel where none is compiled yet; those that need kernels come after the others, when it is through with that
 LONGEST = (
-    "test_env_copies.py", "test_users_things.py", "test_placement.py", "test_tuners.py", "test_compare_bundles.py", "test_docs.py",
-    "test_postgres.py", "test_questions.py", "test_session.py", "test_changes.py", "test_torch_train.py", "test_evidence.py",
-    "test_command.py", "test_services.py", "test_changes_processes.py", "test_edited_stores.py", "test_agent_files.py", "test_gluster.py",
-    "test_bounded_reading.py", "test_plugins.py", "test_lustre.py", "test_cluster_sim.py", "test_planted_text.py",
+    "test_env_copies.py", "test_postgres.py", "test_users_things.py", "test_docs.py", "test_agent_files.py", "test_torch_train.py",
+    "test_planted_text.py", "test_lustre.py", "test_plugins.py", "test_compare_bundles.py", "test_command.py", "test_gluster.py",
+    "test_services.py", "test_cli.py", "test_session.py", "test_changes.py", "test_edited_stores.py", "test_secrets.py", "test_compare.py",
+    "test_changes_processes.py", "test_questions.py", "test_tuners.py", "test_bounded_reading.py", "test_spark_sim.py", "test_simulate.py",
+    "test_placement.py", "test_cluster_sim.py", "test_report.py",
 )  # fmt: skip
 
 
@@ -88,17 +91,40 @@ def _own_home(tmp_path_factory):
     before = os.environ.get("TUNEWRIGHT_HOME")
     os.environ["TUNEWRIGHT_HOME"] = str(home)
     os.environ.pop("TUNEWRIGHT_STORE", None)
-    yield
+    yield home
     if before is None:
         del os.environ["TUNEWRIGHT_HOME"]
     else:
         os.environ["TUNEWRIGHT_HOME"] = before
 
 
+_numbers = itertools.count()
+
+
 @pytest.fixture(autouse=True)
-def _home_of_this_test(_own_home, tmp_path_factory, monkeypatch):
+def _home_of_this_test(_own_home, monkeypatch):
     """What one test's session leaves behind is not another's, though many are called 'a'."""
-    monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path_factory.mktemp("home")))
+    home = _own_home / str(next(_numbers))  # mktemp would look at thousands of folders for the next number
+    home.mkdir()
+    monkeypatch.setenv("TUNEWRIGHT_HOME", str(home))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _migrations_read_once():
+    """Optuna compiles the scripts of its migrations for each store that is opened, and three times for a new one."""
+    from alembic.script import ScriptDirectory
+
+    read, known = ScriptDirectory.from_config, {}
+
+    def once(config):
+        location = config.get_main_option("script_location")
+        if location not in known:
+            known[location] = read(config)
+        return known[location]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ScriptDirectory, "from_config", once)
+        yield
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ direction = "max"
 regex = 'speed=(\\d+)'
 [[file]]
 path = "{rundir}/x.conf"
-content = "threads = {threads}"
+content = "threads = {threads}, mode = {mode}"
 [success]
 exit_codes = [0]
 [workloads]

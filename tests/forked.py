@@ -1,17 +1,28 @@
-"""Commands in processes of their own, each a fork of one that has imported what most commands import.
+"""Commands and functions in processes of their own, each a fork of one that has imported what they need.
 
 A new interpreter would spend nearly all of its time on imports. Each command has its own memory, streams and
 environment; ``Commands`` is the side of the tests, and running this module is the side of the process that forks.
 """
 
+import importlib
 import io
 import json
 import os
 import subprocess
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+#: what most commands need, imported once
+OURS = (
+    "cli.app", "cli.display", "envs.parallelism.cli", "envs.parallelism.check", "envs.parallelism.planning", "envs.scheduling.cli",
+    "envs.scheduling.cluster.simulate", "envs.scheduling.serving.simulate", "envs.scheduling.spark.simulate", "envs.tables",
+    "knowledge.cli", "knowledge.manuals", "knowledge.tracestats", "report.timeline", "store.store",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +67,21 @@ class Commands:
         return Ended(**reply, stdout=texts[0], stderr=texts[1])
 
 
+def ended(function: Callable[..., object], *args: object) -> int:
+    """Call a function in a copy of this process, which ends with it; returns its exit code, 0 where it returned."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            function(*args)
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
 def _child(job: dict, report: int) -> int:
     """Be the command; returns its exit code."""
     os.environ.clear()
@@ -77,11 +103,9 @@ def _child(job: dict, report: int) -> int:
 
 
 def _serve() -> None:
-    import optuna  # noqa: F401  # imported once, for all commands
-
-    import tunewright.cli.app
-    import tunewright.envs.parallelism.cli
-    import tunewright.envs.scheduling.cli  # noqa: F401
+    for name in ("numba", "numpy", "optuna", "pydantic", *(f"tunewright.{part}" for part in OURS)):
+        with suppress(ImportError):  # of an extra
+            importlib.import_module(name)
 
     for line in sys.stdin:
         seen, report = os.pipe()
@@ -92,8 +116,6 @@ def _serve() -> None:
             try:
                 code = _child(json.loads(line), report)
             except BaseException:
-                import traceback
-
                 traceback.print_exc()
             finally:
                 os._exit(code)

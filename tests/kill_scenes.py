@@ -24,12 +24,13 @@ from pathlib import Path
 from random import Random
 
 from kill_databases import WORLDS as DATABASES
+from kill_machine import WORLDS as MACHINES
 from kill_servers import WORLDS as SERVERS
 from kill_worlds import World
 from users_world import Run, kill_marked, strays, until
 
-WORLDS: dict[str, type[World]] = {**DATABASES, **SERVERS}
-# 300 over files, hooks and databases, and as many over servers, which take longest
+WORLDS: dict[str, type[World]] = {**DATABASES, **SERVERS, **MACHINES}
+# 300 over files, hooks and databases, and as many over servers and settings of the machine, which take longest
 KILLS = {
     "files": 85,
     "files-apply": 55,
@@ -39,10 +40,12 @@ KILLS = {
     "rocksdb": 15,
     "postgres": 20,
     "postgres-apply": 15,
-    "service": 110,
-    "service-kept": 100,
-    "mariadb": 45,
-    "mariadb-live": 45,
+    "service": 80,
+    "service-kept": 70,
+    "mariadb": 40,
+    "mariadb-live": 40,
+    "machine": 50,
+    "machine-apply": 20,
 }
 SIGNALS = {signal.SIGKILL: 4, signal.SIGHUP: 3, signal.SIGTERM: 3}
 _END_S = 45.0  # for putting everything back after a SIGTERM or SIGHUP
@@ -140,8 +143,11 @@ def _play(world: World, life: Life, rng: Random, mark: str) -> None:
         if kind in ("tune", "new", "resume", "apply"):
             killed = name
             names.append(name)
+        world.untold(run.text)  # of one that was killed, nothing is known
         if rng.random() < 0.5:  # at once, or when the dust has settled
             _check_strays(world, life, mark, f"after {chosen.name} to {kind}")
+        if happened := world.meanwhile():
+            life.tell(happened)
         kind, name = _next(world, rng, killed, number)
     if not dirty and rng.random() < 0.5:
         return
@@ -175,7 +181,9 @@ def _start(world: World, life: Life, kind: str, name: str, mark: str) -> Run:
         (world.var / flag).unlink(missing_ok=True)
     world.started_changed = world.changed()
     output = world.var / f"output-{len(life.steps)}.txt"
-    return Run(world.command(kind, name), cwd=world.folder, home=world.home, output=output, mark=mark)
+    return Run(
+        world.command(kind, name), cwd=world.folder, home=world.home, output=output, mark=mark, launcher=world.launcher
+    )
 
 
 def _await_moment(world: World, run: Run, rng: Random, kind: str, chosen: signal.Signals) -> bool:
@@ -218,6 +226,9 @@ def _check_end(world: World, life: Life, run: Run, kind: str, dirty: bool, kille
     }.get(kind, ())
     if code != 0 and not any(words in text for words in allowed):
         life.fail(f"{kind} works", f"exit code {code}: {run.last_line}")
+        raise Broken
+    if code == 0 and (silent := world.untold(text)):
+        life.fail(f"{kind} says what it left as it is", silent)
         raise Broken
     # which of them left it changed is not known here: the last may have ended before it touched anything
     if kind == "new" and dirty and world.started_changed and not any(repr(name) in text for name in killed):

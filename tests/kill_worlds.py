@@ -47,6 +47,7 @@ class World:
     work_folders: tuple[str, ...] = ()  # where a killed session may leave files of its own
     daemon = "\0"  # part of the command line of a process that may stay
     applies = False
+    launcher: list[str] = []  # what a command is started by
 
     def __init__(self, base: Path) -> None:
         self.folder, self.home = base / "world", base / "home"
@@ -114,6 +115,14 @@ class World:
     def more_wrong(self) -> list[str]:
         return []
 
+    def meanwhile(self) -> str:
+        """Let something else happen between two commands; say what."""
+        return ""
+
+    def untold(self, text: str) -> list[str]:
+        """What a command did and should have said, and did not; ``text`` is what it said."""
+        return []
+
     def half_applied(self) -> list[str]:
         """What an interrupted apply left neither as it was nor applied."""
         return []
@@ -122,7 +131,7 @@ class World:
         """Put a session "tuned" into the home, made once and copied after that."""
         kept = self.home.with_name("home-template")
         if not kept.exists():
-            words = [sys.executable, "-c", _FABRICATE, json.dumps([spec, options, config])]
+            words = [*self.launcher, sys.executable, "-c", _FABRICATE, json.dumps([spec, options, config])]
             environment = {**os.environ, "TUNEWRIGHT_HOME": str(self.home)}
             environment.pop("TUNEWRIGHT_STORE", None)
             done = subprocess.run(words, env=environment, cwd=self.folder, capture_output=True, text=True)

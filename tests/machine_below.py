@@ -53,6 +53,10 @@ def machine(folder):
     return Machine(root=root)
 
 
+def set_by_others(root, name, text):
+    (root / name).write_text(f"{text}\n")
+
+
 def contents(root):
     """Everything that a setting of such a machine can be, by its path."""
     return {name: (root / name).read_text() for name in FILES}

@@ -1,5 +1,6 @@
 """``advise``: rules with reasons and sources, from facts of the machine and what is set now."""
 
+import itertools
 import json
 import os
 import re
@@ -34,7 +35,7 @@ def values(system, load="oltp", now=(), **facts):
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_every_rule_has_a_reason_a_source_and_an_expression_of_known_facts(system):
-    known = {*FACTS, "OLTP", "ANALYTICS", "CACHE", "APPENDONLY"}
+    known = {*FACTS, "OLTP", "ANALYTICS", "CACHE", "APPENDONLY", "CONNECTIONS", "HASH_MEM"}
     book = rules(system)
     for rule in (*book["setting"], *book["never"], *book.get("kernel", ())):
         assert rule["because"] and re.match(r"[\w-]+[\w/#.-]*$|https://", rule["source"]), rule
@@ -58,6 +59,30 @@ def test_postgres_on_a_known_machine():
     assert "jit" not in analytics and "random_page_cost" not in values("postgres", ROTATIONAL=1)
     assert "random_page_cost" not in values("postgres", ROTATIONAL=-1), "nothing is assumed of an unknown disk"
     assert "effective_io_concurrency" not in values("postgres", VERSION=18.0)
+
+
+MACHINES = [(2**29 * 2**n, cores) for n in range(11) for cores in (1, 4, 48)]  # 0.5 to 512 GiB
+CONNECTIONS = (10, 30, 100, 300, 1000, 2000)
+
+
+@pytest.mark.parametrize("load", ["oltp", "analytics", "mixed"])
+@pytest.mark.parametrize(("version", "hash_mem"), [(15.0, ""), (15.0, "1"), (16.0, "8"), (14.0, "")])
+def test_what_all_sessions_may_take_fits_beside_the_shared_buffers(load, version, hash_mem):
+    """A sort and a hash in each connection and each parallel worker at once, by the manual's sections on both."""
+    times = float(hash_mem or (2 if version >= 15 else 1))
+    for (ram, cores), connections, known in itertools.product(MACHINES, CONNECTIONS, (True, False)):
+        facts = {**FACTS, "RAM_BYTES": ram, "CPU_COUNT": cores, "VERSION": version}
+        facts["CLIENTS"] = 10 if known else connections
+        now = {"hash_mem_multiplier": hash_mem} if hash_mem else {}
+        if known:
+            now["max_connections"] = str(connections)
+        told = {s.name: amount(s.value) for s in advise("postgres", facts, load, now).settings}
+        everybody = (connections + cores) * (1 + times) * told["work_mem"]
+        least = told["work_mem"] == 65536  # the server takes no less
+        assert everybody + told["shared_buffers"] <= ram or least, (ram, cores, connections)
+        assert not least or ram <= 2**31 * max(1, times / 2), "only on machines too small for so many connections"
+        told = {s.name: amount(s.value) for s in advise("mariadb", facts, load, now).settings}
+        assert connections * told["tmp_table_size"] + told["innodb_buffer_pool_size"] <= ram
 
 
 def test_mariadb_and_redis_on_a_known_machine():

@@ -90,6 +90,27 @@ def test_each_form_of_a_program_can_be_used(app):
     assert unit[3] == 'ExecStart=./serve --cache=64 --fraction "100%% of $$HOME" "a \\"quoted\\" word"'
 
 
+@pytest.mark.parametrize(
+    ("recipe", "changed", "text"),
+    [
+        ("redis", {"hz": 50, "io-threads": 2}, "io-threads 2\nhz 50\n"),
+        ("redis-live", {"hz": 50}, "hz 50\n"),
+        ("nginx", {"worker_processes": 2, "open_file_cache": "on"},
+         "worker_processes 2;\nopen_file_cache max=1000 inactive=60s;\n"),
+        ("haproxy", {"nbthread": "two"}, "nbthread 2\n"),
+    ],
+)  # fmt: skip
+def test_a_services_lines_are_in_the_systems_own_form(recipe, changed, text):
+    target = open_target(f"recipe:{recipe}")
+    assert forms.form(target, "conf.d", target.space.fill(changed), changed) == text
+
+
+def test_where_no_file_is_described_conf_d_says_so():
+    target = open_target("recipe:memcached")
+    with pytest.raises(ConfigError, match="no form 'conf.d', since its parameters stand in no one configuration file"):
+        forms.form(target, "conf.d", target.space.fill({"threads": 2}), {"threads": 2})
+
+
 @pytest.mark.skipif(shutil.which("patch") is None, reason="needs patch")
 def test_the_diff_is_a_patch_that_makes_the_file(app):
     text = forms.form(open_target(str(app), {}), "diff", BEST, BEST)
@@ -226,7 +247,13 @@ def test_what_is_not_live_yet_is_said(cli, session, tmp_path):
     ran = cli("apply", "s")
     assert "Written, but not live yet: cache (restart). Restart what reads the files" in ran.stdout
     assert "watch s" in ran.stdout and "[hooks]" in ran.stdout
+    live = (tmp_path / "app.conf").read_text()
+    told = json.loads(cli("rollback", "s", "--dry-run", "--json").stdout)["puts_back"]
+    assert told[0].endswith("since the configuration is applied:") and str(tmp_path / "app.conf") in told[0]
+    assert told[1:] == [f"{tmp_path / 'app.conf'} is written back as it was."]
+    assert (tmp_path / "app.conf").read_text() == live, "nothing was changed"
     cli("rollback", "s")
+    assert "nothing to roll back" in cli("rollback", "s", "--dry-run", code=1).stderr
     assert (tmp_path / "app.conf").read_text() == "cache = 1\nmode = plain\n# mine\n"
     session.write_text(SERVED + '[hooks]\napply = ["true"]\n')
     assert json.loads(cli("apply", "s", "--json").stdout)["still_to_do"] == []

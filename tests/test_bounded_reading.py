@@ -272,3 +272,70 @@ def test_a_page_of_many_tags_beside_each_other_is_read(tmp_path):
         f"<html><script>{'<div>' * 6000}</script><style>{'<b>' * 6000}</style>{within}<ul>{'<li><i>x</ul><ul>' * 900}"
     )
     assert len(read_file(path, path.name)) >= 1
+
+
+def test_text_in_utf_16_is_read_where_it_is_marked_and_named_where_not(tmp_path):
+    path = tmp_path / "t.csv"
+    text = "a,größe\r\n1,2\r\n"
+    for encoding in ("utf-16", "utf-8-sig", "utf-8"):
+        path.write_bytes(text.encode(encoding))
+        assert files.read_text(path, "table") == "a,größe\n1,2\n"
+        with files.open_lines(path, "table") as lines:
+            assert [line.strip() for line in lines] == ["a,größe", "1,2"]
+    path.write_bytes("a,b\n1,2\n".encode("utf-16-be"))
+    with pytest.raises(ConfigError, match=r"line 1 has a NUL character.*iconv -f UTF-16"):
+        files.read_text(path, "table")
+
+
+def test_what_is_packed_twice_is_said(tmp_path):
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(gzip.compress(gzip.compress(b"a,b\n1,2\n")))
+    with pytest.raises(ConfigError, match="packed twice"):
+        files.read_text(path, "table")
+
+
+def test_a_json_key_with_two_values_is_ambiguous(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"layers": 32, "hidden": 8, "layers": 64}')
+    with pytest.raises(ConfigError, match="the key 'layers' has two values"):
+        files.read_json(path, "model description")
+    path.write_text('{"layers": 32, "layers": 32}')
+    assert files.read_json(path, "model description") == {"layers": 32}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_kinds_are_told_apart_in_every_encoding(tmp_path, encoding):
+    from tunewright.envs.scheduling.cluster import jobs
+    from tunewright.envs.scheduling.serving import trace
+    from tunewright.knowledge.logs import observe
+
+    texts = {
+        "p.csv": "datname,blks_hit,blks_read\r\nshop,90,10\r\n",
+        "t.jsonl": '{"timestamp": 0, "input_length": 100, "output_length": 5, "hash_ids": [1]}\r\n',
+        "j.swf": "; Version: 2\r\n1 10 5 100 4 -1 -1 4 200 -1 1 1 1 1 1 -1 -1 -1\r\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_bytes(text.encode(encoding))
+    assert observe(tmp_path / "p.csv").kind == "postgres-statistics"
+    assert len(trace.read(tmp_path / "t.jsonl").arrival_s) == 1
+    assert len(jobs.read(tmp_path / "j.swf").submit_s) == 1
+
+
+def test_a_home_that_is_a_file_is_said(monkeypatch, tmp_path):
+    from tunewright.store.paths import default_url
+
+    (tmp_path / "file").touch()
+    for home in ("file", "file/below"):
+        monkeypatch.setenv("TUNEWRIGHT_HOME", str(tmp_path / home))
+        with pytest.raises(ConfigError, match="it is no directory; set TUNEWRIGHT_HOME"):
+            default_url()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_manual_is_read_in_every_encoding_and_one_without_a_parameter_is_an_error(run, refused, tmp_path, encoding):
+    path = tmp_path / "m.conf"
+    path.write_bytes("# Buffer size, 1 to 8\r\n#size = 4\r\n".encode(encoding))
+    assert "1 parameters" in run(("read", "FILE", "-o", str(tmp_path / "p.json")), path).stdout
+    path.write_bytes("Hello.\r\n".encode(encoding))
+    assert "no parameter was found in" in refused(("read", "FILE", "-o", str(tmp_path / "q.json")), path)
+    assert not (tmp_path / "q.json").exists()

@@ -14,6 +14,7 @@ from tunewright.errors import ConfigError, TargetError
 from tunewright.measuring import guarding
 from tunewright.measuring.guarding import Bounds, bounds_of, memory_share
 from tunewright.measuring.isolation import measure_once
+from tunewright.plugins import open_target
 from tunewright.sessions import careful
 from tunewright.sessions.careful import Caution
 from tunewright.sessions.guards import guarded
@@ -299,3 +300,31 @@ def test_the_share_of_memory_is_one():
 def test_the_command_line_has_it(cli):
     assert "--careful" in cli("tune", "--help").stdout
     assert "use --trust normal or strict" in cli("tune", "sqlite", "--careful", "--trust", "fast", code=1).stderr
+
+
+def test_a_described_load_that_prints_how_it_goes_is_ended_early(tmp_path):
+    """The tool prints a line a second, a third of today's rate; the whole run takes 30 s."""
+    (tmp_path / "load.py").write_text(
+        "import time\n"
+        "for n in range(1, 31):\n"
+        "    time.sleep(1)\n"
+        "    print(f'[ {n}s ] thds: 1 tps: 33.00 qps: 1 lat (ms,95%): 30.00 err/s: 0.00', flush=True)\n"
+        "print('    transactions: 990 (33.0 per sec.)\\nLatency (ms):\\n  avg: 30.0\\n')\n"
+    )
+    (tmp_path / "own.toml").write_text(
+        f"""
+[target]
+name = "own"
+command = [{sys.executable!r}, "{tmp_path}/load.py", "{{size}}"]
+tool = "sysbench"
+metrics = ["tps", "latency"]
+[parameters]
+size = {{ low = 1, high = 9, default = 1 }}
+"""
+    )
+    target = open_target(str(tmp_path / "own.toml"))
+    bounds = bounds_of(target.metrics, target.metrics[0], {"tps": 100.0, "latency": 10.0}, 2)
+    budget = Budget(workdir=tmp_path, seconds=60, bounds=bounds)
+    measured = measure_once(target, {"size": 2}, workload="default", seed=0, budget=budget)
+    assert measured.status == "timed out" and "it was ended early: tps was 33, below 50" in measured.reason
+    assert measured.seconds < 20

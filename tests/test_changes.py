@@ -30,7 +30,7 @@ def test_whoever_comes_next_puts_back_what_a_killed_session_left(tmp_path, cli):
         "--name",
         "second",
         "-n",
-        2,
+        1,
         "--trust",
         "fast",
     )
@@ -169,7 +169,7 @@ def test_a_failing_rollback_command_keeps_the_journal_and_says_how_to_go_on(tmp_
     conf.write_text("v: 7\n")
     hook = '[hooks]\nrollback = ["sh", "-c", "test -e well || { echo no service >&2; exit 3; }"]\n'
     command(tmp_path, extra=hook)
-    done = cli("tune", tmp_path / "my.toml", "--store", store, "--name", "a", "-n", 2, "--trust", "fast", code=1)
+    done = cli("tune", tmp_path / "my.toml", "--store", store, "--name", "a", "-n", 1, "--trust", "fast", code=1)
     assert "no service" in done.stderr and "run 'tunewright rollback a'" in done.stderr
     assert conf.read_text() == "v: 7\n", "the file came back all the same"
     (tmp_path / "well").touch()
@@ -227,7 +227,7 @@ def test_checks_of_two_projects_do_not_take_each_other_for_dead(tmp_path, cli):
         (tmp_path / name / "server.conf").write_text(f"v: 7 # {name}\n")
         command(tmp_path / name)
     (tmp_path / "a" / "my.toml").write_text(
-        (tmp_path / "a" / "my.toml").read_text().replace("sleep {pause}", "sleep 4")
+        (tmp_path / "a" / "my.toml").read_text().replace("sleep {pause}", "sleep 4 # {pause}\\n")
     )
     first = begun(tmp_path / "a", "check", "my.toml", cwd=tmp_path / "a")
     cli("check", "my.toml", cwd=tmp_path / "b")
@@ -299,7 +299,7 @@ def test_a_relative_directory_is_where_the_user_stands(tmp_path, cli):
         (tmp_path / "deep" / "my.toml").read_text().replace("cat {workdir}/server.conf", "cat '{workdir}/server.conf'")
     )
     (tmp_path / "deep" / "my.toml").write_text(text)
-    cli("tune", "deep/my.toml", "--dir", "here", "-n", 2, "--trust", "fast", "--name", "a", cwd=tmp_path)
+    cli("tune", "deep/my.toml", "--dir", "here", "-n", 1, "--trust", "fast", "--name", "a", cwd=tmp_path)
     assert {p.name for p in (tmp_path / "deep").iterdir()} == {"my.toml"}
     assert not (tmp_path / "here").exists()
 

@@ -378,3 +378,15 @@ def test_a_command_line_that_cannot_be_read_is_one_line(words, said, capsys):
     assert app.main(words.split()) == 2
     printed = capsys.readouterr()
     assert said in printed.err and printed.err.count("\n") == 1 and printed.out == ""
+
+
+def test_a_directory_that_is_gone_is_said(tmp_path, monkeypatch, capsys):
+    from tunewright.cli import app
+
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert app.main(["tune", "sqlite", "-n", "2", "--store", f"sqlite:///{tmp_path / 's.db'}"]) == 1
+    monkeypatch.chdir(tmp_path)
+    said = capsys.readouterr().err
+    assert said.strip().endswith("error: the current directory is gone; change to one that is there")

@@ -12,8 +12,8 @@ from tunewright.store.plan import Plan
 HEAD = """
 [target]
 name = "server"
-command = ["python3", "-c", "import sys; c, n = sys.argv[1:]; print('v:', int(n) * {'on': 1, 'local': 2, 'off': 3}[c])",
-           "{commit}", "{n}"]
+command = ["python3", "-c", "import sys; c, n = sys.argv[1:3]; print('v:', int(n) * {'on': 1, 'local': 2, 'off': 3}[c])",
+           "{commit}", "{n}", "{sync}"]
 [[parameter]]
 name = "commit"
 type = "choice"
@@ -103,8 +103,9 @@ loses = "visible blocks"
 
 
 def test_a_session_wins_nothing_by_a_weaker_guarantee_and_says_what_it_would_give(store, target):
-    plan = Plan(target="t", tuner="grid", trust="fast")
-    verdict = Session.create(plan, "a", store, target=target()).run(trials=6)
+    plan, server = Plan(target="t", tuner="grid", trust="fast"), target()
+    server.isolated = False  # without a process for each run
+    verdict = Session.create(plan, "a", store, target=server).run(trials=6)
     assert verdict.config["commit"] == "on"
     assert {row["loses"]: round(row["ratio"]) for row in verdict.weaker} == {
         "a failover may lose the last transactions": 2,

@@ -71,7 +71,8 @@ def test_a_table_and_csv_say_the_same(form, described, tmp_path):
     if form == "file":
         (tmp_path / "params.csv").write_text(CSV)
     head = {"text": f'parameters = """\n{CSV}"""\n', "file": 'parameters = "params.csv"\n', "table": ""}[form]
-    space = load_description(described(SHORT if form == "table" else "", head=head)).space
+    words = '"{share} {most} {mode} {level} {flush}"'
+    space = load_description(described(SHORT if form == "table" else "", words, head=head)).space
     n = Int(name="n", low=1, high=1000, default=4, unit="MB", restart="restart", log=True, doc="how much, at most")
     expected = [
         n,
@@ -162,7 +163,8 @@ def test_parameters_like_those_that_were_read(described, tmp_path):
     docs = [entry("n"), entry("cache", restart="reload"), entry("danger"), entry("path", type="string", default="x")]
     (tmp_path / "params.json").write_text(json.dumps({"system": "s", "parameters": docs}))
     path = described(
-        '[parameters]\nlike = "read:params.json"\nnever = ["danger"]\nown = { low = 1, high = 2, default = 1 }\n'
+        '[parameters]\nlike = "read:params.json"\nnever = ["danger"]\nown = { low = 1, high = 2, default = 1 }\n',
+        '"{cache} {own}"',
     )
     params = load_description(path).space.params
     assert list(params) == ["n", "cache", "own"]

@@ -38,6 +38,7 @@ def test_a_fault_of_a_tuner_costs_its_game_only(tmp_path):
     row = made.leaderboard.set_index("tuner").loc["broken"]
     assert (row["failed_games"], row["score"]) == (3, 0)
     lost = made.games[made.games["tuner"] == "broken"]
+    assert list(made.never_played()) == ["broken"] and "a fault" in made.never_played()["broken"]
     assert lost["reason"].str.contains("ZeroDivisionError: a fault of the tuner").all()
     assert "a fault of the tuner" in (made.folder / "report.html").read_text()
 
@@ -272,3 +273,11 @@ def test_entries_are_read():
     assert [(e.spec, e.workload, dict(e.options)) for e in found] == [
         ("lustre", "ior-16m", {}), ("serving", "chat", {"ttft": "2"}), ("trainplan:bloom", "", {})
     ]  # fmt: skip
+
+
+def test_a_tuner_that_never_worked_is_an_error_at_the_end(cli, tmp_path, endpoint):
+    tuners = f"random,llm@model=m@base_url={endpoint(401).url}"
+    words = ("--targets", "lustre:ior-16m", "--tuners", tuners, "--trials", "2", "--seeds", "1", "-o", tmp_path / "b")
+    done = cli("compare", *words, code=1, env={"OPENAI_API_KEY": "k"}.items())
+    assert done.stderr.splitlines()[-1].startswith("error: llm@model=m") and "accept the key" in done.stderr
+    assert "verdict" in done.stdout and (tmp_path / "b/report.html").is_file()

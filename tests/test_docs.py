@@ -14,7 +14,7 @@ import tunewright.agents
 import tunewright.envs
 import tunewright.knowledge
 import tunewright.tuners
-from tunewright.plugins import open_target
+from tunewright.plugins import TARGETS, installed, open_target, split_spec
 
 ROOT = Path(__file__).parents[1]
 
@@ -90,3 +90,19 @@ def test_links_exist(page):
     for link in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8")):
         if not link.startswith("http"):
             assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+@pytest.mark.parametrize("part", ["postgres", "mariadb", "redis", "nginx", "gcc"])
+def test_a_guide_has_a_session_that_the_benchmark_can_run(part, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import guides
+
+    files, command = guides.session(part)
+    target = command[2]
+    assert split_spec(target)[0] in installed(TARGETS)
+    scripts = [word.partition("=")[2] for word in command if word.startswith("load=")]
+    named = {part.rpartition("@")[0] for word in scripts for part in word.split(",")}
+    assert named <= files.keys() and (not target.endswith(".toml") or target in files)
+    if target in files:  # the page has the recipe as it is
+        assert files[target] == (ROOT / "envs" / "recipes" / target).read_text(encoding="utf-8")
+    assert guides.QUOTE.search((ROOT / "docs" / "guides" / f"{part}.md").read_text(encoding="utf-8"))

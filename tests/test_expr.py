@@ -26,6 +26,25 @@ def test_value(text, value):
     assert parse(text)({}) == value
 
 
+def test_a_name_with_dashes_stands_in_braces():
+    expression = parse("{io-threads} - {n} > 2 and min({io-threads}, 9) == 4")
+    assert expression.names == ("io-threads", "n")
+    assert expression({"io-threads": 4, "n": 1}) is True
+    assert parse("a-b")({"a": 3, "b": 1}) == 2
+    for text in ("{}", "{a", "{a b}", "{__class__}", "{1}"):
+        with pytest.raises(SpaceError):
+            parse(text)
+
+
+def test_a_dash_without_braces_is_explained():
+    threads, mode = Int(name="io-threads", low=1, high=8, default=1), Int(name="io", low=1, high=2, default=1)
+    with pytest.raises(SpaceError, match=r"named 'threads'. Write \{io-threads\} in braces"):
+        Space([threads, mode], ["io-threads > 1"])
+    with pytest.raises(SpaceError, match=r"Write \{io-threads\} in braces"):
+        Space([threads], ["io-threads > 1"])
+    assert Space([threads, mode], ["{io-threads} >= io"]).problems({"io-threads": 1, "io": 2})
+
+
 def test_names_in_order_of_use():
     assert parse("b * a + b <= RAM_MB").names == ("b", "a", "RAM_MB")
 

@@ -129,6 +129,14 @@ def test_help_and_advice_import_nothing_heavy(words, said):
     assert HEAVY & {name.split(".")[0] for name in done.stderr.split()} == set()
 
 
+def test_the_start_of_a_run_imports_little():
+    """Each run of a described program is a process of its own, and most descriptions have no setting of the machine."""
+    code = "import sys, tunewright.measuring.runner, tunewright.envs.command; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    left_out = {"numpy", "psutil", "cloudpickle", "tunewright.plugins", "tunewright.envs.machine.live"}
+    assert left_out & set(done.stdout.split()) == set()
+
+
 def test_environments_are_registered_whichever_is_imported_first():
     listed = "print(sorted(n for n in gymnasium.registry if n.startswith('tunewright/')))"
     both = [

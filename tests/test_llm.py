@@ -288,3 +288,23 @@ def test_notes_go_on_over_a_resume(cli, endpoint, tmp_path):
     assert again["trials"] == 3 and "ended" not in again
     notes = json.loads(cli("show", "n", "--store", store, "--json").stdout)["notes"]
     assert [a["config"]["stripe_count"] for a in notes["answers"]] == [-1, 4] and notes["spent"]["calls"] == 3
+
+
+def test_a_model_that_never_worked_ends_the_session_with_an_error_and_leaves_it_to_resume(endpoint, cli, store):
+    words = (*TALK, endpoint(401).url, "--name", "a", "-n", "3", "--trust", "fast", "--store", store.url)
+    said = cli(*words, code=1, env={"OPENAI_API_KEY": "sk-wrong"}.items()).stderr
+    assert (
+        said.strip()
+        .splitlines()[-1]
+        .startswith("error: the model was asked and gave no proposal: the endpoint does not accept the key (HTTP 401)")
+    )
+    resumed = (endpoint(proposal(stripe_count=-1)).url, "--store", store.url)
+    done = cli("resume", "a", "-n", "1", "--tuner-option", f"base_url={resumed[0]}", *resumed[1:])
+    assert "resuming after 1 trials" in done.stderr + done.stdout
+
+
+def test_a_model_that_fails_later_ends_the_search_and_what_was_measured_counts(endpoint, cli, store):
+    server = endpoint(proposal(stripe_count=-1), 404)
+    done = cli(*TALK, server.url, "-n", "5", "--trust", "fast", "--store", store.url)
+    assert "the tuner proposes nothing more: the endpoint has no such model" in done.stderr
+    assert "Improved" in done.stdout

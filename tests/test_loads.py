@@ -1,6 +1,9 @@
 """Parsers of what load generators print: real output, and any other text."""
 
+import os
 import pkgutil
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tunewright.envs import loads
+from tunewright.envs.loads import _progress, pgbench
 from tunewright.errors import ConfigError, TargetError, UnknownNameError
+from tunewright.measuring.guarding import Bounds, reports
+from tunewright.target import Budget
 
 WRK = """Running 1s test @ http://127.0.0.1:18999/
   1 threads and 4 connections
@@ -185,7 +191,8 @@ def test_every_tool_is_complete():
         assert callable(loads.module(tool).parse)
     with pytest.raises(UnknownNameError, match="Did you mean 'wrk'"):
         loads.module("wrkk")
-    assert not [m.name for m in pkgutil.iter_modules(loads.__path__) if m.name.startswith("_") and m.name != "_command"]
+    shared = {m.name for m in pkgutil.iter_modules(loads.__path__) if m.name.startswith("_")}
+    assert shared == {"_command", "_progress"}
 
 
 def test_arguments_take_the_place_of_usual_ones():
@@ -216,7 +223,7 @@ def test_a_tool_gives_metrics_in_a_description(tmp_path):
     path.write_text("""
 [target]
 tool = "fio"
-command = ["cat", "told.json"]
+command = ["cat", "told{n}.json"]
 metrics = ["p99", "throughput"]
 [[metric]]
 name = "bandwidth"
@@ -236,3 +243,65 @@ n = { low = 1, high = 2, default = 1 }
         True,
     )
     assert not about.rules["bandwidth"].tool
+
+
+def watched(folder, **bounds):
+    return Budget(workdir=folder, bounds=Bounds(**bounds), progress=folder / "progress")
+
+
+def test_interval_reports_are_put_together_until_they_tell_something(tmp_path, monkeypatch):
+    """A transaction takes 2 s at the bound, so that single seconds have none or several."""
+    now = [100.0]
+    monkeypatch.setattr(_progress.time, "monotonic", lambda: now[0])
+    budget = watched(tmp_path, at_least={"tps": 0.5})
+    reporter = _progress.reporter("pgbench", budget)
+    for second in range(1, 81):
+        now[0] += 1.0
+        rate = 4.0 if second % 4 == 0 else 0.0
+        reporter.line(f"progress: {second}.0 s, {rate} tps, lat {900.0 if rate else 'nan'} ms stddev 0.1, 0 failed")
+        reporter.line("another line")
+    told = reports(budget.progress)
+    assert told == [{"tps": 1.0, "latency": 900.0}] * 2, "40 s each"
+    assert budget.bounds.broken(told) == ""
+
+
+def test_latencies_count_by_how_many_had_them(tmp_path):
+    reporter = _progress.Reporter(pgbench.progress, watched(tmp_path))
+    reporter._window_s = 0.0
+    reporter._lines = [{"tps": 30.0, "latency": 1.0}, {"tps": 0.0}]
+    reporter.line("progress: 3.0 s, 10.0 tps, lat 5.0 ms stddev 0.1")
+    assert reports(tmp_path / "progress") == [{"tps": 40 / 3, "latency": 2.0}]
+
+
+def test_nobody_watches_outside_of_careful_mode(tmp_path):
+    assert _progress.reporter("pgbench", Budget(workdir=tmp_path)) is None
+    assert _progress.reporter("pgbench", None) is None
+    assert _progress.reporter("wrk", watched(tmp_path)) is None, "it says nothing while it runs"
+
+
+def test_a_tool_that_is_watched_runs_to_its_end(tmp_path):
+    reporter = _progress.reporter("pgbench", watched(tmp_path))
+    reporter._window_s = 0.0
+    script = (
+        "import sys; print(sys.stdin.read()); print('x' * 200_000)\n"
+        "for n in range(3): print(f'progress: {n}.0 s, 5.0 tps, lat 1.0 ms', file=sys.stderr)\n"
+        "sys.exit(3)"
+    )
+    done = _progress.run([sys.executable, "-c", script], reporter, env=os.environ, given="asked")
+    assert done.returncode == 3 and done.stdout.startswith("asked\n") and len(done.stdout) > 200_000
+    assert done.stderr.count("progress") == 3 and len(reports(tmp_path / "progress")) == 3
+
+
+def test_files_are_followed_while_they_are_written(tmp_path):
+    lines, log = [], tmp_path / "log"
+    log.write_bytes(b"")
+
+    class Kept(_progress.Reporter):
+        def line(self, text):
+            lines.append(text)
+
+    with _progress.followed(Kept(pgbench.progress, watched(tmp_path)), [log]), log.open("ab", buffering=0) as file:
+        for piece in (b"one\rtw", b"o\n", b"three"):
+            file.write(piece)
+            time.sleep(0.25)
+    assert lines == ["one", "two"]

@@ -38,7 +38,7 @@ def system(tmp_path, monkeypatch):
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("lfs", "lctl", "mount", "umount"):
-        (tools / name).write_text(f"#!{sys.executable}\n{STUB.read_text()}")
+        (tools / name).write_text(f"#!{sys.executable} -IS\n{STUB.read_text()}")
         (tools / name).chmod(0o755)
     (tmp_path / "mnt" / "scratch").mkdir(parents=True)
     (tmp_path / "load.py").write_text(LOAD)

@@ -361,3 +361,11 @@ def test_the_cache_gives_the_same(tmp_path, monkeypatch):
 )
 def test_a_decimal_comma_is_not_read_as_thousands(many, default):
     assert stated_default(f"The default is {many} million rows.") == default
+
+
+def test_a_manual_without_parameters_is_told_with_what_is_known(tmp_path, cli):
+    page = tmp_path / "prose.txt"
+    page.write_text("Nothing here names a parameter.\n" * 20)
+    told = cli("read", str(page), "-o", str(tmp_path / "p.json"), code=1)
+    assert "no parameter was found in" in told.stderr and "pg_settings as CSV" in told.stderr
+    assert not (tmp_path / "p.json").exists()

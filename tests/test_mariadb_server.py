@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,10 @@ pytestmark = [
     pytest.mark.timeout(900),
 ]
 
-from tunewright.envs.storage import mariadb_foreign, mariadb_load
+from tunewright.envs.storage import mariadb_foreign, mariadb_load, servers
 from tunewright.envs.storage.mariadb import MariaDBTarget, open_target
 from tunewright.errors import HeldError, TargetError
+from tunewright.measuring.guarding import bounds_of
 from tunewright.measuring.isolation import measure_once
 from tunewright.sessions import originals
 from tunewright.sessions.service import rollback_session
@@ -272,6 +274,62 @@ def test_own_sql_on_a_copy_leaves_the_users_data(shop, store, tmp_path, reset):
     assert [t.status for t in trials] == ["ok", "ok"], [t.reason for t in trials]
     assert 0 < trials[0].metrics["p50"] <= trials[0].metrics["p99"]
     assert shop.ask("SELECT * FROM shop.items") == before and shop.databases() == databases
+
+
+@pytest.mark.parametrize("options", [{"writes": "yes"}, {"reset": "copy"}], ids=str)
+def test_own_sql_is_tried_by_the_server_before_anything_is_made(shop, tmp_path, options):
+    load = tmp_path / "load.sql"
+
+    def missing(text):
+        load.write_text(text)
+        target = open_target(shop.address("shop"), {**options, "load": str(load)})
+        return target.preflight(workload="own", workdir=tmp_path).missing
+
+    before = shop.ask("SELECT COUNT(*), SUM(price) FROM shop.items")
+    good = "BEGIN;\nUPDATE items SET price = price + 1;\nCOMMIT;\nCREATE TABLE more (a INT);\nINSERT INTO more VALUES (1);\n"
+    assert missing(good) == []
+    assert shop.ask("SELECT COUNT(*), SUM(price) FROM shop.items") == before and "shop" in shop.databases()
+    assert not shop.ask("SELECT 1 FROM information_schema.TABLES WHERE TABLE_NAME = 'more'")
+    (said,) = missing("SELECT 1;\n-- the next one\nUPDATE items SET prize = 1;\n")
+    assert f"{load}, the statement on line 3: " in said and "prize" in said
+    (said,) = missing("SELECT 1;\nSELECT * FORM items;\n")
+    assert "on line 2: You have an error in your SQL syntax" in said
+    (said,) = missing("SELECT 1 FROM item;\n")
+    assert "Table 'shop.item' doesn't exist" in said
+
+
+def test_careful_mode_ends_a_run_that_is_clearly_worse_and_sets_the_server_back(theirs, tmp_path):
+    """As if today's server did three times as much as it does."""
+    options = {**SMALL, "events": "6000", "parameters": "sort_buffer_size"}
+    target = open_target(theirs.address(), options)
+    snapshot = target.snapshot(tmp_path)
+    try:
+        prepared = target.prepare(workload="read-only", seed=1, budget=Budget(workdir=tmp_path))
+        budget = Budget(workdir=tmp_path, prepared=prepared, seconds=300)
+        how = {"workload": "read-only", "seed": 1}
+        today = measure_once(target, target.space.default, budget=budget, **how)
+        assert today.ok, today.reason
+        values = {m.name: today.values[m.name] * (3 if m.direction == "max" else 1 / 3) for m in target.metrics}
+        bounds = bounds_of(target.metrics, target.metrics[0], values, 2)
+        config = {"sort_buffer_size": target.space.default["sort_buffer_size"] * 2}
+        ended = measure_once(target, config, budget=replace(budget, bounds=bounds), **how)
+        assert ended.status == "timed out" and "it was ended early: " in ended.reason
+        assert ended.seconds < 0.8 * today.seconds
+        query = "SELECT @@GLOBAL.sort_buffer_size"
+        assert theirs.ask(query) != [(3145728,)]
+        target.revert()
+        target.revert()  # safe to repeat
+        assert theirs.ask(query) == [(3145728,)]
+    finally:
+        target.restore(json.loads(json.dumps(snapshot)))
+
+
+def test_what_a_guarantee_forbids_is_not_said_to_be_changed(theirs, tmp_path):
+    target = open_target(theirs.address(), {**SMALL, "parameters": "sort_buffer_size,innodb_flush_log_at_trx_commit"})
+    changes = target.preflight(workload="read-only", workdir=tmp_path).changes
+    assert "sort_buffer_size" in changes[0]
+    names = servers.kept_by_guarantees(target)
+    assert [name in changes[0] for name in names] == [False] * len(names)
 
 
 def test_own_sql_that_writes_is_refused_without_a_copy(shop, tmp_path):

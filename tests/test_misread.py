@@ -82,6 +82,23 @@ def test_what_is_no_time(text, tmp_path):
         S.read(path)
 
 
+BAILIAN = """{"chat_id": 1, "timestamp": 61.5, "input_length": 1100, "output_length": 9, "hash_ids": [FIRST]}
+{"chat_id": 2, "timestamp": 63.5, "input_length": 1100, "output_length": 9, "hash_ids": [SECOND]}
+"""
+
+
+def test_requests_of_bailian_count_in_seconds_and_in_blocks_of_16_tokens(tmp_path):
+    first, second = list(range(69)), [*range(40), *range(100, 129)]  # alike for 40 blocks, so for one of 512 tokens
+    path = tmp_path / "qwen.jsonl"
+    path.write_text(BAILIAN.replace("FIRST", str(first)[1:-1]).replace("SECOND", str(second)[1:-1]))
+    requests = S.read(path)
+    assert requests.arrival_s.tolist() == [0, 2] and requests.chunk_count.tolist() == [2, 2]
+    assert requests.chunks[0] == requests.chunks[2] and requests.chunks[1] != requests.chunks[3]
+    assert observe(path).features["duration_s"] == 2
+    path.write_text(path.read_text().replace('"chat_id": 1, ', "").replace('"chat_id": 2, ', ""))
+    assert S.read(path).arrival_s.tolist() == pytest.approx([0, 0.002]), "Mooncake's are milliseconds"
+
+
 # --- strace
 
 STANDARD = """% time     seconds  usecs/call     calls    errors syscall

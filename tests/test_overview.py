@@ -3,13 +3,12 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 from dataclasses import asdict, replace
 from io import StringIO
 
 import pytest
+from forked import ended
 from rich.console import Console
 
 from tunewright.cli.display import show_session, show_sessions
@@ -22,23 +21,16 @@ from tunewright.store.plan import Plan
 from tunewright.store.store import Store
 from tunewright.testing import Sphere
 
-DIES = """
-import os, sys
-from tunewright.sessions.session import Session
-from tunewright.sessions.watcher import Watcher
-from tunewright.store.plan import Plan
-from tunewright.store.store import Store
-from tunewright.testing import Sphere
 
 class Killed(Watcher):
     def began(self, session, trial):
         if trial.step == 2:
             os._exit(9)
 
-with Session.create(Plan(target="sphere", tuner="random"), "a", Store(sys.argv[1]), target=Sphere(),
-                    watcher=Killed()) as session:
-    session.run(trials=5)
-"""
+
+def dies(url):
+    """Run a session that ends with its process in the third trial."""
+    run(Store(url), watcher=Killed())
 
 
 def run(store, name="a", trials=4, **how):
@@ -53,7 +45,7 @@ def printed(show, *things, width=120, terminal=False):
 
 
 def test_a_session_whose_process_is_gone_is_interrupted(store):
-    assert subprocess.run([sys.executable, "-c", DIES, store.url]).returncode == 9
+    assert ended(dies, store.url) == 9
     assert not store.held("a")
     row, document = overview(store, "a"), export(store, "a")
     assert (row["status"], document["status"]) == ("interrupted", "interrupted")

@@ -148,3 +148,14 @@ def test_a_measured_plan_whose_chunks_differ_counts_its_slowest_stage(tmp_path):
     assert 0.9 < predicted[0] / predicted[1] < 1.0
     # five chunks of four layers idle less than three, and no stage has more layers for it
     assert predicted[2] < predicted[3] < 1.1 * predicted[2]
+
+
+def test_columns_of_measured_plans_that_are_not_used_are_named(tmp_path, cli):
+    path = tmp_path / "plans.csv"
+    path.write_text(
+        "model,layers,hidden,heads,tp,pp,dp,micro_batch,global_batch,sec_per_iter,ep,kv_heads,note\n"
+        "m,24,2048,16,2,2,2,1,64,2.0,8,4,\n"
+    )
+    assert check(path)["ignored"] == ["ep", "kv_heads"], "an empty column is none"
+    said = cli("plan", "check", str(path)).stdout
+    assert "columns that are not used: ep, kv_heads, model (a name only)" in said

@@ -11,7 +11,7 @@ from tunewright.envs.storage.lustre import model
 from tunewright.envs.storage.lustre.target import LustreModel, open_target
 from tunewright.errors import ConfigError, TunerError, UnknownNameError
 from tunewright.knowledge.workload import traits
-from tunewright.space import Choice, Int, Space
+from tunewright.space import Choice, Int, Real, Space
 from tunewright.target import Budget, Metric
 from tunewright.testing import Sphere, check_tuner, run_tuner
 from tunewright.tuner import Problem
@@ -209,3 +209,22 @@ def test_manual_and_trace_count_without_a_model(tmp_path):
     assert "writes" in Playbook.of(problem).seen
     with pytest.raises(ConfigError, match="no log that"):
         named(trace=str(page))
+
+
+@pytest.mark.parametrize("strength", [1.0, 2.0])
+@pytest.mark.parametrize("times", [1.0, 2.0, 8.0])
+def test_memory_of_sessions_is_advised_with_all_of_them_in_mind(strength, times):
+    """A sort and a hash in each connection and parallel worker at once fit in memory beside the shared buffers."""
+    for ram in (2**29 * 2**n for n in range(11)):  # 0.5 to 512 GiB
+        for connections, cores in itertools.product((10, 100, 2000), (1, 48)):
+            params = [
+                Int(name="work_mem", low=64, high=2**31 - 1, default=64, log=True, unit="kB"),
+                Int(name="shared_buffers", low=16, high=2**30, default=16, log=True, unit="8kB"),
+                Real(name="hash_mem_multiplier", low=1.0, high=1000.0, default=times),
+            ]
+            facts = {"RAM_BYTES": ram, "CPU_COUNT": cores, "connections": connections, "clients": 4}
+            told = {a.name: a.value for a in Playbook(Space(params), "", facts).advice(strength)}
+            assert "hash_mem_multiplier" not in told
+            work = told.get("work_mem", 64) * 2**10
+            whole = (connections + cores) * (1 + times) * work + told["shared_buffers"] * 2**13
+            assert whole <= ram or work == 2**16, "the server takes no less than 64 kB"

@@ -6,14 +6,18 @@ import sys
 
 import pytest
 
+from tunewright.plugins import split_spec
+
 MODULE = """
 from tunewright import BaseTarget, Int, Measurement, Metric, Space
+from tunewright.plugins import split_spec
 from tunewright.tuner import BaseTuner, Suggestion
 
 class Theirs(BaseTarget):
     '''Their target.'''
     name = "theirs"
-    space = Space([Int(name="n", low=1, high=9, default=1)])
+    exact = True
+    space = Space([Int(name="n", low=1, high=3, default=1)])
     metrics = (Metric(name="speed", direction="max"),)
 
     def measure(self, config, *, workload, seed, budget):
@@ -25,7 +29,7 @@ def open_target(argument, options):
 class Upward(BaseTuner):
     '''Counts upward.'''
     def ask(self, history):
-        return Suggestion(config={"n": min(history.step + 1, 9)}, why="one more")
+        return Suggestion(config={"n": min(history.step + 1, 3)}, why="one more")
 """
 
 COMMANDS = """
@@ -106,16 +110,16 @@ def test_a_plugins_target_and_tuner_work_like_our_own(plugin, tmp_path):
         "-t",
         "upward",
         "-n",
-        "9",
+        "3",
         "--trust",
         "fast",
         "--store",
         f"sqlite:///{tmp_path}/s.db",
         "--json",
     )
-    assert found["best"]["config"] == {"n": 9}
-    assert found["ratio"] == pytest.approx(9)
-    assert found["trials"] == 9
+    assert found["best"]["config"] == {"n": 3}
+    assert found["ratio"] == pytest.approx(3)
+    assert found["trials"] == 3
 
 
 def test_a_plugin_passes_the_contract_suites(plugin, monkeypatch):
@@ -210,3 +214,24 @@ def test_a_real_interrupt_while_a_plugin_is_imported_stops_the_program(tmp_path)
     code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(20)"
     done = ran(distribution(tmp_path / "site", {"theirs": code}, TARGET), "targets", "--json")
     assert done.returncode == 130 and "broken" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind"),
+    [
+        ("postgresql://me:s3cret@h:5432/shop", "postgres"),
+        ("postgres://me:s3cret@h/shop?sslmode=require", "postgres"),
+        ("mariadb://me:s3cret@h/shop", "mariadb"),
+        ("mysql://me:s3cret@h/shop", "mysql"),
+    ],
+)
+def test_an_address_is_work_for_its_target_and_keeps_its_password_to_itself(spec, kind):
+    from tunewright.store.secrets import public_spec
+
+    assert split_spec(spec) == (kind, spec)
+    assert split_spec(f"{spec.partition('?')[0]}.toml")[0] == kind, "a database may be called so"
+    public = public_spec(spec)
+    assert public == spec.replace(":s3cret", "")
+    assert split_spec(public) == (kind, public), "a stored session is opened by it"
+    prefixed = f"{kind}:{spec}"
+    assert split_spec(prefixed) == (kind, spec) and public_spec(prefixed) == f"{kind}:{public}"

@@ -181,7 +181,7 @@ def test_a_foreign_server_gets_its_own_settings_back(server, store):
     assert auto_conf(server) == before
 
 
-@pytest.mark.parametrize("keep", ["yes", "no"])
+@pytest.mark.parametrize("keep", ["yes", pytest.param("no", marks=pytest.mark.slow)])
 def test_a_foreign_server_gets_its_own_settings_back_after_kill_9(keep, server, tmp_path):
     url = f"sqlite:///{tmp_path / 's.db'}"
     before = auto_conf(server)

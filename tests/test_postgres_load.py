@@ -132,9 +132,42 @@ def test_a_missing_program_names_its_package(monkeypatch):
 
 def test_the_servers_own_line_is_quoted():
     text = "pgbench: error: client 0 script 0 aborted in command 0 query 0: ERROR:  no table\nLINE 1: x\npgbench: error: Run was aborted\n"
-    assert said(text).endswith("ERROR:  no table")
+    assert said(text).endswith("ERROR:  no table; LINE 1: x")
     assert said("pgbench: error: cannot open\n") == "pgbench: error: cannot open"
     assert said("") == ""
+
+
+def test_an_error_is_told_whole_with_file_and_line(tmp_path):
+    """As pgbench 15 and psql 15 print them; pgbench counts commands, and the server lines of one."""
+    path = tmp_path / "a.sql"
+    path.write_text("\\set a 1\nSELECT ';';\n-- SELECT 1;\nSELECT *\n  FORM t;\n")
+    end = "pgbench: error: Run was aborted; the above results are incomplete.\n"
+    text = 'ERROR:  syntax error at or near "FORM"\nLINE 2:   FORM t;\n          ^\n'
+    found = said(f"pgbench: error: client 0 script 0 aborted in command 2 query 0: {text}{end}", [path])
+    assert found.startswith(f"{path}, line 5: ") and found.endswith('near "FORM"; LINE 2:   FORM t;')
+    text = "pgbench: error: division by zero\npgbench: error: client 0 aborted in command 0 (set) of script 0; no\n"
+    assert said(text + end, [path]) == f"{path}, line 1: pgbench: error: division by zero"
+    text = 'pgbench: error: a.sql:2: unexpected function name (foo) in command "set"\n\\set a foo(1)\n     ^ error found here\n'
+    assert said(text) == r'pgbench: error: a.sql:2: unexpected function name (foo) in command "set"; \set a foo(1)'
+    text = 'psql:a.sql:6: ERROR:  no table "x"\nLINE 1: x\n        ^\nHINT:  make it\npsql:a.sql:7: ERROR:  y\n'
+    assert said(text) == 'psql:a.sql:6: ERROR:  no table "x"; LINE 1: x; HINT:  make it'
+
+
+@pytest.mark.parametrize(
+    ("text", "inner"),
+    [("BEGIN;\nUPDATE t SET a = 1;\nEND;\n", "      \nUPDATE t SET a = 1;\n    \n"),
+     ("UPDATE t SET a = CASE WHEN b THEN 'COMMIT' -- ; COMMIT;\nEND", "UPDATE t SET a = CASE WHEN b THEN 'COMMIT' -- ; COMMIT;\nEND"),
+     ("DO $x$BEGIN; COMMIT; END$x$;", "DO $x$BEGIN; COMMIT; END$x$;"),
+     ("SELECT 1 AS x \\gset\nCOMMIT;", "SELECT 1 AS x \\gset\n       "),
+     (r"SELECT E'it\'s; COMMIT;';", r"SELECT E'it\'s; COMMIT;';")],
+)  # fmt: skip
+def test_a_script_as_a_transaction_that_is_rolled_back(text, inner):
+    assert pgbench.rolled_back(text) == f"BEGIN READ WRITE; {inner}\n;ROLLBACK;\n"
+
+
+@pytest.mark.parametrize("text", [r"SELECT 1\; COMMIT;", "EXPLAIN ANALYZE ROLLBACK;", r"BEGIN\; DELETE FROM t\; END;"])
+def test_a_script_whose_transaction_may_end_is_not_tried(text):
+    assert pgbench.rolled_back(text) == ""
 
 
 def row(name, context="user", source="default"):
@@ -177,3 +210,17 @@ def test_scripts_are_found_again_from_another_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "elsewhere")
     found = located_options("a", {"load": "read.sql@3, write.sql", "schema": "read.sql"}, {"cwd": str(tmp_path)})
     assert found == {"load": f"{tmp_path}/read.sql@3,{tmp_path}/write.sql", "schema": f"{tmp_path}/read.sql"}
+
+
+@pytest.mark.parametrize(("key", "way"), [("reset", "dump:"), ("dump", ""), ("config", "")])
+def test_a_dump_is_found_again_from_another_directory(key, way, tmp_path, monkeypatch):
+    (tmp_path / "shop.dump").write_text("SELECT 1;\n")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    stored = {key: f"{way}shop.dump"}
+    assert located_options("a", stored, {"cwd": str(tmp_path)}) == {key: f"{way}{tmp_path}/shop.dump"}
+    for word in ("template", "template:shop.dump", "none"):  # a database of the file's name is none
+        assert located_options("a", {"reset": word}, {"cwd": str(tmp_path)}) == {"reset": word}
+    (tmp_path / "shop.dump").rename("shop.dump")
+    with pytest.raises(ConfigError, match=f"--option {key}={way}PATH"):
+        located_options("a", stored, {"cwd": str(tmp_path)})

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pg_cluster
@@ -18,9 +19,14 @@ from tunewright.envs.storage.postgres import open_target
 from tunewright.envs.storage.postgres_foreign import Guard, alter
 from tunewright.envs.storage.postgres_scope import Scope
 from tunewright.errors import ConfigError, HeldError, TargetError
+from tunewright.measuring.guarding import bounds_of
+from tunewright.measuring.isolation import measure_once
+from tunewright.sessions.changes import Journal, Owner, document
+from tunewright.sessions.forms import forms
 from tunewright.sessions.originals import noticing
 from tunewright.sessions.service import rollback_session
 from tunewright.sessions.session import Session
+from tunewright.sessions.undoing import outlook
 from tunewright.store.plan import Plan
 from tunewright.store.store import Store
 from tunewright.target import Budget
@@ -129,6 +135,25 @@ def test_a_load_that_reads_runs_in_the_database_itself(cluster, scripts):
     assert 0 < values["p50"] <= values["p95"] <= values["p99"]
     assert set(values) == {"tps", "latency", "p50", "p95", "p99", "durability"}
     assert not list(folder.glob("pgbench*"))
+
+
+@pytest.mark.parametrize("options", [{"writes": "yes"}, {"reset": "template"}, {"reset": "dump"}], ids=str)
+def test_a_load_that_writes_is_tried_before_anything_is_made(options, cluster, scripts):
+    """Rolled back: the fixture sees that the data stay as they are, though the script commits."""
+    script = scripts / "order.sql"
+    script.write_text("BEGIN;\nUPDATE app.item SET value = value + 1;\nCOMMIT;\n\\set id 1\nSELECT 1;\n")
+    target = open_target(database(cluster), {**QUICK, **options, "load": str(script)})
+    look = target.preflight(workload="load", workdir=scripts)
+    assert look.missing == [] and any("tried once in database app" in note for note in look.notes)
+    script.write_text("UPDATE app.item\n  SET valeu = 1;\n")
+    (said,) = target.preflight(workload="load", workdir=scripts).missing
+    assert "order.sql, line 2: " in said and 'column "valeu"' in said and "LINE 2:   SET valeu" in said
+    script.write_text("\\set id randon(1, 2)\nSELECT 1;\n")
+    (said,) = target.preflight(workload="load", workdir=scripts).missing
+    assert "order.sql:1: " in said and "randon" in said and str(scripts) not in said.replace(str(script), "")
+    script.write_text("VACUUM app.item;\n")
+    look = target.preflight(workload="load", workdir=scripts)
+    assert look.missing == [] and any("was not tried" in note for note in look.notes)
 
 
 def test_a_load_that_writes_needs_a_copy(cluster, scripts):
@@ -271,6 +296,14 @@ def test_scopes_get_back_what_was_there(kind, cluster, scripts, tmp_path):
         ]
         target.rollback(json.loads(json.dumps(undo)))
         assert rows(cluster) == before
+        written = forms(target, {**target.space.default, name: value}, {name: value})
+        statement = {
+            "system": "ALTER SYSTEM SET",
+            "database": 'ALTER DATABASE "app" SET',
+            "role": 'ALTER ROLE "tuned" SET',
+        }
+        assert written["sql"].startswith(f"{statement[kind]} {name} = '"), "each form sets it where apply does"
+        assert [bool(written.get(form)) for form in ("conf.d", "ansible")] == [kind == "system"] * 2
         text = target.render({**target.space.default, name: value})
         assert text.startswith(
             {"system": "cpu_tuple_cost =", "database": 'ALTER DATABASE "app" SET', "role": 'ALTER ROLE "tuned" SET'}[
@@ -463,11 +496,43 @@ def test_preflight_of_the_benchmark(cluster, tmp_path):
     assert any(cluster.restart in text and "shared_buffers" in text for text in look.restarts)
 
 
-def test_nothing_to_tune_is_said(cluster):
-    with pytest.raises(
-        ConfigError, match="none of these settings can be tuned here: shared_buffers: it needs a restart"
-    ):
-        open_target(cluster.dsn, {"parameters": "shared_buffers"})
+def test_nothing_to_tune_is_said(cluster, tmp_path):
+    target = open_target(cluster.dsn, {"parameters": "shared_buffers"})
+    said = "none of these settings can be tuned here: shared_buffers: it needs a restart"
+    assert target.preflight(workload="tpcb", workdir=tmp_path).missing[0].startswith(said)
+    with pytest.raises(ConfigError, match=said):
+        target.prepare(workload="tpcb", seed=1, budget=Budget(workdir=tmp_path))
+
+
+def test_what_a_session_left_is_put_back_where_a_role_has_all_its_parameters_by_now(cluster, tmp_path, store):
+    plan = Plan(target=f"postgres:{cluster.dsn}", tuner="random", options={"parameters": "work_mem", "scale": "1"})
+    with Session.create(plan, "a", store):
+        pass
+    before = cluster.settings(("work_mem",))
+    target = open_target(cluster.dsn, {"parameters": "work_mem"})
+    owner = Owner(what="session 'a'", store=store.public_url, name="a", target=plan.target, options=plan.options)
+    journal = Journal(owner.store, "a", "measure")
+    folder = journal.begin()
+    journal.write(document(target, owner, target.snapshot(folder), "measuring"))
+    alter(target.dsn, [], {"work_mem": "9000"}, folder=folder)
+    left = cluster.settings(("work_mem",))
+    told = outlook(store, "a")["puts_back"]
+    assert told[0].startswith("In PostgreSQL server ") and "work_mem is set to 5MB." in told
+    assert "Database tunewright_bench, which is ours, is dropped where it is there." in told
+    assert cluster.settings(("work_mem",)) == left != before
+    execute(cluster.dsn, "ALTER ROLE postgres SET work_mem = '7MB'")
+    try:
+        rollback_session(store, "a", spec=None)
+    finally:
+        execute(cluster.dsn, "ALTER ROLE postgres RESET work_mem")
+    assert cluster.settings(("work_mem",)) == before
+
+
+def test_what_a_guarantee_forbids_is_not_said_to_be_changed(cluster, tmp_path):
+    target = open_target(cluster.dsn, {"parameters": "work_mem,full_page_writes,synchronous_commit"})
+    changes = target.preflight(workload="tpcb", workdir=tmp_path).changes
+    assert changes[0].endswith(": synchronous_commit, work_mem.")
+    assert changes[1] == "Not changed unless you say --allow durability: full_page_writes."
 
 
 @pytest.mark.slow
@@ -495,6 +560,54 @@ def test_a_session_that_is_killed_leaves_the_server_as_it_was(reset, scope, clus
         rollback_session(Store(url), "a", spec=None)
         assert not ask(cluster.dsn, made)
         words = ["resume", "a", "--store", url, "-n", "500"]
+
+
+@pytest.mark.parametrize("reset", ["none", "template"])
+def test_careful_mode_ends_a_run_that_is_clearly_worse_and_sets_the_server_back(reset, cluster, tmp_path):
+    """Without indexes, each transaction reads the table several times; the whole run would take minutes."""
+    execute(
+        database(cluster),
+        "CREATE TABLE app.big AS SELECT n AS id, 0 AS value FROM generate_series(1, 300000) AS n",
+        "CREATE INDEX ON app.big (id)",
+        "ANALYZE app.big",
+    )
+    try:
+        script = tmp_path / "read.sql"
+        script.write_text("\\set id random(1, 300000)\n" + "SELECT value FROM app.big WHERE id = :id;\n" * 5)
+        options = {
+            "clients": "2",
+            "transactions": "3000",
+            "warmup": "0",
+            "parameters": "enable_indexscan,enable_bitmapscan",
+        }
+        target = open_target(database(cluster), {**options, "load": str(script), "reset": reset})
+        if reset == "template":
+            execute(cluster.dsn, "SELECT 1")  # nobody is connected to app
+        folder = tmp_path / "s"
+        folder.mkdir()
+        snapshot = target.snapshot(folder)
+        try:
+            prepared = target.prepare(workload="load", seed=1, budget=Budget(workdir=folder))
+            how = {"workload": "load", "seed": 1}
+            budget = Budget(workdir=folder, prepared=prepared, seconds=300)
+            today = measure_once(target, target.space.default, budget=budget, **how)
+            assert today.ok, today.reason
+            bounds = bounds_of(target.metrics, target.metrics[0], today.values, 2)
+            bad = {name: "off" for name in target.space.params}
+            ended = measure_once(target, bad, budget=replace(budget, bounds=bounds), **how)
+            assert ended.status == "timed out" and "it was ended early: " in ended.reason
+            whole_s = 3000 / 2 * 5 * 0.01  # a scan of the table takes more than 10 ms
+            assert ended.seconds < whole_s / 3
+            target.revert()
+            target.revert()  # safe to repeat
+            query = "SELECT setting FROM pg_settings WHERE name LIKE 'enable_%scan' AND setting = 'off'"
+            assert ask(database(cluster), query) == []
+            again = measure_once(target, target.space.default, budget=budget, **how)
+            assert again.ok, again.reason
+        finally:
+            target.restore(json.loads(json.dumps(snapshot)))
+    finally:
+        execute(database(cluster), "DROP TABLE app.big")
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from rich.console import Console
 from tunewright.cli.dry import Told, free_name, show_outlook
 from tunewright.cli.options import console
 from tunewright.cli.sessions import reading
+from tunewright.cli.tune import Asked
 from tunewright.errors import ConfigError, HeldError, TargetError
 from tunewright.sessions import locks, preflight, workfolder
 from tunewright.sessions.opening import Ahead
@@ -117,7 +118,7 @@ def test_a_dry_run_as_json(cli, served):
     said = json.loads(cli("tune", served, "--dry-run", "--json", "--trials", 3).stdout)["preflight"]
     assert said["live"] and said["ready"] and said["missing"] == []
     assert said["session"] == "app-1" and said["free_bytes"] > 0 and said["runs"] == [22, 42]
-    assert "systemctl" in said["restarts"][0] and "rollback" in said["changes"][1]
+    assert "systemctl" in said["restarts"][0] and any("rollback" in line for line in said["changes"])
 
 
 def test_a_narrow_terminal_loses_no_letter(served):
@@ -200,7 +201,10 @@ def test_a_file_that_may_not_be_written_is_a_command_to_paste(served, monkeypatc
 def test_missing_in_a_dry_run_is_exit_code_1(cli, served):
     served.write_text(served.read_text().replace('["sh", "-c", "echo back >> hooks.log"]', '["no-such-program-xyz"]'))
     ran = cli("tune", served, "--dry-run", code=1)
-    assert "install no-such-program-xyz" in ran.stdout and "Traceback" not in ran.stderr
+    assert (
+        "app.toml, [hooks], rollback: there is no program 'no-such-program-xyz'" in ran.stdout
+        and "Traceback" not in ran.stderr
+    )
     ran = cli("tune", served, "--trials", 2, "--json", code=1)
     assert json.loads(ran.stdout)["preflight"]["ready"] is False
     assert "nothing was started" in ran.stderr
@@ -376,3 +380,52 @@ def test_how_long_a_run_takes_is_known_from_earlier_sessions(store):
     session.run(trials=2, verify=False)
     assert preflight.usual_seconds(store, "b", "sphere", session.workload) is not None
     assert preflight.usual_seconds(store, "b", "other", session.workload) is None
+
+
+def test_mistakes_come_before_the_table(cli, served):
+    taken = cli("tune", served, "--dry-run").stdout
+    assert "before anything is touched" in taken and " what " not in taken.splitlines()[1]
+    with (
+        reading(None) as store,
+        Session.create(Plan(target="needy", tuner="random"), "a", store, target=Needy()) as session,
+    ):
+        session.run(trials=1, verify=False)
+    ran = cli("tune", served, "--name", "a", "--trials", 2, code=1)
+    assert "exists already" in ran.stderr and "before anything is touched" not in ran.stderr
+
+
+def test_all_that_is_missing_is_listed_once(cli, served):
+    text = served.read_text().replace("systemctl", "no-such-program-abc")
+    hooks = HOOKS.replace("apply = [", 'apply = ["no-such-program-abc"]\n# [').replace(
+        "rollback = [", 'rollback = ["no-such-program-xyz"]\n# ['
+    )
+    served.write_text(text.partition("[hooks]")[0] + hooks)
+    ran = cli("tune", served, "--trials", 2, code=1)
+    assert ran.stderr.count("no-such-program-abc") == ran.stderr.count("no-such-program-xyz") == 1
+    assert "since the 2 things above are missing" in ran.stderr and "before anything" not in ran.stderr
+    served.write_text(served.read_text().replace('["no-such-program-xyz"]', '["true"]'))
+    ran = cli("tune", served, "--trials", 2, code=1)
+    assert ran.stderr.count("no-such-program-abc") == 1 and len(ran.stderr.strip().splitlines()) == 1
+
+
+def test_why_the_default_fails_is_told_once(cli, served):
+    served.write_text(
+        served.read_text().replace("echo systemctl restart app >> hooks.log", "echo no such unit; exit 4")
+    )
+    ran = cli("tune", served, "--trials", 2, code=1)
+    assert ran.stderr.count("the apply command exited with code 4; it last said: no such unit") == 1
+
+
+@pytest.mark.parametrize(("asked", "trials"), [({}, 10), ({"trials": 7}, 5), ({"minutes": 3.0, "trials": None}, None)])
+def test_a_resume_goes_on_as_tune_was_told(asked, trials, store):
+    with Session.create(Plan(target="needy", tuner="random"), "a", store, target=Needy()) as session:
+        session.run(trials=2, verify=False)
+    with reading(store.url) as again:
+        again.update("a", asked={**asked, "workers": 2, "explain": True})
+        found = Asked.of(again, "a")
+        assert found.trials == trials
+        assert (found.minutes, found.workers, found.explain) == (asked.get("minutes"), 2, True)
+        again.update("a", asked={"trials": 2})
+        assert Asked.of(again, "a").trials == 2, "as many again where none are left"
+        again.update("a", asked={"trials": "many", "x": 1})
+        assert Asked.of(again, "a") == Asked() == Asked.of(again, "b") == Asked.of(None, "a")

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from tunewright.errors import UnknownNameError, VerificationError
+from tunewright.errors import DefaultFailsError, UnknownNameError, VerificationError
 from tunewright.measuring.intervals import further, median_interval, miss_rate, rank_of
 from tunewright.measuring.protocol import TRUST, Baseline, compare_pairs, evaluate, trust, verify
 from tunewright.measuring.runs import fails_more, failures
@@ -258,3 +258,13 @@ def test_stopping_at_a_narrow_interval_keeps_its_coverage(level):
         found, _ = verify(bench, {"name": "good"}, {"name": "default"}, [SPEED], trust(level), seed)
         covered += found["speed"].low <= 1.1 <= found["speed"].high
     assert covered / sessions > 0.95 - 2.5 * math.sqrt(0.05 * 0.95 / sessions)
+
+
+def test_a_default_that_fails_in_half_of_its_runs_costs_no_verdict_and_blames_nobody():
+    for seed in range(20):
+        bench = Flaky({"default": 100, "good": 150}, {"default": 0.5}, seed)
+        compared, _ = verify(bench, {"name": "good"}, {"name": "default"}, [SPEED], trust("normal"), seed)
+        assert compared["speed"].improved
+    bench = Flaky({"default": 100, "good": 150}, {"default": 0.95})
+    with pytest.raises(DefaultFailsError):
+        verify(bench, {"name": "good"}, {"name": "default"}, [SPEED], trust("normal"), 1)

@@ -100,7 +100,8 @@ def test_importance_finds_the_parameter_that_matters(store):
     assert shares[0][0] == "x1" and shares[0][1] > 0.8 and explained > 0.8
 
 
-def test_a_model_that_predicts_nothing_is_not_shown(store):
+@pytest.mark.parametrize("sessions", [6, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_model_that_predicts_nothing_is_not_shown(sessions, store):
     """Some twenty trials of pure noise have their most important parameter, too."""
 
     rng = np.random.default_rng(1)
@@ -110,7 +111,7 @@ def test_a_model_that_predicts_nothing_is_not_shown(store):
             return Measurement(values={"loss": float(rng.lognormal(0, 0.3))})
 
     told = []
-    for seed in range(20):
+    for seed in range(sessions):
         page(store, Noise(noise=0.3), f"n{seed}", 20, seed=seed)
         told += importance(export(store, f"n{seed}"))[0]
     assert told == []

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from contextlib import suppress
@@ -18,7 +19,7 @@ import psutil
 import pytest
 
 from tunewright.cli import main
-from tunewright.envs import service_process
+from tunewright.envs import service_process, service_waiting
 from tunewright.envs.command import open_target
 from tunewright.errors import ConfigError, TargetError
 from tunewright.measuring.isolation import measure_once
@@ -187,6 +188,91 @@ def test_a_load_that_takes_too_long_is_ended(toml, tmp_path):
     assert not servers()
 
 
+@pytest.mark.parametrize("says", ["", "print('Connection refused', flush=True)"])
+def test_a_load_that_never_reaches_the_server_is_ended_with_what_to_look_at(says, toml, tmp_path, monkeypatch):
+    monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.2)
+    monkeypatch.setattr(service_waiting, "LOST_AFTER_S", 0.6)
+    monkeypatch.setattr(service_waiting, "REFUSED_AFTER_S", 0.6)
+    (tmp_path / "load.py").write_text(f"import time; {says or 'pass'}; time.sleep(60)")
+    found = once(toml(), tmp_path)
+    assert found.status == "rejected", "it is not tried again"
+    assert re.search(r"no connection to the server \(port \d+\) for \d+ s", found.reason), found.reason
+    assert ("last said: Connection refused" if says else "has printed nothing") in found.reason
+    assert "is the address in 'load' of [service] the server's?" in found.reason and "load_limit" in found.reason
+    assert not servers()
+
+
+def test_a_load_that_is_known_to_begin_late_is_left_alone(toml, tmp_path, monkeypatch):
+    monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.1)
+    monkeypatch.setattr(service_waiting, "LOST_AFTER_S", 0.2)
+    (tmp_path / "load.py").write_text("import time; time.sleep(0.5)\n" + LOAD)
+    found = once(toml("load_limit = 60"), tmp_path)
+    assert found.ok, found.reason
+
+
+def test_a_load_that_was_connected_or_prints_is_at_work(monkeypatch):
+    monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.0)
+    monkeypatch.setattr(service_waiting, "LOST_AFTER_S", 0.0)
+    me = service_process.process(os.getpid())
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent, prints, connected = (
+            service_waiting.Waiting(me, (), lambda text=text: text) for text in ("", "filling 3 of 8", "")
+        )
+        assert silent.lost() and not prints.lost() and "last said: filling 3" in prints.words()
+        socket.create_connection(server.getsockname()).close()  # short, and seen all the same
+        assert not connected.lost() and connected.words() == ""
+    nothing = service_waiting.Waiting(None, (), lambda: "")
+    assert not nothing.lost() and nothing.words() == "", "where the server listens is not known"
+
+
+def test_what_a_load_waits_for_can_be_asked_while_it_does(toml, tmp_path, monkeypatch):
+    monkeypatch.setattr(service_waiting, "LOOK_AFTER_S", 0.2)
+    (tmp_path / "load.py").write_text("import time; time.sleep(1.5)")
+    path, heard = toml("load_limit = 1"), []
+    target = open_target(str(path), {})
+    over = threading.Event()
+
+    def ask():
+        while not over.wait(0.05):
+            heard.append(target.waiting(tmp_path))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    found = once(path, tmp_path)
+    over.set()
+    asking.join()
+    assert any("the load has had no connection to the server (port" in words for words in heard)
+    assert "took more than 1 s and was ended; the load has had no connection" in found.reason
+    assert target.waiting(tmp_path) == ""
+
+
+def test_sockets_tell_who_is_connected(tmp_path):
+    me = service_process.process(os.getpid())
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as local:
+        local.bind(str(tmp_path / "s"))
+        local.listen()
+        where = service_waiting.listening(me)
+        assert server.getsockname()[1] in where.ports and str(tmp_path / "s") in where.paths and where.sure
+        before = service_waiting.connections(where)
+        with socket.create_connection(server.getsockname()):
+            assert len(service_waiting.connections(where) - before) == 2  # both ends
+        before = service_waiting.connections(where)
+        with socket.socket(socket.AF_UNIX) as peer:
+            peer.connect(str(tmp_path / "s"))
+            assert service_waiting.connections(where) - before
+        with socket.socket(type=socket.SOCK_DGRAM) as udp:
+            udp.bind(("127.0.0.1", 0))
+            assert not service_waiting.listening(me).sure, "a load may use this instead"
+    assert service_waiting.listening(None, [7]).ports == {7} and not service_waiting.listening(None, [7]).sure
+
+
+def test_a_server_that_goes_into_the_background_unasked_is_explained_and_ended(toml, tmp_path):
+    found = once(toml(mode="daemon"), tmp_path)
+    assert re.search(r"went into the background, where \S+ \(process \d+\) goes on", found.reason), found.reason
+    assert "say 'daemon = true' in [service]" in found.reason and "daemon off" in found.reason
+    assert started.ends("server.py", within_s=5)
+
+
 def test_a_taken_port_is_named_with_who_has_it(toml, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
@@ -228,7 +314,7 @@ high = 9
 default = 1
 restart = true
 [[parameter]]"""
-    text = BASE.replace("[[parameter]]", more, 1)
+    text = BASE.replace("[[parameter]]", more, 1).replace('"value {n}"', '"m {m} value {n}"')
     path = toml('keep = true\nreload = "SIGHUP"', text=text)
     (tmp_path / "load.py").write_text(LOAD + "\n")
     first, same, reloaded = (once(path, tmp_path, n=n) for n in (2, 2, 7))
@@ -636,7 +722,7 @@ def test_a_recipe_is_short(name):
     [path] = [r for r in RECIPES if r.stem == name]
     before = path.read_text().partition("[parameters]")[0]
     lines = [line for line in before.splitlines() if line.strip() and not line.startswith("#")]
-    assert len(lines) <= 40
+    assert len(lines) <= {"redis": 20, "memcached": 20, "mariadb": 25, "nginx": 28}.get(name, 40)
     assert tomllib.loads(path.read_text())["parameters"]
 
 
@@ -670,3 +756,37 @@ def test_a_recipe_works_with_debians_package(name, tmp_path, store):
         default = session.default_trial
     assert default.status == "ok" and next(iter(default.metrics.values())) > 0, default.reason
     assert serving(NEEDS[name]) <= before
+
+
+HUNGRY = """
+import socket, sys
+server = socket.create_server(("127.0.0.1", int(sys.argv[1])))
+kept = []
+while True:
+    peer, _ = server.accept()
+    if (asked := peer.recv(64)):
+        kept.append(b"x" * (2**20 * int(asked)))
+        peer.sendall(b"done")
+    peer.close()
+"""
+
+
+def test_the_memory_of_a_kept_server_counts(toml, tmp_path):
+    (tmp_path / "server.py").write_text(HUNGRY)
+    (tmp_path / "load.py").write_text(
+        "import socket, sys, time\ns = socket.create_connection(('127.0.0.1', int(sys.argv[1])))\n"
+        "s.sendall(sys.argv[2].encode()); s.recv(9); time.sleep(float(sys.argv[3])); print('rate: 1 pid 1')"
+    )
+    text = BASE.replace('"load.py", "{port}"]', '"load.py", "{port}", "{n}00", "{n}"]').replace(
+        "limit = 60", "memory_mb = 300"
+    )
+    path = toml('keep = true\nreload = "CONT"', text=text)
+    target = open_target(str(path), {})
+    limits = Budget(workdir=tmp_path, seconds=30, memory_bytes=target.memory_bytes)
+    small, large = (
+        measure_once(target, target.space.fill({"n": n}), workload="default", seed=1, budget=limits) for n in (1, 4)
+    )
+    assert small.ok, small.reason
+    assert (large.status, bool(re.search("of memory, limit 0.29 GiB", large.reason))) == ("killed", True)
+    assert started.ends("server.py", within_s=5)
+    stop_all(toml, tmp_path)

@@ -6,7 +6,7 @@ import pytest
 from targets import Guarded, Misbehaving, Stumbling
 
 from tunewright.comparing.rows import _verified
-from tunewright.errors import ConfigError, TargetError, UnknownNameError
+from tunewright.errors import ConfigError, TargetError, UnknownNameError, VerificationError
 from tunewright.report.report import render_report
 from tunewright.sessions.session import Session
 from tunewright.sessions.verdict import summary
@@ -395,9 +395,23 @@ def test_a_winner_that_fails_more_often_than_the_default_is_not_called_an_improv
     assert verdict.comparisons["speed"].low > 1, "where it works it is faster"
 
 
+def test_a_default_that_fails_too_often_is_not_blamed_on_the_winner(store, tmp_path):
+    class DefaultBreaks(Stumbling):
+        def measure(self, config, **given):
+            measured = super().measure(config, **given)
+            if config["mode"] == "plain" and (self.folder / "runs").stat().st_size > 6:
+                return Measurement(status="failed", reason="it stumbled")
+            return measured
+
+    session = create(store, target=DefaultBreaks(tmp_path, ()), tuner="grid", trust="fast")
+    with pytest.raises(VerificationError, match="^the default failed in "):
+        session.run(trials=2)
+    assert [t.status for t in session.decided] == ["ok", "ok"]
+
+
 def test_repeating_failed_runs_ends_where_it_never_helped(store, tmp_path):
     class Breaking(Misbehaving):
-        ways = ("well", "raise", "exit")
+        ways, isolated = ("well", "raise"), False
 
     session = create(store, target=Breaking(), tuner="random", repeats=True)
     session.run(trials=12, verify=False)

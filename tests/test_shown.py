@@ -1,22 +1,23 @@
 """The search's ratios, the verified one and the verdict agree wherever they stand; what is copied is never cut."""
 
 import re
-import subprocess
-import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import optuna
 import pytest
-from test_overview import DIES
+from forked import ended
+from test_overview import dies
 
 from tunewright.measuring.protocol import Comparison
 from tunewright.report.dashboard import note
 from tunewright.report.report import render_report
 from tunewright.report.verdicts import beside_search, fresh_values, verified
 from tunewright.sessions.session import Session
-from tunewright.store.export import export, overview
+from tunewright.sessions.verdict import sentence
+from tunewright.space import Choice, Int, Space
+from tunewright.store.export import changes_of, export, overview, repeat_command
 from tunewright.store.plan import Plan
-from tunewright.target import Measurement
+from tunewright.target import Measurement, Metric
 from tunewright.testing import Sphere
 
 TOML = """
@@ -105,7 +106,7 @@ def test_gains_without_a_ratio_are_listed_by_their_difference(store):
 
 
 def test_a_session_whose_process_is_gone_is_interrupted_in_the_dashboard(store):
-    assert subprocess.run([sys.executable, "-c", DIES, store.url]).returncode == 9
+    assert ended(dies, store.url) == 9
     dashboard = pytest.importorskip("optuna_dashboard", reason="needs: pip install 'tunewright[dashboard]'")
     from tunewright.report.dashboard import serve
 
@@ -118,3 +119,56 @@ def test_a_comparison_that_was_never_measured_explains_nothing():
     same = Comparison(kind="ratio", value=1.0, low=1.0, high=1.0, pairs=0, improved=False)
     verdict = {"comparisons": {"speed": vars(replace(same))}, "config": {}, "improved": False}
     assert beside_search(verdict, "speed", [(0, {}, 1.0)]) == ""
+
+
+class Conditional(Sphere):
+    """A mode pays, its depth does nothing; the depth is active under the mode alone."""
+
+    name = "conditional"
+
+    def __init__(self):
+        super().__init__()
+        self.space = Space([
+            Choice(name="mode", choices=("plain", "fast"), default="plain"),
+            Int(name="depth", low=1, high=99, default=5, when="mode == 'fast'"),
+        ])  # fmt: skip
+        self.metrics = (Metric(name="speed", direction="max"),)
+
+    def measure(self, config, *, workload, seed, budget):
+        return Measurement(values={"speed": (200 if config["mode"] == "fast" else 100) * (1 + 0.02 * (seed * 7 % 11))})
+
+
+def test_a_parameter_at_its_own_default_under_a_change_is_no_change(store, cli):
+    plan = Plan(target="conditional", tuner="random", trust="fast")
+    verdict = Session.create(plan, "a", store, target=Conditional()).run(trials=6)
+    assert verdict.config == {"mode": "fast", "depth": 5} and verdict.changes == {"mode": "fast"}
+    assert "1 of the 2 changes tried together did not matter and was taken back." in verdict.sentence
+    document = export(store, "a")
+    assert changes_of(document, verdict.config) == {"mode": "fast"}
+    assert changes_of(document, {"mode": "fast", "depth": 6}) == {"mode": "fast", "depth": 6}
+    page = render_report(document)
+    assert "(not active)" not in page, "neither as a change"
+    old = {k: v for k, v in document.items() if k != "inactive"}
+    assert changes_of(old, verdict.config) == verdict.config, "a session of an older version"
+
+
+def test_a_difference_without_a_unit_has_one_space():
+    compared = Comparison(kind="difference", value=5.0, low=4.0, high=6.0, pairs=12, improved=True)
+    assert "+5 against the default in score" in sentence(compared, Metric(name="score", direction="max"))
+    assert "+5 ms against the default" in sentence(compared, Metric(name="score", direction="max", unit="ms"))
+
+
+def test_a_careful_session_is_repeated_carefully():
+    plan = asdict(Plan(target="sqlite", careful=True))
+    assert repeat_command(plan, 3).endswith("--careful")
+
+
+def test_trials_that_miss_a_bound_are_marked_wherever_they_stand(store, cli):
+    plan = Plan(target="sphere", tuner="random", trust="fast", require=("loss<=1.6",))
+    session = Session.create(plan, "a", store, target=Sphere())
+    session.run(trials=8, verify=False)
+    broken = [t for t in session.decided if t.ok and not t.feasible]
+    assert broken and len(broken) < 8
+    rows = [row for row in cli("show", "a", "--store", store.url).stdout.splitlines() if "misses loss" in row]
+    assert [int(row.split()[0]) for row in rows] == [t.number for t in broken]
+    assert render_report(export(store, "a")).count("misses loss</span>") == len(broken)

@@ -1,12 +1,12 @@
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
+from multiprocessing import get_context
 
 import optuna
 import pytest
+from forked import ended
 from targets import Guarded
 
 from tunewright.errors import ConfigError, StoreError, UnknownNameError
@@ -148,21 +148,25 @@ def test_one_process_at_a_time_runs_a_session(store):
         Session.resume("a", Store(store.url), target=Sphere()).run(trials=1)
 
 
+def _dies_with_the_lock(url):
+    with Store(url).lock("a"):
+        os._exit(9)
+
+
 def test_the_lock_of_a_dead_process_is_free(store):
     run(store)
-    code = (
-        "import sys, os; from tunewright.store.store import Store\nwith Store(sys.argv[1]).lock('a'):\n    os._exit(9)"
-    )
-    assert subprocess.run([sys.executable, "-c", code, store.url]).returncode == 9
+    assert ended(_dies_with_the_lock, store.url) == 9
     with store.lock("a"):
         pass
 
 
-def test_two_processes_may_create_a_store_at_once(tmp_path):
-    url = f"sqlite:///{tmp_path / 'new.db'}"
-    code = "import sys; from tunewright.store.store import Store; Store(sys.argv[1]).names()"
-    both = [subprocess.Popen([sys.executable, "-c", code, url], stderr=subprocess.PIPE, text=True) for _ in range(4)]
-    assert [p.communicate()[1] for p in both] == [""] * 4
+def _names_in(url):
+    return Store(url).names()
+
+
+def test_several_processes_may_create_a_store_at_once(tmp_path):
+    with get_context("fork").Pool(4) as pool:  # they begin within a moment, for nothing is imported first
+        assert pool.map(_names_in, [f"sqlite:///{tmp_path / 'new.db'}"] * 4, chunksize=1) == [[]] * 4
 
 
 def test_readers_are_not_blocked_by_a_running_session(store):

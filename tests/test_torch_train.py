@@ -15,21 +15,25 @@ from tunewright.testing import check_space
 
 torch = pytest.importorskip("torch", reason="needs the extra: pip install 'tunewright[rl]'")
 
+#: of a training; a busy machine takes minutes to start three processes with torch
+LIMIT_S = 400
+pytestmark = pytest.mark.timeout(900)
+
 
 def measure(tmp_path, prepared=None, **changes):
     target = open_target("torch-train", {"device": "cpu", "steps": "2"})
     config = {**target.space.default, "threads": 1, **changes}
     return target.measure(
-        config, workload="tiny", seed=0, budget=Budget(workdir=tmp_path, seconds=100, prepared=prepared or {})
+        config, workload="tiny", seed=0, budget=Budget(workdir=tmp_path, seconds=LIMIT_S, prepared=prepared or {})
     )
 
 
 @pytest.fixture(scope="module")
 def default_loss(tmp_path_factory):
     target = open_target("torch-train", {"device": "cpu", "steps": "2"})
-    return target.prepare(workload="tiny", seed=0, budget=Budget(workdir=tmp_path_factory.mktemp("t"), seconds=100))[
-        "loss"
-    ]
+    return target.prepare(
+        workload="tiny", seed=0, budget=Budget(workdir=tmp_path_factory.mktemp("t"), seconds=LIMIT_S)
+    )["loss"]
 
 
 def test_the_space():
@@ -62,7 +66,7 @@ def test_lower_precision_stays_within_the_tolerance(tmp_path, default_loss):
 def test_it_learns(tmp_path):
     target = open_target("torch-train", {"device": "cpu", "steps": "20"})
     short = open_target("torch-train", {"device": "cpu", "steps": "1"})
-    budget = Budget(workdir=tmp_path, seconds=100)
+    budget = Budget(workdir=tmp_path, seconds=LIMIT_S)
     after = target.prepare(workload="tiny", seed=0, budget=budget)["loss"]
     before = short.prepare(workload="tiny", seed=0, budget=budget)["loss"]
     assert after < before - 0.5
@@ -78,8 +82,8 @@ def test_failures_say_why(tmp_path):
 def test_a_session_compares_losses_of_the_same_tokens(tmp_path):
     """Runs of a session have seeds of their own; the tokens must not."""
     target = open_target("torch-train", {"device": "cpu", "steps": "1"})
-    prepared = target.prepare(workload="tiny", seed=5, budget=Budget(workdir=tmp_path, seconds=100))
-    budget = Budget(workdir=tmp_path, seconds=100, prepared=prepared)
+    prepared = target.prepare(workload="tiny", seed=5, budget=Budget(workdir=tmp_path, seconds=LIMIT_S))
+    budget = Budget(workdir=tmp_path, seconds=LIMIT_S, prepared=prepared)
     assert target.measure(target.space.default, workload="tiny", seed=77, budget=budget).values["loss_gap"] < 1e-6
 
 

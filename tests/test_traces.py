@@ -207,3 +207,20 @@ def test_all_block_traces(data):
     for path in sorted((data / "block" / "lba_only").iterdir()):
         with pytest.raises(ConfigError, match="no timed trace"):
             read_trace(path)
+
+
+def test_flushes_and_a_header_are_no_requests(tmp_path):
+    blk = tmp_path / "blk.txt"
+    lines = [f"8,16 1 {i} 0.00{i:02d}00000 9 Q W {8 * i} + 8 [fio]" for i in range(1, 40)]
+    lines.insert(20, "8,16 1 99 0.002050000 9 Q FWS [fio]")
+    blk.write_text("\n".join(lines) + "\n")
+    trace = read_trace(blk)
+    assert len(trace) == 39 and trace.info["skipped"] == 0
+    blk.write_text("\n".join(lines).replace("Q W 160 + 8", "Q W") + "\n")
+    with pytest.raises(ConfigError, match="without 'sector"):
+        read_trace(blk)
+    msr = tmp_path / "msr.csv"
+    rows = [f"{128166372003061629 + 10**6 * i},usr,0,Read,{4096 * i},4096,100" for i in range(9)]
+    msr.write_text("\n".join(["Timestamp,Hostname,DiskNumber,Type,Offset,Size,ResponseTime", *rows]) + "\n")
+    trace = read_trace(msr)
+    assert len(trace) == 9 and trace.info["format"] == "msr"

@@ -1,5 +1,6 @@
 """One fault each: what is the user's stays as it was. Killing at random is in test_kills_of_users_things.py."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 from users_world import (
     HEAD,
+    MARKER,
     TUNEWRIGHT,
     Run,
     differences,
@@ -169,7 +171,7 @@ def test_ordinary_names_are_taken(store):
 # -- what hooks start -------------------------------------------------------------------------------------------
 
 
-def test_a_daemon_that_a_hook_starts_lives_through_the_session(tmp_path, started):
+def test_a_daemon_that_a_hook_starts_lives_through_the_session(tmp_path, cli):
     hooks = """
 [hooks]
 reset = ["sh", "-c", "test ! -f pid || { kill -0 $(cat pid) && echo reset alive || echo reset dead; } >> log"]
@@ -179,8 +181,7 @@ rollback = ["sh", "-c", "test ! -f pid || kill $(cat pid); rm -f pid; echo rollb
     run = "echo run $(kill -0 $(cat pid) && echo alive || echo dead) >> log"
     write_target(tmp_path / "app.toml", hooks=hooks, run=run)
     words = ("tune", "app.toml", "--tuner", "random", "--trials", "2", "--trust", "fast", "--name", "a")
-    session = started(*words, cwd=tmp_path)
-    assert session.wait(120) == 0, session.text
+    cli(*words, cwd=tmp_path, env={MARKER: str(tmp_path)})
     log = (tmp_path / "log").read_text().splitlines()
     assert log.count("run alive") >= 3 and log.count("reset alive") >= 2, log
     assert not [line for line in log if "dead" in line], log
@@ -241,7 +242,10 @@ def test_apply_and_rollback_leave_them_too(tmp_path, cli):
 # -- signals ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
+SLOW = [pytest.param(number, marks=pytest.mark.slow) for number in (signal.SIGHUP, signal.SIGTERM)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, *SLOW])
 def test_a_signal_puts_the_file_back(number, tmp_path, started):
     write_target(tmp_path / "app.toml", "app.conf", run="sleep 0.3")
     (tmp_path / "app.conf").write_text("mine\n")
@@ -303,7 +307,7 @@ def taken_back(name: str, folder: Path, cli) -> str:
 @pytest.mark.parametrize(
     "fault", ["the hook fails", "the hook kills apply", "the hook ends apply", "a file cannot be written"]
 )
-def test_a_broken_apply_can_be_taken_back(fault, tmp_path, cli):
+def test_a_broken_apply_can_be_taken_back(fault, tmp_path, cli, cli_process):
     folder = tmp_path / "user"
     folder.mkdir()
     measured(write_target(folder / "app.toml"), "a")
@@ -326,9 +330,8 @@ def test_a_broken_apply_can_be_taken_back(fault, tmp_path, cli):
     conf.write_text("mine\n")
     give_away(conf)
     before = tree(folder)
-    done = subprocess.run(
-        [TUNEWRIGHT, "apply", "a", "--trial", "1", "--force"], cwd=folder, capture_output=True, text=True
-    )
+    run = cli_process if fault.endswith("apply") else cli  # these end the process that runs them
+    done = run("apply", "a", "--trial", "1", "--force", cwd=folder, code=None)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     said = taken_back("a", folder, cli)
@@ -355,15 +358,15 @@ def test_sessions_of_one_name_in_two_stores_roll_back_their_own(tmp_path, cli):
 
 
 @pytest.fixture
-def two_folders(tmp_path, cli):
-    """A session 'a' that was started as ``tune app.toml`` in the first of two folders that both have such a file."""
+def two_folders(tmp_path):
+    """A session 'a' of the target ``app.toml`` that was started in the first of two folders that both have such a file."""
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
         folder.mkdir()
         (folder / "app.conf").write_text(f"mine in {folder.name}\n")
         write_target(folder / "app.toml", "app.conf", run=f"echo {folder.name} >> {tmp_path / 'ran'}")
-    words = ("tune", "app.toml", "--tuner", "random", "--trials", "2", "--trust", "fast")
-    cli(*words, "--name", "a", cwd=folders[0])
+    with contextlib.chdir(folders[0]):
+        measured(Path("app.toml"), "a")
     assert set((tmp_path / "ran").read_text().split()) == {"one"}
     return folders
 

@@ -198,10 +198,11 @@ class Run:
         home: its TUNEWRIGHT_HOME.
         output: file for what it says.
         mark: in its environment and that of all it starts.
+        launcher: words before it, of a program that becomes it.
         more: further variables of the environment.
     """
 
-    def __init__(self, words, *, cwd: Path, home: Path, output: Path, mark: str = "", **more: str) -> None:
+    def __init__(self, words, *, cwd: Path, home: Path, output: Path, mark: str = "", launcher=(), **more: str) -> None:
         self.words = [str(w) for w in words]
         self.output = output
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -209,7 +210,7 @@ class Run:
         environment = {**kept, "TUNEWRIGHT_HOME": str(home), "COLUMNS": "250", MARKER: mark, **more}
         with open(output, "wb") as file:
             self.process = subprocess.Popen(
-                [TUNEWRIGHT, *self.words],
+                [*launcher, TUNEWRIGHT, *self.words],
                 cwd=cwd,
                 env=environment,
                 stdin=subprocess.DEVNULL,

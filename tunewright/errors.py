@@ -41,6 +41,10 @@ class VerificationError(TargetError):
     """A configuration failed when it was measured again to verify it."""
 
 
+class DefaultFailsError(VerificationError):
+    """The default failed too often beside it: that is no fault of the configuration, and no other would fare better."""
+
+
 class StoreError(TunewrightError):
     """The session store cannot be opened, read or written."""
 
@@ -51,6 +55,10 @@ class HeldError(StoreError):
 
 class TunerError(TunewrightError):
     """A tuner cannot work on this space or cannot propose anything more."""
+
+
+class TunerFailedError(TunerError):
+    """A tuner never worked, such as a model whose endpoint cannot be reached: there is no result of it to speak of."""
 
 
 _MOST_NAMES = 40  # that a message lists

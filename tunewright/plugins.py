@@ -29,7 +29,10 @@ AUTO_MULTI = ("tpe",)
 
 # specs whose argument is a path and nothing else; options that take a path, those of targets a preset's name as well
 _FILE_SPECS = frozenset({"table", "command", "policy"})
-_TARGET_FILES = frozenset({"trace", "nodes", "dags", "model", "cluster", "load", "schema"})
+_TARGET_FILES = frozenset({"trace", "nodes", "dags", "model", "cluster", "load", "schema", "dump", "config", "reset"})
+_WAYS = {"reset": "dump:"}  # options that are a word, or with this in front a file
+# addresses that a target is opened with as they are, by how they begin
+_SCHEMES = {"postgresql": "postgres", "postgres": "postgres", "mariadb": "mariadb", "mysql": "mysql"}
 _WEIGHT = re.compile(r"(?:@\d+)?\s*$")  # of one of several scripts
 _TUNER_FILES = frozenset({"manual", "rules", "trace", "log", "replay"})
 
@@ -118,11 +121,16 @@ def explained(error: BaseException) -> str:
 
 
 def split_spec(spec: str) -> tuple[str, str]:
-    """Split ``NAME`` or ``NAME:ARGUMENT``; a path to a TOML file means ``command:PATH``.
+    """Split ``NAME`` or ``NAME:ARGUMENT``; a path to a TOML file means ``command:PATH``, and an address its target.
 
     >>> split_spec("table:data/t.csv.gz"), split_spec("my.toml")
     (('table', 'data/t.csv.gz'), ('command', 'my.toml'))
+    >>> split_spec("postgresql://me@host/shop")
+    ('postgres', 'postgresql://me@host/shop')
     """
+    scheme, sign, _ = spec.partition("://")
+    if sign and scheme in _SCHEMES:
+        return _SCHEMES[scheme], spec
     if spec.endswith(".toml") and not spec.startswith("command:"):
         return "command", spec
     name, _, argument = spec.partition(":")
@@ -133,7 +141,7 @@ def open_target(spec: str, options: Mapping[str, str] | None = None) -> BaseTarg
     """Open a target by its spec.
 
     Args:
-        spec: ``NAME``, ``NAME:ARGUMENT``, or the path of a command target's TOML file.
+        spec: ``NAME``, ``NAME:ARGUMENT``, the path of a command target's TOML file, or a server's address.
         options: target options by name.
 
     Raises:
@@ -281,12 +289,16 @@ def located_options(
     found = dict(options)
     for key in files & options.keys() - set(given):
         if isinstance(options[key], str):
-            parts = options[key].split(",") if key in ("manual", "load") else [options[key]]
-            instead = f"name the one to use with {flag} {key}=PATH"
+            way = _WAYS.get(key, "")
+            if not options[key].startswith(way):
+                continue
+            given_path = options[key].removeprefix(way)
+            parts = given_path.split(",") if key in ("manual", "load") else [given_path]
+            instead = f"name the one to use with {flag} {key}={way}PATH"
             weights = [_WEIGHT.search(p)[0] if key == "load" else "" for p in parts]  # type: ignore[index]
             files_of = [p.strip().removesuffix(weight) for p, weight in zip(parts, weights, strict=True)]
             there = [_as_started(name, file, record, sure=tuner, instead=instead) for file in files_of]
-            found[key] = ",".join(map("".join, zip(there, weights, strict=True)))
+            found[key] = way + ",".join(map("".join, zip(there, weights, strict=True)))
     return found
 
 

@@ -258,6 +258,28 @@ class BaseTarget:
         """
         return {}
 
+    def waiting(self, workdir: Path) -> str:
+        """Return what the run that goes on waits for, where that is not its work; "" where nothing is known.
+
+        Called in the session's process, several times a second.
+
+        Args:
+            workdir: of the session.
+        """
+        return ""
+
+    def processes(self, workdir: Path, runner: int) -> Collection[int]:
+        """Return the numbers of processes beside a measuring process whose memory counts as the run's, too.
+
+        Called in the session's process every fraction of a second while the run goes on. They are killed with a run
+        that takes more memory than it may.
+
+        Args:
+            workdir: of the session.
+            runner: number of the measuring process.
+        """
+        return ()
+
     def revert(self) -> None:
         """Bring a running system back to the default's configuration at once, after a run that was cut short.
 

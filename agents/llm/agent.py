@@ -82,4 +82,4 @@ def converse(
             return
         if attempt == 0:  # plain words instead of a tool call
             text += f"\n\nYou have not called a tool yet. Answer by calling {ends}."
-    raise TunerError(f"the model gave no answer as {role}, though it was asked twice; what was measured is kept")
+    raise TunerError(f"the model gave no answer as {role}, though it was asked twice")

@@ -108,8 +108,8 @@ def read(
     """
     from tunewright.errors import SpaceError
     from tunewright.knowledge.parameters import save, to_json, to_space
+    from tunewright.knowledge.reading import nothing_found, read_prose
     from tunewright.knowledge.reading import read as read_manuals
-    from tunewright.knowledge.reading import read_prose
     from tunewright.store.outputs import check_output
 
     asked, meanings = None, None
@@ -128,6 +128,8 @@ def read(
         if asked is not None:
             docs, more = read_prose(docs, sections, asked, listed(names), most, tick)
             dropped += more
+        if not docs and not ask:
+            raise nothing_found(manuals)
         name = system or Path(manuals[0]).stem
         if output is not None:
             save(output, name, docs)

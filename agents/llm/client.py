@@ -71,9 +71,7 @@ class Ledger:
             ("money", self.spent["money"], self.limits.money),
         ):  # fmt: skip
             if used >= most:
-                raise TunerError(
-                    f"the model's budget is spent: {used:,.4g} of {most:,.4g} {what}; what was measured is kept"
-                )
+                raise TunerError(f"the model's budget is spent: {used:,.4g} of {most:,.4g} {what}")
 
     def add(self, role: str, asked: list[dict[str, Any]], reply: Any, seconds: float) -> None:
         """Count a call that was answered, and write it down.
@@ -287,7 +285,7 @@ def recorder(ledger: Ledger, role: str, finished: Callable[[], bool]) -> Any:
                 ledger.failed(role, asked, why, seconds)
                 asked = []
                 if not cut or attempt == CUTS:
-                    raise TunerError(why if "resume" in why else f"{why}, {CUTS + 1} times; {_KEPT}")
+                    raise TunerError(f"{why}, {CUTS + 1} times" if cut else why)
             raise AssertionError("not reached")
 
     return Recorder()
@@ -295,7 +293,6 @@ def recorder(ledger: Ledger, role: str, finished: Callable[[], bool]) -> Any:
 
 CUTS = 2  # streamed replies that may break off, in a row
 _BROKEN = ("APIConnectionError", "RemoteProtocolError", "ReadError", "ReadTimeout")  # in the middle of a stream
-_KEPT = "what was done so far is kept, and 'tunewright resume' goes on with a session"
 
 
 def _is_cut(model: Any, reply: Any) -> bool:
@@ -330,4 +327,4 @@ def _said(error: Exception) -> str:
     status = getattr(error, "status_code", None)
     words = next((_KINDS[k] for k in kinds if k in _KINDS), None) or _STATUS.get(status or 0)
     words = words or f"the model's reply cannot be used ({kinds[0]})"
-    return f"{words}{f' (HTTP {status})' if status else ''}; {_KEPT}"
+    return f"{words}{f' (HTTP {status})' if status else ''}"

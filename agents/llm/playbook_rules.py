@@ -94,6 +94,19 @@ def _memory(share: float) -> Wish:
     return wish
 
 
+def _per_session(param: Param, scope: Mapping[str, Any], strength: float) -> Value | None:
+    """A hundredth of the memory, or less where all connections and parallel workers would take too much at once.
+
+    Each may have a sort and a hash of its own, a hash of PostgreSQL ``hash_mem_multiplier`` times as much (sections
+    "work_mem" and "hash_mem_multiplier" of its manual, whose default is 2). Half of the memory is left to all of these:
+    the shared cache has a fifth (twice that, bolder), the kernel the rest.
+    """
+    sessions = float(scope.get("connections", scope.get("clients", scope.get("threads", 1))))
+    processes = sessions + float(scope.get("CPU_COUNT", 4))
+    share = 0.5 / processes / (1 + max(float(scope.get("hash_mem_multiplier", 2)), 1))
+    return _memory(min(0.01 * strength, share))(param, scope, 1.0)
+
+
 def _one_of(*values: Any) -> Wish:
     """The first of the values that the parameter knows, however it is spelt."""
 
@@ -173,8 +186,8 @@ RULES = (
          sure=True, because="a cache that holds the working set"),
     Rule(pattern=r"effective_cache", wish=_memory(0.6), because="the planner should know that the data fits in memory"),
     Rule(pattern=r"mmap_size", wish=_memory(0.1), because="reads through memory mapping need no copy"),
-    Rule(pattern=r"work_?mem|sort_(buffer|memory)|temp_?buffers|hash_mem", wish=_memory(0.01),
-         because="sorts and hashes in memory"),
+    Rule(pattern=r"work_?mem|sort_(buffer|memory)|temp_?buffers", wish=_per_session,
+         because="sorts and hashes in memory, also where all connections have some at once"),
     Rule(pattern=r"temp_?store", wish=_one_of("MEMORY"), because="temporary tables in memory"),
     Rule(pattern=r"write_?buffer|memtable_(size|budget)", wish=_raised(2), needs=_WRITE, sure=True,
          because="larger memory tables are flushed and merged less often"),

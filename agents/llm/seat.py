@@ -11,7 +11,7 @@ from tunewright.agents.llm.analyst import analyse
 from tunewright.agents.llm.client import Ledger, Limits, open_embeddings, open_model, read_log
 from tunewright.agents.llm.playbook import rules_for, trace_for
 from tunewright.agents.llm.tuning import Answer, briefing, next_answer
-from tunewright.errors import ConfigError
+from tunewright.errors import ConfigError, TunerError, TunerFailedError
 from tunewright.knowledge.reading import sections_of
 from tunewright.knowledge.retrieval import Index
 from tunewright.knowledge.sections import bare, chunks
@@ -92,15 +92,27 @@ class Seat:
         return Index(chunks(sections_of([Path(p.strip()) for p in paths.split(",")])), embeddings)
 
     def next_answer(self, history: History, suggestions: Any = ()) -> Answer:
-        """Ask the model for the next configuration; before the first one, the analyst reads the trace."""
-        if self._briefing is None:
-            if self.observations is not None:
-                self._analysis = analyse(self.model, self.ledger, self.observations)
-            self._briefing = briefing(self.rules, self._analysis)
-        answer = next_answer(
-            self.model, self.problem, history, self.ledger, manual=self.manual, observations=self.observations,
-            known=self._briefing, suggestions=suggestions,
-        )  # fmt: skip
+        """Ask the model for the next configuration; before the first one, the analyst reads the trace.
+
+        Raises:
+            TunerFailedError: it gives no answer, and gave none before.
+            TunerError: it gives none any more.
+        """
+        try:
+            if self._briefing is None:
+                if self.observations is not None:
+                    self._analysis = analyse(self.model, self.ledger, self.observations)
+                self._briefing = briefing(self.rules, self._analysis)
+            answer = next_answer(
+                self.model, self.problem, history, self.ledger, manual=self.manual, observations=self.observations,
+                known=self._briefing, suggestions=suggestions,
+            )  # fmt: skip
+        except TunerError as error:
+            if self._answers:
+                raise TunerError(f"{error}; the search ends here, and what was measured counts") from error
+            raise TunerFailedError(
+                f"the model was asked and gave no proposal: {error}; once that is mended, 'tunewright resume' goes on"
+            ) from error
         kept = {k: v for k, v in asdict(answer).items() if v and k != "problems"}
         self._answers.append({"at": history.step, **kept})
         return answer

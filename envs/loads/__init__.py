@@ -1,7 +1,9 @@
 """Loads that a user names: one module for each tool, with its metrics and a parser of what it prints.
 
 A module has ``METRICS``, the first of them the objective, and ``parse(text, folder)``; and where a usual command line
-can be given, ``COMMAND``, see :class:`tunewright.envs.loads._command.Command`. Modules are named as their tools, with
+can be given, ``COMMAND``, see :class:`tunewright.envs.loads._command.Command`; ``LEAVES``, what it leaves in a
+server or on a disk, for people; and where the tool tells how it goes meanwhile, ``progress(line)``, see
+:mod:`tunewright.envs.loads._progress`. Modules are named as their tools, with
 ``_`` for ``-``: a new tool is a new module.
 """
 
@@ -40,6 +42,11 @@ def module(tool: str) -> Any:
 def metrics(tool: str) -> tuple[Metric, ...]:
     """Return what a tool tells."""
     return tuple(module(tool).METRICS)
+
+
+def leaves(tool: str) -> str:
+    """Return what a tool leaves behind in the system under load, as half a sentence; "" where that is nothing."""
+    return str(getattr(module(tool), "LEAVES", ""))
 
 
 def command_line(tool: str, arguments: Sequence[str] = ()) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from tunewright.envs.loads._command import Command, usual_metrics
 from tunewright.errors import TargetError
 from tunewright.target import Metric
 
+LEAVES = "fio leaves the files that it writes, or what it wrote over"
 METRICS = (
     *usual_metrics("p50", "p95", "p99", of="operations"),
     Metric(name="bandwidth", direction="max", unit="MiB/s", doc="bytes read and written over their time"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from tunewright.envs.loads._command import Command, usual_metrics
 from tunewright.errors import TargetError
 
+LEAVES = "memtier_benchmark writes keys such as memtier-42 into the server"
 METRICS = usual_metrics("p50", "p95", "p99")
 COMMAND = Command(
     program=("memtier_benchmark",),
@@ -41,3 +42,16 @@ def parse(text: str, folder: Path) -> dict[str, float]:
     if "throughput" not in values or values["throughput"] <= 0:
         raise TargetError("memtier_benchmark: no requests were answered")
     return values
+
+
+def progress(line: str) -> dict[str, float]:
+    """Return the figures of a line that it prints while it runs.
+
+    >>> progress("[RUN #1 12%, 3 secs] 2 threads: 90 ops, 30 (avg: 31) ops/sec, 1MB/s, 0.81 (avg: 0.8) msec latency")
+    {'throughput': 30.0, 'latency': 0.81}
+    """
+    told = re.search(r" ops,\s+(\d+) \(avg.*?\) ops/sec.*,\s+([\d.]+) \(avg.*\) msec latency", line)
+    if told is None:
+        return {}
+    rate = float(told[1])
+    return {"throughput": rate, "latency": float(told[2])} if rate > 0 else {"throughput": rate}

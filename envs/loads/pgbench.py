@@ -12,9 +12,20 @@ import numpy as np
 from tunewright.envs.loads._command import TRANSACTIONS
 from tunewright.errors import ConfigError, TargetError
 
+LEAVES = "pgbench keeps tables pgbench_accounts, pgbench_history, ... in the database, and its writes stay in them"
 METRICS = TRANSACTIONS
 LOG_PREFIX = "pgbench_log"  # of the files that pgbench --log writes, its own default
 _PERCENTILES = {"p50": 50, "p95": 95, "p99": 99}
+# what a semicolon or a backslash within does not end a statement, as in psql's scanner
+_PIECES = re.compile(
+    r"""--[^\n]*|/\*.*?\*/|\b[eE]'(?:\\.|''|[^'\\])*'|'(?:''|[^'])*'|"[^"]*"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$
+    |\\;|(?P<ends>;|\\(?:gset|aset)[^\n]*)|(?P<meta>\\(?:\\\n|[^\n])*)""",
+    re.DOTALL | re.VERBOSE,
+)
+_CONTROLS = re.compile(
+    r"(?:BEGIN|START\s+TRANSACTION|COMMIT|END|ROLLBACK|ABORT|SAVEPOINT|RELEASE|PREPARE\s+TRANSACTION)\b", re.IGNORECASE
+)
+_ENDS = re.compile(r"\\;|\b(?:COMMIT|ROLLBACK|ABORT|PREPARE\s+TRANSACTION)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +85,60 @@ def problem(script: Script) -> str:
     return "" if without_comments(text).strip() else f"the script {script.path} of the load has no statements"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    r"""A command of a script, in the order in which pgbench counts them.
+
+    Attributes:
+        text: an SQL statement, or a line such as ``\set``.
+        begin, end: where it stands in the script.
+        line: of the script on which it begins, from 1.
+    """
+
+    text: str
+    begin: int
+    end: int
+    line: int
+
+
+def commands(text: str) -> list[Command]:
+    r"""Split a script as pgbench does.
+
+    >>> [(c.line, c.text) for c in commands("\\set a 1\nSELECT ';' -- ;\n;\n\nEND; SELECT $$;$$ \\gset")]
+    [(1, '\\set a 1'), (2, "SELECT ';' -- ;\n;"), (5, 'END;'), (5, 'SELECT $$;$$ \\gset')]
+    """
+    spans, begin = [], 0
+    for piece in _PIECES.finditer(text):
+        if piece["meta"]:
+            spans += [(begin, piece.start()), piece.span()]
+            begin = piece.end()
+        elif piece["ends"]:
+            spans.append((begin, piece.end()))
+            begin = piece.end()
+    found = []
+    for start, end in [*spans, (begin, len(text))]:
+        if without_comments(text[start:end]).strip(" \t\r\n;"):
+            start += re.match(r"(?:\s|--[^\n]*|/\*.*?\*/)*", text[start:end], re.DOTALL).end()  # type: ignore[union-attr]
+            line = text.count("\n", 0, start) + 1
+            found.append(Command(text=text[start:end].strip(), begin=start, end=end, line=line))
+    return found
+
+
+def rolled_back(text: str) -> str:
+    """Return a script as one transaction that is rolled back, on the same lines; "" where that is not sure to work.
+
+    What the script says of transactions itself is left out.
+    """
+    for command in reversed(commands(text)):
+        if _CONTROLS.match(command.text) and "\\;" not in command.text:
+            gone = re.sub(r"[^\n]", " ", text[command.begin : command.end])
+            text = text[: command.begin] + gone + text[command.end :]
+    code = _PIECES.sub(lambda piece: piece[0] if piece[0] in (";", "\\;") else " ", text)
+    if _ENDS.search(code):  # a command that is several statements, or what the pattern above does not know
+        return ""
+    return f"BEGIN READ WRITE; {text}\n;ROLLBACK;\n"  # an empty command does no harm
+
+
 def without_comments(text: str) -> str:
     """Return SQL without its comments."""
     return re.sub(r"--[^\n]*|/\*.*?\*/", " ", text, flags=re.DOTALL)
@@ -104,6 +169,19 @@ def parse(text: str, folder: Path) -> dict[str, float]:
     if times_ms.size:
         values |= {name: float(np.percentile(times_ms, share)) for name, share in _PERCENTILES.items()}
     return values
+
+
+def progress(line: str) -> dict[str, float]:
+    """Return the figures of a line of ``--progress``; without any transaction in its time, of the rate alone.
+
+    >>> progress("progress: 1.0 s, 40.5 tps, lat 2.500 ms stddev 0.100, 0 failed")
+    {'tps': 40.5, 'latency': 2.5}
+    """
+    told = re.match(r"progress: [\d.]+ s, ([\d.]+) tps, lat (\S+) ms", line)
+    if told is None:
+        return {}
+    rate = float(told[1])
+    return {"tps": rate, "latency": float(told[2])} if rate > 0 else {"tps": rate}
 
 
 def _logged_us(folder: Path) -> Iterator[int]:

@@ -10,6 +10,10 @@ from tunewright.envs.loads._command import Command, usual_metrics
 from tunewright.errors import TargetError
 from tunewright.store.files import printable
 
+LEAVES = (
+    "redis-benchmark writes keys such as key:000000000042, and mylist, into database 0 of the "
+    "server, or that of --dbnum"
+)
 METRICS = usual_metrics("p50", "p95", "p99")
 COMMAND = Command(
     program=("redis-benchmark",),

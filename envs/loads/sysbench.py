@@ -10,6 +10,7 @@ import numpy as np
 from tunewright.envs.loads._command import TRANSACTIONS
 from tunewright.errors import TargetError
 
+LEAVES = "sysbench keeps tables sbtest1, sbtest2, ... in the database, and its writes stay in them"
 METRICS = TRANSACTIONS
 _PERCENTILES = {"p50": 50.0, "p95": 95.0, "p99": 99.0}
 _BAR = re.compile(r"^\s*([0-9.]+) \|[* ]*\s(\d+)\s*$", re.M)
@@ -46,4 +47,19 @@ def parse(text: str, folder: Path) -> dict[str, float]:
         for name, share in _PERCENTILES.items():
             # the first bar up to which this share of all events lies; bars are about 2 % wide
             values[name] = float(times_ms[np.searchsorted(below, share / 100 * below[-1])])
+    return values
+
+
+def progress(line: str) -> dict[str, float]:
+    """Return the figures of a line of ``--report-interval``; the percentile where it is one of the metrics.
+
+    >>> progress("[ 2s ] thds: 4 tps: 31.5 qps: 630.0 (r/w/o: 441/126/63) lat (ms,95%): 170.5 err/s: 0.00")
+    {'tps': 31.5, 'p95': 170.5}
+    """
+    told = re.match(r"\[ \d+s \] thds: \d+ (?:tps|eps): ([\d.]+) .*lat \(ms,(\d+)%\): ([\d.]+)", line)
+    if told is None:
+        return {}
+    values = {"tps": float(told[1])}
+    if values["tps"] > 0 and f"p{told[2]}" in _PERCENTILES:
+        values[f"p{told[2]}"] = float(told[3])
     return values

@@ -8,6 +8,7 @@ from pathlib import Path
 from tunewright.envs.loads._command import find, usual_metrics
 from tunewright.errors import TargetError
 
+LEAVES = "YCSB writes records into the table or keys that it is given (usertable)"
 METRICS = usual_metrics("p50", "p95", "p99", of="operations")
 _SHARES = {"p50": ("50thPercentile", "50th"), "p95": ("95thPercentile", "95th"), "p99": ("99thPercentile", "99th")}
 _ASIDE = ("OVERALL", "CLEANUP", "TOTAL")  # no operations of their own
@@ -60,3 +61,13 @@ def _summary(tool: str, throughput: float, kinds: list[tuple[float, float, dict[
         if told:
             values[name] = max(told) / 1000
     return values
+
+
+def progress(line: str) -> dict[str, float]:
+    """Return the rate of a line of YCSB's status (``-s``).
+
+    >>> progress("2026-01-01 10:00:00:000 10 sec: 5021 operations; 502.1 current ops/sec; [READ: Count=2]")
+    {'throughput': 502.1}
+    """
+    told = re.search(r" sec: \d+ operations; ([\d.]+) current ops/sec", line)
+    return {"throughput": float(told[1])} if told else {}

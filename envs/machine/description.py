@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tunewright.envs.machine import KINDS
 from tunewright.envs.machine.keys import Key, check_different, find, key
 from tunewright.envs.machine.live import Machine
 from tunewright.errors import ConfigError
 
-KINDS = ("sysctl", "sysfs", "cgroup")
 _KNOWN = {*KINDS, "name", "group", "low", "high", "choices", "doc", "unit", "log", "when", "allow"}
 
 

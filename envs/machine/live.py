@@ -160,7 +160,7 @@ class Writer:
             TargetError: one was refused; those set before it have their earlier values again.
         """
         values = self._state["values"]
-        self._note({values[name]["path"]: text for name, text in texts.items()})
+        self.note(texts)
         done: list[tuple[str, str]] = []
         try:
             for name, text in texts.items():
@@ -179,9 +179,15 @@ class Writer:
         """Set all to what they were before the session."""
         self.set({name: entry["before"] for name, entry in self._state["values"].items()})
 
-    def _note(self, texts: Mapping[str, str]) -> None:
+    def note(self, values: Mapping[str, str]) -> None:
+        """Note what is about to be set, by these hands or at the next start; arguments as for :meth:`set`.
+
+        Raises:
+            TargetError: it cannot be written down.
+        """
         note = Path(self._state["note"])
         known = _noted(self._state)
+        texts = {self._state["values"][name]["path"]: text for name, text in values.items()}
         if all(text in known.get(path, ()) for path, text in texts.items()):
             return
         for path, text in texts.items():

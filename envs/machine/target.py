@@ -8,7 +8,7 @@ they were is written down before the first one, so that they are put back after 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,10 @@ class MachineTarget(BaseTarget):
 
     # -- measuring --------------------------------------------------------------------------------
 
+    def waiting(self, workdir: Path) -> str:
+        """Return what the target's run waits for."""
+        return self.inner.waiting(workdir)
+
     def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
         """Let the target prepare, and write today's values to see that each setting can be written."""
         if self._state:
@@ -121,6 +125,10 @@ class MachineTarget(BaseTarget):
             return self.inner.measure(self._inner(config), workload=workload, seed=seed, budget=budget)
         finally:
             writer.back()
+
+    def processes(self, workdir: Path, runner: int) -> Collection[int]:
+        """Return the target's."""
+        return self.inner.processes(workdir, runner)
 
     def revert(self) -> None:
         """Set the machine back after a run that was cut short, and let the target do likewise."""
@@ -221,13 +229,15 @@ class MachineTarget(BaseTarget):
     def apply(self, config: Config, to: str | None = None) -> None:
         """Put the target's settings into service, set the machine, and write files that set it at each start."""
         texts, entries = self._texts(config), {entry["path"]: entry for entry in self._state["files"]}
+        writer = Writer(self.machine, self._state)
+        writer.note(texts)  # before the files: a restart that comes between would set them
         for one in self.keys:
             path = self._file(one)
             if path is None:
                 originals.notice(f"{one.name} is set until the group ends; put it into its unit to make it last")
             elif config.get(one.name, one.param.default) != one.param.default:
                 originals.write(path, _line(one, texts[one.name]).encode(), entries.get(str(path.absolute())))
-        Writer(self.machine, self._state).set(texts)
+        writer.set(texts)
         if self._applies():
             self.inner.apply(self._inner(config), to)
         elif self._inner(self.space.changes(config)):

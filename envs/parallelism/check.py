@@ -12,7 +12,7 @@ from tunewright.envs.parallelism import clusters, models, steptime
 from tunewright.envs.parallelism.calibration import calibration
 from tunewright.envs.parallelism.cases import fields, shape_of, training_case
 from tunewright.envs.parallelism.estimate import estimate_one
-from tunewright.envs.parallelism.measured import Row, errors, finite, read, regret
+from tunewright.envs.parallelism.measured import Row, errors, finite, ignored, read, regret
 from tunewright.envs.parallelism.serving_cases import Served, served
 from tunewright.envs.parallelism.serving_load import first_token_s, unknown_batch
 from tunewright.errors import ConfigError
@@ -63,7 +63,8 @@ def _training(rows: list[Row], name: str) -> dict[str, Any]:
         "count": len(plans), **errors(timed), "top1_regret": lost, "regret_groups": groups,
         "memory_error": float(np.mean(memory)) if memory else None,
         "oom_recall": sum(one["predicted_oom"] for one in ran_out) / len(ran_out) if ran_out else None,
-        "oom_false_alarms": sum(one["predicted_oom"] for one in timed) / len(timed) if timed else None, "rows": plans,
+        "oom_false_alarms": sum(one["predicted_oom"] for one in timed) / len(timed) if timed else None,
+        "ignored": ignored(rows), "model_names_only": any(row.has("model") for row in rows), "rows": plans,
     }  # fmt: skip
 
 

@@ -240,6 +240,13 @@ def show_check(console: Console, document: dict[str, Any]) -> None:
             f" false alarms {percent(document['oom_false_alarms'])}",
             soft_wrap=True,
         )
+        if names := [*document["ignored"], *["model (a name only)"] * document["model_names_only"]]:
+            console.print(
+                f"columns that are not used: {', '.join(names)}. What is predicted is a dense model with the row's"
+                " layers, hidden, heads and vocab.",
+                markup=False,
+                soft_wrap=True,
+            )
 
 
 @command(app, "train", show_train)

@@ -20,6 +20,11 @@ _FIELD_BYTES = 120  # of memory for a field while a table is read
 
 # columns by which a table is recognised
 TRAINING = ("layers", "hidden", "heads", "tp", "pp", "dp", "micro_batch", "global_batch")
+# what may stand beside these; every other column is named as ignored
+_BESIDE = (
+    "model", "seq", "vocab", "interleave", "recompute", "sequence_parallel", "zero", "gpus", "cluster", "calibration",
+    "oom", "epoch", "sec_per_iter", "tflops_per_gpu", "mem_gb",
+)  # fmt: skip
 SERVING = ("model_path", "system", "isl", "osl", "mode", "silicon_tpot_ms")
 
 
@@ -95,6 +100,12 @@ def read(path: Path) -> tuple[str, list[Row]]:
     if kind == "training" and not {"sec_per_iter", "tflops_per_gpu"} & set(columns):
         raise ConfigError(f"{path} lacks the measured time: sec_per_iter, or tflops_per_gpu")
     return kind, rows
+
+
+def ignored(rows: Sequence[Row]) -> list[str]:
+    """Return the columns of training plans that have values and are not used."""
+    columns = dict.fromkeys(column for row in rows for column in row.cells if column)
+    return [c for c in columns if c not in (*TRAINING, *_BESIDE) and any(row.has(c) for row in rows)]
 
 
 def finite(row: Row, predicted: float) -> float:

@@ -37,7 +37,7 @@ def path_of(name: str) -> Path:
 def facts(name: str) -> dict[str, Any]:
     """Return what a recipe is: name, ``about``, its parameters' names, and which of its programs are missing here."""
     data = tomllib.loads(path_of(name).read_text(encoding="utf-8"))
-    needs = data["target"].get("needs", [])
+    needs = data["target"].get("needs") or [data["service"]["start"][0], data["service"]["tool"]]
     return {
         "name": name,
         "about": data["target"]["about"],

@@ -2,7 +2,7 @@
 
 With the binaries (Debian: ``apt-get install mariadb-server sysbench``) every run starts a fresh copy of prepared data
 with the candidate's settings, on a Unix socket in a private folder, and removes it afterwards. With an address
-(``mariadb:mariadb://user@host/database`` or the environment variable ``TUNEWRIGHT_MARIADB_DSN``) settings are changed
+(``mariadb://user@host/database`` or the environment variable ``TUNEWRIGHT_MARIADB_DSN``) settings are changed
 with SET GLOBAL and put back at the end, also after a crash. Settings that need a restart are tuned there only with the
 options ``restart``, a command that restarts the server, and ``config``, an option file of ours that it reads. The
 address's password is not stored: a session that goes on takes it from MYSQL_PWD, or the address given again.
@@ -32,8 +32,9 @@ from tunewright.envs.storage import (
     mariadb_params,
     mariadb_preflight,
     mariadb_server,
+    servers,
 )
-from tunewright.envs.storage.mariadb_dsn import Address, Statements, chosen, connected, read_address, spelled
+from tunewright.envs.storage.mariadb_dsn import Address, Statements, chosen, connected, read_address
 from tunewright.envs.storage.mariadb_foreign import Way
 from tunewright.envs.storage.mariadb_foreign import revive as revive  # called before a target is opened anew
 from tunewright.envs.storage.mariadb_load import BENCH, OWN, WORKLOADS, Work
@@ -41,6 +42,7 @@ from tunewright.envs.storage.mariadb_lock import Guard
 from tunewright.envs.storage.mariadb_options import OPTIONS, number, yes
 from tunewright.envs.storage.mariadb_options import work as work_of
 from tunewright.errors import ConfigError, TargetError, missing_extra
+from tunewright.plugins import split_spec
 from tunewright.space import Config, Value
 from tunewright.space.facts import machine_facts
 from tunewright.store.dsn import read_dsn
@@ -58,7 +60,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> MariaDBTarget:
         import pymysql  # noqa: F401
     except ImportError:
         raise missing_extra("pymysql", "mariadb", "target 'mariadb'") from None
-    dsn, address = chosen(spelled(argument or options.get("dsn") or ""), os.environ.get("TUNEWRIGHT_MARIADB_DSN", ""))
+    dsn, address = chosen(argument or options.get("dsn") or "", os.environ.get("TUNEWRIGHT_MARIADB_DSN", ""))
     if ("config" in options) != ("restart" in options):
         raise ConfigError("restart and config belong together: -O restart=COMMAND -O config=FILE")
     named = options.get("parameters", "core")
@@ -112,7 +114,7 @@ class MariaDBTarget(BaseTarget):
         if self.work.script is not None:
             self.workloads: Mapping[str, str] = {OWN: f"the statements of {self.work.script.name}"}
             if self._server is not None and not self._server.database:
-                raise ConfigError("name the database that the load runs in: mariadb:mariadb://USER@HOST/DATABASE")
+                raise ConfigError("name the database that the load runs in: mariadb://USER@HOST/DATABASE")
             if self._server is None and not self.work.dump:
                 raise ConfigError("a server of our own is empty: say what load runs on with -O dump=FILE")
         else:
@@ -154,13 +156,9 @@ class MariaDBTarget(BaseTarget):
             doc = "commits that sync the binary log"
             levels.append(Metric(name="binlog_durability", direction="max", unit="share", doc=doc))
         self.metrics = (*METRICS, *levels)
-        self.facts = {
-            "server": "foreign" if self.dsn else "embedded",
-            "version": version,
-            "threads": self.work.threads,
-            "tables": self.work.tables,
-            "size": self.work.size,
-        }
+        self.facts = {"server": "foreign" if self.dsn else "embedded", "version": version}
+        self.facts |= {name: getattr(self.work, name) for name in ("threads", "tables", "size")}
+        self.facts["connections"] = int(rows["max_connections"]["value"]) if self.dsn else self.work.threads
 
     def _read(self) -> tuple[str, dict[str, dict[str, Any]]]:
         if self._server is not None:
@@ -200,6 +198,11 @@ class MariaDBTarget(BaseTarget):
     def dangerous(self) -> Mapping[str, str]:
         """Return what careful mode never tries on a server in use."""
         return mariadb_params.dangerous(self.space)
+
+    def revert(self) -> None:
+        """Set the foreign server back to today's values."""
+        if self._server is not None:
+            mariadb_foreign.change(self._way(), self._settings(self.space.default))
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -266,7 +269,7 @@ class MariaDBTarget(BaseTarget):
         """Apply the settings and run the fixed number of transactions."""
         events = int(budget.prepared["events"])
         with self._served(config, budget.prepared, workload) as address:
-            values = mariadb_load.run(address, self.work, workload, seed, events=events, warm=True)
+            values = mariadb_load.run(address, self.work, workload, seed, events=events, warm=True, budget=budget)
         return Measurement(values={**values, **self.guarantees(config)})
 
     def _settings(self, config: Config) -> dict[str, str]:
@@ -311,7 +314,7 @@ class MariaDBTarget(BaseTarget):
             return self
         work = replace(self.work, script=None, statements=())  # what is applied to may have no such database
         its = MariaDBTarget(
-            dsn=spelled(to.removeprefix("mariadb:") if to.startswith("mariadb:m") else to), work=work, names=self.names,
+            dsn=split_spec(to)[1], work=work, names=self.names,
             restart=self.restart, config=self.config, memory_mb=self.memory_mb,
         )  # fmt: skip
         its._folder, its._entry = self._folder, self._entry
@@ -319,7 +322,7 @@ class MariaDBTarget(BaseTarget):
 
     def changes(self, to: str | None = None) -> Sequence[str]:
         """Return the foreign server's identity, which does not depend on how it is reached."""
-        server = read_address(spelled(to)) if to else self._server
+        server = read_address(split_spec(to)[1]) if to else self._server
         if server is None:
             return ()
         with connected(server.at("")) as ask:
@@ -332,7 +335,7 @@ class MariaDBTarget(BaseTarget):
         Raises:
             HeldError: another session holds it; the message says which.
         """
-        server = read_address(spelled(to)) if to else self._server
+        server = read_address(split_spec(to)[1]) if to else self._server
         if server is None:
             yield
             return
@@ -356,6 +359,7 @@ class MariaDBTarget(BaseTarget):
             run=self._run_database if self.work.way(workload) != "none" else "",
             parameters=list(self.space.params),
             static=sorted(self._static),
+            kept=servers.kept_by_guarantees(self),
             left=self.left,
             restart=self.restart,
             config=self.config,
@@ -385,7 +389,7 @@ class MariaDBTarget(BaseTarget):
         if "settings" not in snapshot:
             return
         if self._server is None:
-            raise ConfigError("say which server's settings to put back: --target 'mariadb:mariadb://USER@HOST/'")
+            raise ConfigError("say which server's settings to put back: --target 'mariadb://USER@HOST/'")
         mariadb_foreign.put_back(self._way(), snapshot)
         with connected(self._server.at("")) as ask:
             for name in snapshot.get("databases", []):
@@ -417,10 +421,8 @@ class MariaDBTarget(BaseTarget):
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Note the foreign server's values."""
         if not to and not self.dsn:
-            raise ConfigError(
-                "say which server: tunewright apply NAME --to 'mariadb://USER@HOST/'; or paste the lines into an "
-                "option file, such as /etc/mysql/mariadb.conf.d/99-tuned.cnf"
-            )
+            how = "or paste the lines into an option file, such as /etc/mysql/mariadb.conf.d/99-tuned.cnf"
+            raise ConfigError(f"say which server: tunewright apply NAME --to 'mariadb://USER@HOST/'; {how}")
         its = self._to(to)
         saved = its._saved(folder)
         self._folder, self._entry = its._folder, its._entry
@@ -439,7 +441,7 @@ class MariaDBTarget(BaseTarget):
             self._to(server).rollback(undo)
             return
         if self._server is None:
-            raise ConfigError("say which server: tunewright rollback NAME --target 'mariadb:mariadb://USER@HOST/'")
+            raise ConfigError("say which server: tunewright rollback NAME --target 'mariadb://USER@HOST/'")
         self.restore(undo)
 
 

@@ -63,11 +63,6 @@ class Address:
         return replace(self, database=database)
 
 
-def spelled(argument: str) -> str:
-    """Return an address whose scheme the target's name was taken for: ``mariadb://h`` leaves ``//h``."""
-    return f"mariadb:{argument}" if argument.startswith("//") else argument
-
-
 def chosen(given: str, known: str) -> tuple[str, str]:
     """Return the address to use, and its public part where it comes from the environment.
 
@@ -213,7 +208,7 @@ def password_hint(error: Exception, address: Address) -> str:
         return ""
     return (
         ". Passwords are not stored with a session: set MYSQL_PWD, or give the address again, with its password "
-        "(resume, rollback: --target 'mariadb:mariadb://USER:PASSWORD@HOST/'; apply: --to or --target)"
+        "(resume, rollback: --target 'mariadb://USER:PASSWORD@HOST/'; apply: --to or --target)"
     )
 
 

@@ -27,7 +27,6 @@ from tunewright.envs.storage.mariadb_dsn import (
     read_address,
     refused,
     said,
-    spelled,
 )
 from tunewright.envs.storage.mariadb_params import same
 from tunewright.errors import ConfigError, TargetError
@@ -135,7 +134,7 @@ def revive(argument: str, options: Mapping[str, str], state: Mapping[str, Any]) 
         options: of the target.
         state: the session's snapshot.
     """
-    given = spelled(argument or options.get("dsn") or os.environ.get("TUNEWRIGHT_MARIADB_DSN", ""))
+    given = argument or options.get("dsn") or os.environ.get("TUNEWRIGHT_MARIADB_DSN", "")
     server = str(state.get("server") or given)
     if given and server and read_address(given).place == read_address(server).place:  # it may have the password
         server = given
@@ -364,7 +363,7 @@ def put_back(way: Way, saved: Mapping[str, Any]) -> None:
         if (here := identity(ask)) != saved["identity"]:
             raise ConfigError(
                 f"this is not the MariaDB server that was changed (it is {here}, not {saved['identity']}); "
-                "say which one is: --target 'mariadb:mariadb://USER@HOST:PORT/'"
+                "say which one is: --target 'mariadb://USER@HOST:PORT/'"
             )
         now = values_of(ask, list(settings))
     try:

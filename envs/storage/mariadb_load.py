@@ -9,11 +9,12 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from tunewright.envs.loads import sysbench
+from tunewright.envs.loads import _progress, sysbench
 from tunewright.envs.storage import mariadb_clients
 from tunewright.envs.storage.mariadb_dsn import Address, Statements, client_options, connected, secret_file
 from tunewright.envs.storage.mariadb_server import program
 from tunewright.errors import ConfigError, TargetError
+from tunewright.target import Budget
 
 WORKLOADS = {
     "read-write": "sysbench's oltp_read_write: point and range reads, two updates, a delete and an insert",
@@ -32,6 +33,8 @@ _READS = re.compile(
 _SWITCHES = re.compile(
     r"\b(SET\s+(@@)?(GLOBAL|PERSIST)|READ\s+WRITE|(TX|TRANSACTION)_READ_ONLY|INTO\s+(OUT|DUMP)FILE)\b", re.IGNORECASE
 )
+_NOT_PREPARED = re.compile("not supported in the prepared statement protocol|explicit or implicit commit")
+_NOT_THERE = re.compile("doesn't exist|Unknown (table|column)")  # a statement before may make it
 _ELSEWHERE = re.compile(rb"^\s*(/\*!\d+\s*)?(USE\s|CREATE\s+(DATABASE|SCHEMA)|DROP\s+(DATABASE|SCHEMA))", re.I | re.M)
 
 
@@ -259,7 +262,40 @@ def check(address: Address, work: Work) -> None:
             raise TargetError(f"{work.script.name} fails: {error}") from None
 
 
-def run(address: Address, work: Work, workload: str, seed: int, *, events: int, warm: bool) -> dict[str, float]:
+def faults(ask: Statements, work: Work, database: str) -> list[str]:
+    """Return why statements of the user's own SQL cannot run: their syntax, tables and rights, with file and line.
+
+    Each is prepared by the server, which executes nothing: what is changed could not be rolled back in all engines.
+    """
+    assert work.script is not None
+    ask(f"USE `{database.replace('`', '``')}`")
+    makes = any(re.match(r"(CREATE|ALTER|RENAME)\b", text, re.IGNORECASE) for text in work.statements)
+    text, at = work.script.read_text(encoding="utf-8"), 0
+    for statement in work.statements:
+        found = text.find(statement[:40].split("\n")[0], at)
+        at = at if found < 0 else found
+        try:
+            ask("PREPARE tunewright FROM %s", statement)
+            ask("DEALLOCATE PREPARE tunewright")
+        except TargetError as error:
+            said = str(error)
+            if _NOT_PREPARED.search(said) or (makes and _NOT_THERE.search(said)):
+                continue
+            line = text.count("\n", 0, at) + 1
+            return [f"The load has to work: {work.script}, the statement on line {line}: {said}"]
+    return []
+
+
+def run(
+    address: Address,
+    work: Work,
+    workload: str,
+    seed: int,
+    *,
+    events: int,
+    warm: bool,
+    budget: Budget | None = None,
+) -> dict[str, float]:
     """Run a fixed number of transactions.
 
     Args:
@@ -269,6 +305,7 @@ def run(address: Address, work: Work, workload: str, seed: int, *, events: int, 
         seed: of sysbench.
         events: transactions of all connections together.
         warm: whether a quarter as many run before.
+        budget: that is told how sysbench goes; None where nobody watches.
 
     Returns:
         The metrics of :mod:`tunewright.envs.loads.sysbench`; a pass over the user's SQL counts as a transaction.
@@ -282,7 +319,10 @@ def run(address: Address, work: Work, workload: str, seed: int, *, events: int, 
     if before:
         _sysbench(address, work, workload, seed, [f"--events={before}", "--time=0", "run"])
     os.sync()
-    text = _sysbench(address, work, workload, seed, [f"--events={events}", "--time=0", "--histogram", "run"])
+    watching = _progress.reporter("sysbench", budget)
+    reports = [] if watching is None else ["--report-interval=1"]
+    words = [f"--events={events}", "--time=0", "--histogram", *reports, "run"]
+    text = _sysbench(address, work, workload, seed, words, watching)
     return sysbench.parse(text, Path())
 
 
@@ -296,7 +336,14 @@ def calibrated(work: Work, tps: float) -> int:
     return work.events or max(_LEAST * work.threads, round(tps * work.seconds))
 
 
-def _sysbench(address: Address, work: Work, workload: str, seed: int, more: list[str]) -> str:
+def _sysbench(
+    address: Address,
+    work: Work,
+    workload: str,
+    seed: int,
+    more: list[str],
+    watching: _progress.Reporter | None = None,
+) -> str:
     where = {"host": address.host, "port": str(address.port)}
     if address.socket:
         where = {"socket": address.socket}
@@ -308,7 +355,7 @@ def _sysbench(address: Address, work: Work, workload: str, seed: int, more: list
     words += [f"--mysql-{name}={value}" for name, value in where.items()]
     # sysbench's file of options knows no quotes within quotes; the environment only we can read
     environment = {**os.environ, "MYSQL_PWD": address.password}
-    done = subprocess.run([program("sysbench"), *words, *more], capture_output=True, text=True, env=environment)
+    done = _progress.run([program("sysbench"), *words, *more], watching, env=environment, told_on="stdout")
     if done.returncode:
         lines = [x for x in (done.stdout + done.stderr).splitlines() if x.startswith("FATAL: ")]
         told = [x.removeprefix("FATAL: ") for x in lines]

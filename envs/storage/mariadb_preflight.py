@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tunewright.envs.storage import mariadb_load
+from tunewright.envs.storage import mariadb_load, servers
 from tunewright.envs.storage.mariadb_dsn import Statements
 from tunewright.envs.storage.mariadb_foreign import is_mariadb, set_by_hand
 from tunewright.envs.storage.mariadb_load import BENCH, Work
@@ -33,6 +33,7 @@ class Facts:
         run: name of the database that a run gets; empty for none.
         parameters: names of the parameters that are tuned.
         static: those of them that need a restart.
+        kept: those that no other value leaves as safe as it is, with the guarantee.
         left: parameters that are left alone since they need a restart.
         restart: the user's command.
         config: option file of ours.
@@ -45,6 +46,7 @@ class Facts:
     run: str
     parameters: Sequence[str]
     static: Sequence[str]
+    kept: Mapping[str, str]
     left: Sequence[str]
     restart: Sequence[str]
     config: str
@@ -132,11 +134,12 @@ def look(ask: Statements, facts: Facts) -> Preflight:
     bench_there = mariadb_load.has_database(ask, BENCH)
     missing = [f"{what}: GRANT {privilege} ON *.* TO {who};" for privilege, what in _admin(ask, facts, grants).items()]
     missing += _databases(facts, grants, who, bench_there)
-    dynamic = [p for p in facts.parameters if p not in facts.static]
-    changes = [f"SET GLOBAL sets, while candidates are measured: {_listed(dynamic)}."]
+    dynamic = [p for p in facts.parameters if p not in facts.static and p not in facts.kept]
+    static = [p for p in facts.static if p not in facts.kept]
+    changes = [f"SET GLOBAL sets, while candidates are measured: {_listed(dynamic)}.", *servers.kept_words(facts.kept)]
     restarts, notes = [], []
     if facts.static:
-        changes.append(f"{facts.config} is written with: {_listed(facts.static)}.")
+        changes.append(f"{facts.config} is written with: {_listed(static)}.")
         restarts.append(
             f"The server is restarted with {' '.join(facts.restart)!r} whenever one of these has another "
             "value, and at the end."
@@ -161,6 +164,8 @@ def look(ask: Statements, facts: Facts) -> Preflight:
     )
     if facts.work.script is not None:
         with_fault(facts, ask, missing)
+        if not missing:
+            missing += mariadb_load.faults(ask, facts.work, facts.database)
     creates, leaves = _room(ask, facts, bench_there)
     return Preflight(
         changes=changes, restarts=restarts, creates=creates, leaves=leaves, missing=missing, notes=notes,

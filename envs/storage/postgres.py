@@ -34,8 +34,9 @@ from tunewright.envs.storage import (
     postgres_saving,
     postgres_scope,
     postgres_server,
+    servers,
 )
-from tunewright.envs.storage.postgres_bench import BENCH, WORKLOADS, fill, fill_database, run, run_file, tidy, words_of
+from tunewright.envs.storage.postgres_bench import BENCH, WORKLOADS, fill_database, fill_own, run, tidy, words_of
 from tunewright.envs.storage.postgres_copies import at
 from tunewright.envs.storage.postgres_dsn import checked, chosen, connected, place
 from tunewright.envs.storage.postgres_foreign import Guard, alter, identity
@@ -61,11 +62,11 @@ def open_target(argument: str, options: Mapping[str, str]) -> PostgresTarget:
         import psycopg  # noqa: F401
     except ImportError:
         raise missing_extra("psycopg", "postgres", "target 'postgres'") from None
-    numbers = {name: whole(options, name, default) for name, default in (("scale", 5), ("clients", 4))}
     dsn, address = chosen(argument or options.get("dsn") or "", os.environ.get("TUNEWRIGHT_POSTGRES_DSN", ""))
     program("pgbench") if dsn else postgres_server.binaries()
     names = tuple(n.strip() for n in options["parameters"].split(",")) if "parameters" in options else NAMES
     work = read_work(options, foreign=bool(dsn))
+    numbers = {"clients": whole(options, "clients", 4), "scale": 1 if work.tpch else whole(options, "scale", 5)}
     restart = shlex.split(options.get("restart", ""))
     target = PostgresTarget(dsn=dsn, restart=restart, names=names, work=work, **numbers)
     target.address = address
@@ -106,6 +107,7 @@ class PostgresTarget(BaseTarget):
     ) -> None:
         self.work, self._copies = work or Work(), postgres_copies.names()
         self._folder: Path | None = None  # of the snapshot
+        self._connections = 0  # of a foreign server
         dsn = checked(dsn)
         if dsn and self.work.database:
             dsn = at(dsn, self.work.database)
@@ -117,22 +119,20 @@ class PostgresTarget(BaseTarget):
                 where = f"this server (PostgreSQL {version})"
                 raise ConfigError(f"{where} has no setting {name!r}; see its view pg_settings")
         self.left: dict[str, str] = {}
+        self._hopeless = ""  # of a new session; what one left can be put back all the same
         if dsn:
-            rows, self.left = postgres_scope.usable(rows, self.work.scope, restart=bool(self.restart))
-            if not rows:
+            able, self.left = postgres_scope.usable(rows, self.work.scope, restart=bool(self.restart))
+            if not able:
                 why = "; ".join(f"{name}: {reason}" for name, reason in self.left.items())
-                raise ConfigError(f"none of these settings can be tuned here: {why}")
+                self._hopeless = f"none of these settings can be tuned here: {why}"
+            rows = able or rows
         self._contexts = {str(row["name"]): str(row["context"]) for row in rows}
         ram, cores = int(machine_facts()["RAM_BYTES"]), int(machine_facts()["CPU_COUNT"])
         self.version, self.live = version, bool(dsn)
-        self.facts: dict[str, Any] = {
-            "postgresql": version,
-            "scale": scale,
-            "clients": clients,
-            "server": "foreign" if dsn else "embedded",
-        }
+        server = {"server": "foreign" if dsn else "embedded", "connections": self._connections or clients}
+        self.facts: dict[str, Any] = {"postgresql": version, "scale": scale, "clients": clients, **server}
         if self.work.scripts:
-            self.workloads = {"load": ", ".join(f"{s.path.name} (weight {s.weight})" for s in self.work.scripts)}
+            self.workloads = {"load": self.work.about}
             self.facts |= {"load": self.workloads["load"], "reset": self.work.reset}
         pairs = (("min_wal_size", "max_wal_size"), ("max_parallel_workers", "max_worker_processes"))
         rules = [f"{less} <= {more}" for less, more in pairs if {less, more} <= self._contexts.keys()]
@@ -144,6 +144,7 @@ class PostgresTarget(BaseTarget):
         if self.dsn:
             with connected(self.dsn) as connection:
                 self.database, self._role = str(connection.info.dbname), str(connection.info.user)
+                self._connections = int(connection.execute("SHOW max_connections").fetchone()[0])
                 return str(connection.info.parameter_status("server_version")), read_settings(connection, self.names)
         with tempfile.TemporaryDirectory(prefix="tw-pg-", dir="/var/tmp") as folder:
             os.chmod(folder, 0o711)
@@ -176,6 +177,14 @@ class PostgresTarget(BaseTarget):
         """Return what careful mode never tries on a server in use."""
         return dangerous(self.space)
 
+    def revert(self) -> None:
+        """Set the foreign server back to today's values; what a copy has goes with it."""
+        if self.work.reset != "none":
+            postgres_copies.drop(self.dsn, [self._copies.run])
+        if self.dsn and self._scope().name != self._copies.run:
+            settings = postgres_params.texts(self.space, self.space.default)
+            alter(self.dsn, self.restart, settings, scope=self._scope(), folder=self._folder)
+
     # -- measuring --------------------------------------------------------------------------------
 
     def prepare(self, *, workload: str, seed: int, budget: Budget) -> dict[str, Any]:
@@ -185,6 +194,8 @@ class PostgresTarget(BaseTarget):
             TargetError: the load writes to the user's database though nothing would undo it, or is another one than
                 when the session began.
         """
+        if self._hopeless:
+            raise ConfigError(self._hopeless)
         prepared = {"template": "", **budget.prepared}
         if self.work.scripts:
             load = self.work.fingerprint()
@@ -192,7 +203,7 @@ class PostgresTarget(BaseTarget):
                 raise TargetError("the files of the load are others than when the session began: start a new session")
         if not self.dsn:
             folder = postgres_server.data_home(budget.workdir)
-            kind = f"load-{prepared['load']}" if self.work.schema else str(self.scale)
+            kind = f"load-{prepared['load']}" if self.work.schema or self.work.tpch else str(self.scale)
             cluster = folder / f"template-{self.version}-{kind}"
             if not cluster.exists():
                 self._fill_own(cluster)
@@ -229,14 +240,7 @@ class PostgresTarget(BaseTarget):
         remove_tree(unfinished)
         postgres_server.make_cluster(unfinished, {"autovacuum": "off"})
         with postgres_server.Server(unfinished, {"fsync": "off"}) as server:
-            with connected(server.conninfo("postgres")) as connection:
-                connection.execute(f"CREATE DATABASE {postgres_server.DATABASE}")
-            if self.work.schema is not None:
-                run_file(server.conninfo(), self.work.schema)
-                with connected(server.conninfo()) as connection:
-                    connection.execute("VACUUM (ANALYZE)")
-            else:
-                fill(server.conninfo(), self.scale)
+            fill_own(server, self.work, self.scale)
         # the benchmark's own settings: autovacuum is a parameter again from here on
         with open(unfinished / "postgresql.conf", "a", encoding="utf-8") as file:
             file.write("autovacuum = on\n")
@@ -274,6 +278,7 @@ class PostgresTarget(BaseTarget):
                 # beside the dry run, which need not have taken every branch of a script
                 read_only=bool(self.dsn and work.scripts) and work.reset == "none" and not work.writes,
                 folder=postgres_load.log_folder(budget.workdir),
+                budget=budget,
             )
 
     @contextmanager
@@ -315,9 +320,10 @@ class PostgresTarget(BaseTarget):
 
     def _scope(self, *, lasting: bool = False) -> Scope:
         """Return where settings are set: those of candidates, or those that are put into service."""
-        kind = self.work.scope
-        names = {"database": self.database if lasting else self._measured_database, "role": self._role, "system": ""}
-        return Scope(kind=kind, name=names[kind])
+        if self.work.scope == "system":
+            return Scope()
+        database = self.database if lasting else self._measured_database
+        return Scope(kind=self.work.scope, name=database if self.work.scope == "database" else self._role)
 
     def _to(self, to: str | None) -> PostgresTarget:
         work = replace(self.work, database="", scripts=(), reset="none")
@@ -340,10 +346,12 @@ class PostgresTarget(BaseTarget):
             scope=self._scope(),
             restart=self.restart,
             contexts=self._contexts,
+            kept=servers.kept_by_guarantees(self),
             left=self.left,
         )
         with connected(self.dsn) as connection:
-            return postgres_preflight.look(connection, facts)
+            found = postgres_preflight.look(connection, facts)
+        return replace(found, missing=[self._hopeless, *found.missing]) if self._hopeless else found
 
     def changes(self, to: str | None = None) -> Sequence[str]:
         """Return the foreign server's identity, which does not depend on how it is reached."""
@@ -402,21 +410,18 @@ class PostgresTarget(BaseTarget):
 
     def render(self, config: Config) -> str:
         """Return lines for postgresql.conf, with those that need a restart marked, or statements of a smaller scope."""
-        scope = self._scope(lasting=True) if self.dsn else Scope()
+        scope = self._scope(lasting=True)
         lines = [postgres_params.line(self.space.params[n], v, scope) for n, v in self.space.changes(config).items()]
         return "\n".join(lines) or "# the server's own settings"
 
     def forms(self, config: Config, changed: Mapping[str, Value]) -> Mapping[str, str]:
         """Return ALTER SYSTEM statements, a file for conf.d, and tasks of the community's PostgreSQL collection."""
-        return postgres_params.forms(self.space, changed, self.render(config))
+        return postgres_params.forms(self.space, changed, self.render(config), self._scope(lasting=True))
 
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Note the foreign server's own settings."""
         if not to and not self.dsn:
-            raise ConfigError(
-                "say which server: tunewright apply NAME --to 'host=... user=...'; "
-                "or paste the lines into postgresql.conf"
-            )
+            raise ConfigError("say which server: --to 'host=... user=...'; or paste the lines into postgresql.conf")
         its = self._to(to)
         self._folder = folder
         return {**its._saved(folder, its._scope(lasting=True)), "server": read_dsn(its.dsn).public}

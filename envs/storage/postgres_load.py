@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.loads.pgbench import Script, without_comments
-from tunewright.envs.storage.postgres_bench import try_script
+from tunewright.envs.storage.postgres_bench import try_script, try_undone
 from tunewright.envs.storage.postgres_options import Work
 from tunewright.errors import TargetError
 
@@ -29,7 +29,7 @@ class Tried:
     Attributes:
         writes: the script that writes; "" for none.
         fails: why a script fails that does not write; "" where all work.
-        slow: a script took longer than the limit, so that it is not known of all.
+        slow: a script took longer than the limit, or cannot run within a transaction, so that it is not known of all.
     """
 
     writes: str = ""
@@ -61,6 +61,27 @@ def dry_run(conninfo: str, work: Work, *, times: int = _TRIES, limit_s: float | 
             return Tried(writes=script.path.name)
         if why:
             return Tried(fails=f"{script.path.name} fails: {why}")
+    return Tried(slow=slow)
+
+
+def dry_run_undone(conninfo: str, work: Work, *, limit_s: float, owned: bool = False) -> Tried:
+    """Run each script once in a transaction that is rolled back: its syntax, the tables and rights that it needs.
+
+    Args:
+        conninfo: of the database.
+        work: the load.
+        limit_s: for each script.
+        owned: the load will run in a copy that belongs to this role, which lacks no rights there.
+    """
+    slow = False
+    for script in work.scripts:
+        try:
+            why = try_undone(conninfo, script, work.protocol, limit_s)
+        except subprocess.TimeoutExpired:
+            why = None
+        if why and not (owned and "permission denied" in why):
+            return Tried(fails=f"{script.path.name} fails: {why}")
+        slow |= why is None
     return Tried(slow=slow)
 
 

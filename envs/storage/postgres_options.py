@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Literal, cast, get_args
 
 from tunewright.envs.loads.pgbench import Script, problem, read_scripts
+from tunewright.envs.storage import tpch
 from tunewright.errors import ConfigError, unknown
 
 ScopeKind = Literal["system", "database", "role"]
 OPTIONS = {
-    "scale": "pgbench's scale factor, about 15 MB each (5)",
+    "scale": "pgbench's scale factor, about 15 MB each (5); of load=tpch that of TPC-H, about 2 GB each (0.1)",
     "clients": "concurrent connections (4)",
     "threads": "threads of pgbench (one for each core, at most one for each client)",
-    "load": "your own load: FILE.sql in pgbench's syntax, or several with weights: read.sql@3,write.sql@1",
+    "load": "your own load: FILE.sql in pgbench's syntax, or several with weights: read.sql@3,write.sql@1; or tpch, "
+    "the 22 queries of TPC-H on data of ours",
     "schema": "without a DSN: FILE.sql that makes the tables of the load",
     "database": "database that the load runs in (that of the DSN)",
     "transactions": "transactions of a run, all clients together (as many as the default does in 'aim')",
@@ -34,6 +36,7 @@ OPTIONS = {
     "restart": "command that restarts the foreign server; without it restart settings are left alone",
     "parameters": "settings to tune, separated by commas, by their names in pg_settings",
 }
+TPCH = "tpch"
 _RESETS = ("none", "template", "dump")
 _PROTOCOLS = ("simple", "extended", "prepared")
 _OWN_AIM_S, _AIM_S = 30.0, 5.0
@@ -46,6 +49,7 @@ class Work:
     Attributes:
         scripts: the user's own load; empty for the workloads of pgbench.
         schema: file of SQL that makes its tables in a server of our own.
+        tpch: scale of TPC-H's tables, which are made instead; 0 for none.
         database: that the load runs in; empty for that of the DSN.
         threads: of pgbench; 0 for one a core.
         transactions: of a run, of all clients together; 0 to calibrate them.
@@ -62,6 +66,7 @@ class Work:
 
     scripts: tuple[Script, ...] = ()
     schema: Path | None = None
+    tpch: float = 0.0
     database: str = ""
     threads: int = 0
     transactions: int = 0
@@ -79,6 +84,13 @@ class Work:
     def aim(self) -> float:
         """Return the seconds that the default is to run."""
         return self.aim_s or (_OWN_AIM_S if self.scripts else _AIM_S)
+
+    @property
+    def about(self) -> str:
+        """Return what the user's own load is, in words; "" for none."""
+        if self.tpch:
+            return f"the 22 queries of TPC-H at scale {self.tpch:g}: large scans with joins, aggregates and sorts"
+        return ", ".join(f"{s.path.name} (weight {s.weight})" for s in self.scripts)
 
     def problem(self) -> str:
         """Return why a file of the load cannot be used, in one line; "" where all can.
@@ -104,6 +116,8 @@ class Work:
             digest.update(b"%d:" % script.weight + script.path.read_bytes())
         if self.schema is not None:
             digest.update(b"schema:" + self.schema.read_bytes())
+        if self.tpch:
+            digest.update(b"tpch:%g" % self.tpch)
         return digest.hexdigest()[:12]
 
 
@@ -113,12 +127,17 @@ def read_work(options: Mapping[str, str], *, foreign: bool) -> Work:
     Raises:
         ConfigError: a value is wrong, or options do not go together.
     """
-    scripts = read_scripts(options["load"]) if options.get("load") else ()
+    analytical = options.get("load") == TPCH
+    if analytical and foreign:
+        raise ConfigError(
+            "load=tpch runs on a server of our own: leave out the DSN, or name queries over your tables: load=FILE.sql"
+        )
+    scripts = (Script(path=tpch.script()),) if analytical else _scripts(options)
     only = {
         "database": scripts and foreign,
         "reset": scripts and foreign,
         "writes": scripts and foreign,
-        "schema": scripts and not foreign,
+        "schema": scripts and not foreign and not analytical,
         "keep": foreign and not scripts,
         "scope": foreign,
     }
@@ -149,6 +168,7 @@ def read_work(options: Mapping[str, str], *, foreign: bool) -> Work:
     return Work(
         scripts=scripts,
         schema=schema,
+        tpch=_number(options, "scale", least=0.001) or 0.1 if analytical else 0.0,
         database=options.get("database", ""),
         threads=whole(options, "threads", 0),
         transactions=whole(options, "transactions", 0),
@@ -162,6 +182,10 @@ def read_work(options: Mapping[str, str], *, foreign: bool) -> Work:
         keep=_yes(options, "keep"),
         scope=cast(ScopeKind, scope),
     )
+
+
+def _scripts(options: Mapping[str, str]) -> tuple[Script, ...]:
+    return read_scripts(options["load"]) if options.get("load") else ()
 
 
 def whole(options: Mapping[str, str], name: str, default: int) -> int:
@@ -185,7 +209,8 @@ def _number(options: Mapping[str, str], name: str, *, least: float) -> float | N
     except ValueError:
         number = math.nan
     if not (math.isfinite(number) and number >= least):
-        raise ConfigError(f"option {name} must be a number of seconds of at least {least:g}, not {options[name]!r}")
+        of = "" if name == "scale" else " of seconds"
+        raise ConfigError(f"option {name} must be a number{of} of at least {least:g}, not {options[name]!r}")
     return number
 
 

@@ -127,14 +127,17 @@ def texts(space: Space, values: Mapping[str, Any]) -> dict[str, str]:
     return {n: text_of(v) for n, v in values.items() if n in space.params}
 
 
-def forms(space: Space, changed: Mapping[str, Any], lines: str) -> dict[str, str]:
+def forms(space: Space, changed: Mapping[str, Any], lines: str, scope: Scope) -> dict[str, str]:
     """Return changed settings as ALTER SYSTEM statements, a file for conf.d, and tasks of Ansible.
 
     Args:
         space: the server's parameters.
         changed: values that are not the server's own.
         lines: the configuration as the target renders it.
+        scope: where it is set; of a database or a role there are statements alone.
     """
+    if scope.kind != "system":
+        return {"sql": lines + "\n", "conf.d": "", "ansible": "", "env": ""}
     settings = texts(space, changed)
     return {
         "sql": alter_system(settings, restart=any(space.params[n].restart == "restart" for n in settings)),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tunewright.envs.storage import postgres_load
+from tunewright.envs.storage import postgres_load, servers
 from tunewright.envs.storage.postgres_copies import at, exists, size_bytes
 from tunewright.envs.storage.postgres_options import Work
 from tunewright.envs.storage.postgres_programs import program
@@ -38,6 +38,7 @@ class Facts:
         scope: where candidates' settings are set.
         restart: the command that restarts the server; empty for none.
         contexts: of the parameters that are tuned, by name.
+        kept: those that no other value leaves as safe as it is, with the guarantee.
         left: parameters that are left alone, and why.
     """
 
@@ -49,6 +50,7 @@ class Facts:
     scope: Scope
     restart: Sequence[str]
     contexts: Mapping[str, str]
+    kept: Mapping[str, str]
     left: Mapping[str, str]
 
 
@@ -65,19 +67,19 @@ def look(connection: Any, facts: Facts) -> Preflight:
     if problem := facts.work.problem():
         missing.append(problem)
     copies = facts.work.reset != "none"
-    names = ", ".join(facts.contexts)
+    names = ", ".join(name for name in facts.contexts if name not in facts.kept)
     where = {
         "system": "postgresql.auto.conf by ALTER SYSTEM, for the whole server",
         "database": f"database {facts.scope.name} by ALTER DATABASE ... SET",
         "role": f"role {facts.scope.name} by ALTER ROLE ... SET, for its new connections to any database",
     }[facts.scope.kind]
-    changes = [f"Settings are set in {where}: {names}."]
+    changes = [f"Settings are set in {where}: {names}.", *servers.kept_words(facts.kept)]
     if facts.work.scripts and not copies and facts.work.writes:
         changes.append(f"The load writes to database {facts.database}; that is not undone.")
     creates, leaves, notes = _room(connection, facts, bench_there)
     notes += _notes(connection, facts)
-    if facts.work.scripts and not copies and not facts.work.writes and not missing:
-        _tried(facts, missing, notes)
+    if facts.work.scripts and not missing:
+        _tried_undone(facts, missing, notes) if copies or facts.work.writes else _tried(facts, missing, notes)
     return Preflight(
         changes=changes,
         restarts=_restarts(facts),
@@ -209,6 +211,25 @@ def _tried(facts: Facts, missing: list[str], notes: list[str]) -> None:
         notes.append("A script of the load takes more than 5 s: whether it only reads is seen when the session begins.")
     else:
         notes.append("The load only reads, so it runs in the database itself, in transactions that cannot write.")
+
+
+def _tried_undone(facts: Facts, missing: list[str], notes: list[str]) -> None:
+    """Run a load that may write once, in a transaction that is rolled back, where its copies will come from."""
+    work = facts.work
+    if work.reset == "dump" and work.source:
+        notes.append("The load is tried first on the dump, when the session begins.")
+        return
+    database = work.source or facts.database
+    tried = postgres_load.dry_run_undone(at(facts.dsn, database), work, limit_s=_DRY_RUN_S, owned=work.reset == "dump")
+    if tried.fails:
+        missing.append(f"The load has to work: {tried.fails}")
+    elif tried.slow:
+        notes.append(
+            "A script of the load was not tried: it takes more than 5 s, waits for a lock of somebody else, or cannot "
+            "run within a transaction."
+        )
+    else:
+        notes.append(f"The load was tried once in database {database}, in a transaction that was rolled back.")
 
 
 # -- the rest -----------------------------------------------------------------------------------------------------

@@ -118,6 +118,9 @@ def advise(system: str, facts: Mapping[str, float], load: str, now: Mapping[str,
     scope: dict[str, Any] = {
         **facts, "OLTP": load == "oltp", "ANALYTICS": load == "analytics", "CACHE": load == "cache",
         "APPENDONLY": now.get("appendonly", "").lower() in _ON,
+        "CONNECTIONS": max(facts["CLIENTS"], amount(now.get("max_connections", "")) or 0.0),
+        # the default was 1 before PostgreSQL 15
+        "HASH_MEM": amount(now.get("hash_mem_multiplier", "")) or (2.0 if facts["VERSION"] >= 15 else 1.0),
     }  # fmt: skip
     found = []
     for rule in book["setting"]:

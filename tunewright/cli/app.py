@@ -229,8 +229,19 @@ def _exit_code(argv: Sequence[str] | None) -> int:
     except MemoryError:
         return _fail("there is not enough memory for this; ask for less")
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not error.filename and not _somewhere():
+            return _fail("the current directory is gone; change to one that is there")
         return _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
     return 0
+
+
+def _somewhere() -> bool:
+    """Whether the current directory is there."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def _fail(message: str, code: int = 1) -> int:

@@ -103,6 +103,8 @@ def rollback(
     after_reboot: Annotated[bool, Option(
         "--after-reboot", help="Set the machine's settings to what they were before the session, though it was started "
         "anew since; without it, what differs is only told.")] = False,
+    dry_run: Annotated[bool, Option(
+        "--dry-run", help="Tell what would be put back, and change nothing.")] = False,
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> dict[str, Any]:  # fmt: skip
@@ -110,7 +112,11 @@ def rollback(
     from tunewright.measuring.interrupts import uninterrupted
     from tunewright.plugins import parse_options
     from tunewright.sessions.service import rollback_session
+    from tunewright.sessions.undoing import outlook
 
+    if dry_run:
+        with reading(store) as opened:
+            return outlook(opened, name)
     told = "run it again, and it says whether there is anything left"
     with _ended("rollback", told), uninterrupted(), reading(store) as opened:
         options = parse_options(option)

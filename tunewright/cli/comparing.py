@@ -61,7 +61,7 @@ def compare(
     if context.invoked_subcommand is not None:
         return
     from tunewright.comparing import tournament
-    from tunewright.errors import ConfigError
+    from tunewright.errors import ConfigError, TunerError
     from tunewright.measuring.executors import opened
     from tunewright.store.dsn import MASK, read_dsn
 
@@ -93,6 +93,11 @@ def compare(
         console().print(said, markup=False, soft_wrap=True)
         raise SystemExit(130) from None
     emit(_document(bundle)) if as_json else _show(out(), bundle)
+    if lost := bundle.never_played():
+        raise TunerError(
+            f"{', '.join(lost)} failed in every game, so that its score of 0 says nothing of it; the first reason: "
+            f"{next(iter(lost.values()))}. The bundle in {output} is kept"
+        )
 
 
 def _listed(texts: Sequence[str] | None) -> list[str]:

@@ -13,11 +13,11 @@ from rich.text import Text
 
 from tunewright.cli.terminal import table
 from tunewright.plugins import explained, installed, load
-from tunewright.report.verdicts import NOT_VERIFIED, beside_search, heading, tried_in, verified
+from tunewright.report.verdicts import NOT_VERIFIED, beside_search, heading, repeated, tried_in, verified
 from tunewright.report.words import duration, number, settings
 from tunewright.sessions.machine import told
 from tunewright.space.parameters import Choice
-from tunewright.store.export import shown
+from tunewright.store.export import changes_of, missed, shown
 from tunewright.store.paths import default_url
 from tunewright.target import BaseTarget
 
@@ -186,19 +186,21 @@ def show_session(out: Console, document: dict[str, Any]) -> None:
         "trial", "status", objective, "in search", "changed from the default", "why",
         numbers=("trial", objective, "in search"),
     )  # fmt: skip
-    default = document["default"]
     for trial in document["trials"]:
-        changed = {n: v for n, v in trial["config"].items() if default.get(n) != v}
+        changed = changes_of(document, trial["config"])
+        bounds = missed(trial["violations"]) if trial["status"] == "ok" else ""
         value = f"{number(trial['scores'][objective])} {unit}" if trial["status"] == "ok" else ""
         ratio = f"{trial['ratio']:.2f}×" if trial["ratio"] is not None else ""
         note = trial["why"] if trial["status"] == "ok" else trial["reason"]
         rows.add_row(
-            str(trial["number"]), trial["status"], value, ratio, Text(settings(changed)),
-            Text(" ".join(note.split()), style="dim"),
+            str(trial["number"]), f"misses {bounds}" if bounds else trial["status"], value, ratio,
+            Text(settings(changed)), Text(" ".join(note.split()), style="dim"),
         )  # fmt: skip
     out.print(rows)
     for text in told(document):
         out.print(Text(text, style="yellow"))
+    if said := repeated(document):
+        out.print(Text(said, style="dim"))
     if verdict:
         show_verdict(out, verdict)
         if said := beside_search(verdict, objective, tried_in(document["trials"])):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,11 +38,14 @@ class Told:
     _outlook: Outlook | None
 
     def __call__(self, outlook: Outlook) -> None:
-        """Show the table where the system is the user's or something is missing, else a line."""
+        """Show the table where the system is the user's, else a line; where something is missing only what that is."""
         self._outlook = outlook
         if self._as_json and not outlook.ready:
             emit({"preflight": outlook.document()})
-        if outlook.live or not outlook.ready:
+        if not outlook.ready:
+            if len(outlook.said.missing) > 1:  # one stands in the error
+                _show_missing(console(), outlook.said.missing)
+        elif outlook.live:
             show_outlook(console(), outlook)
         else:
             console().print(_line(outlook), style="dim", markup=False)
@@ -84,7 +87,8 @@ def show_outlook(screen: Console, outlook: Outlook) -> None:
         ("before anything is touched: ", "bold"), (outlook.target, "bold cyan"),
         f" · workload {outlook.workload} · session {outlook.name}" + (" · a live system" if outlook.live else ""),
     ))  # fmt: skip
-    rows = table("", "what")
+    rows = table("", "")
+    rows.show_header = False
     for key, title in _SECTIONS.items():
         texts = getattr(outlook.said, key) or ([_NONE[key]] if key in _NONE else [])
         for place, text in enumerate(texts):
@@ -94,9 +98,17 @@ def show_outlook(screen: Console, outlook: Outlook) -> None:
     rows.add_row(Text("missing", style="bold"), said)
     screen.print(rows)
     if missing:
-        screen.print(Text("\nMissing; nothing starts without it:", style="red"))
-        for text in missing:
-            screen.print(Text(text), soft_wrap=True)
+        screen.print()
+        _show_missing(screen, missing)
+
+
+def _show_missing(screen: Console, missing: Sequence[str]) -> None:
+    """Print what is missing, to be copied."""
+    from rich.text import Text
+
+    screen.print(Text("Missing; nothing starts without it:", style="red"))
+    for text in missing:
+        screen.print(Text(text), soft_wrap=True)
 
 
 def _finish(outlook: Outlook, as_json: bool) -> None:
@@ -111,7 +123,7 @@ def _finish(outlook: Outlook, as_json: bool) -> None:
 
 
 @contextmanager
-def _existing(url: str | None) -> Iterator[Store | None]:
+def existing(url: str | None) -> Iterator[Store | None]:
     """Open a store that is there, and make none."""
     from tunewright.store.store import Store
 
@@ -148,7 +160,7 @@ def new(
     from tunewright.sessions.setup import set_up
     from tunewright.store.dsn import read_dsn
 
-    with _existing(url) as store:
+    with existing(url) as store:
         if store is not None and name in store.names() and not store.fruitless(name or ""):
             raise ConfigError(f"a session named {name!r} exists already; continue it with 'tunewright resume {name}'")
         target = opened(plan)
@@ -168,7 +180,7 @@ def stored(
     from tunewright.sessions.preflight import look
     from tunewright.sessions.recovery import stored_plan
 
-    with _existing(url) as store:
+    with existing(url) as store:
         if store is None:
             raise unknown("session", name, [])
         record = store.session(name)

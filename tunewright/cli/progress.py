@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tunewright.report.words import duration, number, settings
 from tunewright.sessions.watcher import View, Watcher
+from tunewright.store.export import missed
 from tunewright.store.secrets import redact
 from tunewright.tuner import Trial
 
@@ -67,6 +68,8 @@ class Progress(Watcher):
     def ended(self, session: View, trial: Trial) -> None:
         """Print a line."""
         self.session = session
+        if trial.step == 0 and trial.status in ("failed", "timed out", "killed"):
+            return  # the session ends with an error that says so
         metric = session.objectives[0]
         if not self.headed:
             self.headed = True
@@ -80,8 +83,7 @@ class Progress(Watcher):
             ratio = f"{trial.ratio:.2f}×" if trial.ratio is not None else ""
             line.append(f"{mark} {number(trial.scores[metric.name]):>10} {metric.unit:<12} {ratio:>9}  ", style=style)
             if not trial.feasible:
-                broken = ", ".join(n for n, v in trial.violations.items() if v > 0)
-                line.append(f"[misses {broken}] ", style="yellow")
+                line.append(f"[misses {missed(trial.violations)}] ", style="yellow")
         else:
             line.append(f"{_MARKS.get(trial.status, '?')} {trial.status}: {_line(trial.reason)}  ", style="red")
         line.append(settings(session.space.changes(trial.config), 6), style="default" if trial.ok else "dim")
@@ -140,6 +142,8 @@ class Progress(Watcher):
         table.add_column(no_wrap=True, overflow="ellipsis")
         table.add_row(Text.assemble(("▶", "cyan"), f" {_line(self.status)}"))
         session = self.session
+        if session is not None and (words := session.target.waiting(session.workdir)):
+            table.add_row(Text(f"  {_line(words)}", style="yellow"))
         best = session.best if session else None
         if session is not None and best is not None:
             name = session.objectives[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tunewright.cli.dry import Told
     from tunewright.sessions.session import Session
     from tunewright.sessions.verdict import Verdict
+    from tunewright.store.store import Store
 
 app = typer.Typer()
 
@@ -42,7 +44,8 @@ _ASKS_A_MODEL = ("llm", "hybrid", "playbook")  # tuners that --model and --trace
 @app.command("tune", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def tune(
     context: typer.Context,
-    target: Annotated[str, typer.Argument(help="What to tune: a target's name, table:FILE, or a TOML file.")],
+    target: Annotated[str, typer.Argument(
+        help="What to tune: a target's name, table:FILE, a TOML file, or a server's address (postgresql://, mariadb://).")],
     workload: Annotated[str, _guide("--workload", "-w", help="Workload of the target; default: its first.")] = "",
     tuner: Annotated[str, _guide("--tuner", "-t", help="auto, or one of 'tunewright tuners'.")] = "auto",
     objective: Annotated[list[str] | None, _guide(
@@ -167,7 +170,8 @@ def tune(
     opened = Store(store)
     name = dry.free_name(opened, target) if name is None else name
     told = dry.Told(as_json)
-    how: dict[str, Any] = {"ahead": Ahead(told=told, trials=trials, minutes=minutes), "trust_file": trust_file}
+    ahead = Ahead(told=told, trials=trials, minutes=minutes, lists=True)
+    how: dict[str, Any] = {"ahead": ahead, "trust_file": trust_file}
     with (
         executors.opened(executor, workers, threads=True) as pool,
         Session.create(plan, name, opened, workers=workers, executor=pool, **how) as session,
@@ -176,6 +180,11 @@ def tune(
             console().print(
                 f"The session {name} was started before and measured nothing; it is started anew.", markup=False
             )
+        asked = {
+            "trials": trials, "minutes": minutes, "patience": patience, "explain": explain, "keep": keep,
+            "workers": workers, "executor": executor,
+        }  # fmt: skip
+        opened.update(name, asked=asked)
         _run(session, trials, minutes, patience, explain, as_json, told=told, keep=keep)
 
 
@@ -222,14 +231,47 @@ def _target_options(context: typer.Context, target: str) -> dict[str, Any]:
     return options
 
 
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How a session was last told to run, as far as it matters for going on; ``trials`` are those that are left."""
+
+    trials: int | None = 10
+    minutes: float | None = None
+    patience: int | None = None
+    explain: bool = False
+    keep: bool = False
+    workers: int = 1
+    executor: str = ""
+
+    @classmethod
+    def of(cls, store: Store | None, name: str) -> Asked:
+        """Read it from a store; the usual where nothing was stored."""
+        if store is None or name not in store.names():
+            return cls()
+        kinds: dict[str, Any] = {
+            "trials": int, "minutes": (int, float), "patience": int, "explain": bool, "keep": bool, "workers": int,
+            "executor": str,
+        }  # fmt: skip
+        stored = store.session(name).get("asked")
+        given = {k: v for k, v in dict(stored or {}).items() if isinstance(v, kinds.get(k, ()))}
+        if "trials" in given:
+            left = given["trials"] - sum(t.decided for t in store.trials(name))
+            given["trials"] = left if left > 0 else given["trials"]
+        elif "minutes" in given:
+            given["trials"] = None
+        return cls(**given)
+
+
 @app.command("resume")
 def resume(
     name: Annotated[str, typer.Argument(help="Name of the session; see 'tunewright list'.")],
     trials: Annotated[int | None, Option(
-        "--trials", "-n", min=1, help="How many more configurations to try (10).")] = None,
-    minutes: Annotated[float | None, Option("--minutes", min=0.01, help="Start no trial after this time.")] = None,
+        "--trials", "-n", min=1, help="How many more configurations to try. Default: those left of what 'tune' was "
+        "given, or as many again where none are.")] = None,
+    minutes: Annotated[float | None, Option(
+        "--minutes", min=0.01, help="Start no trial after this time. Default: as 'tune' was given.")] = None,
     patience: Annotated[int | None, Option(
-        "--patience", min=1, help="End after this many trials without a gain.")] = None,
+        "--patience", min=1, help="End after this many trials without a gain. Default: likewise.")] = None,
     explain: Annotated[bool, Option(
         "--explain",
         help="Then take back each change of the best configuration once, to see what it gives.")] = False,
@@ -241,17 +283,23 @@ def resume(
     tuner_option: Annotated[list[str] | None, Option(
         "--tuner-option", "-T", metavar="KEY=VALUE",
         help="Option of the tuner in the place of the stored one, such as a secret.")] = None,
-    workers: Annotated[int, Option("--workers", min=1, help="Parallel trials, where the target says it is safe.")] = 1,
-    executor: Annotated[str, Option(
-        "--executor", metavar="dask[:ADDRESS]",
-        help="Run trials on Dask: a cluster of --workers processes here, or a scheduler's address.")] = "",
+    workers: Annotated[int | None, Option(
+        "--workers", min=1, help="Parallel trials, where the target says it is safe. Default: as 'tune' was given."
+    )] = None,
+    executor: Annotated[str | None, Option(
+        "--executor", metavar="dask[:ADDRESS]", help="Run trials on Dask: a cluster of --workers processes here, or a "
+        "scheduler's address. Default: as 'tune' was given.")] = None,
     keep: Keep = False,
     trust_file: TrustFile = False,
     dry_run: DryRun = False,
     store: StoreUrl = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Continue a session: after an interruption, a crash, or just for more trials."""
+    """Continue a session: after an interruption, a crash, or just for more trials.
+
+    How long it goes on, and how, is what 'tune' was given unless it is said anew; its trust, limits and options are
+    the session's own.
+    """
     from tunewright.cli import dry
     from tunewright.measuring import executors
     from tunewright.plugins import parse_options
@@ -259,7 +307,12 @@ def resume(
     from tunewright.sessions.session import Session
     from tunewright.store.store import Store
 
-    trials = 10 if trials is None and minutes is None else trials
+    with dry.existing(store) as found:
+        before = Asked.of(found, name)
+    if trials is None and minutes is None:
+        trials, minutes = before.trials, before.minutes
+    patience, explain, keep = patience or before.patience, explain or before.explain, keep or before.keep
+    workers, executor = workers or before.workers, before.executor if executor is None else executor
     if dry_run:
         dry.stored(
             name, store, target, parse_options(option), parse_options(tuner_option), trials=trials, minutes=minutes,
@@ -269,7 +322,8 @@ def resume(
     told = dry.Told(as_json)
     with executors.opened(executor, workers, threads=True) as pool:
         how: dict[str, Any] = {"workers": workers, "executor": pool, "trust_file": trust_file}
-        how |= {"believe": believe or (), "ahead": Ahead(told=told, trials=trials, minutes=minutes)}
+        ahead = Ahead(told=told, trials=trials, minutes=minutes, lists=True)
+        how |= {"believe": believe or (), "ahead": ahead}
         how |= {"options": parse_options(option), "tuner_options": parse_options(tuner_option)}
         with Session.resume(name, Store(store), spec=target, **how) as session:
             _run(session, trials, minutes, patience, explain, as_json, told=told, keep=keep)

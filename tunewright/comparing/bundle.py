@@ -103,6 +103,11 @@ class Bundle:
         """What the tournament shows, in words."""
         return str(self.tables["verdict"]["text"].str.cat(sep=" "))
 
+    def never_played(self) -> dict[str, str]:
+        """Return the tuners all of whose games failed, each with the reason of its first."""
+        lost = self.games.groupby("tuner", sort=False).filter(lambda own: (own["status"] != "done").all())
+        return {} if lost.empty else {str(t): str(r) for t, r in lost.groupby("tuner")["reason"].first().items()}
+
     def report(self, path: Path | str | None = None) -> Path:
         """Write the report as one HTML page; returns where.
 

@@ -14,8 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,14 @@ def _tree(pid: int) -> list[psutil.Process]:
         return []
 
 
+def _processes(numbers: Collection[int]) -> list[psutil.Process]:
+    found = []
+    for number in numbers:
+        with contextlib.suppress(psutil.Error):
+            found.append(psutil.Process(number))
+    return found
+
+
 def _memory(processes: list[psutil.Process]) -> int:
     """Resident bytes of the processes; what they share is counted once, by the largest share."""
     private = shared = 0
@@ -181,7 +190,8 @@ def run_isolated(
                 for message in (json.dumps(sys.path).encode(), job):
                     child.stdin.write(struct.pack("<Q", len(message)) + message)
                 child.stdin.flush()
-            status, reason, raw = _wait(child, read_fd, start + budget.seconds, budget, limit_bytes, seen)
+            beside = partial(target.processes, budget.workdir, child.pid)
+            status, reason, raw = _wait(child, read_fd, start + budget.seconds, budget, limit_bytes, seen, beside)
             if not status:  # it closed its pipe, so it is about to end; its exit code tells how
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(5)
@@ -215,6 +225,7 @@ def _wait(
     budget: Budget,
     limit_bytes: int,
     seen: dict[int, psutil.Process],
+    beside: Callable[[], Collection[int]],
 ) -> tuple[str, str, bytes]:
     """Collect the child's answer; return (status if it was stopped, reason, answer)."""
     raw, poll_s, checked = b"", _FIRST_POLL_S, time.perf_counter()
@@ -232,8 +243,12 @@ def _wait(
         if now - checked >= poll_s:
             processes = _tree(child.pid)
             seen.update({p.pid: p for p in processes if p.pid != child.pid})
-            used = _memory(processes)
+            others = _processes(beside())
+            used = _memory([*processes, *others])
             if used > limit_bytes:
+                for process in others:
+                    with contextlib.suppress(psutil.Error):
+                        process.kill()
                 gib = 2**30
                 return (
                     "killed",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.errors import VerificationError, unknown
+from tunewright.errors import DefaultFailsError, VerificationError, unknown
 from tunewright.measuring import estimates
 from tunewright.measuring.estimates import PAIRS, Estimate
 from tunewright.measuring.feasibility import standing
@@ -78,8 +78,9 @@ TRUST = {
     )
 }
 _DEFAULT_TRIES = 4  # of a run of the default in the first trial: without it there is no session
-# of a side's runs in a verification that may fail; at a rate of 10 % it never ends so
-_FAILURES, _FAILED_SHARE = 3, 1 / 3
+# of a side's runs in a verification that may fail; at a rate of 10 % it never ends so. More of the default's, since
+# without them there is no verdict for anything that was tried
+_FAILURES, _FAILED_SHARE = 3, {"candidate": 1 / 3, "default": 2 / 3}
 ONE_RUN = ((1, 1),)  # looks at a target whose values repeat exactly
 
 
@@ -394,7 +395,8 @@ def _until_it_works(of: str, run: Callable[[], Measurement], runs: list[dict[str
     """Repeat a run that fails, unless its side fails too often; failures are noted among the runs.
 
     Raises:
-        VerificationError: it fails too often; the message says what failed and why.
+        VerificationError: it fails too often; the message says what failed and why. Of the default it is a
+            DefaultFailsError.
     """
     while True:
         measured = run()
@@ -402,7 +404,7 @@ def _until_it_works(of: str, run: Callable[[], Measurement], runs: list[dict[str
         if measured.ok:
             return measured
         failed, of_all = failures(runs)[of]
-        if failed > _FAILURES + _FAILED_SHARE * of_all:
-            raise VerificationError(
+        if failed > _FAILURES + _FAILED_SHARE[of] * of_all:
+            raise (VerificationError if of == "candidate" else DefaultFailsError)(
                 f"the {of} failed in {failed} of {of_all} runs while it was measured again: {measured.reason}"
             )

@@ -10,11 +10,11 @@ from typing import Any
 from tunewright.measuring.runs import values_of
 from tunewright.report import pages, svg
 from tunewright.report.importance import importance
-from tunewright.report.verdicts import NOT_VERIFIED, beside_search, fresh_values, heading, tried_in, verified
+from tunewright.report.verdicts import NOT_VERIFIED, beside_search, fresh_values, heading, repeated, tried_in, verified
 from tunewright.report.words import duration, number
 from tunewright.sessions.machine import told
 from tunewright.sessions.verdict import taken_back
-from tunewright.store.export import shown
+from tunewright.store.export import changes_of, missed, shown
 from tunewright.store.outputs import write_text
 from tunewright.target import DECIDED
 
@@ -42,7 +42,6 @@ def render_report(document: Mapping[str, Any]) -> str:
 def _content(document: Mapping[str, Any]) -> dict[str, Any]:
     objective = next(m for m in document["metrics"] if m["name"] == document["objectives"][0])
     name, trials, verdict = objective["name"], document["trials"], document["verdict"]
-    default = document["default"]
     decided = [trial for trial in trials if trial["status"] in DECIDED]
     label = f"{name} [{objective['unit']}]" if objective["unit"] else name
     first = verdict["comparisons"][name] if verdict else None
@@ -61,31 +60,36 @@ def _content(document: Mapping[str, Any]) -> dict[str, Any]:
         "heading": heading(bool(verdict and verdict["improved"])),
         "not_verified": NOT_VERIFIED,
         "machine": told(document),
+        "repeated": repeated(document),
         "fresh": [(m, v) for m in document["metrics"] if (v := fresh_values(verdict, m["name"]))] if verdict else [],
         "trials": trials,
         "decided": decided,
-        "changes": _changed(verdict["config"], default) if verdict else [],
+        "changes": [
+            (n, document["default"].get(n, "(not active)"), v)
+            for n, v in (changes_of(document, verdict["config"]) if verdict else {}).items()
+        ],
         "said": _said(document, verdict),
         "staircase": _staircase(verdict),
         "taken_back": taken_back(verdict["config"], verdict.get("pruned")) if verdict else {},
         "notes": document.get("notes") or {},
-        "history": svg.history([_point(trial, name, default) for trial in decided], label, objective["direction"]),
+        "history": svg.history([_point(trial, name, document) for trial in decided], label, objective["direction"]),
         "importance": _importance(shares, explained),
         "explained": explained if shares else None,
         "parallel": _parallel([parameter for parameter, _ in shares], decided, objective),
         "noise": _noise(decided, verdict, name, label),
         "failures": [trial for trial in trials if trial["status"] not in ("ok", "running")],
-        "summary_of": lambda trial: _changes(trial, default),
+        "missed": lambda trial: missed(trial["violations"]) if trial["status"] == "ok" else "",
+        "summary_of": lambda trial: _changes(trial, document),
     }
 
 
-def _point(trial: Mapping[str, Any], metric: str, default: Mapping[str, Any]) -> dict[str, Any]:
+def _point(trial: Mapping[str, Any], metric: str, document: Mapping[str, Any]) -> dict[str, Any]:
     reason = f" — {trial['reason']}" if trial["reason"] else ""
     return {
         "number": trial["number"],
         "value": trial["scores"].get(metric) if trial["status"] == "ok" else None,
         "feasible": _feasible(trial),
-        "title": f"trial {trial['number']}: {_changes(trial, default)}{reason}",
+        "title": f"trial {trial['number']}: {_changes(trial, document)}{reason}",
     }
 
 
@@ -115,15 +119,11 @@ def _said(document: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> dic
 
 
 def _feasible(trial: Mapping[str, Any]) -> bool:
-    return trial["status"] == "ok" and all(v is not None and v <= 0 for v in trial["violations"].values())
+    return trial["status"] == "ok" and not missed(trial["violations"])
 
 
-def _changed(config: Mapping[str, Any], default: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    return [(n, default.get(n, "(not active)"), v) for n, v in config.items() if default.get(n) != v]
-
-
-def _changes(trial: Mapping[str, Any], default: Mapping[str, Any]) -> str:
-    return ", ".join(f"{n}={new}" for n, _, new in _changed(trial["config"], default)) or "default"
+def _changes(trial: Mapping[str, Any], document: Mapping[str, Any]) -> str:
+    return ", ".join(f"{n}={new}" for n, new in changes_of(document, trial["config"]).items()) or "default"
 
 
 def _parallel(first: list[str], decided: list[dict[str, Any]], objective: Mapping[str, Any]) -> Any:

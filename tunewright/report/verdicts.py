@@ -7,12 +7,15 @@ decides, and where both are shown the difference is explained.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from tunewright.measuring.protocol import trust
 from tunewright.measuring.runs import values_of
+from tunewright.store.files import printable
 
 NOT_VERIFIED = "no verdict yet: the best of the search has not been measured afresh"
 
@@ -75,6 +78,32 @@ def beside_search(
         f"In the search, trial {number} looked like {ratio:.2f}×. The best of many noisy trials looks better than it"
         " is: what counts is the verdict, from fresh runs."
     )
+
+
+def repeated(document: Mapping[str, Any]) -> str:
+    """Say in one line why runs of an exported session were repeated: failed, undecided, noisy; "" where none was."""
+    level, verdict = trust(document["plan"]["trust"]), document["verdict"]
+    groups = [trial["runs"] for trial in document["trials"]] + ([verdict["runs"]] if verdict else [])
+    again = [
+        run for runs in groups for place, run in enumerate(runs)
+        if run.get("status", "ok") != "ok" and any(later["of"] == run["of"] for later in runs[place + 1 :])
+    ]  # fmt: skip
+    parts = []
+    if again:
+        reason, _ = Counter(printable(str(run.get("reason", run["status"])), 160) for run in again).most_common(1)[0]
+        parts.append(f"{len(again)} failed and {'was' if len(again) == 1 else 'were'} repeated (most often: {reason})")
+    closer = sum(max(_ok(t["runs"], "candidate") - level.least, 0) for t in document["trials"] if t["step"])
+    if closer:
+        parts.append(f"{closer} more for trials that could not be told from the best by {level.least}")
+    pairs = _ok(verdict["runs"], "candidate") if verdict else 0
+    if pairs > level.verify_least:
+        wide = f"{100 * level.width:.0f} %"
+        parts.append(f"{pairs - level.verify_least} pairs to verify, as the interval was wider than {wide} or open")
+    return f"Runs beyond the least: {'; '.join(parts)}." if parts else ""
+
+
+def _ok(runs: Sequence[Mapping[str, Any]], of: str) -> int:
+    return sum(run["of"] == of and run.get("status", "ok") == "ok" for run in runs)
 
 
 def tried_in(trials: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any], float | None]]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from tunewright.errors import StoreError, TargetError, TunewrightError
@@ -198,13 +199,18 @@ def restorer(
 
 def _opened(document: Mapping[str, Any], spec: str | None, options: Mapping[str, str] | None) -> BaseTarget:
     record = {"plan": {"target": document["target"], "options": document["options"]}, "cwd": document["cwd"]}
-    name, argument = split_spec(spec or document["target"])
-    point = installed(TARGETS).get(name)
+    about = spec or document["target"]
     # a server that is down cannot be opened; what a target's module calls revive brings it up
-    revive = getattr(import_module(point.module), "revive", None) if point else None
+    revive = getattr(_module(about), "revive", None)
     if revive is not None:
-        revive(argument, {**document["options"], **(options or {})}, document["state"])
+        revive(split_spec(about)[1], {**document["options"], **(options or {})}, document["state"])
     return reopen(document["name"], record, spec, options)
+
+
+def _module(spec: str) -> ModuleType | None:
+    """Return the module of a target by its spec; None where it is not installed."""
+    point = installed(TARGETS).get(split_spec(spec)[0])
+    return import_module(point.module) if point else None
 
 
 def put_back(
@@ -277,15 +283,15 @@ def _able(document: Mapping[str, Any], owner: Owner, target: BaseTarget | None, 
     try:
         return restorer(document, owner, target, **how)
     except TunewrightError as error:
-        files = document["state"].get("files", [])
-        for entry in files:  # these can be put back without knowing more
-            originals.put_back(entry)
-        if not document["state"].keys() - {"workdir"}:  # only layers around it had changed something
+        if not (state := document["state"]).keys() - {"workdir"}:  # only layers around it had changed something
             return BaseTarget()
-        if not files or document["state"].get("commands"):
-            back = "the files are back, but its commands cannot be run: " if files else ""
-            raise TargetError(f"{back}{error}") from None
-        return BaseTarget()
+        # what a target's module calls recorded knows how from what was written down alone
+        recorded = getattr(_module(document["target"]), "recorded", lambda state: None)
+        made: BaseTarget | None = recorded(state)
+        if made is None:
+            raise
+        originals.notice(f"{error}. What the session had written down of it was enough to put all back")
+        return made
 
 
 @contextmanager
@@ -321,12 +327,8 @@ def changing(
     with holding(target.changes(to), owner.what) as hold, target.hold(owner.what, to):
         settle(owner, hold, say, target)
         mine = journal.read()
-        if (
-            mine is not None
-            and mine["stage"] != "applied"
-            and (done := put_back(journal.path, owner, hold, say, target))
-        ):
-            say(done)
+        if mine is not None and mine["stage"] != "applied":
+            say(put_back(journal.path, owner, hold, say, target))
         yield hold, journal
 
 

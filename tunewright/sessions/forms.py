@@ -47,7 +47,8 @@ def form(target: BaseTarget, name: str, config: Config, changed: Mapping[str, Va
     texts = forms(target, config, changed)
     if not texts.get(name):
         there = ", ".join(n for n in FORMS if texts.get(n))
-        raise ConfigError(f"target {target.name!r} has no form {name!r}; there are: {there or 'none'}")
+        why = ", since its parameters stand in no one configuration file that is described" if name == "conf.d" else ""
+        raise ConfigError(f"target {target.name!r} has no form {name!r}{why}; there are: {there or 'none'}")
     if name == "diff":
         return texts[name]  # a comment would be no part of a patch
     comment = "--" if name == "sql" else "#"

@@ -12,7 +12,7 @@ from typing import Any
 
 import cloudpickle
 
-from tunewright.errors import TargetError, TunerError, TunewrightError
+from tunewright.errors import TargetError, TunerError, TunerFailedError, TunewrightError
 from tunewright.measuring import isolation, protocol
 from tunewright.measuring.executors import first_done
 from tunewright.measuring.protocol import Evaluation
@@ -101,7 +101,7 @@ class Loop:
         """Decide trials until a limit is reached: those that the tuner proposes, or those given.
 
         Raises:
-            TunerError: the tuner proposes nothing, not even a first configuration.
+            TunerError: the tuner proposes nothing, not even a first configuration, or never worked.
             TargetError: the default configuration cannot be measured, or the executor takes no more work.
         """
         left = None if given is None else list(given)
@@ -113,7 +113,7 @@ class Loop:
                     try:
                         trial = self._propose(limits.total) if left is None else left.pop(0)
                     except TunerError as error:
-                        if not self._trials.decided:
+                        if not self._trials.decided or isinstance(error, TunerFailedError):
                             raise
                         exhausted, self.ended = True, str(error)
                         self._watcher.exhausted(self._session, self.ended)

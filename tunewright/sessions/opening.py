@@ -20,11 +20,13 @@ class Ahead:
         told: is given it.
         trials: for which the session is going to run; None for as many as there is time for.
         minutes: after which no trial is going to begin; None for no limit.
+        lists: whoever is told shows all that is missing, so that the error need not.
     """
 
     told: Callable[[Outlook], None]
     trials: int | None = None
     minutes: float | None = None
+    lists: bool = False
 
 
 def claim(setup: Setup, store: Store, ahead: Ahead | None) -> bool:
@@ -41,8 +43,10 @@ def claim(setup: Setup, store: Store, ahead: Ahead | None) -> bool:
     outlook = _outlook(setup, store, ahead)
     with holding(setup.target.changes(), f"session {setup.name!r}"):
         pass  # refused before the name is taken, where somebody else changes the same thing
-    outlook.check()
+    _refuse(outlook, ahead)
     before = store.create(setup.name, setup.problem.directions, setup.record())
+    if ahead is not None:  # once nothing is wrong any more: a mistake should not stand below a long table
+        ahead.told(outlook)
     if before is not None:
         clear_replaced(before, setup.name, store)
     return before is not None
@@ -55,15 +59,21 @@ def look_again(setup: Setup, store: Store, ahead: Ahead | None) -> None:
         TargetError: something is missing that it cannot do without.
     """
     if ahead is not None:
-        _outlook(setup, store, ahead).check()
+        outlook = _outlook(setup, store, ahead)
+        _refuse(outlook, ahead)
+        ahead.told(outlook)
+
+
+def _refuse(outlook: Outlook, ahead: Ahead | None) -> None:
+    """Raise TargetError where something is missing; who is told what is ahead is told of that first."""
+    if ahead is not None and not outlook.ready:
+        ahead.told(outlook)
+    outlook.check(listed=ahead is not None and ahead.lists)
 
 
 def _outlook(setup: Setup, store: Store, ahead: Ahead | None) -> Outlook:
-    outlook = look(
+    return look(
         setup.plan, setup.target, setup.name, store_url=store.public_url,
         store=store if ahead else None,  # looking through its sessions takes time
         trials=ahead.trials if ahead else None, minutes=ahead.minutes if ahead else None,
     )  # fmt: skip
-    if ahead is not None:
-        ahead.told(outlook)
-    return outlook

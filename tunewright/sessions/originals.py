@@ -46,6 +46,8 @@ def save(path: Path, folder: Path, name: str) -> dict[str, Any]:
     entry["link"] = os.readlink(path) if path.is_symlink() else None
     entry["made"] = [str(p) for p in real.parents if not p.exists()]
     try:
+        if real.is_symlink():  # still one, so that it leads nowhere but to itself
+            raise TargetError(f"{path} is a symbolic link that leads in a circle, so it cannot be changed and put back")
         if not real.exists():
             return entry
         about = real.stat()

@@ -76,15 +76,20 @@ class Outlook:
             "runs": list(self.runs) if self.runs else None, "run_seconds": self.run_s,
         }  # fmt: skip
 
-    def check(self) -> None:
+    def check(self, *, listed: bool = False) -> None:
         """Refuse to go on while something is missing.
 
+        Args:
+            listed: whoever is told has seen all that is missing already.
+
         Raises:
-            TargetError: the message names what is missing.
+            TargetError: the message names what is missing, unless it was listed.
         """
         if not self.ready:
             first, *more = self.said.missing
             others = f" (and {len(more)} more; --dry-run lists all)" if more else ""
+            if listed and more:
+                raise TargetError(f"nothing was started, since the {len(more) + 1} things above are missing")
             raise TargetError(f"nothing was started, since something is missing: {first}{others}")
 
 

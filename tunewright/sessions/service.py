@@ -35,6 +35,7 @@ from tunewright.sessions.changes import (
 )
 from tunewright.sessions.locks import holding, this_process
 from tunewright.space import Config
+from tunewright.store.export import changes_of
 from tunewright.store.paths import home
 from tunewright.store.secrets import public_options, public_spec
 from tunewright.store.store import Store
@@ -105,14 +106,9 @@ def apply_session(
         "trial": number,
         "config": config,
         "settings": target.render(config),
-        "still_to_do": list(target.still_to_do(config, changed_from(record["default"], config))),
+        "still_to_do": list(target.still_to_do(config, changes_of(record, config))),
         "undo": str(journal.path),
     }
-
-
-def changed_from(default: Config, config: Config) -> Config:
-    """Return the values of a configuration that are new, against the default that its session began with."""
-    return {n: v for n, v in config.items() if n not in default or default[n] != v}
 
 
 def session_form(
@@ -145,7 +141,7 @@ def session_form(
     verdict = record.get("verdict")
     shown = verdict["sentence"] if verdict and verdict["number"] == number else "not verified"
     about = [f"tunewright, session {name}, trial {number}: {shown}"]
-    text = forms.form(target, form, config, changed_from(record["default"], config), about)
+    text = forms.form(target, form, config, changes_of(record, config), about)
     return {"name": name, "trial": number, "config": config, "as": form, "text": text}
 
 

@@ -75,6 +75,7 @@ class Setup:
             "objectives": self.problem.objectives,
             "metrics": [asdict(m) for m in self.metrics],
             "default": self.space.default,
+            "inactive": {n: p.default for n, p in self.space.params.items() if n not in self.space.default},
             "status": "new",
             "about": self.problem.about,
             "cwd": os.getcwd(),

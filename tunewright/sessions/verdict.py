@@ -137,7 +137,8 @@ def sentence(compared: Comparison, metric: Metric, what: str = "") -> str:
         bounds = f"95 % interval {compared.low:.2f} to {compared.high:.2f}, {compared.pairs} fresh pairs"
         inside = compared.low <= 1 <= compared.high
     else:
-        interval = f"{compared.value:+.4g} {metric.unit} against the default in {metric.name}"
+        difference = f"{compared.value:+.4g} {metric.unit}".rstrip()
+        interval = f"{difference} against the default in {metric.name}"
         bounds = f"95 % interval {compared.low:+.4g} to {compared.high:+.4g}, {compared.pairs} fresh pairs"
         inside = compared.low <= 0 <= compared.high
     if what:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tunewright.errors import TargetError, VerificationError
+from tunewright.errors import DefaultFailsError, TargetError, VerificationError
 from tunewright.measuring import estimates, protocol
 from tunewright.measuring.feasibility import TRIES, Standing
 from tunewright.measuring.intervals import Look, further, rank_at
@@ -19,6 +19,7 @@ from tunewright.measuring.runs import failures
 from tunewright.sessions import bounds, doubts, reduction
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.setup import VERIFICATION_SEEDS, Setup
+from tunewright.sessions.tails import tails
 from tunewright.sessions.trials import Trials
 from tunewright.sessions.verdict import Verdict, medians, reliability, sentence
 from tunewright.sessions.watcher import View, Watcher
@@ -70,6 +71,8 @@ class Verification:
                 break
             try:
                 verdict = self._of(best, len(passed))
+            except DefaultFailsError:  # whatever is measured beside it
+                raise
             except VerificationError as error:
                 self._trials.retract(replace(best, status="failed", reason=str(error)))
                 failed += 1
@@ -160,6 +163,8 @@ class Verification:
         candidate, default = self._standings(runs, tried)
         if candidate or default:
             better, said = bounds.judgement(said, candidate, default, better, reliable=not unreliable)
+        pairs = sum(r["of"] == "candidate" and r["status"] == "ok" for r in runs)
+        said = _joined(said, tails(setup.metrics, setup.objectives, runs, rank_at(self._looks(tried), pairs)))
         return Verdict(
             number=best.number,
             config=config,
@@ -194,7 +199,8 @@ class Verification:
             if smaller.improved and doubts.doubt_of_fresh_runs(setup, runs) is None:
                 back = len(verdict.changes) - len(smaller.changes)
                 told = (
-                    f"{back} of the {len(verdict.changes)} changes tried together did not matter and were taken back."
+                    f"{back} of the {len(verdict.changes)} changes tried together did not matter and"
+                    f" {'was' if back == 1 else 'were'} taken back."
                 )
                 said = _joined(smaller.sentence, told, bounds.gave_way(verdict.passed_over), *verdict.doubted.values())
                 return replace(

@@ -27,10 +27,11 @@ from tunewright.plugins import reopen
 from tunewright.sessions.changes import Journal, Say, silent
 from tunewright.sessions.measurer import Measurer
 from tunewright.sessions.recovery import protected, stored_plan
-from tunewright.sessions.service import changed_from, rollback_session
+from tunewright.sessions.service import rollback_session
 from tunewright.sessions.setup import SEEDS, VERIFICATION_SEEDS, Setup, set_up
 from tunewright.sessions.trials import Trials
 from tunewright.space import Config
+from tunewright.store.export import changes_of
 from tunewright.store.files import finite
 from tunewright.store.store import Store
 from tunewright.target import BaseTarget, Metric
@@ -145,7 +146,7 @@ def look_again(
         target = reopen(name, record, spec, options)
         plan = stored_plan(name, record, {}, spec=spec, options=options)
         setup, _ = set_up(plan, name, target, make=lambda problem: cast(Tuner, None))
-        in_pairs = pairs_allowed(target, changed_from(record["default"], config)) if pairs is None else pairs
+        in_pairs = pairs_allowed(target, changes_of(record, config)) if pairs is None else pairs
         trials = Trials(setup, store)
         trials.load()
         measurer = Measurer(setup, trials, store)

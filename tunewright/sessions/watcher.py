@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from tunewright.measuring.protocol import Trust
@@ -68,6 +69,11 @@ class View(Protocol):
     @property
     def default_trial(self) -> Trial | None:
         """The trial of the default configuration."""
+        ...
+
+    @property
+    def workdir(self) -> Path:
+        """Where its files lie while it runs."""
         ...
 
     @property

@@ -8,9 +8,10 @@ Grammar, loosest first::
     +  -
     *  /  //  %
     - (sign)    **                  (exponent between -64 and 64)
-    number  'text'  true  false  name  (...)  [a, b]  min(...)  max(...)  abs(x)  floor(x)  ceil(x)  log2(x)
+    number  'text'  true  false  name  {name}  (...)  [a, b]  min(...)  max(...)  abs(x)  floor(x)  ceil(x)  log2(x)
 
-A text may only be compared; a list of values may follow ``in`` in round brackets too. No number may be larger than a
+A name with dashes stands in braces, as in placeholders: ``{io-threads} > 1``; elsewhere a dash is a minus. A text may
+only be compared; a list of values may follow ``in`` in round brackets too. No number may be larger than a
 float can hold.
 
 Python's own parser reads the expression. It sees our tokens only: every name is replaced by one of ours, so that a
@@ -31,11 +32,11 @@ from functools import lru_cache
 from numbers import Real
 from typing import Any
 
-from tunewright.errors import SpaceError
+from tunewright.errors import SpaceError, UnknownNameError, unknown
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][+-]?[0-9]+)?)|(?P<text>'[^']*'|\"[^\"]*\")"
-    r"|(?P<name>[A-Za-z_][A-Za-z0-9_.]*)|(?P<op>\*\*|//|==|!=|<=|>=|[-+*/%()\[\],<>|]))"
+    r"|(?P<name>[A-Za-z_][A-Za-z0-9_.]*|\{[A-Za-z_][A-Za-z0-9_.\-]*\})|(?P<op>\*\*|//|==|!=|<=|>=|[-+*/%()\[\],<>|]))"
 )
 _WORDS = {"and": "and", "or": "or", "not": "not", "in": "in", "true": "True", "false": "False"}
 _MAX_LENGTH, _MAX_DEPTH, _MAX_EXPONENT, _MAX_BITS = 1000, 40, 64, 1024
@@ -207,7 +208,8 @@ class _Reader:
                 raise self.wrong(f"unexpected {rest[:1]!r} at column {len(text) - len(rest) + 1}")
             kind = str(match.lastgroup)
             word = kind == "name" and match[kind] in _WORDS
-            token = _Token(kind="op" if word else kind, value=match[kind], column=match.start(kind) + 1)
+            value = match[kind].strip("{}") if kind == "name" else match[kind]
+            token = _Token(kind="op" if word else kind, value=value, column=match.start(kind) + 1)
             calls = before is not None and before.kind == "name" and token.value == "("
             if before is not None and before.ends_operand and token.starts_operand and not calls:
                 raise self.wrong(f"unexpected {token.value!r} at column {token.column}")
@@ -325,6 +327,21 @@ class _Reader:
 
 def _call(function: str, *arguments: ast.expr) -> ast.expr:
     return ast.Call(func=ast.Name(id=function, ctx=ast.Load()), args=list(arguments), keywords=[])
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], text: str) -> UnknownNameError:
+    """Build the error for a name in an expression, as :func:`tunewright.errors.unknown`.
+
+    >>> str(unknown_name("parameter", "io", ["io-threads"], "io-threads > 1"))
+    "no parameter named 'io'. Write {io-threads} in braces: without them a dash is a minus."
+    """
+    dashed = [n for n in known if "-" in n and name in n.split("-") and n in text and f"{{{n}}}" not in text]
+    if dashed:
+        named = max(dashed, key=len)
+        return UnknownNameError(
+            f"no {kind} named {name!r}. Write {{{named}}} in braces: without them a dash is a minus."
+        )
+    return unknown(kind, name, known)
 
 
 @lru_cache(maxsize=1024)

@@ -86,7 +86,7 @@ class _Number:
             if not abs(bound) <= most:
                 raise SpaceError(
                     f"{self.name}: low {_shown(low)} and high {_shown(high)} are not a range: both must lie within"
-                    f" -{most:g} and {most:g}"
+                    f" {_shown(-most)} and {_shown(most)}"
                 )
 
     @cached_property

@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tunewright.errors import SpaceError, unknown
-from tunewright.space.expressions import parse
+from tunewright.space.expressions import parse, unknown_name
 from tunewright.space.facts import machine_facts
 from tunewright.space.notebook import html_table
 from tunewright.space.parameters import Choice, Int, Param, Real, Restart, Value
@@ -90,12 +90,13 @@ class Space:
             raise SpaceError("a space needs at least one parameter")
         self.facts = {**machine_facts(), **(facts or {})}
         made = [Constraint.of(c) if isinstance(c, str) else c for c in constraints]
-        for where, names in [(p.name, e.names) for p in self.params.values() for e in p.expressions] + [
-            (f"the constraint {c.words!r}", c.names) for c in made
+        for where, names, text in [(p.name, e.names, e.text) for p in self.params.values() for e in p.expressions] + [
+            (f"the constraint {c.words!r}", c.names, c.words) for c in made
         ]:
             for name in names:
                 if name not in self.params and name not in self.facts:
-                    raise SpaceError(f"{where}: {unknown('parameter or fact', name, [*self.params, *self.facts])}")
+                    there = [*self.params, *self.facts]
+                    raise SpaceError(f"{where}: {unknown_name('parameter or fact', name, there, text)}")
         self.constraints = tuple(
             Constraint(words=c.words, names=tuple(n for n in c.names if n in self.params), holds=c.holds) for c in made
         )
@@ -231,8 +232,11 @@ class Space:
         return json.dumps(rounded, sort_keys=True, default=str)
 
     def changes(self, config: Mapping[str, Value]) -> Config:
-        """Return the values that differ from the default's."""
-        return {n: v for n, v in config.items() if n not in self.default or self.default[n] != v}
+        """Return the values that differ from the default's.
+
+        A parameter that is active here alone, and has its own default there, is none: it came with another change.
+        """
+        return {n: v for n, v in config.items() if self.default.get(n, self.params[n].default) != v}
 
     # -- the unit cube ----------------------------------------------------------------------------
 

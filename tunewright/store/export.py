@@ -15,8 +15,8 @@ from tunewright.store.store import Store
 # what was measured and how it can be repeated is exported as it is, expressions and configurations included; texts
 # beside it are filtered
 _PLAIN = {
-    "config", "default", "metrics", "scores", "objectives", "facts", "versions", "seconds", "prepared", "violations",
-    "require", "allow", "never", "repeat",
+    "config", "default", "inactive", "metrics", "scores", "objectives", "facts", "versions", "seconds", "prepared",
+    "violations", "require", "allow", "never", "repeat",
 }  # fmt: skip
 
 
@@ -46,6 +46,22 @@ def overview(store: Store, name: str) -> dict[str, Any]:
         "status": status(store, name, record),
         "created": record["created"],
     }
+
+
+def changes_of(session: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration that are new, against the default that its session began with.
+
+    Args:
+        session: as it is stored or exported; ``inactive`` has the defaults of parameters that its default does without.
+        config: of one of its trials.
+    """
+    before = {**session.get("inactive", {}), **session["default"]}
+    return {n: v for n, v in config.items() if n not in before or before[n] != v}
+
+
+def missed(violations: Mapping[str, float | None]) -> str:
+    """Return the metrics whose bounds a trial misses, by commas."""
+    return ", ".join(name for name, amount in violations.items() if amount is None or amount > 0)
 
 
 def shown(verdict: Mapping[str, Any] | None) -> str:
@@ -105,5 +121,5 @@ def repeat_command(plan: Mapping[str, Any], trials: int) -> str:
     for flag, key in (("--limit", "limit_s"), ("--memory", "memory_mb"), ("--dir", "workdir")):
         if plan[key]:
             words += [flag, f"{plan[key]}"]
-    flags = [f"--{key.replace('_', '-')}" for key in ("repeats", "keep_all") if plan.get(key)]
+    flags = [f"--{key.replace('_', '-')}" for key in ("repeats", "keep_all", "careful") if plan.get(key)]
     return shlex.join([*words, *flags])

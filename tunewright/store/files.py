@@ -12,6 +12,7 @@ Every reader of such a file goes through three gates:
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import importlib
 import io
@@ -284,6 +285,8 @@ def open_bytes(path: Path, what: str, most_mb: float = STREAM_MB) -> Iterator[IO
         elif magic.startswith(_ZSTD):
             stream = _zstd().ZstdFile(raw, "rb")
         with io.BufferedReader(_Bounded(stream, raw, stream is not raw, path, what, most_mb), 2**18) as bounded:
+            if stream is not raw and bounded.peek(4)[:4].startswith((_GZIP, _ZSTD)):
+                raise ConfigError(f"the {what} {path} is packed twice, one in the other; unpack it once")
             yield bounded
 
 
@@ -300,7 +303,7 @@ def read_head(path: Path, what: str, size: int = 4096) -> bytes:
 
 
 def read_text(path: Path, what: str, *, most_mb: float = WHOLE_MB, errors: str = "strict") -> str:
-    """Return the text of a file, plain or packed; every kind of line end becomes a line feed.
+    """Return the text of a file, plain or packed, UTF-8 or marked UTF-16; every kind of line end becomes a line feed.
 
     Args:
         path: the file.
@@ -309,14 +312,34 @@ def read_text(path: Path, what: str, *, most_mb: float = WHOLE_MB, errors: str =
         errors: ``replace`` where bytes that are no UTF-8 do no harm.
 
     Raises:
-        ConfigError: there is none, or it cannot be read as UTF-8.
+        ConfigError: there is none, or it is no such text.
     """
     raw = read_bytes(path, what, most_mb)
     try:
-        text = raw.decode("utf-8-sig", errors)
+        text = raw.decode(_encoding(raw), errors)
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read the {what} {path}: {reason(error)}") from None
+    if "\0" in text and errors == "strict":
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ConfigError(
+            f"cannot read the {what} {path}: line {line} has a NUL character, which no text has; if it is UTF-16: "
+            "iconv -f UTF-16 -t UTF-8"
+        )
+    return _line_feeds(text)
+
+
+def decoded(head: bytes) -> str:
+    """Return the first bytes of a text as ``read_text`` does; a character that is cut at the end is replaced."""
+    return _line_feeds(head.decode(_encoding(head), "replace"))
+
+
+def _line_feeds(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _encoding(head: bytes) -> str:
+    """Return the encoding that the first bytes of a text mark."""
+    return "utf-16" if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 @contextmanager
@@ -328,7 +351,7 @@ def open_lines(path: Path, what: str, most_mb: float = STREAM_MB) -> Iterator[It
     """
     with (
         open_bytes(path, what, most_mb) as stream,
-        io.TextIOWrapper(stream, encoding="utf-8-sig", errors="replace") as text,
+        io.TextIOWrapper(stream, encoding=_encoding(stream.peek(2)), errors="replace") as text,  # type: ignore[attr-defined]
     ):
         yield _lines(text, path, what)
 
@@ -357,7 +380,17 @@ def read_json(path: Path, what: str, most_mb: float = WHOLE_MB) -> Any:
         f"the {what} {path}", containers * _CONTAINER_BYTES + text.count(",") * _ITEM_BYTES, 1, "give a smaller one"
     )
     with parsing(path, f"{what} (JSON)"):
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unambiguous)
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; raises ValueError where a key has two values, of which readers take one or the other."""
+    made: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in made and made[key] != value:
+            raise ValueError(f"the key {printable(key, 60)!r} has two values in one object")
+        made[key] = value
+    return made
 
 
 def finite(value: Any) -> Any:

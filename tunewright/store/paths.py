@@ -18,9 +18,19 @@ def home() -> Path:
 
 
 def default_url() -> str:
-    """Return the URL of the default store, an SQLite file."""
+    """Return the URL of the default store, an SQLite file.
+
+    Raises:
+        ConfigError: its directory cannot be made.
+    """
     folder = home()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = "it is no directory" if isinstance(error, FileExistsError | NotADirectoryError) else error.strerror
+        raise ConfigError(
+            f"sessions cannot be kept in {folder}: {why}; set TUNEWRIGHT_HOME to a directory that can be written"
+        ) from None
     return f"sqlite:///{folder / 'sessions.db'}"
 
 

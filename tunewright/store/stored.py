@@ -23,7 +23,8 @@ _CHANGE = {
     "before": float, "after": float, "verification": bool,
 }  # fmt: skip
 _SESSION = {
-    "created": str, "objectives": [str], "default": {str: _VALUE}, "status?": str, "retracted?": {str: str},
+    "created": str, "objectives": [str], "default": {str: _VALUE}, "inactive?": {str: _VALUE}, "status?": str,
+    "retracted?": {str: str},
     "set_aside?": {str: {"violations": {str: _NUMBER}, "reason": str}},
     "about?": str, "cwd?": str, "ended?": _TEXT, "seconds?": _NUMBER,
     "notes?": {"answers?": [dict], "quotes?": dict, "rules?": [str], "spent?": dict},

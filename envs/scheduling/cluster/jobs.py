@@ -19,7 +19,7 @@ from tunewright.envs.scheduling.generated import lognormal, numbers, zipf
 from tunewright.envs.scheduling.traces import check_growth, numbered
 from tunewright.errors import ConfigError, missing_extra
 from tunewright.knowledge import timestamps
-from tunewright.store.files import check_size, limit_mb, open_lines, parsing, read_head, read_text, reason
+from tunewright.store.files import check_size, decoded, limit_mb, open_lines, parsing, read_head, read_text, reason
 
 # bytes of memory for a job while a trace is read and sorted, and for a node
 _JOB_BYTES, _NODE_BYTES = 500, 400
@@ -140,13 +140,11 @@ def read(path: Path) -> Jobs:
         head = read_head(path, "trace", 2**16)
         if head[:4] == b"PAR1":
             return _parquet(path)
-        first = next((line for line in _text_lines(head) if line.strip() and not line.lstrip().startswith(";")), "")
+        first = next(
+            (line for line in decoded(head).splitlines() if line.strip() and not line.lstrip().startswith(";")), ""
+        )
         with open_lines(path, "trace") as lines:
             return _table(path, lines) if "," in first else _swf(path, lines)
-
-
-def _text_lines(head: bytes) -> list[str]:
-    return head.decode("utf-8-sig", errors="replace").splitlines()
 
 
 def _swf(path: Path, lines: Iterable[str]) -> Jobs:

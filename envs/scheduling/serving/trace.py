@@ -9,14 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from tunewright.envs.scheduling import limits
-from tunewright.envs.scheduling.serving.requests import Requests, requests_of
+from tunewright.envs.scheduling.serving.requests import CHUNK_TOKENS, Requests, requests_of
 from tunewright.envs.scheduling.serving.synthetic import generate
 from tunewright.envs.scheduling.traces import check_growth
 from tunewright.errors import ConfigError
 from tunewright.knowledge import timestamps
-from tunewright.store.files import open_lines, parsing, read_head, reason
+from tunewright.store.files import decoded, open_lines, parsing, read_head, reason
 
 _REQUEST_BYTES, _CHUNK_BYTES = 400, 80  # of memory for a request and for an identity in it, while a trace is read
+_BAILIAN_BLOCK = 16  # tokens of a block that Bailian's traces hash
 _ARRIVAL = ("arrival_s", "arrival", "arrival_time", "timestamp", "time", "TIMESTAMP")
 _PROMPT = ("input_tokens", "prompt_tokens", "ContextTokens", "input_length", "num_prefill_tokens", "request_tokens")
 _OUTPUT = ("output_tokens", "GeneratedTokens", "output_length", "num_decode_tokens", "response_tokens")
@@ -38,13 +39,13 @@ def load(source: str, options: Mapping[str, Any] | None = None, seed: int = 0) -
 
 
 def read(path: Path) -> Requests:
-    """Read a trace: Azure's CSV, Mooncake's JSON lines, or any CSV with named columns; plain or gzip.
+    """Read a trace: Azure's CSV, Mooncake's or Bailian's JSON lines, or any CSV with named columns; plain or gzip.
 
     Raises:
         ConfigError: it cannot be read; line and reason are named.
     """
     with parsing(path, "trace"):
-        first = read_head(path, "trace").decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")
+        first = decoded(read_head(path, "trace")).lstrip()
         with open_lines(path, "trace") as lines:
             return _lines(path, lines) if first.startswith("{") else _table(path, lines)
 
@@ -56,19 +57,20 @@ def _lines(path: Path, lines: Iterable[str]) -> Requests:
             if line.strip():
                 check_growth(path, "requests", len(rows), len(rows) * _REQUEST_BYTES + ids * _CHUNK_BYTES)
                 entry = json.loads(line)
-                rows.append(
-                    (limits.time(float(entry["timestamp"]) / 1e3), entry["input_length"], entry["output_length"])
-                )
-                chunks.append([int(chunk) for chunk in entry.get("hash_ids") or []])
+                when = limits.time(timestamps.of_request(entry))
+                rows.append((when, entry["input_length"], entry["output_length"]))
+                blocks = [int(block) for block in entry.get("hash_ids") or []]
+                whole = CHUNK_TOKENS // _BAILIAN_BLOCK if timestamps.is_bailian(entry) else 1
+                chunks.append(blocks[whole - 1 :: whole])
                 ids += len(chunks[-1])
                 users.append(str(entry.get("user", "")))
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{path}, line {number}: not a request: {reason(error)}") from None
     if not rows:
         raise ConfigError(f"{path}: no requests in it")
-    when, prompt, output = zip(*rows, strict=True)
+    arrival, prompt, output = zip(*rows, strict=True)
     # an id stands for the whole prompt up to it, so it is a prefix by itself
-    return requests_of(path.name, when, prompt, output, user=users, chunks=chunks)
+    return requests_of(path.name, arrival, prompt, output, user=users, chunks=chunks)
 
 
 def _table(path: Path, lines: Iterable[str]) -> Requests:

@@ -16,7 +16,7 @@ from tunewright.envs.command_places import Names
 from tunewright.envs.scheduling.vllm import client
 from tunewright.envs.scheduling.vllm.engine import Engine, defaults_of, engine_of, flags_of, knobs
 from tunewright.envs.scheduling.vllm.flags import Flag, resolved
-from tunewright.envs.service import Instance
+from tunewright.envs.service_instance import Instance
 from tunewright.errors import ConfigError, unknown
 from tunewright.sessions import workfolder
 from tunewright.space import Config
