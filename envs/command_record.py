@@ -18,8 +18,8 @@ from typing import Any
 from tunewright.envs import command_run, service
 from tunewright.envs.command_file import Description
 from tunewright.envs.command_places import Names, fill
-from tunewright.envs.service_instance import Instance
 from tunewright.envs.service_file import Ready, Service
+from tunewright.envs.service_instance import Instance
 from tunewright.errors import TargetError
 from tunewright.sessions import originals, workfolder
 from tunewright.target import BaseTarget

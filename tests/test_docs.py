@@ -14,7 +14,7 @@ import tunewright.agents
 import tunewright.envs
 import tunewright.knowledge
 import tunewright.tuners
-from tunewright.plugins import TARGETS, installed, open_target, split_spec
+from tunewright.plugins import TARGETS, installed, options_of, split_spec
 
 ROOT = Path(__file__).parents[1]
 
@@ -75,13 +75,15 @@ def test_only_real_commands_and_options_are_named(cli, page):
             words = shlex.split(line, comments=True)
             if words[:1] != ["tunewright"] or len(words) < 2 or words[1].startswith("-"):
                 continue
-            command = tuple(words[1:3] if words[1] in ("train", "rules", "plan", "simulate") else words[1:2])
+            command = tuple(
+                words[1:3] if words[1] in ("train", "rules", "plan", "simulate", "calibrate") else words[1:2]
+            )
             if command not in known:
                 known[command] = cli(*command, "--help").stdout
             for word in words[2:]:
                 if word.startswith("--"):
                     tuned = words[1] == "tune" and word not in known[command]
-                    mine = open_target(words[2]).options if tuned else {}
+                    mine = options_of(words[2]) if tuned else {}
                     assert word in known[command] or word[2:] in mine, f"{page}: {line}"
 
 

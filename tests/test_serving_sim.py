@@ -17,6 +17,7 @@ from tunewright.envs.scheduling.serving import reference as R
 from tunewright.envs.scheduling.serving import simulate as M
 from tunewright.envs.scheduling.serving import trace as T
 from tunewright.envs.scheduling.serving.requests import requests_of
+from tunewright.envs.scheduling.serving.trace import read
 from tunewright.errors import ConfigError, UnknownNameError
 
 SERVICE = Service(model=models.load("llama3-8b"), nodes=clusters.load("h100:8").nodes)
@@ -314,3 +315,31 @@ def test_real_traces(data):
     knobs = P.policy("prefix")
     found = M.metrics(M.simulate(kimi.first(1500), a_system(knobs, replicas=8), knobs))
     assert found["prefix_hit_share"] > 0.1
+
+
+BURSTGPT = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        (BURSTGPT + "5,ChatGPT,472,18,490,Conversation log\n45,GPT-4,87,0,87,API log\n118,ChatGPT,417,276,693,API log\n", "a.csv"),
+        ("timestamp,request_tokens,response_tokens\n5,472,18\n45,1087,0\n118,417,276\n", "b.csv"),
+        ("".join(f'{{"timestamp": {t}, "input_length": {p}, "output_length": {o}, "hash_ids": [0]}}\n'
+                 for t, p, o in ((5000, 472, 18), (45000, 87, 0), (118000, 417, 276))), "c.jsonl"),
+    ],
+)  # fmt: skip
+def test_requests_without_an_answer_are_left_out_and_counted(tmp_path, text, name):
+    path = tmp_path / name
+    path.write_text(text)
+    requests = read(path)
+    assert requests.arrival_s.tolist() == [0.0, 113.0]
+    assert requests.prompt.tolist() == [472, 417] and requests.output.tolist() == [18, 276]
+    assert requests.notes == ("left out: 1 without output tokens, which failed when the trace was taken",)
+
+
+def test_a_trace_without_any_answer(tmp_path):
+    path = tmp_path / "none.csv"
+    path.write_text("timestamp,request_tokens,response_tokens\n5,472,0\n6,472,0\n")
+    with pytest.raises(ConfigError, match="none of its 2 requests has an answer"):
+        read(path)

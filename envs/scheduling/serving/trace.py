@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ from tunewright.store.files import decoded, open_lines, parsing, read_head, reas
 
 _REQUEST_BYTES, _CHUNK_BYTES = 400, 80  # of memory for a request and for an identity in it, while a trace is read
 _BAILIAN_BLOCK = 16  # tokens of a block that Bailian's traces hash
-_ARRIVAL = ("arrival_s", "arrival", "arrival_time", "timestamp", "time", "TIMESTAMP")
-_PROMPT = ("input_tokens", "prompt_tokens", "ContextTokens", "input_length", "num_prefill_tokens", "request_tokens")
-_OUTPUT = ("output_tokens", "GeneratedTokens", "output_length", "num_decode_tokens", "response_tokens")
+_ARRIVAL = ("arrival_s", "arrival", "arrival_time", "timestamp", "time", "TIMESTAMP", "Timestamp")
+_PROMPT = (
+    "input_tokens", "prompt_tokens", "ContextTokens", "input_length", "num_prefill_tokens", "request_tokens",
+    "Request tokens",
+)  # fmt: skip
+_OUTPUT = (
+    "output_tokens", "GeneratedTokens", "output_length", "num_decode_tokens", "response_tokens", "Response tokens",
+)  # fmt: skip
 _USER = ("user", "user_id", "tenant", "session_id")
 
 
@@ -39,7 +45,9 @@ def load(source: str, options: Mapping[str, Any] | None = None, seed: int = 0) -
 
 
 def read(path: Path) -> Requests:
-    """Read a trace: Azure's CSV, Mooncake's or Bailian's JSON lines, or any CSV with named columns; plain or gzip.
+    """Read a trace: Azure's or BurstGPT's CSV, Mooncake's or Bailian's JSON lines, any CSV with named columns; or gzip.
+
+    Requests without output tokens failed when it was taken: they are left out, and a note says how many.
 
     Raises:
         ConfigError: it cannot be read; line and reason are named.
@@ -68,9 +76,22 @@ def _lines(path: Path, lines: Iterable[str]) -> Requests:
         raise ConfigError(f"{path}, line {number}: not a request: {reason(error)}") from None
     if not rows:
         raise ConfigError(f"{path}: no requests in it")
-    arrival, prompt, output = zip(*rows, strict=True)
     # an id stands for the whole prompt up to it, so it is a prefix by itself
-    return requests_of(path.name, arrival, prompt, output, user=users, chunks=chunks)
+    return _answered(path, rows, users, chunks)
+
+
+def _answered(path: Path, rows: list[tuple[float, Any, Any]], users: list[str], chunks: list[list[int]]) -> Requests:
+    """Return the requests that have an answer; those without one failed when the trace was taken."""
+    kept = [number for number, (_, _, output) in enumerate(rows) if output != 0]
+    if not kept:
+        raise ConfigError(f"{path}: none of its {len(rows):,} requests has an answer")
+    arrival, prompt, output = zip(*(rows[number] for number in kept), strict=True)
+    asked = {"chunks": [chunks[number] for number in kept]} if chunks else {}
+    requests = requests_of(path.name, arrival, prompt, output, user=[users[number] for number in kept], **asked)
+    if failed := len(rows) - len(kept):
+        note = f"left out: {failed:,} without output tokens, which failed when the trace was taken"
+        requests = replace(requests, notes=(*requests.notes, note))
+    return requests
 
 
 def _table(path: Path, lines: Iterable[str]) -> Requests:
@@ -91,16 +112,15 @@ def _table(path: Path, lines: Iterable[str]) -> Requests:
     arrival = column(_ARRIVAL, "arrivals")
     prompt, output = column(_PROMPT, "prompt tokens"), column(_OUTPUT, "output tokens")
     user = next((head for head in heads if head.strip() in _USER), None)
-    when, sizes, people = list[float](), list[tuple[float, float]](), list[str]()
+    rows, people = list[tuple[float, Any, Any]](), list[str]()
     for row in table:
-        check_growth(path, "requests", len(when), len(when) * _REQUEST_BYTES)
+        check_growth(path, "requests", len(rows), len(rows) * _REQUEST_BYTES)
         try:
-            when.append(limits.time(timestamps.seconds(row[arrival] or "")))
-            sizes.append((float(row[prompt]), float(row[output])))
+            when = limits.time(timestamps.seconds(row[arrival] or ""))
+            rows.append((when, float(row[prompt]), float(row[output])))
         except (ValueError, TypeError, OverflowError) as error:
             raise ConfigError(f"{path}, line {table.line_num}: {reason(error)}") from None
         people.append(row[user] if user else "")
-    if not sizes:
+    if not rows:
         raise ConfigError(f"{path}: no requests below the names of the columns")
-    first, second = zip(*sizes, strict=True)
-    return requests_of(path.name, when, first, second, user=people)
+    return _answered(path, rows, people, [])
