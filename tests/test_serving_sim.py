@@ -17,7 +17,6 @@ from tunewright.envs.scheduling.serving import reference as R
 from tunewright.envs.scheduling.serving import simulate as M
 from tunewright.envs.scheduling.serving import trace as T
 from tunewright.envs.scheduling.serving.requests import requests_of
-from tunewright.envs.scheduling.serving.trace import read
 from tunewright.errors import ConfigError, UnknownNameError
 
 SERVICE = Service(model=models.load("llama3-8b"), nodes=clusters.load("h100:8").nodes)
@@ -332,7 +331,7 @@ BURSTGPT = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type
 def test_requests_without_an_answer_are_left_out_and_counted(tmp_path, text, name):
     path = tmp_path / name
     path.write_text(text)
-    requests = read(path)
+    requests = T.read(path)
     assert requests.arrival_s.tolist() == [0.0, 113.0]
     assert requests.prompt.tolist() == [472, 417] and requests.output.tolist() == [18, 276]
     assert requests.notes == ("left out: 1 without output tokens, which failed when the trace was taken",)
@@ -342,4 +341,4 @@ def test_a_trace_without_any_answer(tmp_path):
     path = tmp_path / "none.csv"
     path.write_text("timestamp,request_tokens,response_tokens\n5,472,0\n6,472,0\n")
     with pytest.raises(ConfigError, match="none of its 2 requests has an answer"):
-        read(path)
+        T.read(path)

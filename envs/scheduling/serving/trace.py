@@ -86,8 +86,8 @@ def _answered(path: Path, rows: list[tuple[float, Any, Any]], users: list[str], 
     if not kept:
         raise ConfigError(f"{path}: none of its {len(rows):,} requests has an answer")
     arrival, prompt, output = zip(*(rows[number] for number in kept), strict=True)
-    asked = {"chunks": [chunks[number] for number in kept]} if chunks else {}
-    requests = requests_of(path.name, arrival, prompt, output, user=[users[number] for number in kept], **asked)
+    people, shared = [users[number] for number in kept], [chunks[number] for number in kept] if chunks else None
+    requests = requests_of(path.name, arrival, prompt, output, user=people, chunks=shared)
     if failed := len(rows) - len(kept):
         note = f"left out: {failed:,} without output tokens, which failed when the trace was taken"
         requests = replace(requests, notes=(*requests.notes, note))
