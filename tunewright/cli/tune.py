@@ -222,7 +222,9 @@ def _target_options(context: typer.Context, target: str) -> dict[str, Any]:
             raise ConfigError(f"what is {text!r}? A command takes one target, and options as --NAME VALUE")
         name = name[2:].replace("-", "_")
         if name not in known:
-            raise unknown("option", f"--{name.replace('_', '-')}", sorted({f"--{n}" for n in (*ours, *known)}))
+            raise unknown(
+                "option", f"--{name.replace('_', '-')}", sorted({f"--{n.replace('_', '-')}" for n in (*ours, *known)})
+            )
         if not equals:
             if not left or left[0].startswith("--"):
                 raise ConfigError(f"--{name} needs a value: {known[name]}")
