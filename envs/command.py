@@ -299,12 +299,11 @@ class CommandTarget(BaseTarget):
         filled_in = [command_run.argument_list(about, words, names) for words in lines]
         parts = [w[0] if about.shell and len(w) == 1 else shlex.join(w) for w in filled_in]  # one text for the shell
         places = {*self.space.params, *about.parameters.flags}
+        # files without parameters are the same for all configurations, and so is a command without any
+        files = [file for file in about.files if not places.isdisjoint(PLACE.findall(file.text))]
         if not any(f"{{{name}}}" in word for name in places for word in mentioning):
-            parts = ["\n".join(f"{n} = {v}" for n, v in config.items())]
-        for file in about.files:
-            if not places.isdisjoint(PLACE.findall(file.text)):  # others are the same for all configurations
-                parts.append(f"# {file.path}\n{filled(file.text, names)}")
-        return "\n\n".join(parts)
+            parts = [] if files else ["\n".join(f"{n} = {v}" for n, v in config.items())]
+        return "\n\n".join([*parts, *(f"# {file.path}\n{filled(file.text, names)}" for file in files)])
 
     # -- in service -------------------------------------------------------------------------------
 
