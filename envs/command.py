@@ -313,9 +313,14 @@ class CommandTarget(BaseTarget):
             return "service_apply"
         return "apply" if "apply" in self.description.hooks and not self.serves else ""
 
+    @property
+    def applies(self) -> bool:
+        """Whether the description names files of the user's or a command that applies."""
+        return bool(self._own_files("service") or self._apply_hook())
+
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Copy the user's files."""
-        if not self._own_files("service") and not self._apply_hook():
+        if not self.applies:
             raise ConfigError(
                 f"{self.description.path} names neither a [[file]] of yours nor an apply command"
                 f"{' for service: service_apply in [hooks]' if self.serves else ''}; "

@@ -220,6 +220,9 @@ class AppliedBelow(Below):
         )
         self.fabricate("below.toml", {}, dict(zip(names, (self.low_high[0] + 1, 512, 100), strict=True)))
 
+    def apply_words(self) -> list[str]:
+        return ["--trial", "0", "--force"]
+
     def start_anew(self) -> str:
         if self.foreign:
             return ""

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 from machine_below import FILES, contents, machine, set_by_others, target
 from processes import ends
+from users_world import HEAD
 
+from tunewright.envs.command import open_target as open_command
 from tunewright.envs.machine import live
+from tunewright.envs.machine.keys import read_keys
+from tunewright.envs.machine.target import MachineTarget
 from tunewright.errors import ConfigError
 from tunewright.sessions.service import apply_session, rollback_session
 from tunewright.sessions.session import Session
@@ -194,3 +198,16 @@ def test_a_restart_in_the_middle_of_apply_is_undone(tmp_path, store, found, monk
         apply_session(store, "a", to=None, spec=None, number=None, force=True, say=told.append)
     assert below.read("/proc/sys/vm/dirty_ratio") == "20"
     assert not any("somebody else" in text for text in told)
+
+
+def test_a_program_with_nothing_to_apply_has_the_machine_applied_alone(tmp_path):
+    (tmp_path / "app.toml").write_text(HEAD.replace("{run}", "true"))
+    inner, below = open_command(str(tmp_path / "app.toml"), {}), machine(tmp_path)
+    assert not inner.applies
+    made = MachineTarget(inner, read_keys("vm.dirty_ratio", below), below)
+    (tmp_path / "undo").mkdir()
+    undo = made.undo(tmp_path / "undo")
+    made.apply({**made.space.default, "vm.dirty_ratio": 30})
+    assert below.read("/proc/sys/vm/dirty_ratio") == "30"
+    made.rollback(undo)
+    assert as_before(tmp_path)

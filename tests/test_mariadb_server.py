@@ -300,7 +300,7 @@ def test_own_sql_is_tried_by_the_server_before_anything_is_made(shop, tmp_path, 
 
 def test_careful_mode_ends_a_run_that_is_clearly_worse_and_sets_the_server_back(theirs, tmp_path):
     """As if today's server did three times as much as it does."""
-    options = {**SMALL, "events": "6000", "parameters": "sort_buffer_size"}
+    options = {**SMALL, "events": "30000", "parameters": "sort_buffer_size"}
     target = open_target(theirs.address(), options)
     snapshot = target.snapshot(tmp_path)
     try:

@@ -259,12 +259,9 @@ class BaseTarget:
         return {}
 
     def waiting(self, workdir: Path) -> str:
-        """Return what the run that goes on waits for, where that is not its work; "" where nothing is known.
+        """Return what the run that goes on in a session's folder waits for, where that is not its work; else "".
 
         Called in the session's process, several times a second.
-
-        Args:
-            workdir: of the session.
         """
         return ""
 
@@ -370,6 +367,11 @@ class BaseTarget:
             workdir: of the session; what they made elsewhere, such as a database of ours in a server, goes as well.
         """
 
+    @property
+    def applies(self) -> bool:
+        """Whether there is something that a configuration can be put into."""
+        return type(self).undo is not BaseTarget.undo
+
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Save what ``rollback`` needs to undo ``apply``; called, and written down, before it.
 
@@ -380,9 +382,8 @@ class BaseTarget:
         Returns:
             JSON-able.
         """
-        raise ConfigError(
-            f"target {self.name!r} has no running system to apply to; copy the settings that 'tunewright show' prints"
-        )
+        what = f"target {self.name!r} has no running system to apply to"
+        raise ConfigError(f"{what}; copy the settings that 'tunewright show' prints")
 
     def apply(self, config: Config, to: str | None = None) -> None:
         """Put a configuration into service; ``undo`` was called before.

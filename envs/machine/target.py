@@ -215,12 +215,9 @@ class MachineTarget(BaseTarget):
         parts.append("\n".join(["# the machine, until it is started anew; 'tunewright apply' makes it last", *lines]))
         return "\n\n".join(part for part in parts if part) if lines or not self.own else parts[0]
 
-    def _applies(self) -> bool:
-        return type(self.inner).undo is not BaseTarget.undo
-
     def undo(self, folder: Path, to: str | None = None) -> dict[str, Any]:
         """Note the settings and the files that make them last, beside what the target notes."""
-        inner = self.inner.undo(folder, to) if self._applies() else {}
+        inner = self.inner.undo(folder, to) if self.inner.applies else {}
         state = self._snapshot(folder)
         files = [originals.save(path, folder, f"machine-{k.name}") for k in self.keys if (path := self._file(k))]
         self._state = {**state, "files": files}
@@ -238,7 +235,7 @@ class MachineTarget(BaseTarget):
             elif config.get(one.name, one.param.default) != one.param.default:
                 originals.write(path, _line(one, texts[one.name]).encode(), entries.get(str(path.absolute())))
         writer.set(texts)
-        if self._applies():
+        if self.inner.applies:
             self.inner.apply(self._inner(config), to)
         elif self._inner(self.space.changes(config)):
             originals.notice(f"only the machine is set: target {self.inner.name!r} has no running system to apply to")
