@@ -1,10 +1,14 @@
-"""What is given on the command line beside the options that a command declares: those of a target."""
+"""What a user gave: options of a target on the command line, and how a session was told to run before."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from tunewright.store.store import Store
 
 
 def target_options(context: typer.Context, target: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Option
 
-from tunewright.cli.given import target_options
+from tunewright.cli.given import Asked, target_options
 from tunewright.cli.options import Json, SecretOption, StoreUrl, TargetOption, TrustFile, console, emit, out
 
 if TYPE_CHECKING:
