@@ -353,6 +353,8 @@ def main(words: list[str]) -> int:
         chosen = {s: max(1, round(n * share)) for s, n in KILLS.items() if not words or s == words[0]}
         skipped = {s: reason for s in chosen if (reason := WORLDS[s].unavailable())}
         workers = int(os.environ.get("TUNEWRIGHT_KILL_WORKERS") or 2)
+        if "machine" in chosen or "machine-apply" in chosen:  # there are settings of the machine for so many worlds
+            workers = min(workers, 2)
         begun = time.monotonic()
         tally = play_all({s: n for s, n in chosen.items() if s not in skipped}, workers, root)
         show(tally, skipped, time.monotonic() - begun)
