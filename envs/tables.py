@@ -67,6 +67,9 @@ def open_target(argument: str, options: Mapping[str, str]) -> TableTarget:
     return TableTarget(path, header, rows, {**_descriptor(path), **_numbers(options)})
 
 
+open_target.options = _OPTIONS  # type: ignore[attr-defined]  # known without reading the table
+
+
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
     """Return header and rows; equal fields are one object, as a table repeats most of its values."""
     text = read_text(path, "table")

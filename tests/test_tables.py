@@ -185,3 +185,10 @@ def test_published_surrogate_is_as_good_as_the_study_found(data):
         str(data / "tables" / "dbtune_SYSBENCH_20knob.csv.gz"), {"direction": "max", "mode": "surrogate"}
     )
     assert target.facts["cross_validated_r2"] == pytest.approx(0.92, abs=0.02)
+
+
+def test_the_direction_of_a_plain_column_may_be_given_on_the_command_line(tmp_path, cli):
+    (tmp_path / "plain.csv").write_text("a,b,c\n1,2,4\n2,2,6\n3,1,4\n")
+    words = ["--objective", "c", "--direction", "min", "--trials", "2", "--json"]
+    done = cli("tune", f"table:{tmp_path / 'plain.csv'}", *words)
+    assert '"c"' in done.stdout
