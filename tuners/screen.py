@@ -46,12 +46,7 @@ class ScreenTuner(BaseTuner):
             )
         self.metric = problem.metric(problem.objectives[0])
         self.sign = 1.0 if self.metric.direction == "max" else -1.0
-        try:
-            draws = int(problem.options.get("draws", DRAWS))
-        except (TypeError, ValueError):
-            raise ConfigError(
-                f"option draws of tuner screen must be a number, not {problem.options['draws']!r}"
-            ) from None
+        draws = problem.option("draws", DRAWS, low=1)
         calibrated = calibrate.read(Path(str(problem.options["engine"])))
         self.predictor = Predictor(calibrated, Load.of(problem.facts), problem.space.default, problem.seed)
         self.encoder = Encoder(problem.space)
@@ -102,8 +97,8 @@ class ScreenTuner(BaseTuner):
             change[rng.integers(len(point))] = True
             point[change] = np.clip(point[change] + rng.normal(0, 0.15, int(change.sum())), 0, 1)
             near.append(space.decode(point))
-        self.pool = list({space.key(c): c for c in [*self.pool, *near]}.values())
-        return self.pool
+        # what is near is drawn anew each time: a session that is resumed proposes the same
+        return list({space.key(c): c for c in [*self.pool, *near]}.values())
 
     def _correction(self, known: list[Trial], configs: list[Config]) -> NDArray[np.float64]:
         """Return by how much the log of the objective is expected to differ from the simulator's."""

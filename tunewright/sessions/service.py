@@ -24,7 +24,6 @@ from tunewright.sessions.changes import (
     Journal,
     Owner,
     Say,
-    applied_since,
     changing,
     command_log,
     document,
@@ -34,6 +33,7 @@ from tunewright.sessions.changes import (
     silent,
 )
 from tunewright.sessions.locks import holding, this_process
+from tunewright.sessions.undoing import left, nothing_left
 from tunewright.space import Config
 from tunewright.store.export import changes_of
 from tunewright.store.paths import home
@@ -199,16 +199,7 @@ def rollback_session(
     # what was changed, and where, is for the journal to say
     owner = Owner(what=f"session {name!r}", store=store.public_url, name=name, target="", options={})
     with store.lock(name), orderly():
-        for kind in ("measure", "apply"):
-            journal = Journal(store.public_url, name, kind)
-            said = journal.read()
-            if said is None:
-                continue
-            if later := applied_since(said, journal.path) if said["stage"] == "applied" else "":
-                raise ConfigError(
-                    f"the configuration of session {later!r} was applied on top of this one; "
-                    f"first run: tunewright rollback {later}"
-                )
+        for journal, said in left(store, name):
             with holding(said["keys"], owner.what) as hold:
                 settle(owner, hold, say, but=journal.path)  # what came on top comes off first
                 done.append(
@@ -216,7 +207,7 @@ def rollback_session(
                 )
         done += _roll_back_old(store, name, record, spec, options)
     if not done:
-        raise ConfigError(f"nothing to roll back: session {name!r} is not applied and left nothing changed")
+        raise nothing_left(name)
     if record.get("applied"):
         store.update(name, applied=None)
     return {"name": name, "message": f"{'; '.join(done)}."}

@@ -14,6 +14,30 @@ from tunewright.store.store import Store
 _VALUES = ("settings", "by_hand", "before", "devices", "layout")
 
 
+def left(store: Store, name: str) -> Iterator[tuple[Journal, dict[str, Any]]]:
+    """Yield what a session left written down to be put back, with what it says, in the order of putting back.
+
+    Raises:
+        ConfigError: another configuration was applied on top of this session's.
+    """
+    for kind in ("measure", "apply"):
+        journal = Journal(store.public_url, name, kind)
+        said = journal.read()
+        if said is None:
+            continue
+        if later := applied_since(said, journal.path) if said["stage"] == "applied" else "":
+            raise ConfigError(
+                f"the configuration of session {later!r} was applied on top of this one; "
+                f"first run: tunewright rollback {later}"
+            )
+        yield journal, said
+
+
+def nothing_left(name: str) -> ConfigError:
+    """Build the error for a session that there is nothing to roll back of."""
+    return ConfigError(f"nothing to roll back: session {name!r} is not applied and left nothing changed")
+
+
 def outlook(store: Store, name: str) -> dict[str, Any]:
     """Say what ``rollback_session`` would do.
 
@@ -29,21 +53,12 @@ def outlook(store: Store, name: str) -> dict[str, Any]:
     """
     store.session(name)
     sentences: list[str] = []
-    for kind in ("measure", "apply"):
-        journal = Journal(store.public_url, name, kind)
-        said = journal.read()
-        if said is None:
-            continue
-        if later := applied_since(said, journal.path) if said["stage"] == "applied" else "":
-            raise ConfigError(
-                f"the configuration of session {later!r} was applied on top of this one; "
-                f"first run: tunewright rollback {later}"
-            )
+    for _, said in left(store, name):
         things = ", ".join(words(key) for key in said["keys"] if not {"inode", "entry"} & set(key.split()[:3]))
         why = "the configuration is applied" if said["stage"] == "applied" else f"{said['what']} may have left changes"
         sentences += [f"In {things or said['target']}, since {why}:", *told(said["state"])]
     if not sentences:
-        raise ConfigError(f"nothing to roll back: session {name!r} is not applied and left nothing changed")
+        raise nothing_left(name)
     message = "\n".join(["A rollback would put back what follows; nothing was changed.", *sentences])
     return {"name": name, "message": message, "puts_back": sentences}
 

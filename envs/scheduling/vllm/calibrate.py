@@ -12,7 +12,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from tunewright.envs.scheduling.serving.requests import Requests, requests_of
 from tunewright.envs.scheduling.serving.simulate import Setup
 from tunewright.envs.scheduling.vllm import client
 from tunewright.errors import ConfigError, TargetError, missing_extra
-from tunewright.store.files import read_text
+from tunewright.store.files import read_json
+from tunewright.store.outputs import write_text
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 CONTEXTS = (32, 256, 1024)
@@ -75,7 +76,7 @@ def read(path: Path) -> Calibrated:
         ConfigError: it is no such file.
     """
     try:
-        data = json.loads(read_text(path, "engine's step times"))
+        data = read_json(path, "engine's step times")
         if data["version"] != _VERSION:
             raise ConfigError(f"{path} was written by another version; calibrate the engine again")
         names = set(Engine._fields)
@@ -104,10 +105,7 @@ def write(path: Path, calibrated: Calibrated) -> None:
         ConfigError: the file cannot be written.
     """
     data = {**asdict(calibrated), "engine": calibrated.engine._asdict(), "version": _VERSION}
-    try:
-        path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    write_text(path, json.dumps(data, indent=2) + "\n")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +160,7 @@ def measure(
     for tokens in [p for p in PROMPTS if p <= min(most_tokens, longest - 2)]:
         progress(f"a prompt of {tokens} tokens")
         times = [served([tokens], [1]).sent[0].answer.at_s[0] for _ in range(rounds + 2)]
-        lead = [t for t in times]
-        rows.append(Row(prompts=1, tokens=tokens, pairs=tokens**2 / 2, first=1, seconds=float(np.median(lead))))
+        rows.append(Row(prompts=1, tokens=tokens, pairs=tokens**2 / 2, first=1, seconds=float(np.median(times))))
     for batch in [b for b in BATCHES if b <= most_seqs]:
         for context in [c for c in CONTEXTS if c + 2 * _STEPS < longest and batch * c <= 16 * 1024]:
             progress(f"{batch} sequences of {context} tokens that decode")
@@ -294,4 +291,4 @@ def calibrate(
     found = Calibrated(
         engine=engine, request_s=request_s, blocks=blocks, block=block, error=error, words=words
     )  # fmt: skip
-    return replace(found), rows
+    return found, rows

@@ -106,9 +106,10 @@ def load(
     """
     from tunewright.envs.scheduling import limits
     from tunewright.envs.scheduling.serving.trace import load as read_load
-    from tunewright.envs.scheduling.vllm import client, predict
+    from tunewright.envs.scheduling.vllm import client
     from tunewright.envs.scheduling.vllm import load as loads
     from tunewright.errors import ConfigError
+    from tunewright.store.outputs import check_output, write_text
 
     limits.check(ttft=ttft_s, tpot=tpot_s, error=0.0)
     if not re.match(r"https?://[^/]", url):
@@ -132,6 +133,8 @@ def load(
         url=url, model=model, api="chat" if api == "chat" else "completions", key=os.environ.get("OPENAI_API_KEY", ""),
         vocabulary=vocabulary, exact=exact, timeout_s=timeout_s,
     )  # fmt: skip
+    for path in filter(None, (save, write_rate)):  # before what takes long
+        check_output(path)
     server = client.known(server)
     if server.longest:
         requests = requests.within(server.longest)
@@ -147,7 +150,7 @@ def load(
     document["metrics"] = loads.metrics(loaded, ttft_s=ttft_s, tpot_s=tpot_s)
     document["notes"] = [*requests.notes, *loads.doubts(document["metrics"]), *loads.faults(loaded)]
     if write_rate is not None:
-        _write(write_rate, f"{predict.SHARE_OF_MOST * document['metrics']['throughput_requests_per_s']:.6g}\n")
+        write_text(write_rate, f"{loads.SHARE_OF_MOST * document['metrics']['throughput_requests_per_s']:.6g}\n")
     if save is not None:
         _save(save, loaded, requests)
     return document
@@ -192,7 +195,7 @@ def _capacity(
         return loads.metrics(loaded, ttft_s=ttft_s, tpot_s=tpot_s)
 
     screen = console()
-    most = served(requests, clients=min(len(requests), 64))["throughput_requests_per_s"]
+    most = served(requests, clients=min(len(requests), loads.CLIENTS))["throughput_requests_per_s"]
     found, probes = loads.capacity(
         lambda rate: float(served(loads.scaled(requests, rate))["good_share"]), start=most, share=share,
         least=_CAPACITY_LEAST * most,
@@ -206,6 +209,8 @@ def _save(path: Path, loaded: client.Loaded, requests: Requests) -> None:
     import csv
     import io
 
+    from tunewright.store.outputs import write_text
+
     text = io.StringIO()
     rows = csv.writer(text)
     rows.writerow(("arrival_s", "sent_s", "first_s", "last_s", "input_tokens", "output_tokens", "error"))
@@ -213,16 +218,7 @@ def _save(path: Path, loaded: client.Loaded, requests: Requests) -> None:
         at = each.answer.at_s
         ends = (f"{at[0]:.6f}", f"{at[-1]:.6f}") if at else ("", "")
         rows.writerow((f"{each.due_s:.6f}", f"{each.sent_s:.6f}", *ends, prompt, each.answer.tokens, each.error))
-    _write(path, text.getvalue())
-
-
-def _write(path: Path, text: str) -> None:
-    from tunewright.errors import ConfigError
-
-    try:
-        path.write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror}") from None
+    write_text(path, text.getvalue())
 
 
 def _read_rate(path: Path) -> float:
@@ -291,6 +287,7 @@ def calibrate_serving(
     from tunewright.envs.scheduling.vllm import calibrate, client
     from tunewright.envs.scheduling.vllm.target import open_target
     from tunewright.errors import ConfigError
+    from tunewright.store.outputs import check_output
 
     screen = console()
 
@@ -300,6 +297,7 @@ def calibrate_serving(
             progress=lambda words: screen.print(words, style="dim", highlight=False),
         )  # fmt: skip
 
+    check_output(out)
     if bool(url) == bool(model or serve):
         raise ConfigError("give the URL of a running engine, or --model or --serve to start one")
     if url:

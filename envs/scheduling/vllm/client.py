@@ -121,7 +121,7 @@ class Loaded:
 
 
 def run(
-    server: Server, requests: Requests, *, clients: int = 0, warmup: int = 0, salt: int = 0, slack_s: float = 0.0
+    server: Server, requests: Requests, *, clients: int = 0, warmup: int = 0, salt: int = 0
 ) -> Loaded:  # fmt: skip
     """Send requests and wait for their answers.
 
@@ -132,20 +132,23 @@ def run(
             sent when it is due (open loop).
         warmup: requests like the first ones that are sent before, and not counted.
         salt: of the prompts, see :func:`prompts.tokens`.
-        slack_s: the first request is due so long after the call.
 
     Raises:
         MissingExtraError: the client's library is not installed.
         TargetError: no server answers.
     """
+    _check_library()
+    return asyncio.run(_run(server, requests, clients, warmup, salt))
+
+
+def _check_library() -> None:
     try:
         import aiohttp  # noqa: F401
     except ImportError:
         raise missing_extra("aiohttp", "serving", "a load on a server") from None
-    return asyncio.run(_run(server, requests, clients, warmup, salt, slack_s))
 
 
-async def _run(server: Server, requests: Requests, clients: int, warmup: int, salt: int, slack_s: float) -> Loaded:
+async def _run(server: Server, requests: Requests, clients: int, warmup: int, salt: int) -> Loaded:
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=server.timeout_s, sock_connect=_ASK_S)
@@ -156,21 +159,13 @@ async def _run(server: Server, requests: Requests, clients: int, warmup: int, sa
     ) as session:
         if not server.model:
             server = await _known(session, server)
-        output = requests.output.tolist()
-        bodies = [
-            json.dumps(server.body(p, n)).encode()
-            for p, n in zip(prompts.tokens(requests, server.vocabulary, salt), output, strict=True)
-        ]
-        if warmup:
-            early = requests.first(warmup)
-            for prompt, count in zip(
-                prompts.tokens(early, server.vocabulary, salt + 1), early.output.tolist(), strict=True
-            ):
-                await _send(session, server, json.dumps(server.body(prompt, count)).encode(), Sent(0.0), 0.0)
+        bodies = _bodies(server, requests, salt)
+        for body in _bodies(server, requests.first(warmup), salt + 1) if warmup else ():
+            await _send(session, server, body, Sent(0.0), 0.0)
         due = requests.arrival_s.tolist() if not clients else [0.0] * len(bodies)
         sent = [Sent(due_s=d) for d in due]
         cpu = time.process_time()
-        begin = time.perf_counter() + _LEAD_S + slack_s
+        begin = time.perf_counter() + _LEAD_S
         if clients:
             await _closed(session, server, bodies, sent, begin, clients)
         else:
@@ -179,6 +174,11 @@ async def _run(server: Server, requests: Requests, clients: int, warmup: int, sa
     return Loaded(
         sent=sent, seconds=seconds, cpu_share=(time.process_time() - cpu) / max(time.perf_counter() - begin, 1e-9)
     )
+
+
+def _bodies(server: Server, requests: Requests, salt: int) -> list[bytes]:
+    asked = zip(prompts.tokens(requests, server.vocabulary, salt), requests.output.tolist(), strict=True)
+    return [json.dumps(server.body(prompt, output)).encode() for prompt, output in asked]
 
 
 async def _open(
@@ -255,10 +255,8 @@ def known(server: Server) -> Server:
         MissingExtraError: the client's library is not installed.
         TargetError: no server answers.
     """
-    try:
-        import aiohttp
-    except ImportError:
-        raise missing_extra("aiohttp", "serving", "a load on a server") from None
+    _check_library()
+    import aiohttp
 
     async def ask() -> Server:
         async with aiohttp.ClientSession(headers=server.headers) as session:

@@ -9,7 +9,8 @@ import shlex
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 from tunewright.envs.scheduling.vllm.flags import Flag, read_help
 from tunewright.errors import ConfigError
 from tunewright.store.files import printable
+from tunewright.store.outputs import write_text
 from tunewright.store.paths import home
 
 _HELP_S, _RESOLVE_S = 300.0, 600.0  # importing an engine takes tens of seconds on a busy machine
@@ -203,7 +205,7 @@ def _last(text: str) -> str:
     return printable((errors or lines or ["it said nothing"])[-1], 300)
 
 
-def _kept(engine: Engine, what: str, words: Sequence[str], ask: Any) -> str:
+def _kept(engine: Engine, what: str, words: Sequence[str], ask: Callable[[], str]) -> str:
     """Return an answer of an engine's, kept between calls as long as program, packages and words are the same."""
     packages = Path(engine.python).resolve().parent.parent / "lib" if engine.python else Path()
     sites = [*Path(engine.python).parent.parent.glob("lib/python*/site-packages")] if engine.python else []
@@ -211,18 +213,12 @@ def _kept(engine: Engine, what: str, words: Sequence[str], ask: Any) -> str:
     configs = [p.stat().st_mtime_ns for word in words if (p := Path(word, "config.json")).is_file()]
     key = hashlib.sha256(json.dumps([what, list(words), stamps, configs]).encode()).hexdigest()[:24]
     path = home() / "engines" / f"{key}.txt"
-    try:
+    with suppress(OSError):
         return path.read_text(encoding="utf-8")
-    except OSError:
-        pass
-    text = str(ask())
-    try:
+    text = ask()
+    with suppress(OSError, ConfigError):  # then it is asked again next time
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
-    except OSError:  # then it is asked again next time
-        pass
+        write_text(path, text)
     return text
 
 

@@ -18,6 +18,8 @@ from tunewright.errors import ConfigError, TargetError
 MOST_FAILED = 0.01  # of the requests: a server that answers with errors is fast, and its figures mean nothing
 _BUSY = 0.85  # of a core: above it, the client's own work stands in the times
 _LATE_S = 0.02  # 99th percentile of how late requests were sent, above which the load was not the one asked for
+CLIENTS = 64  # of the closed loop that shows what a server does at most
+SHARE_OF_MOST = 0.75  # of that, a rate at which it is busy and its queue still ends
 _CLOSE = 1.05  # highest ratio between a rate that is kept and one that is not
 _PROBES = 3  # of a rate whose share is near the wanted one
 _NEAR = 0.05  # so near

@@ -14,8 +14,6 @@ from tunewright.envs.scheduling.vllm.calibrate import Calibrated
 from tunewright.errors import ConfigError
 from tunewright.space import Config
 
-CLIENTS = 64  # of the closed loop by which a rate is chosen
-SHARE_OF_MOST = 0.75  # of what a server does at most: busy, and its queue still ends
 _MOST_WAITING = 20_000
 
 
@@ -96,11 +94,11 @@ class Predictor:
         requests = load.read(seed)
         self.requests = requests
         if not load.closed:
-            rate = load.rate or SHARE_OF_MOST * self._most(default)
+            rate = load.rate or loads.SHARE_OF_MOST * self._most(default)
             self.requests = loads.scaled(requests, rate)
 
     def _most(self, default: Config) -> float:
-        outcome = self._run(default, self.requests, CLIENTS)
+        outcome = self._run(default, self.requests, loads.CLIENTS)
         return float(simulate.metrics(outcome)["throughput_requests_per_s"])
 
     def _run(self, config: Config, requests: Requests, clients: int) -> simulate.Outcome:

@@ -13,14 +13,16 @@ from tunewright.envs import command_served
 from tunewright.envs.command import CommandTarget
 from tunewright.envs.command_file import description_of
 from tunewright.envs.command_places import Names
+from tunewright.envs.command_record import RUNS
 from tunewright.envs.scheduling.vllm import client
 from tunewright.envs.scheduling.vllm.engine import Engine, defaults_of, engine_of, flags_of, knobs
 from tunewright.envs.scheduling.vllm.flags import Flag, resolved
+from tunewright.envs.scheduling.vllm.load import CLIENTS
 from tunewright.envs.service_instance import Instance
 from tunewright.errors import ConfigError, unknown
 from tunewright.sessions import workfolder
 from tunewright.space import Config
-from tunewright.target import Measurement
+from tunewright.target import Measurement, check_options, numeric_options
 
 Result = TypeVar("Result")
 OPTIONS = {
@@ -52,9 +54,7 @@ def open_target(argument: str, options: Mapping[str, str]) -> VLLMTarget:
     given = dict(options)
     if argument:
         given.setdefault("model", argument)
-    for name in given:
-        if name not in OPTIONS:
-            raise unknown("option of target vllm", name, OPTIONS)
+    check_options("vllm", given, OPTIONS)
     model = given.get("model", "")
     if model and ("/" in model or model.startswith(".")) and not Path(model).is_dir() and model.count("/") != 1:
         raise ConfigError(
@@ -125,19 +125,15 @@ class VLLMTarget(CommandTarget):
             return Measurement(values={})
 
         with tempfile.TemporaryDirectory(prefix="tunewright-") as folder:
-            workfolder.private(Path(folder), "runs")
+            workfolder.private(Path(folder), RUNS)
             place = self._place(config, workload=next(iter(self.workloads)), seed=0, workdir=Path(folder))
             command_served.served(self.description, config, place, served)
         return results[0]
 
 
 def _numbers(options: Mapping[str, str]) -> dict[str, float]:
-    numbers = dict(_NUMBERS)
+    numbers = numeric_options("vllm", {n: text for n, text in options.items() if n in _NUMBERS}, _NUMBERS)
     for name in numbers:
-        try:
-            numbers[name] = float(options.get(name, numbers[name]))
-        except ValueError:
-            raise ConfigError(f"option {name} of target vllm must be a number, not {options[name]!r}") from None
         if not 0 <= numbers[name] < 1e9 or (name in ("requests", "ttft", "tpot", "start_limit") and not numbers[name]):
             raise ConfigError(f"option {name} of target vllm must be above 0, not {options[name]}")
     if options.get("objective", "goodput") not in ("goodput", "capacity"):
@@ -205,7 +201,7 @@ def _description(
     if not numbers["rate"] and not numbers["closed"] and not capacity:
         service["fill"] = [
             sys.executable, "-m", "tunewright", "load", "http://127.0.0.1:{port}",
-            *_load(options, {**numbers, "closed": 64.0}, ""), "--write-rate", "{datadir}/rate",
+            *_load(options, {**numbers, "closed": float(CLIENTS)}, ""), "--write-rate", "{datadir}/rate",
         ]  # fmt: skip
         service["fill_limit"] = _LOAD_S
     return {
